@@ -1,0 +1,42 @@
+# Every target is one line; `make serve` and `make test` need nothing before them.
+VENV   ?= .venv
+PYTHON ?= python3
+TORCH  ?= torch==2.13.0
+PORT   ?= 8000
+MODEL  ?=
+ARGS   ?=
+BIN    := $(VENV)/bin
+
+.PHONY: install serve test check fix bench model
+.DEFAULT_GOAL := serve
+
+install: $(VENV)/.dev
+
+serve: $(VENV)/.core
+	$(BIN)/octavo serve $(MODEL) --port $(PORT) $(ARGS)
+
+test: $(VENV)/.dev
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(VENV)/.dev
+	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
+
+fix: $(VENV)/.dev
+	$(BIN)/ruff check --fix . ; $(BIN)/ruff format .
+
+bench: $(VENV)/.dev
+	$(BIN)/python -m benchmarks.serving $(ARGS)
+
+model: $(VENV)/.core
+	$(BIN)/octavo demo-model $(ARGS)
+
+# torch goes first and alone: asked for by another package, pip would take its newest build.
+$(VENV)/.core: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$(TORCH)"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[demo]"
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.core
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[demo,dev,oracle]"
+	touch $@

@@ -1,0 +1,1 @@
+"""Decides which tokens run when, and keeps every promise made to a request; it speaks token ids, not text."""

@@ -1,0 +1,22 @@
+"""EngineConfig: every choice the engine is started with, frozen."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class EngineConfig:
+    """None means: the engine chooses when it knows the model and the machine. Sizes are in bytes or tokens."""
+
+    model: str  # a local directory with config.json, *.safetensors and so on
+    device: str = "auto"  # auto | cpu | cuda
+    dtype: str = "auto"  # auto | float32 | bfloat16 | float16
+    threads: int | None = None  # torch's intra-op threads on a CPU
+    max_model_len: int | None = None
+    max_num_seqs: int | None = None
+    max_num_batched_tokens: int | None = None
+    max_waiting: int = 1024
+    block_size: int = 16
+    kv_cache_memory: int | None = None  # bytes of KV cache; overrides gpu_memory_utilization
+    gpu_memory_utilization: float = 0.9
+    enable_prefix_caching: bool = True
+    sampled_vocab: int | None = None  # ids from here on (padding of the vocabulary) are never sampled

@@ -1,0 +1,1 @@
+"""Tensors in, tensors out; it knows nothing of requests, scheduling or HTTP."""

@@ -1,0 +1,19 @@
+"""ServerConfig: every choice the HTTP side is started with, frozen."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class ServerConfig:
+    """Times are in seconds, sizes in bytes."""
+
+    served_model_name: str
+    host: str = "127.0.0.1"
+    port: int = 8000
+    api_keys: tuple[str, ...] = ()  # empty: no authentication
+    allowed_origins: tuple[str, ...] = ("*",)  # CORS
+    drain_timeout: float = 20.0  # how long open requests may run on after SIGTERM
+    keep_alive: float = 15.0  # between SSE comment lines while nothing else is sent
+    max_body_bytes: int = 32 * 1024 * 1024
+    max_num_choices: int = 128  # n
+    log_text: bool = False  # whether prompts and outputs may be logged
