@@ -1,0 +1,87 @@
+"""The rules of the house, held against the syntax trees of server/, engine/ and model/."""
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+MAY_IMPORT = {"server": {"server", "engine"}, "engine": {"engine", "model"}, "model": {"model"}}
+SERVER_SEES = {"engine.api", "engine.client", "engine.config"}
+TORCH_IN_ENGINE = {"runner.py", "graphs.py", "sampler.py", "workers.py"}
+COMPOSITION_ROOT = "server/cli.py"
+LONGEST_FUNCTION, LONGEST_FILE, MOST_PARAMETERS = 50, 350, 6
+
+FILES = sorted(path for folder in MAY_IMPORT for path in (ROOT / folder).rglob("*.py"))
+each_file = pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(ROOT).as_posix())
+
+
+def name_of(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def imported(tree: ast.Module) -> Iterator[str]:
+    """Dotted names, with the imported member: `from engine import api` gives engine.api."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "imports are absolute"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def is_allowed(path: Path, name: str) -> bool:
+    folder, root = path.relative_to(ROOT).parts[0], name.split(".")[0]
+    if root == "torch":
+        return folder == "model" or (folder == "engine" and path.name in TORCH_IN_ENGINE)
+    if folder == "server" and root == "engine":
+        return ".".join(name.split(".")[:2]) in SERVER_SEES
+    return root not in MAY_IMPORT or root in MAY_IMPORT[folder]
+
+
+@each_file
+def test_imports_run_one_way(path: Path) -> None:
+    if name_of(path) != COMPOSITION_ROOT:
+        assert [name for name in imported(tree_of(path)) if not is_allowed(path, name)] == []
+
+
+@each_file
+def test_state_is_passed_as_arguments(path: Path) -> None:
+    for node in ast.walk(tree_of(path)):
+        assert not isinstance(node, ast.Global)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "getattr":
+            assert len(node.args) < 3 or name_of(path) == "model/config.py", (
+                f"line {node.lineno}: getattr with a default"
+            )
+        if isinstance(node, ast.Attribute) and node.attr in {"environ", "getenv"}:
+            assert name_of(path) == COMPOSITION_ROOT, f"line {node.lineno} reads the environment"
+
+
+@each_file
+def test_everything_fits_on_a_screen(path: Path) -> None:
+    assert len(path.read_text(encoding="utf-8").splitlines()) <= LONGEST_FILE
+    for node in ast.walk(tree_of(path)):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            lines = (node.end_lineno or node.lineno) - node.lineno + 1
+            assert lines <= LONGEST_FUNCTION, f"{node.name} has {lines} lines"
+            names = [arg.arg for arg in node.args.args + node.args.kwonlyargs]
+            count = len([name for name in names if name not in {"self", "cls"}])
+            assert count <= MOST_PARAMETERS, f"{node.name} takes {count} parameters"
+
+
+@each_file
+def test_every_module_states_its_rule(path: Path) -> None:
+    assert ast.get_docstring(tree_of(path)), "a module's docstring is its one-sentence rule"
+
+
+@pytest.mark.parametrize("module", ["engine.api", "engine.client", "engine.config"])
+def test_the_api_process_never_loads_torch(module: str) -> None:
+    code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
