@@ -1,0 +1,41 @@
+"""Engine: add, abort, step. A step is three calls: schedule, run, update."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from engine.api import Output, Request, StepOutputs
+from engine.scheduler import Batch, Sample, Scheduler
+
+
+class Runner(Protocol):
+    """What computes a batch: the model, or a stand-in."""
+
+    def run(self, batch: Batch) -> Sequence[Sample]:
+        """Writes the rows' keys and values into the cache; returns one sample for each row of `batch.sampled`."""
+
+
+class Engine:
+    """One model behind one scheduler. Not thread-safe: one loop owns it."""
+
+    def __init__(self, scheduler: Scheduler, runner: Runner) -> None:
+        self.scheduler = scheduler
+        self.runner = runner
+
+    def add(self, request: Request) -> Output | None:
+        """Accepts a request, or returns its terminal output."""
+        return self.scheduler.add(request)
+
+    def abort(self, request_id: str) -> Output | None:
+        """Ends a request and returns its terminal output; None when it is unknown or has ended."""
+        return self.scheduler.abort(request_id)
+
+    def has_work(self) -> bool:
+        """Whether a step would do anything."""
+        return self.scheduler.has_work()
+
+    def step(self) -> StepOutputs:
+        """Computes one batch and returns what it brought."""
+        batch = self.scheduler.schedule()
+        samples = self.runner.run(batch)
+        outputs = self.scheduler.update(batch, samples)
+        return StepOutputs(tuple(outputs), self.scheduler.stats())

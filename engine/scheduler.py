@@ -1,0 +1,292 @@
+"""Scheduler: which tokens run in the next step, and what became of them.
+
+There is no prefill and no decode: a step computes, for each sequence, the tokens from `computed` to `len(tokens)`, as
+far as the token budget goes. Decoding is the case where that is one token, a chunked prefill the one where it is cut.
+
+    waiting  --admit-->  running  --stop, length, abort, error-->  gone, with one terminal output
+             <-preempt-                                           (its blocks are freed, its tokens are kept)
+
+Both lists are in order of arrival. The oldest running sequence is never preempted, so it ends; then the next one is
+the oldest: nobody starves.
+"""
+
+from bisect import insort
+from collections.abc import Sequence as Sized
+from dataclasses import dataclass
+
+from engine.api import EngineStats, FinishReason, Output, Request, SamplingParams, TokenLogprobs
+from engine.blocks import BlockPool
+from engine.sequence import Sequence
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The bounds of a step and of a sequence, in tokens and sequences."""
+
+    max_model_len: int
+    max_num_seqs: int
+    max_num_batched_tokens: int
+    vocab_size: int
+    enable_prefix_caching: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What one sequence does in one step: compute `tokens`, which stand at the positions from `start` on."""
+
+    id: str
+    start: int
+    tokens: tuple[int, ...]
+    blocks: tuple[int, ...]  # of the sequence, from its first position to at least `end`
+    params: SamplingParams
+    output: int | None  # the index of the output to sample after the last token; None: more of the prompt follows
+
+    @property
+    def end(self) -> int:
+        """The position behind its last token."""
+        return self.start + len(self.tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One step. Plain data: a runner needs nothing else, and may live in another process."""
+
+    rows: tuple[Row, ...]
+
+    @property
+    def sampled(self) -> list[Row]:
+        """The rows that a token is sampled for, in order."""
+        return [row for row in self.rows if row.output is not None]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """The next token of one row. None when its logits were not numbers."""
+
+    token: int | None
+    logprobs: TokenLogprobs | None = None
+
+
+class Scheduler:
+    """Owns every sequence from `add` to its terminal output, and the block pool."""
+
+    def __init__(self, pool: BlockPool, limits: Limits) -> None:
+        self.pool = pool
+        self.limits = limits
+        self.max_len = min(limits.max_model_len, pool.num_blocks * pool.block_size)
+        # More running sequences than tokens in a step would only starve each other.
+        self.max_running = min(limits.max_num_seqs, limits.max_num_batched_tokens)
+        self.running: list[Sequence] = []  # oldest first, like `waiting`
+        self.waiting: list[Sequence] = []
+        self._sequences: dict[str, Sequence] = {}
+        self._arrivals = 0
+        self._preemptions = 0
+        self._prefix_queries = 0
+        self._prefix_hits = 0
+
+    def has_work(self) -> bool:
+        return bool(self._sequences)
+
+    def stats(self) -> EngineStats:
+        return EngineStats(
+            running=len(self.running),
+            waiting=len(self.waiting),
+            kv_cache_usage=self.pool.held / self.pool.num_blocks,
+            preemptions=self._preemptions,
+            prefix_queries=self._prefix_queries,
+            prefix_hits=self._prefix_hits,
+        )
+
+    # Requests in and out.
+
+    def add(self, request: Request) -> Output | None:
+        """Queues a request; returns its terminal output at once if it can never run."""
+        if (reason := self._refusal(request)) is not None:
+            return Output(request.id, finish_reason=FinishReason.ERROR, error=reason)
+        seq = Sequence(request, self._arrivals)
+        self._arrivals += 1
+        self._extend_hashes(seq)
+        self._sequences[request.id] = seq
+        self.waiting.append(seq)
+        return None
+
+    def _refusal(self, request: Request) -> str | None:
+        length = len(request.prompt)
+        if request.id in self._sequences:
+            return f"A request with the id {request.id} is already running."
+        if length == 0:
+            return "The prompt is empty: send at least one token."
+        if request.params.max_tokens < 1:
+            return "max_tokens must be at least 1."
+        if length + 1 > self.max_len:
+            return f"The prompt has {length} tokens and at most {self.max_len - 1} fit: shorten it."
+        if min(request.prompt) < 0 or max(request.prompt) >= self.limits.vocab_size:
+            return f"The prompt has a token id outside of the vocabulary of {self.limits.vocab_size} ids."
+        return None
+
+    def abort(self, request_id: str) -> Output | None:
+        """Forgets a request and returns its terminal output; None when it is unknown or has ended."""
+        seq = self._sequences.get(request_id)
+        return None if seq is None else self._end(seq, FinishReason.ABORT)
+
+    # A step, before.
+
+    def schedule(self) -> Batch:
+        """Chooses the next step's tokens and counts them as computed: running sequences first, then waiting ones."""
+        rows: list[Row] = []
+        preemptions = self._preemptions
+        budget = self._continue_running(rows, self.limits.max_num_batched_tokens)
+        if preemptions == self._preemptions:  # else the blocks just freed would go back to the sequence that lost them
+            self._admit_waiting(rows, budget)
+        return Batch(tuple(rows))
+
+    def _continue_running(self, rows: list[Row], budget: int) -> int:
+        """Appends the rows of running sequences, oldest first; returns the tokens left."""
+        index = 0
+        while index < len(self.running):  # preemption takes sequences off the end
+            seq = self.running[index]
+            index += 1
+            behind = len(self.running) - index  # a long prompt leaves a token for each of them
+            count = min(seq.remaining, budget - behind)
+            if count > 0 and self._make_room(seq, count):
+                rows.append(self._advance(seq, count))
+                budget -= count
+        return budget
+
+    def _make_room(self, seq: Sequence, count: int) -> bool:
+        """Gives a running sequence the blocks for its next tokens, preempting the newest; False if it was itself."""
+        missing = self.pool.blocks_for(seq.computed + count) - len(seq.blocks)
+        while missing > self.pool.available:
+            newest = self.running[-1]
+            self._preempt(newest)
+            if newest is seq:
+                return False
+        seq.blocks += self.pool.allocate(missing)
+        return True
+
+    def _preempt(self, seq: Sequence) -> None:
+        """Takes a sequence's blocks; it will compute its tokens again, or find them in the prefix cache."""
+        self.running.remove(seq)
+        self._release(seq)
+        insort(self.waiting, seq, key=_arrival)
+        self._preemptions += 1
+
+    def _admit_waiting(self, rows: list[Row], budget: int) -> None:
+        """Appends the rows of sequences that start now, first come first served.
+
+        A sequence whose next block is being computed by another one waits for it, and may be passed meanwhile; one for
+        which there is no room may not, or it would wait forever.
+        """
+        claimed = {digest for seq in self.running for digest in seq.unpublished_hashes()}
+        for seq in list(self.waiting):
+            if budget == 0 or len(self.running) == self.max_running:
+                return
+            if seq.awaits in claimed:  # spares the match while nothing has changed
+                continue
+            reusable = seq.reusable_hashes(self.pool.block_size)
+            matched = self.pool.match(reusable)
+            seq.awaits = reusable[len(matched)] if len(matched) < len(reusable) else None
+            if seq.awaits in claimed:
+                continue
+            if not self._fits(seq, matched):
+                return
+            self._start(seq, matched)
+            claimed.update(seq.unpublished_hashes())
+            count = min(seq.remaining, budget)
+            self._make_room(seq, count)
+            rows.append(self._advance(seq, count))
+            budget -= count
+
+    def _fits(self, seq: Sequence, matched: list[int]) -> bool:
+        """Room for all its known tokens and the next, and a block for each running sequence to grow into.
+
+        Without the latter, what is admitted in one step would be preempted in the next.
+        """
+        needed = self.pool.blocks_for(len(seq.tokens) + 1) - len(matched)
+        return needed + len(self.running) <= self.pool.available_beside(matched)
+
+    def _start(self, seq: Sequence, matched: list[int]) -> None:
+        self.pool.share(matched)
+        seq.blocks = matched
+        seq.published = len(matched)
+        seq.computed = len(matched) * self.pool.block_size
+        seq.awaits = None
+        if seq.cached_tokens is None:  # a preempted sequence that finds its own blocks again is no hit
+            seq.cached_tokens = seq.computed
+            if self.limits.enable_prefix_caching:
+                self._prefix_queries += len(seq.tokens)
+                self._prefix_hits += seq.computed
+        self.waiting.remove(seq)
+        insort(self.running, seq, key=_arrival)
+
+    def _advance(self, seq: Sequence, count: int) -> Row:
+        start, end = seq.computed, seq.computed + count
+        seq.computed = end
+        output = seq.outputs if end == len(seq.tokens) else None
+        tokens = tuple(seq.tokens[start:end])
+        return Row(seq.request.id, start, tokens, tuple(seq.blocks), seq.request.params, output)
+
+    # A step, after.
+
+    def update(self, batch: Batch, samples: Sized[Sample]) -> list[Output]:
+        """Takes in the samples of `batch.sampled`. It may trail behind later calls of `schedule`, `add` and `abort`."""
+        outputs = []
+        remaining = iter(samples)
+        for row in batch.rows:
+            sample = None if row.output is None else next(remaining)
+            seq = self._sequences.get(row.id)
+            if seq is None:  # it ended meanwhile
+                continue
+            if sample is not None and sample.token is None:
+                outputs.append(self._end(seq, FinishReason.ERROR, "The model's output was not a number."))
+                continue
+            self._publish(seq, row.end)
+            if sample is not None and row.end == len(seq.tokens):  # else it was preempted, and this token came already
+                outputs.append(self._append(seq, sample))
+        return outputs
+
+    def _publish(self, seq: Sequence, end: int) -> None:
+        """Offers the blocks that are full of computed tokens before `end` to the prefix cache."""
+        full = min(end, seq.computed) // self.pool.block_size
+        for index in range(seq.published, min(full, len(seq.hashes))):
+            self.pool.publish(seq.blocks[index], seq.hashes[index])
+            seq.published = index + 1
+
+    def _append(self, seq: Sequence, sample: Sample) -> Output:
+        assert sample.token is not None
+        seq.tokens.append(sample.token)
+        self._extend_hashes(seq)
+        reason = seq.finish_reason(self.max_len)
+        output = Output(
+            seq.request.id,
+            (sample.token,),
+            () if sample.logprobs is None else (sample.logprobs,),
+            seq.cached_tokens or 0,
+            reason,
+        )
+        if reason is not None:
+            self._forget(seq)
+        return output
+
+    def _end(self, seq: Sequence, reason: FinishReason, error: str | None = None) -> Output:
+        """Ends a sequence that got no further token."""
+        self._forget(seq)
+        return Output(seq.request.id, cached_tokens=seq.cached_tokens or 0, finish_reason=reason, error=error)
+
+    def _forget(self, seq: Sequence) -> None:
+        (self.running if seq in self.running else self.waiting).remove(seq)
+        del self._sequences[seq.request.id]
+        self._release(seq)
+
+    def _release(self, seq: Sequence) -> None:
+        self.pool.free(seq.blocks)
+        seq.blocks = []
+        seq.computed = seq.published = 0
+
+    def _extend_hashes(self, seq: Sequence) -> None:
+        if self.limits.enable_prefix_caching:
+            seq.extend_hashes(self.pool.block_size)
+
+
+def _arrival(seq: Sequence) -> int:
+    return seq.arrival

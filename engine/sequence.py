@@ -1,0 +1,64 @@
+"""Sequence: one request on its way, with what is known of it, computed and held."""
+
+from dataclasses import dataclass, field
+
+from engine.api import FinishReason, Request
+from engine.blocks import chain_hash, root_hash
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """0 <= computed <= len(tokens); everything from `computed` on is what a step still has to compute.
+
+    tokens     p p p p p p p o o          prompt, then outputs
+    computed   ------------^              positions before it are in the cache, or in a step under way
+    blocks     [ 5 ][ 2 ][ 9 ]            block i holds the positions from i * block_size
+    hashes      h0   h1                   of the full blocks of `tokens`
+    published   ------^                   blocks before it were offered to the prefix cache
+    """
+
+    request: Request
+    arrival: int  # order of arrival, kept through preemption
+    tokens: list[int] = field(init=False)
+    computed: int = 0
+    blocks: list[int] = field(default_factory=list)
+    hashes: list[bytes] = field(default_factory=list)
+    published: int = 0
+    awaits: bytes | None = None  # the hash of the first block it would compute itself
+    cached_tokens: int | None = None  # prompt tokens found in the prefix cache; None before the first admission
+
+    def __post_init__(self) -> None:
+        self.tokens = list(self.request.prompt)
+
+    @property
+    def remaining(self) -> int:
+        """How many known tokens are not computed yet."""
+        return len(self.tokens) - self.computed
+
+    @property
+    def outputs(self) -> int:
+        """How many tokens it has generated."""
+        return len(self.tokens) - len(self.request.prompt)
+
+    def extend_hashes(self, block_size: int) -> None:
+        """Hashes the blocks that the known tokens have filled since the last call."""
+        for start in range(len(self.hashes) * block_size, len(self.tokens) - block_size + 1, block_size):
+            parent = self.hashes[-1] if self.hashes else root_hash(self.request.cache_salt)
+            self.hashes.append(chain_hash(parent, self.tokens[start : start + block_size]))
+
+    def reusable_hashes(self, block_size: int) -> list[bytes]:
+        """The blocks it may take from others: all but the one of its last token, which is always recomputed."""
+        return self.hashes[: (len(self.tokens) - 1) // block_size]
+
+    def unpublished_hashes(self) -> list[bytes]:
+        """Blocks whose tokens are known and which it is about to compute."""
+        return self.hashes[self.published :]
+
+    def finish_reason(self, max_model_len: int) -> FinishReason | None:
+        """Why its newest token is its last, if it is."""
+        params = self.request.params
+        if self.tokens[-1] in params.stop_token_ids:
+            return FinishReason.STOP
+        if self.outputs >= params.max_tokens or len(self.tokens) >= max_model_len:
+            return FinishReason.LENGTH
+        return None

@@ -1,0 +1,110 @@
+"""A model without tensors: the next token is a pure function of the tokens that the cache really holds."""
+
+from collections.abc import Sequence
+from hashlib import sha256
+
+from engine.api import FinishReason, Output, Request, SamplingParams
+from engine.blocks import BlockPool
+from engine.engine import Engine
+from engine.scheduler import Batch, Limits, Row, Sample, Scheduler
+
+VOCAB = 1000
+
+
+def next_token(prefix: Sequence[int]) -> int:
+    return int.from_bytes(sha256(repr(tuple(prefix)).encode()).digest()[:4], "little") % VOCAB
+
+
+def continuation(prompt: Sequence[int], count: int) -> tuple[int, ...]:
+    """What an engine with a single, unhurried request would generate."""
+    tokens = list(prompt)
+    for _ in range(count):
+        tokens.append(next_token(tokens))
+    return tuple(tokens[len(prompt) :])
+
+
+class FakeRunner:
+    """Keeps token ids where a model keeps keys and values, and reads them back through the rows' blocks.
+
+    A wrong block, a block shared while it is written, or a token that was never computed changes what it generates.
+    """
+
+    def __init__(self, block_size: int) -> None:
+        self.block_size = block_size
+        self.cache: dict[int, int] = {}  # slot -> token id
+        self.computed = 0  # tokens, in all steps
+        self.steps: list[list[tuple[str, int]]] = []  # (id, tokens) of each row
+
+    def run(self, batch: Batch) -> list[Sample]:
+        written = [slot for row in batch.rows for slot in self._slots(row)[row.start :]]
+        assert len(written) == len(set(written)), "two rows write the same slot"
+        for row in batch.rows:
+            self.cache.update(zip(self._slots(row)[row.start :], row.tokens, strict=True))
+        self.computed += len(written)
+        self.steps.append([(row.id, len(row.tokens)) for row in batch.rows])
+        return [Sample(next_token([self.cache[slot] for slot in self._slots(row)])) for row in batch.sampled]
+
+    def _slots(self, row: Row) -> list[int]:
+        """Slots of the positions before row.end."""
+        size = self.block_size
+        assert len(row.blocks) == -(-row.end // size), "blocks are allocated as tokens need them"
+        return [row.blocks[position // size] * size + position % size for position in range(row.end)]
+
+
+def limits(**changes) -> Limits:
+    defaults = {"max_model_len": 256, "max_num_seqs": 8, "max_num_batched_tokens": 32, "vocab_size": VOCAB}
+    return Limits(**{**defaults, **changes})
+
+
+def engine(num_blocks: int = 64, block_size: int = 4, **changes) -> Engine:
+    return Engine(Scheduler(BlockPool(num_blocks, block_size), limits(**changes)), FakeRunner(block_size))
+
+
+def request(name: str, prompt: Sequence[int], max_tokens: int = 4, **params) -> Request:
+    salt = params.pop("cache_salt", "")
+    return Request(name, tuple(prompt), SamplingParams(max_tokens, **params), salt)
+
+
+class Collector:
+    """Gathers outputs by request and holds them to the promise: exactly one terminal output, and nothing after it."""
+
+    def __init__(self) -> None:
+        self.tokens: dict[str, tuple[int, ...]] = {}
+        self.ended: dict[str, Output] = {}
+
+    def take(self, output: Output | None) -> None:
+        if output is None:
+            return
+        assert output.id not in self.ended, f"{output.id} spoke after its end"
+        self.tokens[output.id] = self.tokens.get(output.id, ()) + output.token_ids
+        if output.finish_reason is not None:
+            self.ended[output.id] = output
+
+    def reason(self, name: str) -> FinishReason | None:
+        return self.ended[name].finish_reason
+
+
+def check(engine: Engine) -> None:
+    """Every invariant of scheduler and pool."""
+    scheduler = engine.scheduler
+    pool, sequences = scheduler.pool, scheduler.running + scheduler.waiting
+    pool.check(seq.blocks for seq in sequences)
+    assert [seq.arrival for seq in scheduler.running] == sorted(seq.arrival for seq in scheduler.running)
+    assert [seq.arrival for seq in scheduler.waiting] == sorted(seq.arrival for seq in scheduler.waiting)
+    assert len(scheduler.running) <= scheduler.max_running
+    assert not any(seq.blocks or seq.computed for seq in scheduler.waiting)
+    for seq in scheduler.running:
+        assert 0 <= seq.computed <= len(seq.tokens) <= scheduler.max_len
+        assert len(seq.blocks) == pool.blocks_for(seq.computed)
+        assert seq.published <= seq.computed // pool.block_size
+
+
+def run(engine: Engine, collector: Collector, max_steps: int = 10_000) -> int:
+    """Steps until there is no work; returns how many steps that took."""
+    for step in range(max_steps):
+        if not engine.has_work():
+            return step
+        for output in engine.step().outputs:
+            collector.take(output)
+        check(engine)
+    raise AssertionError(f"still working after {max_steps} steps")
