@@ -1,0 +1,188 @@
+"""load_model: streams a checkpoint into a Mixtral, tensor by tensor, with nothing left over on either side."""
+
+import logging
+import math
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from model.config import ModelConfig, ModelError
+from model.layers import Embedding, RMSNorm, RotaryEmbedding
+from model.mixtral import Attention, DecoderLayer, Mixtral
+from model.moe import MoEBlock, Router
+from model.names import LayerNames, Layout, Matrix, Names, Part, names_for
+from model.ops import select_ops
+from model.ops.experts import ExpertWeights
+from model.quantization import Fp16Weight, Precision, Weight, choose_precision, fits_fp16
+from model.shards import Shards
+
+log = logging.getLogger(__name__)
+
+Report = Callable[[int, int], None]
+
+# What the staging buffers of all packing threads may take, as a share of the finished weights.
+STAGING_SHARE = 0.1
+
+
+def load_model(directory: Path, config: ModelConfig, device: torch.device, dtype: str, report: Report) -> Mixtral:
+    """Loads a Mixtral onto a device; dtype is auto, float32, bfloat16 or float16.
+
+    report(bytes read, bytes in all) is called as it goes, from this thread. Raises ModelError.
+    """
+    precision = choose_precision(dtype, config.dtype, device)
+    with ExitStack() as stack:
+        shards = Shards.open(directory, stack)
+        fused = any(name.endswith(".experts.gate_up_proj") for name in shards.files)
+        names = names_for(config, Layout.FUSED if fused else Layout.PER_EXPERT)
+        shards.check(names.shapes())
+        loader = _Loader(config, shards, device, precision)
+        model = _assemble(loader, names, report)
+    kept = sum(isinstance(weight, Tensor) for weight in model.matrices())
+    if precision.packed and kept:
+        log.warning("%d matrices are beyond the range of float16 and stay in float32", kept)
+    return model
+
+
+@dataclass(frozen=True, slots=True)
+class _Loader:
+    """Builds the pieces of a model; its methods may run on several threads at once."""
+
+    config: ModelConfig
+    shards: Shards
+    device: torch.device
+    precision: Precision
+
+    def norm(self, part: Part) -> RMSNorm:
+        return RMSNorm(self.tensor(part, self.precision.activations), self.config.rms_norm_eps)
+
+    def table(self, part: Part) -> Tensor:
+        """The embedding: rows are looked up, not multiplied, so 16 bits on disk stay the same 16 bits."""
+        if not self.precision.packed:
+            return self.tensor(part, self.precision.weights)
+        stored = self.shards.read(part)
+        _check_finite(stored, part)
+        wide = stored.dtype == torch.float32
+        return self.tensor(part, torch.float16 if wide and fits_fp16(stored) else stored.dtype)
+
+    def tensor(self, part: Part, dtype: torch.dtype) -> Tensor:
+        out = torch.empty(part.shape, dtype=dtype, device=self.device)
+        self._fill(out, (part,))
+        return out
+
+    def matrix(self, matrix: Matrix) -> Weight:
+        return self.stack((matrix,))[0]
+
+    def stack(self, matrices: Sequence[Matrix]) -> tuple[Weight, ...]:
+        """Matrices of one shape: each packed by itself, or all as views of one tensor."""
+        if self.precision.packed:
+            return tuple(self._pack(matrix) for matrix in matrices)
+        stacked = torch.empty((len(matrices), *_shape(matrices[0])), dtype=self.precision.weights, device=self.device)
+        for out, matrix in zip(stacked, matrices, strict=True):
+            self._fill(out, matrix)
+        return stacked.unbind()
+
+    def layer(self, index: int, names: LayerNames) -> DecoderLayer:
+        config = self.config
+        router = Router(self.tensor(names.router, self.precision.activations), config.num_experts_per_tok)
+        experts = ExpertWeights(gate_up=self.stack(names.gate_up), down=self.stack(names.down))
+        attention = Attention(
+            qkv=self.matrix(names.qkv),
+            o=self.matrix(names.o),
+            num_heads=config.num_attention_heads,
+            num_kv_heads=config.num_key_value_heads,
+            head_dim=config.head_dim,
+        )
+        return DecoderLayer(
+            input_norm=self.norm(names.input_norm),
+            attention=attention,
+            post_norm=self.norm(names.post_norm),
+            moe=MoEBlock(index, router, experts),
+        )
+
+    def _pack(self, matrix: Matrix) -> Weight:
+        staging = torch.empty(_shape(matrix), dtype=torch.float32)
+        self._fill(staging, matrix)
+        return Fp16Weight.pack(staging) if fits_fp16(staging) else staging
+
+    def _fill(self, out: Tensor, matrix: Matrix) -> None:
+        """Copies the parts, one below the other, straight from the file, converting on the way."""
+        row = 0
+        for part in matrix:
+            stored = self.shards.read(part)
+            rows = out[row : row + stored.shape[0]]
+            rows.copy_(stored)
+            _check_finite(rows, part)
+            row += stored.shape[0]
+
+
+def _check_finite(values: Tensor, part: Part) -> None:
+    low, high = torch.aminmax(values)  # both are NaN if anything is
+    if not (low.isfinite() & high.isfinite()).item():
+        dtype = str(values.dtype).removeprefix("torch.")
+        raise ModelError(
+            f"The tensor {part.name} holds infinities or NaNs in {dtype}; download the checkpoint again, "
+            "or use a wider --dtype."
+        )
+
+
+def _shape(matrix: Matrix) -> tuple[int, int]:
+    """[out, in] of the parts together; an expert's share has one dimension less than its tensor."""
+    return sum(part.shape[-2] for part in matrix), matrix[0].shape[-1]
+
+
+def _assemble(loader: _Loader, names: Names, report: Report) -> Mixtral:
+    progress = _Progress(loader.shards, report)
+    tied = names.head is names.embedding and not loader.precision.packed
+    # The head is the largest matrix: it is packed while little else is held, so that its staging is no peak.
+    head = None if tied else loader.matrix((names.head,))
+    progress.add(names.head)
+    embedding = loader.table(names.embedding)
+    progress.add(names.embedding)
+    layers: list[DecoderLayer] = []
+    with ThreadPoolExecutor(_threads(loader, names)) as pool:
+        for layer in pool.map(loader.layer, range(len(names.layers)), names.layers):
+            progress.add(*names.layers[len(layers)].parts())
+            layers.append(layer)
+    norm = loader.norm(names.norm)
+    progress.add(names.norm)
+    return Mixtral(
+        config=loader.config,
+        device=loader.device,
+        weight_dtype=loader.precision.weights,
+        activation_dtype=loader.precision.activations,
+        ops=select_ops(loader.config, loader.device),
+        embedding=Embedding(embedding, loader.precision.activations),
+        rotary=RotaryEmbedding.create(loader.config, loader.device),
+        layers=tuple(layers),
+        norm=norm,
+        head=embedding if head is None else head,
+    )
+
+
+def _threads(loader: _Loader, names: Names) -> int:
+    """Packing runs on one thread per matrix; as many as torch may use, while their staging buffers stay small."""
+    if not loader.precision.packed:
+        return 1
+    held = loader.config.num_parameters() * loader.precision.weights.itemsize
+    layer = names.layers[0]
+    staging = max(4 * math.prod(_shape(matrix)) for matrix in (layer.qkv, layer.o, layer.gate_up[0], layer.down[0]))
+    return max(1, min(torch.get_num_threads(), int(STAGING_SHARE * held) // staging))
+
+
+class _Progress:
+    """Counts the bytes of the file that have been read; a tensor that is used twice counts once."""
+
+    def __init__(self, shards: Shards, report: Report) -> None:
+        self._pending = {name: shards.stored_bytes(name) for name in shards.files}
+        self._total = sum(self._pending.values())
+        self._report = report
+
+    def add(self, *parts: Part) -> None:
+        for part in parts:
+            self._pending.pop(part.name, None)
+        self._report(self._total - sum(self._pending.values()), self._total)

@@ -1,0 +1,241 @@
+"""ModelConfig and GenerationConfig: the only readers of config.json and generation_config.json; no torch in here."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+class ModelError(Exception):
+    """A checkpoint cannot be loaded; the message is one sentence for the user, saying what to do next."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelConfig:
+    """The shape of a Mixtral decoder, under the names of its config.json (https://arxiv.org/abs/2401.04088)."""
+
+    vocab_size: int
+    hidden_size: int
+    intermediate_size: int  # of one expert
+    num_hidden_layers: int
+    num_attention_heads: int
+    num_key_value_heads: int  # divides num_attention_heads
+    head_dim: int  # even
+    num_experts: int
+    num_experts_per_tok: int  # 1 to num_experts
+    rms_norm_eps: float = 1e-5
+    rope_theta: float = 1e6
+    max_position_embeddings: int = 4096 * 32  # tokens
+    sliding_window: int | None = None  # position p sees the keys of (p - window, p]; None: all before it
+    tie_word_embeddings: bool = False
+    dtype: str | None = None  # what config.json says the tensors are: one of DTYPES
+    bos_token_id: int | None = None
+    eos_token_ids: tuple[int, ...] = ()
+
+    @classmethod
+    def from_pretrained(cls, directory: Path) -> "ModelConfig":
+        """Reads config.json, as older and newer transformers write it. Raises ModelError."""
+        if not directory.is_dir():
+            raise ModelError(
+                f"There is no directory {directory}; give the path of a downloaded checkpoint or a hub id."
+            )
+        fields = _Fields.read(directory / "config.json")
+        _refuse_other_models(fields)
+        heads = fields.integer("num_attention_heads")
+        hidden_size = fields.integer("hidden_size")
+        config = cls(
+            vocab_size=fields.integer("vocab_size"),
+            hidden_size=hidden_size,
+            intermediate_size=fields.integer("intermediate_size"),
+            num_hidden_layers=fields.integer("num_hidden_layers"),
+            num_attention_heads=heads,
+            num_key_value_heads=fields.integer("num_key_value_heads", default=heads),
+            head_dim=fields.integer("head_dim", default=max(1, hidden_size // heads)),
+            num_experts=fields.integer("num_local_experts", "num_experts"),
+            num_experts_per_tok=fields.integer("num_experts_per_tok"),
+            rms_norm_eps=fields.number("rms_norm_eps", default=1e-5),
+            rope_theta=_rope_theta(fields),
+            max_position_embeddings=fields.integer("max_position_embeddings", default=4096 * 32),
+            sliding_window=fields.optional_integer("sliding_window"),
+            tie_word_embeddings=fields.flag("tie_word_embeddings"),
+            dtype=_dtype(fields),
+            bos_token_id=fields.token_id("bos_token_id"),
+            eos_token_ids=fields.token_ids("eos_token_id"),
+        )
+        config._check(fields)
+        return config
+
+    def num_parameters(self) -> int:
+        """All weights, the tied head counted once."""
+        head = 0 if self.tie_word_embeddings else self.vocab_size * self.hidden_size
+        dense = self.vocab_size * self.hidden_size + head + self.hidden_size
+        attention = 2 * self.hidden_size * self.head_dim * (self.num_attention_heads + self.num_key_value_heads)
+        layer = attention + 2 * self.hidden_size + self.num_experts * (self.hidden_size + self._expert_parameters())
+        return dense + self.num_hidden_layers * layer
+
+    def num_active_parameters(self) -> int:
+        """The weights that one token passes through."""
+        idle = self.num_experts - self.num_experts_per_tok
+        return self.num_parameters() - self.num_hidden_layers * idle * self._expert_parameters()
+
+    def _expert_parameters(self) -> int:
+        return 3 * self.hidden_size * self.intermediate_size
+
+    def _check(self, fields: "_Fields") -> None:
+        if self.num_attention_heads % self.num_key_value_heads:
+            raise fields.error(
+                f"num_attention_heads ({self.num_attention_heads}) is not a multiple of "
+                f"num_key_value_heads ({self.num_key_value_heads})"
+            )
+        if self.head_dim % 2:
+            raise fields.error(f"head_dim ({self.head_dim}) is odd, rotary embeddings need pairs")
+        if self.num_experts_per_tok > self.num_experts:
+            raise fields.error(
+                f"num_experts_per_tok ({self.num_experts_per_tok}) is more than num_experts ({self.num_experts})"
+            )
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationConfig:
+    """What generation_config.json recommends; None where it is silent."""
+
+    eos_token_ids: tuple[int, ...] = ()
+    temperature: float | None = None
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+
+    @classmethod
+    def from_pretrained(cls, directory: Path) -> "GenerationConfig":
+        """End-of-sequence ids come from config.json where generation_config.json has none. Raises ModelError."""
+        eos = _Fields.read(directory / "config.json").token_ids("eos_token_id")
+        path = directory / "generation_config.json"
+        if not path.is_file():
+            return cls(eos_token_ids=eos)
+        fields = _Fields.read(path)
+        eos = fields.token_ids("eos_token_id") or eos
+        # Numbers beside "do_sample": false are leftovers: greedy decoding ignores them, and so do we.
+        if fields.values.get("do_sample") is False:
+            return cls(eos_token_ids=eos)
+        return cls(
+            eos_token_ids=eos,
+            temperature=fields.optional_number("temperature"),
+            top_k=fields.optional_integer("top_k"),
+            top_p=fields.optional_number("top_p"),
+            min_p=fields.optional_number("min_p"),
+        )
+
+
+def _refuse_other_models(fields: "_Fields") -> None:
+    """Raises ModelError for whatever would be loaded without complaint and computed wrongly."""
+    model_type = fields.values.get("model_type")
+    if model_type != "mixtral":
+        raise fields.error(f"model_type is {model_type!r}, and only 'mixtral' checkpoints can be served")
+    hidden_act = fields.values.get("hidden_act") or "silu"
+    if hidden_act != "silu":
+        raise fields.error(f"hidden_act is {hidden_act!r}, and only 'silu' is known")
+    for name in ("attention_bias", "mlp_bias"):
+        if fields.values.get(name):
+            raise fields.error(f"{name} is set, and Mixtral layers have no bias")
+    if fields.values.get("quantization_config"):
+        raise fields.error("the checkpoint is quantised (quantization_config); use one in bfloat16, float16 or float32")
+
+
+def _rope_theta(fields: "_Fields") -> float:
+    """The base of the rotary frequencies, from rope_parameters (newer files) or beside it (older ones)."""
+    rope = fields.values.get("rope_parameters") or fields.values.get("rope_scaling") or {}
+    if not isinstance(rope, dict):
+        raise fields.error("rope_parameters is not an object")
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind != "default":
+        raise fields.error(f"the rope type is {kind!r}, and only 'default' is known")
+    if rope.get("partial_rotary_factor", 1) != 1 or (fields.values.get("partial_rotary_factor") or 1) != 1:
+        raise fields.error("partial_rotary_factor is set, and Mixtral rotates whole heads")
+    nested = _Fields(fields.path, rope)
+    return nested.number("rope_theta", default=fields.number("rope_theta", default=1e6))
+
+
+def _dtype(fields: "_Fields") -> str | None:
+    for name in ("dtype", "torch_dtype"):
+        value = fields.values.get(name)
+        if value is not None:
+            short = str(value).removeprefix("torch.")
+            if short not in DTYPES:
+                raise fields.error(f"{name} is {value!r}, and only {', '.join(DTYPES)} are known")
+            return short
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class _Fields:
+    """The values of one JSON object, and how to complain about them."""
+
+    path: Path
+    values: dict[str, Any]
+
+    @classmethod
+    def read(cls, path: Path) -> "_Fields":
+        try:
+            values = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise ModelError(f"{path.parent} has no {path.name}; is it the directory of a checkpoint?") from None
+        except (OSError, ValueError) as error:
+            raise ModelError(f"{path} cannot be read ({error}); download the checkpoint again.") from None
+        if not isinstance(values, dict):
+            raise ModelError(f"{path} is not a JSON object; download the checkpoint again.")
+        return cls(path, values)
+
+    def error(self, what: str) -> ModelError:
+        return ModelError(f"Cannot serve {self.path.parent}: in {self.path.name}, {what}.")
+
+    def integer(self, *names: str, default: int | None = None) -> int:
+        """The first of the names that has a value, as a positive int; the default when none has. Raises ModelError."""
+        for name in names:
+            value = self.optional_integer(name)
+            if value is not None:
+                return value
+        if default is None:
+            raise self.error(f"{names[0]} is missing")
+        return default
+
+    def optional_integer(self, name: str) -> int | None:
+        value = self.values.get(name)
+        if value is not None and (type(value) is not int or value <= 0):
+            raise self.error(f"{name} is {value!r}, not a positive integer")
+        return value
+
+    def number(self, name: str, *, default: float) -> float:
+        value = self.optional_number(name)
+        if value is None:
+            return default
+        if value <= 0:
+            raise self.error(f"{name} is {value!r}, not a positive number")
+        return value
+
+    def optional_number(self, name: str) -> float | None:
+        value = self.values.get(name)
+        if value is None:
+            return None
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
+            raise self.error(f"{name} is {value!r}, not a number from 0 on")
+        return float(value)
+
+    def flag(self, name: str) -> bool:
+        value = self.values.get(name)
+        if value is not None and not isinstance(value, bool):
+            raise self.error(f"{name} is {value!r}, neither true nor false")
+        return bool(value)
+
+    def token_id(self, name: str) -> int | None:
+        ids = self.token_ids(name)
+        return ids[0] if ids else None
+
+    def token_ids(self, name: str) -> tuple[int, ...]:
+        """One id, a list of them, or nothing."""
+        value = self.values.get(name)
+        ids = [] if value is None else value if isinstance(value, list) else [value]
+        if any(type(token) is not int or token < 0 for token in ids):
+            raise self.error(f"{name} is {value!r}, neither a token id nor a list of them")
+        return tuple(ids)

@@ -1,0 +1,58 @@
+"""KVCache: the keys and values of every position of every sequence, in pages; it does not know whose they are."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from model.config import ModelConfig
+
+
+@dataclass(frozen=True, slots=True)
+class LayerCache:
+    """One layer's pages. Slot s is keys[s // block_size, s % block_size]."""
+
+    keys: Tensor  # [num_blocks, block_size, Hkv, D]
+    values: Tensor  # [num_blocks, block_size, Hkv, D]
+    key_slots: Tensor  # [num_blocks * block_size + 1, Hkv, D], the same memory and one spare slot behind it
+    value_slots: Tensor
+
+    def write(self, keys: Tensor, values: Tensor, targets: Tensor) -> None:
+        """Stores keys [T, Hkv, D] and values [T, Hkv, D] at targets [T], as KVCache.targets gives them."""
+        self.key_slots.index_copy_(0, targets, keys)
+        self.value_slots.index_copy_(0, targets, values)
+
+
+@dataclass(frozen=True, slots=True)
+class KVCache:
+    """Paged attention's memory (https://arxiv.org/abs/2309.06180): blocks that any sequence may own."""
+
+    layers: tuple[LayerCache, ...]
+    block_size: int
+    num_blocks: int
+
+    @classmethod
+    def allocate(
+        cls, config: ModelConfig, num_blocks: int, block_size: int, dtype: torch.dtype, device: torch.device | str
+    ) -> "KVCache":
+        """Zeroed pages: a padding row that reads an unwritten slot must not meet a NaN."""
+        shape = (num_blocks, block_size, config.num_key_value_heads, config.head_dim)
+
+        def pages() -> tuple[Tensor, Tensor]:
+            slots = torch.zeros((num_blocks * block_size + 1, *shape[2:]), dtype=dtype, device=device)
+            return slots[:-1].view(shape), slots
+
+        layers = []
+        for _ in range(config.num_hidden_layers):
+            (keys, key_slots), (values, value_slots) = pages(), pages()
+            layers.append(LayerCache(keys, values, key_slots, value_slots))
+        return cls(tuple(layers), block_size, num_blocks)
+
+    @staticmethod
+    def bytes_per_token(config: ModelConfig, dtype: torch.dtype) -> int:
+        """Bytes of keys and values that one position takes over all layers."""
+        return 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * dtype.itemsize
+
+    def targets(self, slots: Tensor) -> Tensor:
+        """Turns slot -1, which writes nothing, into the spare slot: no branch, so a captured graph can do it."""
+        return slots.remainder(self.num_blocks * self.block_size + 1)  # [T]

@@ -1,0 +1,101 @@
+"""The Mixtral decoder: tokens in, logits out, for a flat batch of many sequences."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from model.batch import ForwardBatch
+from model.config import ModelConfig
+from model.kv_cache import KVCache, LayerCache
+from model.layers import Embedding, RMSNorm, RotaryEmbedding, Rotation
+from model.moe import MoEBlock, Observe
+from model.ops import Ops
+from model.ops.attention import AttentionPlan
+from model.quantization import Weight
+
+
+@dataclass(frozen=True, slots=True)
+class Attention:
+    """Grouped-query attention (https://arxiv.org/abs/2305.13245) over the paged cache."""
+
+    qkv: Weight  # [(Hq + 2 Hkv) * D, H]
+    o: Weight  # [H, Hq * D]
+    num_heads: int  # Hq
+    num_kv_heads: int  # Hkv
+    head_dim: int  # D
+
+    def __call__(self, x: Tensor, rotation: Rotation, pages: LayerCache, plan: AttentionPlan, ops: Ops) -> Tensor:
+        heads = ops.linear(x, self.qkv).view(x.shape[0], -1, self.head_dim)  # [T, Hq + 2 Hkv, D]
+        rotated, values = heads.split((self.num_heads + self.num_kv_heads, self.num_kv_heads), dim=1)
+        queries, keys = rotation(rotated).split((self.num_heads, self.num_kv_heads), dim=1)
+        return ops.linear(ops.attention(queries, keys, values, pages, plan), self.o)  # [T, H]
+
+
+@dataclass(frozen=True, slots=True)
+class DecoderLayer:
+    """x + attention(norm(x)), then x + experts(norm(x))."""
+
+    input_norm: RMSNorm
+    attention: Attention
+    post_norm: RMSNorm
+    moe: MoEBlock
+
+
+@dataclass(frozen=True, slots=True)
+class Mixtral:
+    """Mixtral of experts (https://arxiv.org/abs/2401.04088). Holds weights only: whatever changes is an argument."""
+
+    config: ModelConfig
+    device: torch.device
+    weight_dtype: torch.dtype  # of the matrices
+    activation_dtype: torch.dtype  # and of the KV cache
+    ops: Ops
+    embedding: Embedding
+    rotary: RotaryEmbedding
+    layers: tuple[DecoderLayer, ...]
+    norm: RMSNorm
+    head: Weight  # [V, H]
+
+    def forward(self, batch: ForwardBatch, cache: KVCache, observe: Observe | None = None) -> Tensor:
+        """Logits [R, V] float32 of batch.logit_rows; the batch's keys and values are in the cache afterwards.
+
+        observe(layer, ids [T, k]) is called with the experts that each layer chose.
+        """
+        x = self.embedding(batch.tokens)  # [T, H]
+        plan = self.ops.plan_attention(batch, cache, self.config.sliding_window)
+        rotation = self.rotary.at(batch.positions)
+        for layer, pages in zip(self.layers, cache.layers, strict=True):
+            x = x + layer.attention(layer.input_norm(x), rotation, pages, plan, self.ops)
+            x = x + layer.moe(layer.post_norm(x), self.ops, observe)
+        if not batch.logit_rows.shape[0]:  # a chunk that does not end its prompt
+            return x.new_empty(0, self.config.vocab_size, dtype=torch.float32)
+        return self.ops.linear(self.norm(x[batch.logit_rows]), self.head).float()  # [R, V]
+
+    def matrices(self) -> Iterator[Weight]:
+        """Everything that tokens are multiplied with, except the routers."""
+        for layer in self.layers:
+            yield from (layer.attention.qkv, layer.attention.o, *layer.moe.experts.gate_up, *layer.moe.experts.down)
+        yield self.head
+
+    @property
+    def weight_bytes(self) -> int:
+        """Memory that the weights take as they are held; a tied table counts once unless it is held twice."""
+        small = [self.embedding.table, self.norm.weight]
+        for layer in self.layers:
+            small += [layer.input_norm.weight, layer.post_norm.weight, layer.moe.router.weight]
+        return sum({id(weight): weight.nbytes for weight in (*small, *self.matrices())}.values())
+
+    def describe(self) -> str:
+        """One line for the log: size, and how the weights are held and computed."""
+        billions = self.config.num_parameters() / 1e9
+        active = self.config.num_active_parameters() / 1e9
+        return (
+            f"{billions:.1f}B parameters, {active:.1f}B active, {_short(self.weight_dtype)} weights "
+            f"({self.weight_bytes / 1e9:.1f} GB), {_short(self.activation_dtype)} activations"
+        )
+
+
+def _short(dtype: torch.dtype) -> str:
+    return {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[dtype]

@@ -1,0 +1,41 @@
+"""The sparse block: a router that chooses experts for each token, and the experts it chooses."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from model.ops import Ops
+from model.ops.experts import ExpertWeights
+
+Observe = Callable[[int, Tensor], None]  # (layer, ids [T, k])
+
+
+@dataclass(frozen=True, slots=True)
+class Router:
+    """Top-k gating (https://arxiv.org/abs/1701.06538) as Mixtral does it; k = 1 is Switch-style, with weight 1."""
+
+    weight: Tensor  # [E, H]
+    top_k: int
+
+    def __call__(self, x: Tensor, ops: Ops) -> tuple[Tensor, Tensor]:
+        """Returns weights [T, k] float32, which sum to 1 in each row, and expert ids [T, k], for x [T, H]."""
+        # The softmax runs over all experts before the choice; in float32, so that 16-bit rounding makes no ties.
+        probabilities = ops.linear(x, self.weight).float().softmax(dim=-1)  # [T, E]
+        weights, ids = probabilities.topk(self.top_k, dim=-1)
+        return weights / weights.sum(dim=-1, keepdim=True), ids
+
+
+@dataclass(frozen=True, slots=True)
+class MoEBlock:
+    """x -> the weighted sum of the chosen experts' outputs."""
+
+    layer: int
+    router: Router
+    experts: ExpertWeights
+
+    def __call__(self, x: Tensor, ops: Ops, observe: Observe | None = None) -> Tensor:
+        weights, ids = self.router(x, ops)
+        if observe is not None:
+            observe(self.layer, ids)
+        return ops.experts(x, ids, weights, self.experts)  # [T, H]

@@ -1,0 +1,135 @@
+"""attention(q, k, v, cache_layer, plan): causal attention of new tokens over their sequences' paged keys and values."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from model.batch import ForwardBatch
+from model.kv_cache import KVCache, LayerCache
+
+# Query rows of one masked call: a mask of [QUERY_ROWS, keys] stays small whatever the context.
+QUERY_ROWS = 256
+
+
+@dataclass(frozen=True, slots=True)
+class Span:
+    """Consecutive new tokens of one sequence, and the keys that any of them sees."""
+
+    start: int  # first row of the batch
+    count: int
+    blocks: Tensor  # [B'] int64, holding the keys
+    skip: int  # keys of the first block that none of the rows sees
+    keys: int
+    mask: Tensor | None  # [count, keys], added to the scores; None: all keys, or causal when count > 1
+
+
+@dataclass(frozen=True, slots=True)
+class AttentionPlan:
+    """What every layer of a step needs, made once per step."""
+
+    spans: tuple[Span, ...]
+    targets: Tensor  # [T], where the new keys and values go
+
+
+def plan_attention(batch: ForwardBatch, cache: KVCache, window: int | None) -> AttentionPlan:
+    """Cuts each sequence's new tokens into spans that need no mask, or a small one."""
+    table = batch.block_table.long()
+    dtype = cache.layers[0].keys.dtype
+    spans: list[Span] = []
+    row = 0
+    for n, (count, end) in enumerate(zip(batch.q_lens_host, batch.kv_lens_host, strict=True)):
+        for first, last in _pieces(end - count, end, window) if end else ():
+            seen = 0 if window is None else max(0, first + 1 - window)  # the oldest key of the first row
+            low = seen // cache.block_size
+            blocks = table[n, low : -(-last // cache.block_size)]
+            mask = _mask(range(first, last), seen, window, dtype, table.device)
+            spans.append(
+                Span(
+                    start=row + first - (end - count),
+                    count=last - first,
+                    blocks=blocks,
+                    skip=seen - low * cache.block_size,
+                    keys=last - seen,
+                    mask=mask,
+                )
+            )
+        row += count
+    return AttentionPlan(tuple(spans), cache.targets(batch.slots))
+
+
+def _pieces(first: int, last: int, window: int | None) -> list[tuple[int, int]]:
+    """Positions first to last (exclusive) as ranges: one if it is a plain causal triangle, else short ones."""
+    if first == 0 and (window is None or last <= window):
+        return [(first, last)]
+    return [(start, min(start + QUERY_ROWS, last)) for start in range(first, last, QUERY_ROWS)]
+
+
+def _mask(rows: range, seen: int, window: int | None, dtype: torch.dtype, device: torch.device) -> Tensor | None:
+    """0 where the query at a position sees the key, -inf where not: it sees (position - window, position]."""
+    triangle = seen == rows.start == 0 and (window is None or rows.stop <= window)
+    if triangle or len(rows) == 1:
+        return None
+    queries = torch.arange(rows.start, rows.stop, device=device)[:, None]
+    keys = torch.arange(seen, rows.stop, device=device)
+    visible = keys <= queries
+    if window is not None:
+        visible &= keys > queries - window
+    return torch.zeros(visible.shape, dtype=dtype, device=device).masked_fill_(~visible, float("-inf"))
+
+
+def attention(q: Tensor, k: Tensor, v: Tensor, cache_layer: LayerCache, plan: AttentionPlan) -> Tensor:
+    """q [T, Hq, D], k and v [T, Hkv, D] -> [T, Hq * D]; the new keys and values are in the cache afterwards."""
+    cache_layer.write(k, v, plan.targets)
+    out = torch.zeros_like(q, memory_format=torch.contiguous_format)  # rows of no span are padding
+    for span in plan.spans:
+        keys, values = _gather(cache_layer.keys, span), _gather(cache_layer.values, span)
+        rows = slice(span.start, span.start + span.count)
+        if span.count == 1:
+            # The query heads of a group are the rows of one product: their keys are read once.
+            grouped = q[rows].view(1, keys.shape[1], -1, q.shape[-1])  # [1, Hkv, Hq / Hkv, D]
+            out[rows] = F.scaled_dot_product_attention(grouped, keys, values).view(1, *q.shape[1:])
+        else:
+            heads = F.scaled_dot_product_attention(
+                q[rows].transpose(0, 1)[None],  # [1, Hq, count, D]
+                keys,
+                values,
+                attn_mask=span.mask,
+                is_causal=span.mask is None,
+                enable_gqa=True,
+            )
+            out[rows] = heads[0].transpose(0, 1)
+    return out.flatten(1)
+
+
+def _gather(pages: Tensor, span: Span) -> Tensor:
+    """The span's keys (or values) in the order of their positions, [1, Hkv, keys, D]."""
+    # index_select, not pages[blocks]: the latter copies several times slower on a CPU.
+    tokens = pages.index_select(0, span.blocks).flatten(0, 1)
+    return tokens[span.skip : span.skip + span.keys].transpose(0, 1)[None]
+
+
+def attention_reference(
+    q: Tensor, k: Tensor, v: Tensor, cache_layer: LayerCache, batch: ForwardBatch, window: int | None
+) -> Tensor:
+    """One token and one head at a time, keys looked up one by one; in float64. Padding rows give zeros."""
+    pages, block_size = cache_layer, cache_layer.keys.shape[1]
+    for t, slot in enumerate(batch.slots.tolist()):
+        if slot >= 0:
+            pages.keys[slot // block_size, slot % block_size] = k[t]
+            pages.values[slot // block_size, slot % block_size] = v[t]
+    out = torch.zeros_like(q)
+    group = q.shape[1] // k.shape[1]
+    starts = batch.q_starts.tolist()
+    for n, kv_len in enumerate(batch.kv_lens.tolist()):
+        for t in range(starts[n], starts[n + 1]) if kv_len else ():
+            position = int(batch.positions[t])
+            seen = range(0 if window is None else max(0, position - window + 1), position + 1)
+            where = [(int(batch.block_table[n, p // block_size]), p % block_size) for p in seen]
+            for head in range(q.shape[1]):
+                keys = torch.stack([pages.keys[b, o, head // group] for b, o in where]).double()
+                values = torch.stack([pages.values[b, o, head // group] for b, o in where]).double()
+                scores = keys @ q[t, head].double() / q.shape[-1] ** 0.5
+                out[t, head] = (scores.softmax(0) @ values).to(q.dtype)
+    return out.flatten(1)

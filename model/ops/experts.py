@@ -1,0 +1,60 @@
+"""experts(x, ids, weights, expert_weights): SwiGLU experts, each token through the ones its router chose."""
+
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from model.ops.linear import linear, linear_reference
+from model.quantization import Weight
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertWeights:
+    """One layer's experts; where the weights are plain tensors, each tuple holds the views of one stacked tensor."""
+
+    gate_up: tuple[Weight, ...]  # E of [2I, H]: w1 above w3
+    down: tuple[Weight, ...]  # E of [H, I]: w2
+
+
+def experts(x: Tensor, ids: Tensor, weights: Tensor, expert_weights: ExpertWeights) -> Tensor:
+    """x [T, H], ids [T, k], weights [T, k] float32 -> [T, H].
+
+    The T * k (token, choice) pairs are sorted by expert; each expert that has any multiplies them at once:
+
+        ids    [[2, 0],   pairs  t0->2 t0->0 t1->0 t1->1    order   1    2    3    0
+                [0, 1]]                                     expert  0    0    1    2
+                                                            token   t0   t1   t1   t0
+    """
+    tokens, top_k = ids.shape
+    pairs = ids.flatten()  # [T * k]
+    order = pairs.argsort(stable=True)
+    counts = torch.bincount(pairs, minlength=len(expert_weights.down)).tolist()
+    rows = x.index_select(0, order // top_k).split(counts)  # E of [count, H]
+    outputs = [
+        _swiglu(rows[expert], expert_weights.gate_up[expert], expert_weights.down[expert])
+        for expert, count in enumerate(counts)
+        if count
+    ]
+    # Back in the order of the pairs, so that the sum over k never depends on who else is in the batch.
+    chosen = x.new_empty(tokens * top_k, x.shape[-1]).index_copy_(0, order, torch.cat(outputs))
+    return torch.bmm(weights[:, None, :], chosen.view(tokens, top_k, -1).float()).squeeze(1).to(x.dtype)
+
+
+def _swiglu(x: Tensor, gate_up: Weight, down: Weight) -> Tensor:
+    """silu(x w1) * (x w3), times w2 (https://arxiv.org/abs/2002.05202)."""
+    gate, up = linear(x, gate_up).chunk(2, dim=-1)
+    return linear(F.silu(gate).mul_(up), down)
+
+
+def experts_reference(x: Tensor, ids: Tensor, weights: Tensor, expert_weights: ExpertWeights) -> Tensor:
+    """One token and one choice at a time."""
+    out = torch.zeros_like(x)
+    for token in range(ids.shape[0]):
+        for choice in range(ids.shape[1]):
+            expert = int(ids[token, choice])
+            gate, up = linear_reference(x[token : token + 1], expert_weights.gate_up[expert]).chunk(2, dim=-1)
+            hidden = gate * torch.sigmoid(gate) * up
+            out[token] += weights[token, choice] * linear_reference(hidden, expert_weights.down[expert])[0]
+    return out

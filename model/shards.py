@@ -1,0 +1,135 @@
+"""Shards: the tensors of a safetensors checkpoint, read through mmap; whatever is wrong with the files is said here."""
+
+import json
+from collections.abc import Mapping
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from model.config import ModelError
+from model.names import Part
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+PICKLES = ("*.bin", "*.pt", "*.pth")
+STORED_DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
+NAMED = 5  # tensors that one message lists
+
+
+@dataclass(frozen=True, slots=True)
+class Shards:
+    """The open files of one checkpoint; the tensors stay in the page cache until they are read."""
+
+    directory: Path
+    files: Mapping[str, Any]  # tensor name -> the open file that holds it
+
+    @classmethod
+    def open(cls, directory: Path, stack: ExitStack) -> "Shards":
+        """Opens every file until the stack closes. Raises ModelError for a missing or damaged one."""
+        files: dict[str, Any] = {}
+        for path in _paths(directory):
+            handle = stack.enter_context(_open(path))
+            names = handle.keys()
+            twice = files.keys() & names
+            if twice:
+                raise ModelError(f"Cannot load {directory}: {min(twice)} is in two files; download it again.")
+            files.update(dict.fromkeys(names, handle))
+        return cls(directory, files)
+
+    def check(self, expected: Mapping[str, tuple[int, ...]]) -> None:
+        """Compares names, shapes and dtypes, from the headers alone. Raises ModelError naming what differs."""
+        problems = [
+            *_listed("missing", sorted(expected.keys() - self.files.keys())),
+            *_listed("unexpected", sorted(self.files.keys() - expected.keys())),
+            *_listed("of another shape than config.json says", self._misshapen(expected)),
+            *_listed("of a type that is not bfloat16, float16 or float32", self._mistyped()),
+        ]
+        if problems:
+            raise ModelError(
+                f"The tensors in {self.directory} do not fit its config.json: {'; '.join(problems)}. "
+                "Use the config.json that belongs to these weights, or download both again."
+            )
+
+    def stored_bytes(self, name: str) -> int:
+        size = STORED_DTYPES[self._header(name).get_dtype()].itemsize
+        for length in self._header(name).get_shape():
+            size *= length
+        return size
+
+    def read(self, part: Part) -> Tensor:
+        """A view of the file; copy it before the files close."""
+        tensor = self.files[part.name].get_tensor(part.name)
+        return tensor if part.expert is None else tensor[part.expert]
+
+    def _header(self, name: str) -> Any:
+        return self.files[name].get_slice(name)
+
+    def _misshapen(self, expected: Mapping[str, tuple[int, ...]]) -> list[str]:
+        shapes = {name: tuple(self._header(name).get_shape()) for name in expected if name in self.files}
+        return [
+            f"{name} ({list(shape)}, expected {list(expected[name])})"
+            for name, shape in sorted(shapes.items())
+            if shape != expected[name]
+        ]
+
+    def _mistyped(self) -> list[str]:
+        dtypes = {name: self._header(name).get_dtype() for name in sorted(self.files)}
+        return [f"{name} ({dtype})" for name, dtype in dtypes.items() if dtype not in STORED_DTYPES]
+
+
+def _listed(what: str, names: list[str]) -> list[str]:
+    if not names:
+        return []
+    rest = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return [f"{len(names)} {what}: {', '.join(names[:NAMED])}{rest}"]
+
+
+def _paths(directory: Path) -> list[Path]:
+    """The files to open: those of the index, or the only one."""
+    index = directory / INDEX
+    if index.is_file():
+        paths = [directory / name for name in _indexed(index)]
+    elif (directory / SINGLE).is_file():
+        return [directory / SINGLE]
+    else:
+        raise _nothing_to_load(directory)
+    absent = [path.name for path in paths if not path.is_file()]
+    if absent:
+        raise ModelError(f"Cannot load {directory}: {'; '.join(_listed('missing files', absent))}; download them.")
+    return paths
+
+
+def _indexed(index: Path) -> list[str]:
+    try:
+        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
+        names = sorted(set(weight_map.values()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise ModelError(f"{index} cannot be read ({error!r}); download it again.") from None
+    if not names or any(type(name) is not str or Path(name).name != name for name in names):
+        raise ModelError(f"{index} must name files beside it; download it again.")
+    return names
+
+
+def _nothing_to_load(directory: Path) -> ModelError:
+    if any(True for pattern in PICKLES for _ in directory.glob(pattern)):
+        return ModelError(
+            f"{directory} holds its weights as pickles (*.bin, *.pt), which can run code when they are read: "
+            "only safetensors is ever loaded. Convert it with transformers' save_pretrained."
+        )
+    if any(directory.glob("*.safetensors")):
+        return ModelError(
+            f"{directory} has neither {SINGLE} nor {INDEX}, which says what its shards hold; download it."
+        )
+    return ModelError(f"{directory} has no weights: neither {SINGLE} nor {INDEX} is there; download the checkpoint.")
+
+
+def _open(path: Path) -> Any:
+    try:
+        return safe_open(path, framework="pt", device="cpu")
+    except (SafetensorError, OSError) as error:
+        raise ModelError(f"{path} is damaged or incomplete ({error}); download it again.") from None
