@@ -1,0 +1,59 @@
+"""create_app: the HTTP application, from an engine client, a tokenizer and a configuration."""
+
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+
+from engine.client import EngineClient
+from server import chat, completions, health, metrics, models
+from server.auth import ApiKeys
+from server.config import ServerConfig
+from server.errors import error_response, from_http
+from server.middleware import REQUEST_ID, BodyLimit, Errors, RequestTrace
+from server.parameters import ParameterCheck
+from server.service import Service
+from server.text import Tokenizer
+
+
+def create_app(client: EngineClient, tokenizer: Tokenizer, config: ServerConfig) -> FastAPI:
+    """Reads nothing but its arguments; whoever calls it owns the engine and ends it."""
+    counted = metrics.Metrics(lambda: client.stats, config.served_model_name)
+    service = Service(client, tokenizer, config, counted, ParameterCheck())
+    app = FastAPI(
+        title="Octavo",
+        openapi_url=None,  # bodies are parsed by protocol.parse, which FastAPI's own schema would not show
+        redirect_slashes=False,
+        middleware=_middleware(config),
+        exception_handlers={HTTPException: _http_error},
+    )
+    app.include_router(health.router(client))
+    app.include_router(metrics.router(counted))
+    app.include_router(models.router(service))
+    app.include_router(completions.router(service))
+    app.include_router(chat.router(service))
+    return app
+
+
+def _middleware(config: ServerConfig) -> list[Middleware]:
+    """Outermost first: errors carry a request id and CORS headers, and a wrong key costs no reading of the body."""
+    return [
+        Middleware(RequestTrace),
+        Middleware(
+            CORSMiddleware,
+            allow_origins=list(config.allowed_origins),
+            allow_methods=["*"],
+            allow_headers=["*"],
+            expose_headers=[REQUEST_ID],
+        ),
+        Middleware(Errors),
+        Middleware(ApiKeys, keys=config.api_keys),
+        Middleware(BodyLimit, max_bytes=config.max_body_bytes),
+    ]
+
+
+async def _http_error(request: HttpRequest, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    return error_response(from_http(error, request.method, request.url.path))

@@ -1,0 +1,33 @@
+"""API keys: `Authorization: Bearer KEY`, compared in constant time."""
+
+import hmac
+from collections.abc import Sequence
+
+from starlette.datastructures import Headers
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from server.errors import InvalidApiKey
+
+OPEN_PATHS = ("/health", "/metrics")  # probes and scrapers carry no key
+
+
+class ApiKeys:
+    """Pure ASGI middleware; raises InvalidApiKey for the error middleware around it."""
+
+    def __init__(self, app: ASGIApp, keys: Sequence[str]) -> None:
+        self._app = app
+        self._keys = [key.encode() for key in keys]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and self._keys and scope["path"] not in OPEN_PATHS:
+            self._check(Headers(scope=scope).get("authorization", ""))
+        await self._app(scope, receive, send)
+
+    def _check(self, authorization: str) -> None:
+        scheme, _, given = authorization.partition(" ")
+        if scheme.lower() != "bearer" or not given.strip():
+            raise InvalidApiKey("An API key is required: send it as 'Authorization: Bearer KEY'.")
+        candidate = given.strip().encode()
+        matches = [hmac.compare_digest(candidate, key) for key in self._keys]  # all of them: no early exit
+        if not any(matches):
+            raise InvalidApiKey("The API key is not valid.")

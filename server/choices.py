@@ -1,0 +1,81 @@
+"""One choice of a response: its tokens become text, log-probabilities and a reason why it ended."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from engine.api import FinishReason, Output, Request, TokenLogprobs
+from server.stop import StopStrings
+from server.text import Detokenizer, Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class Delta:
+    """What a client learns next about one choice."""
+
+    index: int
+    text: str
+    logprobs: tuple[tuple[int, TokenLogprobs], ...] = ()  # (token id, its log-probabilities)
+    finish_reason: FinishReason | None = None
+
+
+class Choice:
+    """Streaming or not, the text of a choice is the join of its deltas, and its log-probabilities are theirs.
+
+    tokens    t0   t1   t2   t3   t4 | t5        the stop string is complete within t4: t5 is dropped
+    text      He  llo    #    ##                 t2, t3 are held back, and with them their log-probabilities
+    delta    [t0] [t1]          [t2 t3 t4]
+    """
+
+    def __init__(self, index: int, request: Request, tokenizer: Tokenizer, stops: Sequence[str]) -> None:
+        self.index = index
+        self.request = request
+        self.completion_tokens = 0  # up to and including the one that ended the choice
+        self.cached_tokens = 0
+        self.finish_reason: FinishReason | None = None
+        self._detokenizer = Detokenizer(tokenizer, request.prompt)
+        self._stops = StopStrings(stops)
+        self._logprobs: list[tuple[int, TokenLogprobs]] = []  # of tokens whose text was not shown yet
+
+    def push(self, output: Output) -> Delta | None:
+        """None when there is nothing to show. A stop string may end the choice before the engine does."""
+        self.cached_tokens = max(self.cached_tokens, output.cached_tokens)
+        text = self._text_of(output)
+        if output.finish_reason is not None and self.finish_reason is None:
+            text += self._end(output.finish_reason)
+        if not text and self.finish_reason is None:
+            return None
+        logprobs, self._logprobs = tuple(self._logprobs), []
+        return Delta(self.index, text, logprobs, self.finish_reason)
+
+    def _text_of(self, output: Output) -> str:
+        """The text that the tokens release, up to the first stop string."""
+        shown = ""
+        for position, id in enumerate(output.token_ids):
+            self.completion_tokens += 1
+            if output.logprobs:
+                self._logprobs.append((id, output.logprobs[position]))
+            if self._ends_with_token(output, position):
+                break
+            shown += self._show(self._detokenizer.push(id))
+            if self.finish_reason is not None:
+                break
+        return shown
+
+    def _ends_with_token(self, output: Output, position: int) -> bool:
+        """Whether this is the end-of-sequence token, which is no text, not even where a tokenizer calls it ordinary."""
+        is_last = position == len(output.token_ids) - 1 and output.finish_reason is FinishReason.STOP
+        return is_last and output.token_ids[position] in self.request.params.stop_token_ids
+
+    def _show(self, text: str) -> str:
+        shown, stopped = self._stops.push(text)
+        if stopped:
+            self.finish_reason = FinishReason.STOP
+        return shown
+
+    def _end(self, reason: FinishReason) -> str:
+        """What was held back, now that nothing follows; the stop string may still be in it."""
+        shown = self._show(self._detokenizer.flush())
+        if self.finish_reason is None:
+            self.finish_reason = reason
+            shown += self._stops.flush()
+        return shown

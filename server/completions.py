@@ -1,0 +1,130 @@
+"""/v1/completions: prompts as text or token ids; the answer as text."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Literal, NotRequired, TypedDict
+
+from fastapi import APIRouter
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+
+from engine.api import FinishReason, Ready
+from server.admission import Task, admit, check_count, read
+from server.choices import Delta
+from server.errors import InvalidRequest
+from server.health import require_ready
+from server.job import Job, Usage
+from server.logprobs import CompletionLogprobs, completion_logprobs
+from server.protocol import CompletionRequest
+from server.respond import respond
+from server.sampling import output_limit, sampling_params
+from server.service import Service
+from server.text import Tokenizer
+
+DEFAULT_MAX_TOKENS = 16  # OpenAI's
+
+
+class CompletionChoice(TypedDict):
+    index: int
+    text: str
+    logprobs: CompletionLogprobs | None
+    finish_reason: FinishReason | None
+
+
+class Completion(TypedDict):
+    """Chunks have the same shape; usage is absent from them unless the client asked for it, and null until the last."""
+
+    id: str
+    object: Literal["text_completion"]
+    created: int
+    model: str
+    choices: list[CompletionChoice]
+    usage: NotRequired[Usage | None]
+
+
+def router(service: Service) -> APIRouter:
+    routes = APIRouter()
+
+    @routes.post("/v1/completions")
+    async def create_completion(http: HttpRequest) -> Response:
+        request = await read(service, http, CompletionRequest)
+        ready = require_ready(service.client)
+        prompts = request.prompts()
+        check_count(service, ready, len(prompts), request)
+        tasks = await asyncio.to_thread(_tasks, service.tokenizer, request, prompts, ready)
+        job = admit(service, http, request, tasks, "cmpl")
+        return await respond(http, job, CompletionShape(job, request, service.tokenizer), request.stream is True)
+
+    return routes
+
+
+def _tasks(
+    tokenizer: Tokenizer, request: CompletionRequest, prompts: Sequence[str | list[int]], ready: Ready
+) -> list[Task]:
+    """Runs in a thread: encoding a long prompt takes longer than the event loop may wait."""
+    encoded = [_encoded(tokenizer, prompt) for prompt in prompts]
+    if not encoded or not all(encoded):
+        raise InvalidRequest("'prompt' must not be empty.", "prompt")
+    return [_task(request, prompt, ready) for prompt in encoded]
+
+
+def _encoded(tokenizer: Tokenizer, prompt: str | list[int]) -> tuple[int, ...]:
+    if isinstance(prompt, str):
+        return tokenizer.encode(prompt, add_special_tokens=True)
+    if prompt and not 0 <= min(prompt) <= max(prompt) < tokenizer.vocab_size:
+        raise InvalidRequest(f"'prompt' has token ids outside 0 to {tokenizer.vocab_size - 1}.", "prompt")
+    return tuple(prompt)
+
+
+def _task(request: CompletionRequest, prompt: tuple[int, ...], ready: Ready) -> Task:
+    limit = output_limit(len(prompt), request.max_tokens, ready.max_model_len, "prompt")
+    if request.max_tokens is None:
+        limit = min(limit, DEFAULT_MAX_TOKENS)
+    return Task(prompt, sampling_params(request, ready, limit, request.logprobs))
+
+
+class CompletionShape:
+    """Implements respond.Shape."""
+
+    def __init__(self, job: Job, request: CompletionRequest, tokenizer: Tokenizer) -> None:
+        self._job = job
+        self._request = request
+        self._tokenizer = tokenizer
+        self._offsets: dict[int, int] = {}  # choice index -> characters of the tokens reported so far
+
+    def chunks(self, delta: Delta) -> list[Completion]:
+        chunk = self._completion([self._choice(delta)])
+        if self._request.includes_usage:
+            chunk["usage"] = None
+        return [chunk]
+
+    def usage_chunk(self, usage: Usage) -> Completion | None:
+        return {**self._completion([]), "usage": usage} if self._request.includes_usage else None
+
+    def whole(self, choices: Sequence[Delta], usage: Usage) -> Completion:
+        return {**self._completion([self._choice(choice) for choice in choices]), "usage": usage}
+
+    def _completion(self, choices: list[CompletionChoice]) -> Completion:
+        return {
+            "id": self._job.id,
+            "object": "text_completion",
+            "created": self._job.created,
+            "model": self._request.model,
+            "choices": choices,
+        }
+
+    def _choice(self, delta: Delta) -> CompletionChoice:
+        return {
+            "index": delta.index,
+            "text": delta.text,
+            "logprobs": self._logprobs(delta),
+            "finish_reason": delta.finish_reason,
+        }
+
+    def _logprobs(self, delta: Delta) -> CompletionLogprobs | None:
+        if self._request.logprobs is None:
+            return None
+        logprobs, self._offsets[delta.index] = completion_logprobs(
+            self._tokenizer, delta.logprobs, self._offsets.get(delta.index, 0)
+        )
+        return logprobs

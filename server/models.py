@@ -1,0 +1,44 @@
+"""/v1/models: the one model that is served."""
+
+import time
+from typing import Literal, TypedDict
+
+from fastapi import APIRouter
+from starlette.responses import Response
+
+from server.service import Service
+from server.wire import encode_json
+
+
+class Model(TypedDict):
+    id: str
+    object: Literal["model"]
+    created: int
+    owned_by: str
+
+
+class ModelList(TypedDict):
+    object: Literal["list"]
+    data: list[Model]
+
+
+def router(service: Service) -> APIRouter:
+    routes = APIRouter()
+    model: Model = {
+        "id": service.config.served_model_name,
+        "object": "model",
+        "created": int(time.time()),
+        "owned_by": "octavo",
+    }
+
+    @routes.get("/v1/models")
+    async def list_models() -> Response:
+        models: ModelList = {"object": "list", "data": [model]}
+        return Response(encode_json(models), media_type="application/json")
+
+    @routes.get("/v1/models/{name:path}")  # names of hub models contain a slash
+    async def retrieve_model(name: str) -> Response:
+        service.require_model(name)
+        return Response(encode_json(model), media_type="application/json")
+
+    return routes

@@ -1,0 +1,152 @@
+"""What clients send, in pydantic: OpenAI's request shapes, strict about types and bounds; null means absent."""
+
+from typing import Annotated, Any, Literal, TypeVar, cast
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
+
+from server.errors import InvalidRequest, from_validation
+from server.parameters import ParameterCheck
+from server.template import Turn
+
+MAX_STOPS = 4
+MAX_LOGPROBS = 20  # OpenAI's completions stop at 5; its chat, and its peers, at 20
+INT64 = 2**63
+
+RequestT = TypeVar("RequestT", bound="GenerationRequest")
+
+
+def _shaped(description: str) -> WrapValidator:
+    """One sentence in place of pydantic's complaints about each member of a union."""
+
+    def validate(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
+        try:
+            return handler(value)
+        except ValidationError:
+            raise ValueError(description) from None
+
+    return WrapValidator(validate)
+
+
+TokenIds = Annotated[list[int], Field(fail_fast=True)]
+Strings = Annotated[list[str], Field(fail_fast=True)]
+Prompt = Annotated[
+    str | Strings | TokenIds | Annotated[list[TokenIds], Field(fail_fast=True)],
+    _shaped("must be a string, an array of token ids, or an array of strings or of arrays of token ids"),
+]
+Stop = Annotated[
+    str | Annotated[list[str], Field(max_length=MAX_STOPS)],
+    _shaped(f"must be a string or an array of at most {MAX_STOPS} strings"),
+]
+
+
+class _Object(BaseModel):
+    """Unknown fields are kept aside, in model_extra: ParameterCheck judges them."""
+
+    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False, frozen=True)
+
+
+class StreamOptions(_Object):
+    include_usage: bool | None = None
+    include_obfuscation: bool | None = None  # accepted: there is no padding to leave out
+
+
+class GenerationRequest(_Object):
+    """What completions and chat have in common."""
+
+    model: str
+    max_tokens: int | None = Field(None, ge=1)
+    temperature: float | None = Field(None, ge=0, le=2)
+    top_p: float | None = Field(None, ge=0, le=1)
+    top_k: int | None = Field(None, ge=-1, lt=2**31)  # 0 and -1 keep every token
+    min_p: float | None = Field(None, ge=0, le=1)
+    seed: int | None = Field(None, ge=-INT64, lt=INT64)
+    stop: Stop | None = None
+    n: int | None = Field(None, ge=1)
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    user: str | None = None  # informational
+    cache_salt: str | None = None  # prefixes are shared among requests of the same salt only
+
+    def stops(self) -> tuple[str, ...]:
+        stops = [self.stop] if isinstance(self.stop, str) else self.stop or []
+        return tuple(stop for stop in stops if stop)
+
+    def check(self) -> None:
+        """What concerns more than one field. Raises InvalidRequest."""
+        if self.stream_options is not None and not self.stream:
+            raise InvalidRequest("'stream_options' is only allowed with 'stream': true.", "stream_options")
+
+    @property
+    def includes_usage(self) -> bool:
+        return self.stream_options is not None and self.stream_options.include_usage is True
+
+
+class CompletionRequest(GenerationRequest):
+    prompt: Prompt
+    logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
+
+    def prompts(self) -> list[str] | list[list[int]]:
+        """One or several: an array of numbers is a single prompt."""
+        if isinstance(self.prompt, str):
+            return [self.prompt]
+        if self.prompt and isinstance(self.prompt[0], int):
+            return [self.prompt]
+        return cast(list[str] | list[list[int]], self.prompt)
+
+
+class TextPart(_Object):
+    type: Literal["text"]
+    text: str
+
+
+Content = Annotated[
+    str | Annotated[list[TextPart], Field(fail_fast=True)],
+    _shaped('must be a string or an array of {"type": "text", "text": ...}: this model reads text only'),
+]
+
+
+class Message(_Object):
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: Content | None = None
+
+    def check(self, position: int) -> None:
+        """Raises InvalidRequest for what belongs to tool calls, and for a message that says nothing."""
+        where = f"messages.{position}"
+        if self.role in ("tool", "function"):
+            raise InvalidRequest(f"The role '{self.role}' is not supported by this server yet.", f"{where}.role")
+        for name in ("tool_calls", "function_call", "audio"):
+            if self.model_extra and self.model_extra.get(name):
+                raise InvalidRequest(f"'{name}' is not supported by this server yet; leave it out.", f"{where}.{name}")
+        if self.content is None:
+            raise InvalidRequest(f"The required parameter '{where}.content' is missing.", f"{where}.content")
+
+    def turn(self) -> Turn:
+        """As chat templates know it: plain text, `system` for OpenAI's newer `developer`."""
+        content = self.content or ""
+        text = content if isinstance(content, str) else "".join(part.text for part in content)
+        return {"role": "system" if self.role == "developer" else self.role, "content": text}
+
+
+class ChatRequest(GenerationRequest):
+    messages: list[Message] = Field(min_length=1)
+    max_completion_tokens: int | None = Field(None, ge=1)
+    logprobs: bool | None = None
+    top_logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
+
+    def check(self) -> None:
+        super().check()
+        if self.top_logprobs and not self.logprobs:
+            raise InvalidRequest("'top_logprobs' is only allowed with 'logprobs': true.", "top_logprobs")
+        for position, message in enumerate(self.messages):
+            message.check(position)
+
+
+def parse(model: type[RequestT], body: bytes, check_extra: ParameterCheck) -> RequestT:
+    """Raises InvalidRequest, which names the field at fault, for whatever is wrong with the body."""
+    try:
+        request = model.model_validate_json(body)
+    except ValidationError as error:
+        raise from_validation(error) from None
+    check_extra(request.model_extra or {})
+    request.check()
+    return request

@@ -1,0 +1,49 @@
+"""What a request asks of the sampler, with the checkpoint's own recommendations where it is silent."""
+
+import secrets
+from typing import TypeVar
+
+from engine.api import Ready, SamplingParams
+from server.errors import ContextLengthExceeded
+from server.protocol import GenerationRequest
+
+_UINT64 = 2**64 - 1
+T = TypeVar("T")
+
+
+def sampling_params(request: GenerationRequest, ready: Ready, max_tokens: int, logprobs: int | None) -> SamplingParams:
+    """Of the first choice; the others differ in `choice`."""
+    defaults = ready.defaults
+    return SamplingParams(
+        max_tokens=max_tokens,
+        temperature=_first(request.temperature, defaults.temperature, 1.0),
+        top_k=max(_first(request.top_k, defaults.top_k, 0), 0),  # -1, too, keeps every token
+        top_p=_first(request.top_p, defaults.top_p, 1.0),
+        min_p=_first(request.min_p, defaults.min_p, 0.0),
+        seed=(secrets.randbits(64) if request.seed is None else request.seed) & _UINT64,
+        logprobs=logprobs,
+        stop_token_ids=ready.eos_token_ids,
+    )
+
+
+def _first(wanted: T | None, recommended: T | None, otherwise: T) -> T:
+    if wanted is not None:
+        return wanted
+    return otherwise if recommended is None else recommended
+
+
+def output_limit(prompt_tokens: int, wanted: int | None, max_model_len: int, field: str) -> int:
+    """How many tokens may be generated: those wanted, else the rest of the context.
+
+    Raises ContextLengthExceeded when they do not fit; `field` is where the prompt came from.
+    """
+    room = max_model_len - prompt_tokens
+    completion = 1 if wanted is None else wanted
+    if completion > room:
+        raise ContextLengthExceeded(
+            f"This model's maximum context length is {max_model_len} tokens. However, you requested "
+            f"{prompt_tokens + completion} tokens ({prompt_tokens} in the {field}, {completion} in the completion). "
+            f"Please reduce the length of the {field} or completion.",
+            field,
+        )
+    return room if wanted is None else wanted

@@ -1,0 +1,25 @@
+"""Service: what every endpoint shares, made once by create_app and passed to each."""
+
+from dataclasses import dataclass
+
+from engine.client import EngineClient
+from server.config import ServerConfig
+from server.errors import ModelNotFound
+from server.metrics import Metrics
+from server.parameters import ParameterCheck
+from server.text import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    client: EngineClient
+    tokenizer: Tokenizer
+    config: ServerConfig
+    metrics: Metrics
+    check_extra: ParameterCheck
+
+    def require_model(self, name: str) -> None:
+        """Raises ModelNotFound for a model that is not served here."""
+        served = self.config.served_model_name
+        if name != served:
+            raise ModelNotFound(f"The model '{name[:100]}' is not served here; '{served}' is.", "model")

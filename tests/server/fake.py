@@ -1,0 +1,101 @@
+"""FakeEngineClient: an engine that replays given token ids."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from engine.api import EngineStats, FinishReason, Output, Ready, Request, TokenLogprobs
+from engine.client import EngineState, Refused
+
+READY = Ready(
+    max_model_len=256, pool_tokens=1024, max_num_seqs=8, max_waiting=8, description=("fake",), eos_token_ids=(2,)
+)
+STOP, LENGTH = FinishReason.STOP, FinishReason.LENGTH
+
+
+def outputs_of(request: Request, ids: Sequence[int], cached: int = 0) -> list[Output]:
+    """One output per token, as an engine would end them: at a stop token, or at max_tokens."""
+    outputs = []
+    kept = ids[: request.params.max_tokens]
+    for position, id in enumerate(kept):
+        stopped = id in request.params.stop_token_ids
+        reason = STOP if stopped else LENGTH if position + 1 == len(kept) else None
+        outputs.append(Output(request.id, (id,), _logprobs(request, id), cached, reason))
+        if stopped:
+            break
+    return outputs
+
+
+def _logprobs(request: Request, id: int) -> tuple[TokenLogprobs, ...]:
+    """Made up, but of the right shape: the k ids after the sampled one are the likelier."""
+    wanted = request.params.logprobs
+    if wanted is None:
+        return ()
+    return (TokenLogprobs(-0.5 * wanted - 0.25, tuple((id + i, -0.5 * i) for i in range(1, wanted + 1))),)
+
+
+@dataclass
+class FakeGeneration:
+    """Interleaves the requests' outputs; a None among them, or their end without a reason, waits for ever."""
+
+    queues: dict[str, list[Output | None]]
+    client: "FakeEngineClient"
+    closed: bool = False
+
+    def __aiter__(self) -> AsyncIterator[Output]:
+        return self._outputs()
+
+    async def _outputs(self) -> AsyncIterator[Output]:
+        while self.queues:
+            for id in list(self.queues):
+                await asyncio.sleep(0)
+                if id not in self.queues:
+                    continue
+                output = self.queues[id].pop(0) if self.queues[id] else None
+                if output is None:
+                    await asyncio.Event().wait()
+                    raise AssertionError
+                if output.finish_reason is not None:
+                    del self.queues[id]
+                yield output
+
+    def abort(self, request_id: str) -> None:
+        self.client.aborted.append(request_id)
+        self.queues.pop(request_id, None)
+
+    def close(self) -> None:
+        self.closed = True
+        self.queues.clear()
+
+
+Script = Callable[[Request], Iterable[Output | None]]
+
+
+def replay(*choices: Sequence[int], cached: int = 0) -> Script:
+    """The k-th choice of each prompt gets the k-th sequence of ids."""
+    return lambda request: outputs_of(request, choices[request.params.choice % len(choices)], cached)
+
+
+@dataclass
+class FakeEngineClient:
+    """Implements engine.client.EngineClient and remembers what it was asked."""
+
+    script: Script = field(default_factory=lambda: replay((65, 66, 67)))
+    state: EngineState = READY
+    stats: EngineStats = field(default_factory=EngineStats)
+    refusal: Refused | None = None
+    submitted: list[Request] = field(default_factory=list)
+    generations: list[FakeGeneration] = field(default_factory=list)
+    aborted: list[str] = field(default_factory=list)
+
+    @property
+    def ready(self) -> Ready | None:
+        return self.state if isinstance(self.state, Ready) else None
+
+    def submit(self, requests: Sequence[Request]) -> FakeGeneration:
+        if self.refusal is not None:
+            raise self.refusal
+        self.submitted += requests
+        generation = FakeGeneration({request.id: list(self.script(request)) for request in requests}, self)
+        self.generations.append(generation)
+        return generation

@@ -1,0 +1,29 @@
+"""create_app: the whole way from a request to its answer, over a fake engine."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+from tests.server.client import Client
+from tests.server.fake import replay
+from tests.server.vocab import EOS, ids_of
+
+
+def test_a_completion() -> None:
+    reply = Client.replaying(replay([*ids_of("there"), EOS])).complete(max_tokens=20)
+    assert reply.status == 200
+    assert reply.json()["choices"] == [{"index": 0, "text": "there", "logprobs": None, "finish_reason": "stop"}]
+    assert reply.json()["usage"]["completion_tokens"] == 6
+
+
+def test_a_chat_stream() -> None:
+    reply = Client.replaying(replay([*ids_of("there"), EOS])).chat(stream=True)
+    assert reply.headers["content-type"] == "text/event-stream; charset=utf-8"
+    deltas = [event["choices"][0]["delta"] for event in reply.events()]
+    assert deltas[0] == {"role": "assistant", "content": ""}
+    assert "".join(delta.get("content", "") for delta in deltas) == "there"
+
+
+def test_the_app_never_loads_torch() -> None:
+    code = "import sys, server.app; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=False).returncode == 0
