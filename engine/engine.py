@@ -1,9 +1,11 @@
 """Engine: add, abort, step. A step is three calls: schedule, run, update."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from engine.api import Output, Request, StepOutputs
+from engine.api import Output, Progress, Ready, Request, StepOutputs
+from engine.blocks import BlockPool
+from engine.config import EngineConfig
 from engine.scheduler import Batch, Sample, Scheduler
 
 
@@ -39,3 +41,15 @@ class Engine:
         samples = self.runner.run(batch)
         outputs = self.scheduler.update(batch, samples)
         return StepOutputs(tuple(outputs), self.scheduler.stats())
+
+
+def build(config: EngineConfig, report: Callable[[Progress], None]) -> tuple[Engine, Ready]:
+    """Loads the model and sizes everything to the machine.
+
+    Raises model.config.ModelError, with a sentence for the user, for whatever starting again would not change.
+    """
+    from engine.runner import start  # torch loads here, in the engine's own process
+
+    runner, limits, ready = start(config, report)
+    pool = BlockPool(runner.cache.num_blocks, runner.cache.block_size)
+    return Engine(Scheduler(pool, limits), runner), ready

@@ -29,6 +29,10 @@ class Limits:
     vocab_size: int
     enable_prefix_caching: bool = True
 
+    def describe(self) -> str:
+        """A line for the log."""
+        return f"at most {self.max_num_seqs:,} sequences at once, {self.max_num_batched_tokens:,} tokens a step"
+
 
 @dataclass(frozen=True, slots=True)
 class Row:

@@ -1,0 +1,223 @@
+"""ModelRunner: a batch of plain numbers becomes tensors, goes through the model, and comes back as tokens.
+
+Also where the engine starts: it loads the model, finds out what a step costs, and sizes the KV cache.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from engine import machine, sizing
+from engine.api import Progress, Ready, SamplingDefaults, SamplingParams
+from engine.config import EngineConfig
+from engine.sampler import sample
+from engine.scheduler import Batch, Limits, Row, Sample
+from model.batch import ForwardBatch
+from model.checkpoint import load_model
+from model.config import GenerationConfig, ModelConfig, ModelError
+from model.kv_cache import KVCache
+from model.mixtral import Mixtral
+
+Report = Callable[[Progress], None]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelRunner:
+    """The model and its KV cache. Stateless but for the latter."""
+
+    model: Mixtral
+    cache: KVCache
+    sampled_vocab: int
+
+    def run(self, batch: Batch) -> list[Sample]:
+        """Computes the rows' tokens into the cache; returns the next token of each row of `batch.sampled`."""
+        rows = batch.sampled
+        with torch.inference_mode():
+            logits = self.model.forward(to_forward_batch(batch, self.cache.block_size, self.model.device), self.cache)
+            return sample(logits, rows, self.sampled_vocab) if rows else []
+
+
+def to_forward_batch(batch: Batch, block_size: int, device: torch.device) -> ForwardBatch:
+    """The rows as one flat batch on the device, in one copy."""
+    rows = batch.rows
+    counts = [len(row.tokens) for row in rows]
+    ends = np.array([row.end for row in rows], np.int64)  # [N]
+    q_starts = np.array([0, *counts], np.int64).cumsum()  # [N+1]
+    table = np.zeros((len(rows), max(len(row.blocks) for row in rows)), np.int32)  # [N, B]
+    for line, row in zip(table, rows, strict=True):
+        line[: len(row.blocks)] = row.blocks
+    owner = np.repeat(np.arange(len(rows)), counts)  # [T]
+    positions = np.arange(len(owner)) + (ends - q_starts[1:])[owner]  # [T]
+    slots = table[owner, positions // block_size].astype(np.int64) * block_size + positions % block_size
+    tokens = np.fromiter(chain.from_iterable(row.tokens for row in rows), np.int64, len(owner))
+    logit_rows = q_starts[1:][[row.output is not None for row in rows]] - 1  # [R]
+    wide = (tokens, positions, slots, logit_rows)  # before the narrow ones: each stays aligned to its items
+    uploaded = _upload((*wide, q_starts.astype(np.int32), ends.astype(np.int32), table), device)
+    return ForwardBatch(
+        tokens=uploaded[0],
+        positions=uploaded[1],
+        slots=uploaded[2],
+        logit_rows=uploaded[3],
+        q_starts=uploaded[4],
+        kv_lens=uploaded[5],
+        block_table=uploaded[6],
+        q_lens_host=tuple(counts),
+        kv_lens_host=tuple(ends.tolist()),
+    )
+
+
+def _upload(arrays: Sequence[NDArray[np.generic]], device: torch.device) -> list[Tensor]:
+    """The arrays on the device, as views of one buffer that is copied at once."""
+    buffer = torch.from_numpy(np.concatenate([array.view(np.uint8).reshape(-1) for array in arrays])).to(device)
+    parts = torch.split(buffer, [array.nbytes for array in arrays])
+    return [part.view(_DTYPES[array.dtype.name]).view(array.shape) for part, array in zip(parts, arrays, strict=True)]
+
+
+_DTYPES = {"int64": torch.int64, "int32": torch.int32}
+
+
+def start(config: EngineConfig, report: Report) -> tuple[ModelRunner, Limits, Ready]:
+    """Loads the model and sizes everything. Raises ModelError for what the user can mend."""
+    directory = Path(config.model)
+    shape = ModelConfig.from_pretrained(directory)
+    generation = GenerationConfig.from_pretrained(directory)
+    sizing.check_request(config, shape)
+    model = _load(config, shape, report)
+    room = _Room.on_gpu(model, config) if model.device.type == "cuda" else _Room.on_cpu(model, config, report)
+    pool = sizing.make_pool(config, room.cache_bytes, KVCache.bytes_per_token(shape, model.activation_dtype))
+    max_model_len = sizing.choose_max_model_len(config, shape, pool)
+    cache = _allocate(model, pool.num_blocks, config.block_size)
+    runner = ModelRunner(model, cache, min(config.sampled_vocab or shape.vocab_size, shape.vocab_size))
+    limits = Limits(max_model_len, room.max_num_seqs, room.step_tokens, shape.vocab_size, config.enable_prefix_caching)
+    ready = Ready(
+        max_model_len=max_model_len,
+        pool_tokens=pool.tokens,
+        max_num_seqs=min(limits.max_num_seqs, limits.max_num_batched_tokens),
+        max_waiting=config.max_waiting,
+        description=(model.describe(), pool.describe(max_model_len, shape), limits.describe()),
+        eos_token_ids=generation.eos_token_ids,
+        defaults=SamplingDefaults(generation.temperature, generation.top_k, generation.top_p, generation.min_p),
+    )
+    return runner, limits, ready
+
+
+def _load(config: EngineConfig, shape: ModelConfig, report: Report) -> Mixtral:
+    device = _device(config.device)
+    if device.type == "cpu":
+        torch.set_num_threads(config.threads or min(machine.processors(), torch.get_num_threads()))
+
+    def loaded(done: int, total: int) -> None:
+        report(Progress("loading weights", done, total))
+
+    try:
+        return load_model(Path(config.model), shape, device, config.dtype, loaded)
+    except torch.OutOfMemoryError:
+        billions = shape.num_parameters() / 1e9
+        raise ModelError(f"The model's {billions:.1f}B parameters do not fit the memory of {device}.") from None
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ModelError("--device cuda was asked for and torch finds no such device: use --device cpu.")
+    return torch.device(name)
+
+
+def _allocate(model: Mixtral, num_blocks: int, block_size: int) -> KVCache:
+    try:
+        return KVCache.allocate(model.config, num_blocks, block_size, model.activation_dtype, model.device)
+    except (MemoryError, RuntimeError):  # torch.OutOfMemoryError is a RuntimeError, and so is the CPU's own
+        raise ModelError(
+            f"The KV cache of {num_blocks * block_size} tokens could not be allocated: lower --kv-cache-memory or "
+            "--gpu-memory-utilization."
+        ) from None
+
+
+@dataclass(frozen=True, slots=True)
+class _Room:
+    """What a step may hold, and what is left for the cache beside it."""
+
+    max_num_seqs: int
+    step_tokens: int
+    cache_bytes: int
+
+    @classmethod
+    def on_cpu(cls, model: Mixtral, config: EngineConfig, report: Report) -> "_Room":
+        max_num_seqs = config.max_num_seqs or sizing.CPU_MAX_SEQS
+        probe = _Probe.of(model, config, sizing.PROBES[-1])
+
+        def seconds(tokens: int) -> float:
+            report(Progress("measuring steps", sizing.PROBES.index(tokens), len(sizing.PROBES)))
+            return probe.seconds(tokens)
+
+        step_tokens = config.max_num_batched_tokens or sizing.measure_step_tokens(seconds, at_least=max_num_seqs)
+        return cls(max_num_seqs, step_tokens, sizing.cpu_cache_bytes(config, machine.available_memory()))
+
+    @classmethod
+    def on_gpu(cls, model: Mixtral, config: EngineConfig) -> "_Room":
+        """What gpu_memory_utilization leaves beside the largest step's peak, found by running it."""
+        max_num_seqs = config.max_num_seqs or sizing.GPU_MAX_SEQS
+        step_tokens = config.max_num_batched_tokens or sizing.GPU_STEP_TOKENS
+        probe = _Probe.of(model, config, step_tokens)
+        for sequences in (1, min(max_num_seqs, step_tokens)):  # the most context, the most logits
+            probe.run(step_tokens, sequences)
+        free, total = torch.cuda.mem_get_info(model.device)
+        elsewhere = total - free - torch.cuda.memory_reserved(model.device)
+        used = elsewhere + torch.cuda.max_memory_reserved(model.device) - probe.cache_bytes
+        del probe
+        torch.cuda.empty_cache()
+        cache_bytes = config.kv_cache_memory or int(total * config.gpu_memory_utilization) - used
+        return cls(max_num_seqs, step_tokens, cache_bytes)
+
+
+@dataclass(frozen=True, slots=True)
+class _Probe:
+    """Runs steps of a given size before there is anything to serve, on a cache of its own."""
+
+    runner: ModelRunner
+    max_len: int  # tokens of one sequence
+
+    @classmethod
+    def of(cls, model: Mixtral, config: EngineConfig, tokens: int) -> "_Probe":
+        """A probe for steps of up to that many tokens."""
+        max_len = min(tokens, config.max_model_len or model.config.max_position_embeddings)
+        cache = _allocate(model, -(-max_len // config.block_size), config.block_size)
+        return cls(ModelRunner(model, cache, model.config.vocab_size), max_len)
+
+    @property
+    def cache_bytes(self) -> int:
+        model, cache = self.runner.model, self.runner.cache
+        per_token = KVCache.bytes_per_token(model.config, model.activation_dtype)
+        return cache.num_blocks * cache.block_size * per_token
+
+    def run(self, tokens: int, sequences: int) -> None:
+        """One step of so many tokens over at least so many sequences, which all share the blocks: nobody reads it."""
+        sequences = max(sequences, -(-tokens // self.max_len))
+        blocks = tuple(range(self.runner.cache.num_blocks))
+        params = SamplingParams(max_tokens=1, top_p=0.9)
+        vocab = self.runner.model.config.vocab_size
+        rows = []
+        for n in range(sequences):
+            count = tokens // sequences + (n < tokens % sequences)
+            ids = tuple((n + index * 2654435761) % vocab for index in range(count))  # spread over the experts
+            rows.append(Row(f"probe {n}", 0, ids, blocks, params, 0))
+        self.runner.run(Batch(tuple(rows)))
+
+    def seconds(self, tokens: int) -> float:
+        """How long a step of so many new tokens takes: the better of two, or the only one if it is long."""
+        best = float("inf")
+        for _ in range(2):
+            started = time.perf_counter()
+            self.run(tokens, 1)
+            best = min(best, time.perf_counter() - started)
+            if best > sizing.STEP_SECONDS / 2:
+                break
+        return best

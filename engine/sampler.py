@@ -1,0 +1,150 @@
+"""From logits to tokens: every row of the batch with its own temperature, filters, noise and log-probabilities.
+
+A row's token is a function of its logits, its parameters and its noise alone, never of its neighbours. Rows that need
+no filter pay for none, and nothing on the host loops over the vocabulary.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from engine.api import TokenLogprobs
+from engine.noise import uniforms
+from engine.scheduler import Row, Sample
+
+GREEDY = 1e-5  # temperatures below it are 0: the most likely token
+CHUNK = 256  # columns of the vocabulary that are summed at once
+CANDIDATES = (256, 4096)  # how many of the best a filter looks at, before a row is sorted whole
+
+
+def sample(logits: Tensor, rows: Sequence[Row], sampled_vocab: int) -> list[Sample]:
+    """One token for each row of `logits` [R, V]; ids from `sampled_vocab` on are never chosen.
+
+    A row that has a NaN or infinite maximum gets no token, and disturbs no other row.
+    """
+    logits = logits[:, :sampled_vocab]
+    is_number = logits.amax(-1).isfinite()  # NaN and +inf spread to the maximum  # [R]
+    tokens = _choose(logits, rows)  # [R]
+    logprobs = _logprobs(logits, tokens, rows)
+    ids: list[int] = tokens.where(is_number, -1).tolist()
+    return [Sample(None) if token < 0 else Sample(token, each) for token, each in zip(ids, logprobs, strict=True)]
+
+
+def _choose(logits: Tensor, rows: Sequence[Row]) -> Tensor:
+    tokens = logits.argmax(-1)  # [R]
+    drawn = [index for index, row in enumerate(rows) if row.params.temperature >= GREEDY]
+    plain = [index for index in drawn if not _is_filtered(rows[index])]
+    filtered = [index for index in drawn if _is_filtered(rows[index])]
+    for indices, draw in ((plain, _draw_plain), (filtered, _draw_filtered)):
+        if indices:
+            controls = _controls([rows[index] for index in indices]).to(logits.device)  # [r, 5]
+            chosen = torch.tensor(indices, device=logits.device)
+            scores = logits[chosen]  # [r, V], a copy
+            # The maximum goes first: a small temperature then gives -inf, never inf - inf.
+            scores.sub_(scores.amax(-1, keepdim=True)).div_(controls[:, _TEMPERATURE, None].to(scores.dtype))
+            tokens[chosen] = draw(scores, controls)
+    return tokens
+
+
+def _is_filtered(row: Row) -> bool:
+    return row.params.top_k > 0 or row.params.top_p < 1 or row.params.min_p > 0
+
+
+_NOISE, _TEMPERATURE, _TOP_K, _TOP_P, _MIN_P = range(5)  # columns of the controls
+
+
+def _controls(rows: Sequence[Row]) -> Tensor:
+    """The numbers that a draw needs, in one tensor, so that one copy takes them to the device. [r, 5] float64"""
+    params = [row.params for row in rows]
+    noise = uniforms([p.seed for p in params], [p.choice for p in params], [row.output or 0 for row in rows])
+    others = [(p.temperature, p.top_k, p.top_p, p.min_p) for p in params]
+    return torch.from_numpy(np.column_stack((noise, np.array(others, np.float64))))
+
+
+def _draw_plain(scores: Tensor, controls: Tensor) -> Tensor:
+    """Inverse CDF in the order of the vocabulary. scores [r, V], at most 0 -> tokens [r]
+
+    First the chunk, then the column in it: no running sum over the whole vocabulary is written out.
+    """
+    weights = scores.exp_()
+    chunks = pad(weights, (0, -weights.shape[-1] % CHUNK)).view(len(weights), -1, CHUNK)  # [r, C, CHUNK]
+    sums = chunks.sum(-1, dtype=torch.float64)  # [r, C]
+    share = controls[:, _NOISE, None] * sums.sum(-1, keepdim=True)  # [r, 1]
+    chunk = _invert(sums, share)  # [r, 1]
+    before = (sums.cumsum(-1) - sums).gather(-1, chunk)
+    column = _invert(chunks.take_along_dim(chunk[..., None], 1).squeeze(1), share - before)
+    return (chunk * CHUNK + column).squeeze(-1)
+
+
+def _invert(weights: Tensor, share: Tensor) -> Tensor:
+    """The first column where the running sum of `weights` [r, C] passes `share` [r, 1]. [r, 1]
+
+    Its weight is never 0, whatever was rounded on the way: the share is held inside of [0, total).
+    """
+    sums = weights.cumsum(-1, dtype=torch.float64)
+    share = share.clamp(min=0).minimum(sums[:, -1:] * (1 - 2.0**-52))
+    return torch.searchsorted(sums, share, right=True).clamp_(max=weights.shape[-1] - 1)  # NaN would be beyond
+
+
+def _draw_filtered(scores: Tensor, controls: Tensor) -> Tensor:
+    """Top-k, then top-p of what it left, then min-p; inverse CDF from the most likely down. [r, V] -> [r]"""
+    total = scores.exp().sum(-1, keepdim=True, dtype=torch.float64)  # [r, 1]
+    tokens = torch.zeros(len(scores), dtype=torch.int64, device=scores.device)
+    rows = torch.arange(len(scores), device=scores.device)  # those without a token yet
+    for count in (*CANDIDATES, scores.shape[-1]):
+        if len(rows) and count <= scores.shape[-1]:
+            tokens[rows], settled = _draw_among(count, scores[rows], total[rows], controls[rows])
+            rows = rows[~settled]
+    return tokens
+
+
+def _draw_among(count: int, scores: Tensor, total: Tensor, controls: Tensor) -> tuple[Tensor, Tensor]:
+    """Draws among the `count` best of each row; also says which rows a larger count would not change. [r], [r]"""
+    ranked, ids = _ranked(scores, count)  # [r, C]
+    weights = ranked.double().exp()
+    keep = _keep(weights, total, controls)  # [r, C], a prefix of each row
+    kept = weights * keep
+    column = _invert(kept, controls[:, _NOISE, None] * kept.sum(-1, keepdim=True))  # [r, 1]
+    # Where the cut lies inside the candidates, only scores equal to the last kept one could still be missing.
+    last = ranked.gather(-1, keep.sum(-1, keepdim=True) - 1)
+    return ids.gather(-1, column).squeeze(-1), (last > ranked[:, -1:]).squeeze(-1)
+
+
+def _ranked(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """The `count` best scores of each row and their ids, best first, equal ones by id. [r, V] -> [r, C] twice"""
+    if count == scores.shape[-1]:
+        return torch.sort(scores, descending=True, stable=True)
+    ids = scores.topk(count, sorted=False).indices.sort(-1).values
+    ranked, order = torch.sort(scores.gather(-1, ids), descending=True, stable=True)
+    return ranked, ids.gather(-1, order)
+
+
+def _keep(weights: Tensor, total: Tensor, controls: Tensor) -> Tensor:
+    """Which candidates, most likely first, the row's filters leave; at least the first. [r, C], [r, 1] -> [r, C]"""
+    rank = torch.arange(weights.shape[-1], device=weights.device)
+    top_k, top_p, min_p = (controls[:, column, None] for column in (_TOP_K, _TOP_P, _MIN_P))
+    keep = (rank < top_k) | (top_k <= 0)
+    kept = weights * keep
+    mass = kept.sum(-1, keepdim=True).where(top_k > 0, total)  # without top-k: of the whole vocabulary
+    before = kept.cumsum(-1) - kept  # of what is more likely
+    keep &= (before < top_p * mass) | (top_p >= 1)
+    keep &= weights >= min_p * weights[:, :1]
+    return keep | (rank == 0)
+
+
+def _logprobs(logits: Tensor, tokens: Tensor, rows: Sequence[Row]) -> list[TokenLogprobs | None]:
+    """What the rows that ask for it are told of the model's own distribution, before temperature and filters."""
+    found: list[TokenLogprobs | None] = [None] * len(rows)
+    counts = {index: row.params.logprobs for index, row in enumerate(rows) if row.params.logprobs is not None}
+    if counts:
+        chosen = torch.tensor(list(counts), device=logits.device)
+        scores = logits[chosen].log_softmax(-1)  # [r, V]
+        sampled = scores.gather(-1, tokens[chosen, None]).squeeze(-1).tolist()
+        values, ids = (each.tolist() for each in _ranked(scores, min(max(counts.values()), scores.shape[-1])))
+        for place, (index, count) in enumerate(counts.items()):
+            top = tuple(zip(ids[place][:count], values[place][:count], strict=True))
+            found[index] = TokenLogprobs(sampled[place], top)
+    return found

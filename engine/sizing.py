@@ -1,0 +1,104 @@
+"""How large everything is made: what the user asked for, held against the model and the machine. Pure arithmetic."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from engine.config import EngineConfig
+from model.config import ModelConfig, ModelError
+
+GIB = 2**30
+CPU_CACHE_BYTES = 4 * GIB  # of KV cache, where there is memory for twice as much
+CPU_MAX_SEQS, GPU_MAX_SEQS = 64, 256
+GPU_STEP_TOKENS = 8192
+STEP_SECONDS = 0.4  # what a full step of new tokens may take on a CPU; long contexts and sampling come on top
+PROBES = (16, 32, 64, 128, 256, 512, 1024, 2048)  # tokens
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """The KV cache in numbers."""
+
+    num_blocks: int
+    block_size: int  # tokens
+    bytes_per_token: int
+
+    @property
+    def tokens(self) -> int:
+        return self.num_blocks * self.block_size
+
+    def describe(self, max_model_len: int, model: ModelConfig) -> str:
+        """A line for the log; it says when the pool is why sequences are shorter than the model could take."""
+        size = self.tokens * self.bytes_per_token / GIB
+        line = (
+            f"KV cache of {self.tokens:,} tokens ({size:.2f} GiB in blocks of {self.block_size}): "
+            f"{self.tokens / max_model_len:.1f} sequences of {max_model_len:,} tokens"
+        )
+        if self.tokens == max_model_len < model.max_position_embeddings:
+            line += f" (the model could take {model.max_position_embeddings:,}: raise --kv-cache-memory)"
+        return line
+
+
+def check_request(config: EngineConfig, model: ModelConfig) -> None:
+    """Refuses, before anything is loaded, what no machine could serve. Raises ModelError."""
+    wanted = config.max_model_len
+    if wanted is not None and wanted > model.max_position_embeddings:
+        raise ModelError(
+            f"--max-model-len {wanted} is beyond the {model.max_position_embeddings} positions that the model "
+            "was made for: lower it."
+        )
+    if wanted is not None and wanted < 2:
+        raise ModelError("--max-model-len must be at least 2: one token of a prompt and one of output.")
+
+
+def cpu_cache_bytes(config: EngineConfig, available: int) -> int:
+    """Bytes of KV cache on a CPU, given what is left beside the weights. Raises ModelError."""
+    wanted = config.kv_cache_memory
+    if wanted is None:
+        return min(CPU_CACHE_BYTES, available // 2)
+    if wanted > available:
+        raise ModelError(
+            f"--kv-cache-memory asks for {wanted / GIB:.2f} GiB and {available / GIB:.2f} GiB of memory are left: "
+            "lower it."
+        )
+    return wanted
+
+
+def make_pool(config: EngineConfig, cache_bytes: int, bytes_per_token: int) -> Pool:
+    """As many blocks as the bytes hold. Raises ModelError when that is none."""
+    num_blocks = max(0, cache_bytes) // (bytes_per_token * config.block_size)
+    if num_blocks * config.block_size < 2:
+        raise ModelError(
+            f"There is no room for a KV cache: one block takes {bytes_per_token * config.block_size / 2**20:.2f} MiB "
+            f"and {max(0, cache_bytes) / 2**20:.2f} MiB are left for it: raise --kv-cache-memory or "
+            "--gpu-memory-utilization, or free memory."
+        )
+    return Pool(num_blocks, config.block_size, bytes_per_token)
+
+
+def choose_max_model_len(config: EngineConfig, model: ModelConfig, pool: Pool) -> int:
+    """What was asked for, or the model's own limit as far as the pool holds it. Raises ModelError."""
+    wanted = config.max_model_len
+    if wanted is None:
+        return min(model.max_position_embeddings, pool.tokens)
+    if wanted > pool.tokens:
+        raise ModelError(
+            f"--max-model-len {wanted} does not fit the KV cache of {pool.tokens} tokens: "
+            "lower it or raise --kv-cache-memory."
+        )
+    return wanted
+
+
+def measure_step_tokens(seconds: Callable[[int], float], at_least: int) -> int:
+    """The token budget on a CPU: how many tokens a step computes in STEP_SECONDS; `seconds` runs one of that many.
+
+    Grows the step until it takes too long, then interpolates between the last two. Between `at_least` and the last of
+    PROBES; about two seconds of work.
+    """
+    tokens, spent = 0, 0.0
+    for probe in PROBES:
+        took = seconds(probe)
+        if took > STEP_SECONDS:
+            tokens += int((probe - tokens) * max(0.0, STEP_SECONDS - spent) / (took - spent))
+            break
+        tokens, spent = probe, took
+    return max(at_least, tokens // 8 * 8)
