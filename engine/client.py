@@ -1,10 +1,26 @@
 """How the API process talks to an engine: the EngineClient protocol, what it may refuse, and ProcessClient."""
 
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Protocol
 
-from engine.api import EngineStats, Output, Progress, Ready, Request
+from engine.api import (
+    Abort,
+    EngineStats,
+    Fatal,
+    FinishReason,
+    FromEngine,
+    Output,
+    Progress,
+    Ready,
+    Request,
+    StepOutputs,
+)
+from engine.collector import Collector
+from engine.config import EngineConfig
+from engine.process import Build
+from engine.supervisor import Died, Restarts, Supervisor
 
 
 class Refused(Exception):
@@ -76,3 +92,181 @@ class EngineClient(Protocol):
 
         Raises TooLong, QueueFull or Unavailable at once, before anything is sent.
         """
+
+
+DEFAULT_RESTARTS = Restarts()
+
+
+class ProcessClient:
+    """EngineClient over an engine in its own process, which is started again when it dies.
+
+    Everything but the constructor runs on one event loop. Nothing is sent twice: the requests that were open when the
+    process died end with an error, because one of them may be what it died of.
+    """
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        build: Build,
+        restarts: Restarts = DEFAULT_RESTARTS,
+        watch: Callable[[EngineState], None] | None = None,
+    ) -> None:
+        """`watch` is called with each new state. `build` must be picklable: a function of a module, or a partial."""
+        self._supervisor = Supervisor(config, build, restarts, self._receive)
+        self._watch = watch
+        self._state: EngineState = Loading()
+        self._ready: Ready | None = None
+        self._stats = EngineStats()
+        self._open: dict[str, Collector] = {}  # by request id: accepted, not ended and not given up
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._supervision: asyncio.Task[None] | None = None
+
+    @property
+    def state(self) -> EngineState:
+        return self._state
+
+    @property
+    def stats(self) -> EngineStats:
+        return self._stats
+
+    @property
+    def ready(self) -> Ready | None:
+        return self._ready
+
+    @property
+    def open_requests(self) -> int:
+        """Requests that were accepted and have not ended."""
+        return len(self._open)
+
+    @property
+    def engine_pid(self) -> int | None:
+        """The engine process of the moment, for tests and operators."""
+        return self._supervisor.pid
+
+    def start(self) -> None:
+        """Starts the engine process and keeps one running until `stop`; returns at once."""
+        self._supervision = asyncio.create_task(self._supervise(), name="engine supervision")
+
+    async def given_up(self) -> None:
+        """Returns when the engine will not be started again and the state is Failed, or after `stop`."""
+        if self._supervision is not None:
+            await asyncio.wait([self._supervision])
+
+    async def drain(self, timeout: float) -> None:
+        """Takes no new requests; returns when the open ones have ended, after `timeout` seconds by an error."""
+        self._close_door()
+        try:
+            await asyncio.wait_for(self._idle.wait(), timeout)
+        except TimeoutError:
+            pass
+        finally:
+            self._fail_open("The server is shutting down.")
+
+    async def stop(self) -> None:
+        """Ends the engine process, whatever it is doing, and with it every open request."""
+        self._close_door()
+        self._fail_open("The server is shutting down.")
+        if self._supervision is not None:
+            self._supervision.cancel()
+            await asyncio.wait([self._supervision])
+            if not self._supervision.cancelled():
+                self._supervision.result()  # raises what should not have happened
+
+    def submit(self, requests: Sequence[Request]) -> Collector:
+        """Accepts all of the requests or none. Raises TooLong, QueueFull or Unavailable."""
+        self._admit(requests)
+        collector = Collector([request.id for request in requests], self._abandon)
+        for request in requests:
+            self._open[request.id] = collector
+            self._supervisor.send(request)
+        self._idle.clear()
+        return collector
+
+    def _admit(self, requests: Sequence[Request]) -> None:
+        if not isinstance(self._state, Ready):
+            raise Unavailable(_why_unavailable(self._state))
+        bounds = self._state
+        if any(request.id in self._open for request in requests):
+            raise ValueError("a request id is already in use")
+        longest = max(len(request.prompt) + request.params.max_tokens for request in requests)
+        if longest > bounds.max_model_len:
+            raise TooLong(
+                f"The prompt and max_tokens need {longest} tokens together, but the context has only "
+                f"{bounds.max_model_len}; shorten the prompt or lower max_tokens."
+            )
+        places = bounds.max_num_seqs + bounds.max_waiting
+        if len(requests) > places:
+            raise TooLong(f"The server takes {places} sequences at once, but this request asks for {len(requests)}.")
+        if len(self._open) + len(requests) > places:
+            raise QueueFull(f"The queue is full: {len(self._open)} sequences are running or waiting; try again later.")
+
+    async def _supervise(self) -> None:
+        error = await self._supervisor.run()
+        if not isinstance(self._state, Draining):
+            self._enter(Failed(error))
+
+    def _receive(self, message: FromEngine | Died) -> None:
+        match message:
+            case StepOutputs():
+                self._stats = message.stats
+                for output in message.outputs:
+                    self._route(output)
+            case Progress() if isinstance(self._state, Loading):
+                self._enter(replace(self._state, progress=message))
+            case Ready():
+                self._ready = message
+                if isinstance(self._state, Loading):
+                    self._enter(message)
+            case Fatal():
+                self._enter(Failed(message.message))
+            case Died(reason):
+                self._stats = EngineStats()
+                if isinstance(self._state, Loading | Ready):
+                    self._enter(Loading(error=reason))
+                self._fail_open("The engine process died while it worked on this request; try again in a moment.")
+
+    def _route(self, output: Output) -> None:
+        """Hands the output to whoever waits for it; one that is no longer wanted is dropped."""
+        collector = self._open.get(output.id)
+        if collector is None:
+            return
+        if output.finish_reason is not None:
+            self._forget(output.id)
+        collector.put(output)
+
+    def _abandon(self, request_id: str) -> None:
+        self._forget(request_id)
+        self._supervisor.send(Abort(request_id))
+
+    def _fail_open(self, message: str) -> None:
+        for request_id in tuple(self._open):
+            self._route(Output(request_id, finish_reason=FinishReason.ERROR, error=message))
+
+    def _forget(self, request_id: str) -> None:
+        self._open.pop(request_id, None)
+        if not self._open:
+            self._idle.set()
+
+    def _close_door(self) -> None:
+        if not isinstance(self._state, Failed):
+            self._enter(Draining())
+
+    def _enter(self, state: EngineState) -> None:
+        if state == self._state:
+            return
+        self._state = state
+        if self._watch is not None:
+            self._watch(state)
+
+
+def _why_unavailable(state: Loading | Draining | Failed) -> str:
+    match state:
+        case Loading(error=None):
+            return "The model is loading; try again in a moment."
+        case Loading():
+            return "The engine died and is being started again; try again in a moment."
+        case Draining():
+            return "The server is shutting down."
+        case Failed(error):
+            return error

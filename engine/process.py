@@ -1,0 +1,152 @@
+"""The engine's own process: requests in, one message out a step, and no life without its parent.
+
+    parent                         this process
+    ProcessClient  -- requests ->  reader thread -> inbox  -> loop: add, abort, step
+                   <- reports  --  writer thread <- outbox <-
+
+Only `main` is named in the parent. The pipes have no address, so nobody else can put a pickle into them, and
+end-of-file is the death signal in both directions.
+"""
+
+import os
+import signal
+import traceback
+from collections.abc import Callable, Iterator
+from multiprocessing.connection import Connection
+from queue import Empty, SimpleQueue
+from threading import Thread
+from time import monotonic
+from typing import Any, Protocol
+
+from engine.api import Abort, Fatal, FinishReason, FromEngine, Output, Progress, Ready, Request, StepOutputs, ToEngine
+from engine.config import EngineConfig
+from model.config import ModelError
+
+PROGRESS_INTERVAL = 0.1  # seconds between two messages about the same piece of work
+
+Pipe = Connection  # one direction of a pair that multiprocessing.Pipe(duplex=False) made
+Report = Callable[[Progress], None]
+
+
+class Engine(Protocol):
+    """What the loop needs of an engine."""
+
+    def has_work(self) -> bool:
+        """Whether a step would compute something."""
+
+    def add(self, request: Request) -> Output | None:
+        """Queues the request, or returns its terminal output when it can never run."""
+
+    def abort(self, request_id: str) -> Output | None:
+        """Forgets the request; an unknown id is not an error. Whoever aborted does not wait for an output."""
+
+    def step(self) -> StepOutputs:
+        """Computes one batch. Without work it returns no outputs and the current stats."""
+
+
+Build = Callable[[EngineConfig, Report], tuple[Engine, Ready]]
+
+
+def main(
+    requests: "Connection[Any, ToEngine]", reports: "Connection[FromEngine, Any]", config: EngineConfig, build: Build
+) -> None:
+    """Builds the engine and runs it until the parent closes `requests`.
+
+    A ModelError while building is the user's to repair and is reported as Fatal. Any other exception, then or in a
+    step, leaves an engine that cannot be trusted: the process ends with status 1 and its supervisor starts another.
+    """
+    _ignore_stop_signals()
+    inbox: SimpleQueue[ToEngine] = SimpleQueue()
+    outbox: SimpleQueue[FromEngine | None] = SimpleQueue()
+    Thread(target=_read, args=(requests, inbox), name="reader", daemon=True).start()
+    writer = Thread(target=_write, args=(reports, outbox), name="writer", daemon=True)
+    writer.start()
+    status = 0
+    try:
+        engine, ready = build(config, ProgressReporter(outbox.put))
+        outbox.put(ready)
+        _loop(engine, inbox, outbox)
+    except ModelError as error:
+        outbox.put(Fatal(str(error)))
+    except Exception:
+        traceback.print_exc()
+        status = 1
+    outbox.put(None)
+    writer.join()
+    os._exit(status)  # without the interpreter's clean-up, which can hang on a device in a bad state
+
+
+class ProgressReporter:
+    """Passes on the first and the last report about each piece of work, and between them a few a second."""
+
+    def __init__(self, send: Callable[[Progress], None]) -> None:
+        self._send = send
+        self._what = ""
+        self._next = 0.0  # monotonic seconds
+
+    def __call__(self, progress: Progress) -> None:
+        now = monotonic()
+        if progress.what == self._what and progress.done < progress.total and now < self._next:
+            return
+        self._what, self._next = progress.what, now + PROGRESS_INTERVAL
+        self._send(progress)
+
+
+def _ignore_stop_signals() -> None:
+    """Ctrl-C and a supervisor's SIGTERM reach the whole group, but open requests still need the engine: the parent
+    decides when it ends, by closing the pipe. It also blocked both signals while this process had no handlers."""
+    stop_signals = {signal.SIGINT, signal.SIGTERM}
+    for number in stop_signals:
+        signal.signal(number, signal.SIG_IGN)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, stop_signals)
+
+
+def _read(requests: "Connection[Any, ToEngine]", inbox: "SimpleQueue[ToEngine]") -> None:
+    """Runs from the first moment, loading included: a parent that is gone takes this process with it."""
+    try:
+        while True:
+            inbox.put(requests.recv())
+    except (EOFError, OSError):
+        os._exit(0)
+
+
+def _write(reports: "Connection[FromEngine, Any]", outbox: "SimpleQueue[FromEngine | None]") -> None:
+    try:
+        while (message := outbox.get()) is not None:
+            reports.send(message)
+    except OSError:  # the parent is gone: the reader ends this process
+        return
+
+
+def _loop(engine: Engine, inbox: "SimpleQueue[ToEngine]", outbox: "SimpleQueue[FromEngine | None]") -> None:
+    while True:
+        refused: list[Output] = []
+        for message in _arrived(inbox, wait=not engine.has_work()):
+            if isinstance(message, Abort):
+                engine.abort(message.id)
+            elif (refusal := _add(engine, message)) is not None:
+                refused.append(refusal)
+        step = engine.step()
+        outbox.put(StepOutputs((*refused, *step.outputs), step.stats))
+
+
+def _arrived(inbox: "SimpleQueue[ToEngine]", wait: bool) -> Iterator[ToEngine]:
+    """Every message that is there; when there is nothing else to do, sleeps until there is one."""
+    if wait:
+        yield inbox.get()
+    while True:
+        try:
+            yield inbox.get_nowait()
+        except Empty:
+            return
+
+
+def _add(engine: Engine, request: Request) -> Output | None:
+    """A request that the engine trips over must not take the others with it."""
+    try:
+        return engine.add(request)
+    except Exception:
+        traceback.print_exc()
+        engine.abort(request.id)
+        message = "The engine could not take this request; the server's log says why."
+        return Output(request.id, finish_reason=FinishReason.ERROR, error=message)

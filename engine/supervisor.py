@@ -1,0 +1,216 @@
+"""Keeps an engine process running: one life of it as the parent sees it, and when the next one begins."""
+
+import asyncio
+import signal
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing import get_context, resource_tracker
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from queue import SimpleQueue
+from threading import Thread
+from typing import Any
+
+from engine import process
+from engine.api import Fatal, FinishReason, FromEngine, Ready, StepOutputs, ToEngine
+from engine.config import EngineConfig
+
+STOP_GRACE = 2.0  # seconds that a process has to end once its pipe is closed
+EXIT_TIME = 0.5  # seconds to wait for the exit code of a process whose pipe has ended
+
+
+@dataclass(frozen=True, slots=True)
+class Died:
+    """The last of a process: no message will follow. The reason is a sentence."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Restarts:
+    """When an engine that died is started again. Times are in seconds."""
+
+    attempts: int = 5  # in a row; a life that went well starts the count anew
+    first_delay: float = 0.5  # doubles with every attempt
+    longest_delay: float = 30.0
+    well_after: float = 10.0  # a life went well that lasted this long after Ready, or finished a request
+
+    def delay(self, attempt: int) -> float:
+        """Seconds to wait before the attempt of this index, counted from 0."""
+        return min(self.first_delay * 2.0**attempt, self.longest_delay)
+
+
+class Supervisor:
+    """Starts the process, starts it again when it dies, and gives up when that does not help.
+
+    `deliver` is called on the event loop with every message, and with Died at the end of each life.
+    """
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        build: process.Build,
+        restarts: Restarts,
+        deliver: Callable[[FromEngine | Died], None],
+    ) -> None:
+        self._config = config
+        self._build = build
+        self._restarts = restarts
+        self._deliver = deliver
+        self._process: EngineProcess | None = None
+        self._fatal: str | None = None
+        self._ready_at: float | None = None  # the event loop's time; None: not ready in this life
+        self._finished_any = False  # whether a request ended well in this life
+
+    @property
+    def pid(self) -> int | None:
+        """The process of the moment; None between two."""
+        return self._process.pid if self._process is not None else None
+
+    def send(self, message: ToEngine) -> None:
+        """Never blocks; without a process the message is lost, as is every request of a dead one."""
+        if self._process is not None:
+            self._process.send(message)
+
+    async def run(self) -> str:
+        """Returns why it gave up. Cancelling it ends the process."""
+        attempt = 0
+        while True:
+            reason = await self._live()
+            if self._fatal is not None:
+                return self._fatal
+            if self._went_well():
+                attempt = 0
+            if attempt == self._restarts.attempts:
+                return f"{reason} {attempt} restarts in a row have failed."
+            await asyncio.sleep(self._restarts.delay(attempt))
+            attempt += 1
+
+    async def _live(self) -> str:
+        self._ready_at, self._finished_any = None, False
+        try:
+            self._process = EngineProcess(self._config, self._build, self._receive)
+        except OSError as error:
+            return f"The engine process could not be started: {error}."
+        try:
+            return await self._process.exited()
+        finally:
+            await self._process.stop(STOP_GRACE)
+            self._process = None
+
+    def _receive(self, message: FromEngine | Died) -> None:
+        match message:
+            case Ready():
+                self._ready_at = asyncio.get_running_loop().time()
+            case Fatal():
+                self._fatal = message.message
+            case StepOutputs():
+                self._finished_any |= any(
+                    o.finish_reason in (FinishReason.STOP, FinishReason.LENGTH) for o in message.outputs
+                )
+        self._deliver(message)
+
+    def _went_well(self) -> bool:
+        if self._ready_at is None:
+            return False
+        return self._finished_any or asyncio.get_running_loop().time() - self._ready_at > self._restarts.well_after
+
+
+class EngineProcess:
+    """A started engine process with a thread for each direction; must be made, used and stopped on one event loop.
+
+    `deliver` is called on that loop with every message, then once with Died.
+    """
+
+    def __init__(
+        self, config: EngineConfig, build: process.Build, deliver: Callable[[FromEngine | Died], None]
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._deliver = deliver
+        self._exit: asyncio.Future[str] = self._loop.create_future()
+        self._outbox: SimpleQueue[ToEngine | None] = SimpleQueue()
+        context = get_context("spawn")
+        request_reader, self._requests = context.Pipe(duplex=False)
+        self._reports, report_writer = context.Pipe(duplex=False)
+        # Not a daemon process: those may not have children, and an engine may start workers.
+        self._process = context.Process(
+            target=process.main, args=(request_reader, report_writer, config, build), name="octavo-engine"
+        )
+        _start_deaf_to_stop_signals(self._process)
+        request_reader.close()  # now the child's alone, so that its death is seen as end-of-file
+        report_writer.close()
+        Thread(target=self._read, name="engine reader", daemon=True).start()
+        Thread(target=_write, args=(self._requests, self._outbox), name="engine writer", daemon=True).start()
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid
+
+    def send(self, message: ToEngine) -> None:
+        """Never blocks; a process that is gone ignores it."""
+        self._outbox.put(message)
+
+    async def exited(self) -> str:
+        """Waits until the process is gone; a sentence that says how it ended."""
+        await asyncio.wait([self._exit])  # unlike awaiting the future, leaves it alone when this task is cancelled
+        return self._exit.result()
+
+    async def stop(self, grace: float) -> None:
+        """Closes the pipe, which ends the process even while it loads; kills it if that takes over `grace` seconds."""
+        self._outbox.put(None)
+        done, _ = await asyncio.wait([self._exit], timeout=grace)
+        if not done:
+            self._process.kill()
+            await self.exited()
+
+    def _read(self) -> None:
+        """Thread: passes messages to the event loop, waking it once a step, and reports the end of the process."""
+        try:
+            while True:
+                self._loop.call_soon_threadsafe(self._deliver, self._reports.recv())
+        except (EOFError, OSError):
+            pass
+        finally:
+            # The news does not wait for long: a device's driver can take seconds over the exit of a process.
+            self._process.join(EXIT_TIME)
+            self._loop.call_soon_threadsafe(self._deliver, Died(_how_it_ended(self._process.exitcode)))
+            self._process.kill()
+            self._process.join()
+            self._reports.close()
+            self._outbox.put(None)
+            self._loop.call_soon_threadsafe(self._exit.set_result, _how_it_ended(self._process.exitcode))
+
+
+def _write(requests: "Connection[ToEngine, Any]", outbox: "SimpleQueue[ToEngine | None]") -> None:
+    """Thread: sends until told to stop or the process is gone; closing its end is what stops the process."""
+    try:
+        while (message := outbox.get()) is not None:
+            requests.send(message)
+    except OSError:
+        pass
+    finally:
+        requests.close()
+
+
+def _start_deaf_to_stop_signals(child: BaseProcess) -> None:
+    """Starts the process with SIGINT and SIGTERM blocked; it ignores them as soon as it runs our code.
+
+    Both reach the whole process group, and a child that is still importing would die of them.
+    """
+    resource_tracker.ensure_running()  # start() would start it, and starting it unblocks both signals
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        child.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
+def _how_it_ended(exit_code: int | None) -> str:
+    """The exit code as multiprocessing gives it: -N for signal N, None while the process is still ending."""
+    if exit_code is None:
+        return "The engine process has ended."
+    if exit_code >= 0:
+        return f"The engine process ended with status {exit_code}; what it printed before says why."
+    name = signal.Signals(-exit_code).name
+    hint = " (out of memory?)" if -exit_code == signal.SIGKILL else ""
+    return f"The engine process was killed by {name}{hint}."

@@ -1,0 +1,85 @@
+"""Deltas reach their reader in order and whole, however slowly it reads, and the end is reached exactly once."""
+
+import asyncio
+
+from engine.api import FinishReason, Output, TokenLogprobs
+from engine.collector import Collector, merge
+
+
+def collector_of(*ids: str) -> tuple[Collector, list[str]]:
+    abandoned: list[str] = []
+    return Collector(ids, abandoned.append), abandoned
+
+
+async def read_all(collector: Collector) -> list[Output]:
+    return [output async for output in collector]
+
+
+def test_a_reader_that_lags_gets_one_merged_delta() -> None:
+    collector, abandoned = collector_of("a")
+    collector.put(Output("a", (1,), (TokenLogprobs(-0.5),), cached_tokens=16))
+    collector.put(Output("a", (2,), (TokenLogprobs(-1.5),)))
+    collector.put(Output("a", (3,), (), finish_reason=FinishReason.STOP))
+    assert asyncio.run(read_all(collector)) == [
+        Output("a", (1, 2, 3), (TokenLogprobs(-0.5), TokenLogprobs(-1.5)), 16, FinishReason.STOP)
+    ]
+    assert abandoned == []
+
+
+def test_a_reader_that_keeps_up_gets_each_delta() -> None:
+    async def run() -> list[Output]:
+        collector, _ = collector_of("a", "b")
+        reader = asyncio.create_task(read_all(collector))
+        for output in (Output("a", (1,)), Output("b", (5,), finish_reason=FinishReason.LENGTH), Output("a", (2,))):
+            await asyncio.sleep(0)
+            collector.put(output)
+            await asyncio.sleep(0)
+        collector.put(Output("a", (), finish_reason=FinishReason.STOP))
+        return await reader
+
+    outputs = asyncio.run(run())
+    assert [output.token_ids for output in outputs] == [(1,), (5,), (2,), ()]
+
+
+def test_the_choices_of_a_request_end_separately() -> None:
+    collector, _ = collector_of("a", "b")
+    collector.put(Output("a", (1,), finish_reason=FinishReason.STOP))
+    collector.put(Output("b", (2,), finish_reason=FinishReason.STOP))
+    collector.put(Output("a", (9,)))  # after its end: dropped
+    assert [output.id for output in asyncio.run(read_all(collector))] == ["a", "b"]
+
+
+def test_an_aborted_request_delivers_nothing_more() -> None:
+    collector, abandoned = collector_of("a", "b")
+    collector.put(Output("a", (1,)))
+    collector.abort("a")
+    collector.abort("a")
+    collector.put(Output("a", (2,)))
+    collector.put(Output("b", (3,), finish_reason=FinishReason.STOP))
+    assert [output.token_ids for output in asyncio.run(read_all(collector))] == [(3,)]
+    assert abandoned == ["a"]
+
+
+def test_aborting_the_last_request_wakes_the_reader() -> None:
+    async def run() -> list[Output]:
+        collector, _ = collector_of("a")
+        reader = asyncio.create_task(read_all(collector))
+        await asyncio.sleep(0)
+        collector.abort("a")
+        return await asyncio.wait_for(reader, 60)
+
+    assert asyncio.run(run()) == []
+
+
+def test_closing_gives_up_only_what_has_not_ended() -> None:
+    collector, abandoned = collector_of("a", "b")
+    collector.put(Output("a", (1,), finish_reason=FinishReason.STOP))
+    collector.close()
+    collector.close()
+    assert abandoned == ["b"]
+    assert asyncio.run(read_all(collector)) == []
+
+
+def test_merging_keeps_the_error() -> None:
+    end = Output("a", finish_reason=FinishReason.ERROR, error="gone")
+    assert merge(Output("a", (1,)), end) == Output("a", (1,), finish_reason=FinishReason.ERROR, error="gone")

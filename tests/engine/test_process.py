@@ -1,0 +1,202 @@
+"""The engine process from its pipes: what it answers, what it survives, and what it dies of."""
+
+import os
+import signal
+from collections.abc import Iterator
+from dataclasses import dataclass
+from multiprocessing import get_context
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from typing import Any
+
+import pytest
+
+from engine import process
+from engine.api import (
+    Abort,
+    EngineStats,
+    Fatal,
+    FinishReason,
+    Output,
+    Progress,
+    Ready,
+    Request,
+    SamplingParams,
+    StepOutputs,
+)
+from engine.config import EngineConfig
+from engine.process import ProgressReporter
+from tests.fake_engine import CRASH, POISON, REFUSED, Behaviour, fake_build
+
+PATIENCE = 60  # seconds; the machine may be busy
+
+
+@dataclass
+class Child:
+    """The other side of the two pipes."""
+
+    process: BaseProcess
+    requests: Connection
+    reports: Connection
+
+    def send(self, *messages: Request | Abort) -> None:
+        for message in messages:
+            self.requests.send(message)
+
+    def receive(self) -> Any:
+        assert self.reports.poll(PATIENCE), "no message"
+        return self.reports.recv()
+
+    def receive_ready(self) -> Ready:
+        while isinstance(message := self.receive(), Progress):
+            pass
+        assert isinstance(message, Ready)
+        return message
+
+    def outputs_of(self, request_id: str) -> list[Output]:
+        """Until the terminal one."""
+        outputs: list[Output] = []
+        while not outputs or outputs[-1].finish_reason is None:
+            outputs += [output for output in self.receive().outputs if output.id == request_id]
+        return outputs
+
+    def exit_code(self) -> int | None:
+        self.process.join(PATIENCE)
+        return self.process.exitcode
+
+
+class Nursery:
+    def __init__(self) -> None:
+        self.children: list[Child] = []
+
+    def __call__(self, behaviour: Behaviour) -> Child:
+        context = get_context("spawn")
+        request_reader, requests = context.Pipe(duplex=False)
+        reports, report_writer = context.Pipe(duplex=False)
+        arguments = (request_reader, report_writer, EngineConfig(model=""), fake_build(behaviour))
+        child = Child(context.Process(target=process.main, args=arguments), requests, reports)
+        child.process.start()
+        self.children.append(child)
+        request_reader.close()
+        report_writer.close()
+        return child
+
+
+@pytest.fixture
+def start() -> Iterator[Nursery]:
+    nursery = Nursery()
+    yield nursery
+    for child in nursery.children:
+        child.process.kill()
+        child.process.join()
+        child.requests.close()
+        child.reports.close()
+
+
+def request(name: str, *prompt: int, max_tokens: int = 3) -> Request:
+    return Request(name, prompt, SamplingParams(max_tokens=max_tokens))
+
+
+def test_it_reports_progress_then_its_bounds(start: Nursery) -> None:
+    child = start(Behaviour())
+    first = child.receive()
+    assert first == Progress("loading weights", 0, 10)
+    assert child.receive_ready().max_num_seqs == 4
+
+
+def test_requests_are_answered_with_one_message_a_step(start: Nursery) -> None:
+    child = start(Behaviour())
+    child.receive_ready()
+    child.send(request("a", 7))
+    steps = [child.receive() for _ in range(3)]
+    assert [step.outputs for step in steps] == [
+        (Output("a", (8,)),),
+        (Output("a", (9,)),),
+        (Output("a", (10,), finish_reason=FinishReason.LENGTH),),
+    ]
+
+
+def test_requests_that_came_while_loading_are_not_lost(start: Nursery) -> None:
+    child = start(Behaviour(load_seconds=0.5))
+    child.send(request("a", 7))
+    child.receive_ready()
+    assert len(child.outputs_of("a")) == 3
+
+
+def test_an_abort_frees_the_sequence_and_says_so(start: Nursery) -> None:
+    child = start(Behaviour(step_seconds=0.001))
+    child.receive_ready()
+    child.send(request("a", 7, max_tokens=10**9))
+    assert child.receive().stats.running == 1
+    child.send(Abort("a"), Abort("unknown"))
+    while child.receive().stats.running:
+        pass
+
+
+@pytest.mark.parametrize(("token", "error"), [(REFUSED, "refused by the engine"), (POISON, "could not take")])
+def test_a_refused_request_leaves_the_others_alone(start: Nursery, token: int, error: str) -> None:
+    child = start(Behaviour())
+    child.receive_ready()
+    child.send(request("a", 7), request("bad", token))
+    outputs: list[Output] = []
+    while sum(output.finish_reason is not None for output in outputs) < 2:
+        outputs += child.receive().outputs
+    (refusal,) = [output for output in outputs if output.id == "bad"]
+    assert refusal.finish_reason is FinishReason.ERROR
+    assert error in str(refusal.error)
+    assert len([output for output in outputs if output.id == "a"]) == 3
+
+
+def test_a_step_that_raises_ends_the_process(start: Nursery) -> None:
+    child = start(Behaviour())
+    child.receive_ready()
+    child.send(request("a", CRASH))
+    assert child.exit_code() == 1
+
+
+def test_a_model_error_is_the_users_to_repair(start: Nursery) -> None:
+    child = start(Behaviour(fatal="Give another directory."))
+    while isinstance(message := child.receive(), Progress):
+        pass
+    assert message == Fatal("Give another directory.")
+    assert child.exit_code() == 0
+
+
+@pytest.mark.parametrize("loading", [True, False])
+def test_it_does_not_outlive_its_parent(start: Nursery, loading: bool) -> None:
+    child = start(Behaviour(load_seconds=10**6 if loading else 0))
+    child.receive()
+    if not loading:
+        child.receive_ready()
+    child.requests.close()
+    assert child.exit_code() == 0
+
+
+def test_signals_to_the_group_do_not_reach_it(start: Nursery) -> None:
+    child = start(Behaviour())
+    child.receive_ready()
+    assert child.process.pid is not None
+    os.kill(child.process.pid, signal.SIGINT)
+    os.kill(child.process.pid, signal.SIGTERM)
+    child.send(request("a", 7))
+    assert len(child.outputs_of("a")) == 3
+
+
+def test_an_idle_process_is_silent(start: Nursery) -> None:
+    child = start(Behaviour())
+    child.receive_ready()
+    child.send(Abort("nobody"))
+    assert child.receive() == StepOutputs((), EngineStats())
+    assert not child.reports.poll(0.2)
+
+
+def test_progress_is_reported_a_few_times_a_second() -> None:
+    sent: list[Progress] = []
+    report = ProgressReporter(sent.append)
+    for done in range(1001):
+        report(Progress("weights", done, 1000))
+    report(Progress("kernels", 0, 2))
+    assert sent[0] == Progress("weights", 0, 1000)
+    assert Progress("weights", 1000, 1000) in sent
+    assert sent[-1] == Progress("kernels", 0, 2)
+    assert len(sent) < 100

@@ -1,0 +1,109 @@
+"""An engine without a model: it counts upwards from the prompt's last token, one token a step for each request."""
+
+import os
+import time
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from engine.api import EngineStats, FinishReason, Output, Progress, Ready, Request, StepOutputs
+from engine.config import EngineConfig
+from engine.process import Build, Report
+from model.config import ModelError
+
+POISON = 13  # a prompt that starts with it makes `add` raise
+CRASH = 66  # a prompt that starts with it makes the next step raise
+REFUSED = 99  # a prompt that starts with it is refused in-stream
+
+
+@dataclass(frozen=True)
+class Behaviour:
+    load_seconds: float = 0.0
+    step_seconds: float = 0.0
+    max_model_len: int = 10_000
+    max_num_seqs: int = 4
+    max_waiting: int = 4
+    fatal: str | None = None  # a ModelError while loading
+    lives: Path | None = None  # each life appends its process id, one a line
+    stillborn: tuple[int, ...] = ()  # lives, counted from 0, that end while loading
+
+
+class FakeEngine:
+    def __init__(self, behaviour: Behaviour) -> None:
+        self.behaviour = behaviour
+        self.running: dict[str, tuple[Request, int]] = {}  # with the number of tokens generated
+        self.waiting: deque[Request] = deque()
+
+    def add(self, request: Request) -> Output | None:
+        if request.prompt[0] == POISON:
+            raise ValueError("poison")
+        if request.prompt[0] == REFUSED:
+            return Output(request.id, finish_reason=FinishReason.ERROR, error="refused by the engine")
+        self.waiting.append(request)
+        return None
+
+    def abort(self, request_id: str) -> Output | None:
+        self.running.pop(request_id, None)
+        self.waiting = deque(request for request in self.waiting if request.id != request_id)
+        return None
+
+    def has_work(self) -> bool:
+        return bool(self.running or self.waiting)
+
+    def step(self) -> StepOutputs:
+        if self.has_work():
+            time.sleep(self.behaviour.step_seconds)
+        while self.waiting and len(self.running) < self.behaviour.max_num_seqs:
+            request = self.waiting.popleft()
+            self.running[request.id] = (request, 0)
+        outputs = tuple(self._next(request, count) for request, count in list(self.running.values()))
+        return StepOutputs(outputs, EngineStats(running=len(self.running), waiting=len(self.waiting)))
+
+    def _next(self, request: Request, count: int) -> Output:
+        if request.prompt[0] == CRASH:
+            raise RuntimeError("the step failed, as the prompt wished")
+        ended = count + 1 == request.params.max_tokens
+        if ended:
+            del self.running[request.id]
+        else:
+            self.running[request.id] = (request, count + 1)
+        token = request.prompt[-1] + 1 + count
+        return Output(request.id, (token,), finish_reason=FinishReason.LENGTH if ended else None)
+
+
+def fake_build(behaviour: Behaviour) -> Build:
+    return partial(_build, behaviour)
+
+
+def _build(behaviour: Behaviour, config: EngineConfig, report: Report) -> tuple[FakeEngine, Ready]:
+    if _begin_life(behaviour) in behaviour.stillborn:
+        os._exit(7)
+    _load(behaviour.load_seconds, report)
+    if behaviour.fatal is not None:
+        raise ModelError(behaviour.fatal)
+    ready = Ready(
+        max_model_len=behaviour.max_model_len,
+        pool_tokens=2 * behaviour.max_model_len,
+        max_num_seqs=behaviour.max_num_seqs,
+        max_waiting=behaviour.max_waiting,
+        description=("a model that counts",),
+    )
+    return FakeEngine(behaviour), ready
+
+
+def _begin_life(behaviour: Behaviour) -> int:
+    if behaviour.lives is None:
+        return 0
+    with behaviour.lives.open("a+") as lives:
+        lives.write(f"{os.getpid()}\n")
+        lives.seek(0)
+        return len(lives.readlines()) - 1
+
+
+def _load(seconds: float, report: Callable[[Progress], None]) -> None:
+    ticks = 10
+    for tick in range(ticks + 1):
+        report(Progress("loading weights", tick, ticks))
+        time.sleep(seconds / ticks)
