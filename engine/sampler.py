@@ -108,9 +108,10 @@ def _draw_among(count: int, scores: Tensor, total: Tensor, controls: Tensor) -> 
     keep = _keep(weights, total, controls)  # [r, C], a prefix of each row
     kept = weights * keep
     column = _invert(kept, controls[:, _NOISE, None] * kept.sum(-1, keepdim=True))  # [r, 1]
-    # Where the cut lies inside the candidates, only scores equal to the last kept one could still be missing.
+    # Settled: the mass of the top k is known, and no score equal to the last kept one can be missing.
     last = ranked.gather(-1, keep.sum(-1, keepdim=True) - 1)
-    return ids.gather(-1, column).squeeze(-1), (last > ranked[:, -1:]).squeeze(-1)
+    settled = (controls[:, _TOP_K, None] <= count) & (last > ranked[:, -1:])
+    return ids.gather(-1, column).squeeze(-1), settled.squeeze(-1)
 
 
 def _ranked(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:

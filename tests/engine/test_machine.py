@@ -1,0 +1,78 @@
+"""Processors and memory, read from made-up /proc and /sys trees."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from engine import machine
+
+PROCESSORS = machine.processors(Path("/nowhere"))  # of this machine, without control groups
+MEMINFO = "MemTotal:  2000 kB\nMemAvailable:  1000 kB\nHugePages_Total:  0\n"
+
+
+def tree(root: Path, files: dict[str, str]) -> Path:
+    for name, text in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text + "\n")
+    return root
+
+
+def test_without_control_groups_the_machine_decides(tmp_path):
+    tree(tmp_path, {"proc/meminfo": MEMINFO})
+    assert machine.available_memory(tmp_path) == 1000 * 1024
+    assert 1 <= machine.processors(tmp_path) <= (os.cpu_count() or 1)
+
+
+def test_version_two_and_the_groups_around_it(tmp_path):
+    tree(
+        tmp_path,
+        {
+            "proc/meminfo": MEMINFO,
+            "proc/self/cgroup": "0::/outer/inner",
+            "sys/fs/cgroup/outer/memory.max": "500000",
+            "sys/fs/cgroup/outer/memory.current": "300000",
+            "sys/fs/cgroup/outer/memory.stat": "anon 1\ninactive_file 50000",
+            "sys/fs/cgroup/outer/inner/memory.max": "max",
+            "sys/fs/cgroup/outer/inner/memory.current": "1000",
+            "sys/fs/cgroup/outer/inner/cpu.max": "50000 100000",
+        },
+    )
+    assert machine.available_memory(tmp_path) == 250_000
+    assert machine.processors(tmp_path) == 1
+
+
+def test_version_one_seen_from_inside_a_container(tmp_path):
+    """The path is the host's; the mount itself is the container's group."""
+    tree(
+        tmp_path,
+        {
+            "proc/meminfo": MEMINFO,
+            "proc/self/cgroup": "4:memory:/docker/0123\n2:cpu,cpuacct:/docker/0123",
+            "sys/fs/cgroup/memory/memory.limit_in_bytes": "700000",
+            "sys/fs/cgroup/memory/memory.usage_in_bytes": "100000",
+            "sys/fs/cgroup/cpu/cpu.cfs_quota_us": "100000",
+            "sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000",
+        },
+    )
+    assert machine.available_memory(tmp_path) == 600_000
+    assert machine.processors(tmp_path) == 1
+
+
+@pytest.mark.parametrize("quota", ["max 100000", "99900000 100000"])
+def test_a_generous_quota_does_not_add_processors(tmp_path, quota):
+    tree(tmp_path, {"proc/self/cgroup": "0::/", "sys/fs/cgroup/cpu.max": quota})
+    assert machine.processors(tmp_path) == PROCESSORS
+
+
+def test_a_group_beyond_its_limit_has_no_memory_left(tmp_path):
+    files = {"memory.max": "1000", "memory.current": "2000"}
+    tree(tmp_path, {"proc/meminfo": MEMINFO, "proc/self/cgroup": "0::/"})
+    tree(tmp_path / "sys/fs/cgroup", files)
+    assert machine.available_memory(tmp_path) == 0
+
+
+def test_this_machine():
+    assert machine.processors() >= 1
+    assert machine.available_memory() > 0

@@ -1,0 +1,87 @@
+"""What is chosen for which machine, and what the user is told when it does not fit."""
+
+from dataclasses import replace
+
+import pytest
+
+from engine import sizing
+from engine.config import EngineConfig
+from model.config import ModelConfig, ModelError
+
+CONFIG = EngineConfig("model")
+MODEL = ModelConfig(
+    vocab_size=100,
+    hidden_size=8,
+    intermediate_size=8,
+    num_hidden_layers=1,
+    num_attention_heads=1,
+    num_key_value_heads=1,
+    head_dim=8,
+    num_experts=2,
+    num_experts_per_tok=1,
+    max_position_embeddings=4096,
+)
+
+
+def test_the_cache_takes_half_of_what_is_left_up_to_a_bound():
+    assert sizing.cpu_cache_bytes(CONFIG, 6 * sizing.GIB) == 3 * sizing.GIB
+    assert sizing.cpu_cache_bytes(CONFIG, 60 * sizing.GIB) == 4 * sizing.GIB
+    assert sizing.cpu_cache_bytes(replace(CONFIG, kv_cache_memory=500), 1000) == 500
+
+
+def test_more_cache_than_memory_is_refused():
+    with pytest.raises(ModelError, match="asks for 2.00 GiB and 1.00 GiB of memory are left: lower it"):
+        sizing.cpu_cache_bytes(replace(CONFIG, kv_cache_memory=2 * sizing.GIB), sizing.GIB)
+
+
+def test_a_pool_holds_whole_blocks():
+    pool = sizing.make_pool(CONFIG, cache_bytes=1000 * 16 * 10 + 159, bytes_per_token=10)
+    assert (pool.num_blocks, pool.tokens) == (1000, 16_000)
+
+
+@pytest.mark.parametrize("cache_bytes", [-5, 0, 159])
+def test_no_room_for_a_block_is_refused(cache_bytes):
+    with pytest.raises(ModelError, match="no room for a KV cache"):
+        sizing.make_pool(CONFIG, cache_bytes, bytes_per_token=10)
+
+
+def test_the_context_is_the_models_as_far_as_the_pool_holds_it():
+    small, large = sizing.Pool(100, 16, 10), sizing.Pool(1000, 16, 10)
+    assert sizing.choose_max_model_len(CONFIG, MODEL, large) == 4096
+    assert sizing.choose_max_model_len(CONFIG, MODEL, small) == 1600
+    assert "the model could take 4,096" in small.describe(1600, MODEL)
+    assert large.describe(4096, MODEL).endswith("3.9 sequences of 4,096 tokens")
+
+
+def test_a_context_that_was_asked_for_fits_or_is_refused():
+    pool = sizing.Pool(100, 16, 10)
+    assert sizing.choose_max_model_len(replace(CONFIG, max_model_len=1600), MODEL, pool) == 1600
+    with pytest.raises(ModelError, match="2000 does not fit the KV cache of 1600 tokens: lower it or raise"):
+        sizing.choose_max_model_len(replace(CONFIG, max_model_len=2000), MODEL, pool)
+
+
+@pytest.mark.parametrize(("wanted", "words"), [(4097, "beyond the 4096 positions"), (1, "at least 2")])
+def test_a_context_that_no_pool_could_hold_is_refused_before_loading(wanted, words):
+    with pytest.raises(ModelError, match=words):
+        sizing.check_request(replace(CONFIG, max_model_len=wanted), MODEL)
+
+
+@pytest.mark.parametrize(
+    ("per_token", "overhead", "expected"),
+    [
+        (0.0, 0.0, 2048),  # never too long
+        (0.4 / 200, 0.0, 200),
+        (0.001, 0.2, 200),  # weights are read whatever the size
+        (0.1, 0.0, 64),  # too slow for all of its sequences at once: a token each
+    ],
+)
+def test_a_step_is_as_large_as_its_time_allows(per_token, overhead, expected):
+    asked = []
+
+    def seconds(tokens):
+        asked.append(tokens)
+        return overhead + per_token * tokens
+
+    assert sizing.measure_step_tokens(seconds, at_least=64) == expected
+    assert asked == list(sizing.PROBES[: len(asked)])
+    assert sum(per_token * tokens > sizing.STEP_SECONDS for tokens in asked) <= 1
