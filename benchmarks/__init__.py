@@ -1,0 +1,1 @@
+"""What measures Octavo, alone and against peers; the product never imports it."""

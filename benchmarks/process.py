@@ -1,0 +1,94 @@
+"""The processes that are measured: started under one policy, asked when they are ready, ended for certain."""
+
+import http.client
+import json
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+START_LIMIT = 600  # seconds
+STOP_LIMIT = 30
+
+# Everything that is compared waits in the same way: OpenMP threads that spin would take the cores from the others.
+ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
+
+
+@contextmanager
+def octavo_server(model: str, arguments: Sequence[str], log: Path) -> Iterator[int]:
+    """The port of a server that is ready."""
+    port = _free_port()
+    command = [sys.executable, "-m", "server", "serve", model, "--port", str(port), *arguments]
+    with log.open("wb") as output, _running(command, stdout=output, stderr=subprocess.STDOUT) as process:
+        deadline = time.monotonic() + START_LIMIT
+        while not _healthy(port):
+            if process.poll() is not None or time.monotonic() > deadline:
+                raise SystemExit(f"The server did not start; it said:\n{log.read_text(errors='replace')[-3000:]}")
+            time.sleep(0.2)
+        yield port
+
+
+@contextmanager
+def json_lines(command: Sequence[str]) -> Iterator["JsonLines"]:
+    with _running(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+        yield JsonLines(process)
+
+
+class JsonLines:
+    """Talks to a process that answers each line of JSON with one."""
+
+    def __init__(self, process: "subprocess.Popen[str]") -> None:
+        self._process = process
+
+    def ask(self, question: Any) -> Any:
+        assert self._process.stdin is not None
+        self._process.stdin.write(json.dumps(question) + "\n")
+        self._process.stdin.flush()
+        return self.read()
+
+    def read(self) -> Any:
+        assert self._process.stdout is not None
+        line = self._process.stdout.readline()
+        if not line:
+            raise SystemExit("The process that runs transformers has ended; its message is above.")
+        return json.loads(line)
+
+
+@contextmanager
+def _running(command: Sequence[str], **pipes: Any) -> Iterator["subprocess.Popen[Any]"]:
+    process = subprocess.Popen(command, env=os.environ | ENVIRONMENT, **pipes)
+    try:
+        yield process
+    finally:
+        process.terminate()
+        try:
+            process.wait(STOP_LIMIT)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
+        for pipe in (process.stdin, process.stdout):
+            if pipe is not None:
+                pipe.close()
+
+
+def _healthy(port: int) -> bool:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=5)
+    try:
+        connection.request("GET", "/health")
+        return connection.getresponse().status == 200
+    except OSError:
+        return False
+    finally:
+        connection.close()
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port

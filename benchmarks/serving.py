@@ -1,0 +1,139 @@
+"""How fast Octavo serves: `python -m benchmarks.serving --help`.
+
+In every round the server answers a closed loop of 1, 4 and 16 streams, and transformers' `generate` the prompts of the
+one stream. The rounds interleave them, so that a machine that slows down slows all of them; one is idle while the other
+works. Tokens are counted as they were really generated.
+"""
+
+import argparse
+import asyncio
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+from tqdm import tqdm
+
+from benchmarks.client import Target, chat, closed_loop
+from benchmarks.figures import Round, Row, Sample, Spread
+from benchmarks.machine import describe
+from benchmarks.process import JsonLines, json_lines, octavo_server
+from benchmarks.prompts import prompt
+from benchmarks.report import Comparison, table
+from model.upcycle import build, default_directory
+
+REQUESTS_PER_STREAM = {1: 4, 4: 3, 16: 2}  # streams -> requests that each of them sends in a round
+SERVED_NAME = "benchmark"
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """What was measured: for each load, and for transformers, a Round for each round."""
+
+    peer_form: dict[str, Any]  # how transformers was run, and what it tried
+    octavo: dict[int, list[Round]] = field(default_factory=lambda: {streams: [] for streams in REQUESTS_PER_STREAM})
+    peer: list[Round] = field(default_factory=list)
+
+    @property
+    def rows(self) -> list[Row]:
+        return [Row.over(streams, rounds) for streams, rounds in self.octavo.items()]
+
+    @property
+    def comparison(self) -> Comparison:
+        pairs = zip(self.octavo[1], self.peer, strict=True)
+        ratio = Spread.over(ours.rate / theirs.rate for ours, theirs in pairs)
+        return Comparison(self.peer_form["choice"], Row.over(1, self.peer), ratio)
+
+    @property
+    def errors(self) -> list[str]:
+        rounds = [one for load in self.octavo.values() for one in load]
+        return [sample.error for one in rounds for sample in one.samples if sample.error is not None]
+
+
+def main() -> int:
+    arguments = _arguments()
+    model = arguments.model or str(_default_model())
+    machine = describe()  # the load average is the one before the run
+    results = _run(model, arguments)
+    print(table(machine, Path(model).name, results.rows, results.comparison))
+    for error in results.errors:
+        print(f"failed: {error}", file=sys.stderr)
+    if arguments.json is not None:
+        document = {
+            "machine": machine,
+            "model": Path(model).name,
+            "max_tokens": arguments.max_tokens,
+            "rounds": arguments.rounds,
+            "octavo": [asdict(row) for row in results.rows],
+            "transformers": asdict(results.comparison) | {"tried": results.peer_form["tried"]},
+        }
+        arguments.json.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    return 1 if results.errors else 0
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.serving", description="Measures octavo serve.")
+    parser.add_argument("--model", help="directory of a checkpoint with a chat template (default: the default model)")
+    parser.add_argument("--rounds", type=int, default=3, help="how often everything is measured (default: 3)")
+    parser.add_argument("--max-tokens", type=int, default=64, help="tokens of an answer (default: 64)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
+    parser.add_argument("serve", nargs="*", metavar="-- FLAGS", help="flags for octavo serve, after --")
+    return parser.parse_args()
+
+
+def _default_model() -> Path:
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return build(default_directory(cache), None, lambda what, done, total: None)
+
+
+def _run(model: str, arguments: argparse.Namespace) -> Results:
+    """Starts both sides, warms them up, and measures them in turn."""
+    flags = ["--served-model-name", SERVED_NAME, *arguments.serve]
+    with (
+        tempfile.TemporaryDirectory() as scratch,
+        json_lines([sys.executable, "-m", "benchmarks.transformers_peer", model]) as peer,
+    ):
+        print("transformers looks for its fastest form ...", file=sys.stderr)
+        results = Results(peer.read())
+        bar: tqdm[Any]
+        with octavo_server(model, flags, Path(scratch) / "server.log") as port:
+            target = Target("127.0.0.1", port, SERVED_NAME, arguments.max_tokens)
+            asyncio.run(chat(target, "Warm up."))
+            total = arguments.rounds * (
+                REQUESTS_PER_STREAM[1] + sum(streams * each for streams, each in REQUESTS_PER_STREAM.items())
+            )
+            with tqdm(total=total, unit="request", dynamic_ncols=True) as bar:
+                _measure(results, target, peer, bar, arguments.rounds)
+    return results
+
+
+def _measure(results: Results, target: Target, peer: JsonLines, bar: "tqdm[Any]", rounds: int) -> None:
+    given = 0
+    for _ in range(rounds):
+        for streams, each in REQUESTS_PER_STREAM.items():
+            prompts = [prompt(given + number) for number in range(streams * each)]
+            given += len(prompts)
+            bar.set_description(f"octavo, {streams} streams")
+            results.octavo[streams].append(asyncio.run(closed_loop(target, prompts, streams, bar.update)))
+            if streams == 1:
+                bar.set_description("transformers")
+                results.peer.append(_ask(peer, prompts, target.max_tokens, bar))
+
+
+def _ask(peer: JsonLines, prompts: Sequence[str], max_tokens: int, bar: "tqdm[Any]") -> Round:
+    samples = []
+    start = perf_counter()
+    for text in prompts:
+        arrivals = peer.ask({"prompt": text, "max_tokens": max_tokens})
+        samples.append(Sample(len(arrivals), tuple(arrivals)))
+        bar.update()
+    return Round(tuple(samples), perf_counter() - start)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
