@@ -32,14 +32,14 @@ class CompletionChoice(TypedDict):
 
 
 class Completion(TypedDict):
-    """Chunks have the same shape; usage is absent from them unless the client asked for it, and null until the last."""
+    """Chunks have the same shape, without usage: the specification does not let it be null here, as chat's may be."""
 
     id: str
     object: Literal["text_completion"]
     created: int
     model: str
     choices: list[CompletionChoice]
-    usage: NotRequired[Usage | None]
+    usage: NotRequired[Usage]
 
 
 def router(service: Service) -> APIRouter:
@@ -93,10 +93,7 @@ class CompletionShape:
         self._offsets: dict[int, int] = {}  # choice index -> characters of the tokens reported so far
 
     def chunks(self, delta: Delta) -> list[Completion]:
-        chunk = self._completion([self._choice(delta)])
-        if self._request.includes_usage:
-            chunk["usage"] = None
-        return [chunk]
+        return [self._completion([self._choice(delta)])]
 
     def usage_chunk(self, usage: Usage) -> Completion | None:
         return {**self._completion([]), "usage": usage} if self._request.includes_usage else None

@@ -1,7 +1,177 @@
-"""Every response against OpenAI's own types and, where OPENAI_SPEC names the file, OpenAI's published specification."""
+"""Every response against OpenAI's own types and, where OPENAI_SPEC names the file, OpenAI's published specification.
 
-from collections.abc import Sequence
+The corrections to both, and there are no others:
+1. `nullable: true` is read as OpenAPI 3.0 means it; the file says 3.1, whose validators ignore the word.
+2. A completion's chunk may have `finish_reason: null`, as OpenAI itself sends.
+3. 400, 401, 404, 405, 413, 429, 500 and 503 answer with ErrorResponse; the file names no failures.
+"""
+
+import copy
+import json
+import os
+from collections.abc import Mapping, Sequence
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import pydantic
+from jsonschema import Draft202012Validator
+from openai.types import Completion, Model
+from openai.types.chat import ChatCompletion, ChatCompletionChunk
+from openai.types.shared import ErrorObject
+
+FAILURES = (400, 401, 404, 405, 413, 429, 500, 503)
+UNSPECIFIED = ("/health",)  # its success is our own; its failures are OpenAI's error object
 
 
-def validate(path: str, method: str, status: int, body: bytes) -> None: ...
-def validate_stream(path: str, lines: Sequence[str]) -> None: ...
+class _ModelList(pydantic.BaseModel):
+    """The package has no type for the whole list: it pages through it."""
+
+    object: str
+    data: list[Model]
+
+
+class _Error(pydantic.BaseModel):
+    error: ErrorObject
+
+
+WHOLE: dict[tuple[str, str], tuple[type[pydantic.BaseModel], str]] = {
+    ("POST", "/v1/completions"): (Completion, "CreateCompletionResponse"),
+    ("POST", "/v1/chat/completions"): (ChatCompletion, "CreateChatCompletionResponse"),
+    ("GET", "/v1/models"): (_ModelList, "ListModelsResponse"),
+}
+CHUNKS: dict[str, tuple[type[pydantic.BaseModel], str]] = {
+    "/v1/completions": (Completion, "CompletionChunk"),
+    "/v1/chat/completions": (ChatCompletionChunk, "CreateChatCompletionStreamResponse"),
+}
+
+
+def validate(path: str, method: str, status: int, body: bytes) -> None:
+    """A response that is not a stream. Raises AssertionError or a validation error."""
+    payload = json.loads(body, parse_constant=_refuse_constant)
+    if status != 200:
+        assert status in FAILURES, f"{method} {path} answered {status}"
+        validate_error(payload)
+    elif path.startswith("/v1/models/"):
+        _check(Model, "Model", payload)
+    elif path not in UNSPECIFIED:
+        _check(*WHOLE[method, path], payload)
+
+
+def validate_error(payload: Mapping[str, Any]) -> None:
+    _check(_Error, "ErrorResponse", payload)
+    assert payload.keys() == {"error"} and payload["error"].keys() == {"message", "type", "param", "code"}
+
+
+def validate_stream(path: str, lines: Sequence[str]) -> None:
+    """A whole stream, as lines without their ends: its framing, each chunk, and what holds across chunks."""
+    payloads = _unframed(lines)
+    chunks = [payload for payload in payloads if "error" not in payload]
+    for payload in payloads[len(chunks) :]:
+        validate_error(payload)
+    assert len(payloads) - len(chunks) <= 1 and payloads[: len(chunks)] == chunks, "an error comes last, and once"
+    for chunk in chunks:
+        _check_chunk(path, chunk)
+    assert len({(chunk["id"], chunk["created"], chunk["model"]) for chunk in chunks}) <= 1
+    _check_usage(path, chunks)
+    _check_choices(path, chunks, complete=len(chunks) == len(payloads))
+
+
+def _unframed(lines: Sequence[str]) -> list[dict[str, Any]]:
+    """`data: ...`, an empty line, and so on, comments between them; one [DONE], at the end."""
+    assert all(line == "" or line.startswith((": ", "data: ")) for line in lines), lines
+    for line, following in zip(lines, lines[1:], strict=False):
+        assert line == "" or following == "", "an event is one line and an empty one"
+    data = [line.removeprefix("data: ") for line in lines if line.startswith("data: ")]
+    assert data.count("[DONE]") == 1 and data[-1] == "[DONE]"
+    assert not any(set("\x85\u2028\u2029") & set(item) for item in data), "clients would split the line there"
+    return [json.loads(item, parse_constant=_refuse_constant) for item in data[:-1]]
+
+
+def _check_chunk(path: str, chunk: dict[str, Any]) -> None:
+    model, schema = CHUNKS[path]
+    _check_schema(schema, chunk)
+    if model is Completion:  # correction 2
+        choices = [choice | {"finish_reason": choice["finish_reason"] or "stop"} for choice in chunk["choices"]]
+        chunk = chunk | {"choices": choices}
+    _check_types(model, chunk)
+
+
+def _check_usage(path: str, chunks: Sequence[Mapping[str, Any]]) -> None:
+    """Empty choices only in the usage chunk, the last; then, in chat, all others say `usage: null`."""
+    for chunk in chunks[:-1]:
+        assert chunk["choices"] and chunk.get("usage") is None
+    if chunks and chunks[-1].get("usage") is not None:
+        assert chunks[-1]["choices"] == []
+        assert all("usage" in chunk for chunk in chunks) or path == "/v1/completions"
+    elif chunks:
+        assert chunks[-1]["choices"]
+
+
+def _check_choices(path: str, chunks: Sequence[Mapping[str, Any]], complete: bool) -> None:
+    """Of each choice: the role first and once, one finish reason, and nothing after it."""
+    parts: dict[int, list[Mapping[str, Any]]] = {}
+    for chunk in chunks:
+        for choice in chunk["choices"]:
+            parts.setdefault(choice["index"], []).append(choice)
+    for choices in parts.values():
+        assert all(choice["finish_reason"] is None for choice in choices[:-1])
+        assert not complete or choices[-1]["finish_reason"] is not None
+        if path == "/v1/chat/completions":
+            assert choices[0]["delta"] == {"role": "assistant", "content": ""}
+            assert all("role" not in choice["delta"] for choice in choices[1:])
+
+
+def _check(model: type[pydantic.BaseModel], schema: str, payload: Mapping[str, Any]) -> None:
+    _check_types(model, payload)
+    _check_schema(schema, payload)
+
+
+def _check_types(model: type[pydantic.BaseModel], payload: Mapping[str, Any]) -> None:
+    _refuse_extra(model.model_validate_json(json.dumps(payload), strict=True))
+
+
+def _refuse_extra(value: Any) -> None:
+    if isinstance(value, pydantic.BaseModel):
+        assert not value.model_extra, f"{type(value).__name__} has no {set(value.model_extra)}"
+        for name in type(value).model_fields:
+            _refuse_extra(getattr(value, name))
+    elif isinstance(value, list):
+        for item in value:
+            _refuse_extra(item)
+
+
+def _refuse_constant(name: str) -> None:
+    raise AssertionError(f"{name} is not JSON")
+
+
+def _check_schema(name: str, payload: Mapping[str, Any]) -> None:
+    if (path := os.environ.get("OPENAI_SPEC")) is not None:
+        _validator(path, name).validate(payload)
+
+
+@cache
+def _validator(path: str, name: str) -> Draft202012Validator:
+    return Draft202012Validator({"$ref": f"#/components/schemas/{name}", "components": _components(path)})
+
+
+@cache
+def _components(path: str) -> dict[str, Any]:
+    components = json.loads(Path(path).read_text("utf-8"))["components"]
+    schemas = components["schemas"]
+    chunk = copy.deepcopy(schemas["CreateCompletionResponse"])
+    chunk["properties"]["choices"]["items"]["properties"]["finish_reason"]["nullable"] = True  # correction 2
+    schemas["CompletionChunk"] = chunk
+    corrected = _with_nulls(components)
+    assert isinstance(corrected, dict)
+    return corrected
+
+
+def _with_nulls(node: Any) -> Any:
+    """Correction 1: whatever is nullable is itself or null."""
+    if isinstance(node, list):
+        return [_with_nulls(item) for item in node]
+    if not isinstance(node, dict):
+        return node
+    inner = {key: _with_nulls(value) for key, value in node.items() if key != "nullable"}
+    return {"anyOf": [inner, {"type": "null"}]} if node.get("nullable") is True else inner
