@@ -26,7 +26,9 @@ class Tokenizer:
         vocabulary = backend.get_vocab(with_added_tokens=True)
         self.vocab_size = max(vocabulary.values(), default=-1) + 1  # ids are below this; they may have gaps
         self.anchor = _anchor(backend)
-        self._added = {id: token.content for id, token in backend.get_added_tokens_decoder().items()}
+        added = backend.get_added_tokens_decoder()
+        self._added = {id: token.content.encode() for id, token in added.items()}
+        self._special = {id for id, token in added.items() if token.special}
         kinds = set(_decoder_kinds(json.loads(backend.to_str())["decoder"]))
         self._byte_level = "ByteLevel" in kinds
         self._byte_fallback = "ByteFallback" in kinds
@@ -48,15 +50,14 @@ class Tokenizer:
         """Special tokens are those of the post-processor, a BOS as a rule; a chat template brings its own."""
         return tuple(self.backend.encode(text, add_special_tokens=add_special_tokens).ids)
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """The text of ids that stand within a longer text: a leading space is kept."""
-        text = self.backend.decode([*self.anchor, *ids], skip_special_tokens=True)
-        return text[len(self.anchor) :]
+    def decode_bytes(self, ids: Sequence[int]) -> str:
+        """The text of ids by their bytes alone, U+FFFD where these are no UTF-8; leading spaces are kept."""
+        return b"".join(self.token_bytes(id) for id in ids if id not in self._special).decode(errors="replace")
 
     def token_bytes(self, id: int) -> bytes:
         """The bytes that a token stands for: of a character that was split, its true part."""
         if id in self._added:
-            return self._added[id].encode()
+            return self._added[id]
         token = self.backend.id_to_token(id) or ""
         if self._byte_level:
             return b"".join(_BYTE_OF.get(character, character.encode()) for character in token)
@@ -109,9 +110,7 @@ class Detokenizer:
 
     def flush(self) -> str:
         """The text of what is held, complete or not, as if nothing followed; then starts anew."""
-        if not self._held:
-            return ""
-        text = self._tokenizer.decode(self._held)
+        text = self._tokenizer.decode_bytes(self._held)
         self._held.clear()
         self._stream = DecodeStream(ids=list(self._tokenizer.anchor), skip_special_tokens=True)
         return text
