@@ -53,7 +53,7 @@ class ChatTemplate:
         """
         config = _read_config(directory / "tokenizer_config.json")
         path = directory / "chat_template.jinja"
-        source = path.read_text("utf-8") if path.is_file() else _named(config.get("chat_template"))
+        source = _read(path) if path.is_file() else _named(config.get("chat_template"))
         if source is None:
             return None
         try:
@@ -72,7 +72,7 @@ class ChatTemplate:
             raise InvalidRequest(
                 f"The model's chat template refuses these messages: {error.message}", "messages"
             ) from error
-        except (TypeError, ValueError, ArithmeticError, LookupError) as error:
+        except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
             raise InvalidRequest(f"The model's chat template fails on these messages: {error}", "messages") from error
 
     def _adapted(self, messages: Sequence[Turn]) -> Sequence[Turn]:
@@ -145,7 +145,7 @@ def _read_config(path: Path) -> dict[str, Any]:
     if not path.is_file():
         return {}
     try:
-        config = json.loads(path.read_text("utf-8"))
+        config = json.loads(_read(path))
     except ValueError as error:
         raise StartupError(f"{path} is not valid JSON ({error}); fetch or save it again.") from error
     if not isinstance(config, dict):
@@ -153,10 +153,18 @@ def _read_config(path: Path) -> dict[str, Any]:
     return config
 
 
+def _read(path: Path) -> str:
+    try:
+        return path.read_text("utf-8")
+    except UnicodeDecodeError as error:
+        raise StartupError(f"{path} is not UTF-8 text ({error}); fetch or save it again.") from error
+
+
 def _named(template: Any) -> str | None:
     """A template, or the one called "default" among several: [{"name": ..., "template": ...}, ...]."""
     if isinstance(template, list):
-        return next((entry["template"] for entry in template if entry["name"] == "default"), None)
+        named = [entry for entry in template if isinstance(entry, dict) and entry.get("name") == "default"]
+        template = named[0].get("template") if named else None
     return template if isinstance(template, str) else None
 
 
