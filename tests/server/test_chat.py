@@ -1,0 +1,137 @@
+"""/v1/chat/completions: messages of every form, the chunks clients rely on, log-probabilities with true bytes."""
+
+from typing import Any
+
+import pytest
+
+from tests.server.client import MODEL, Client, Reply
+from tests.server.fake import replay
+from tests.server.vocab import BOS, EOS, byte_level, ids_of
+
+HELLO = [*ids_of("héllo 🦑"), EOS]
+
+
+def streamed(reply: Reply) -> dict[int, dict[str, Any]]:
+    """What the chunks of each choice add up to, in the shape of the whole response."""
+    whole: dict[int, dict[str, Any]] = {}
+    for event in reply.events():
+        for part in event["choices"]:
+            choice = whole.setdefault(part["index"], {"index": part["index"], "logprobs": None, "finish_reason": None})
+            message = choice.setdefault("message", {"content": "", "refusal": None})
+            message["content"] += part["delta"].get("content", "")
+            message |= {key: value for key, value in part["delta"].items() if key == "role"}
+            choice["finish_reason"] = part["finish_reason"]
+            if part["logprobs"] is not None:
+                before = choice["logprobs"] or {"content": [], "refusal": None}
+                choice["logprobs"] = before | {"content": before["content"] + part["logprobs"]["content"]}
+    return whole
+
+
+def test_messages_go_through_the_template_without_a_second_bos() -> None:
+    client = Client(tokenizer=byte_level("{{ bos_token }}{% for m in messages %}{{ m.content }}{% endfor %}"))
+    client.chat()
+    assert client.engine.submitted[0].prompt == (BOS, *ids_of("hi"))
+
+
+@pytest.mark.parametrize(
+    ("messages", "text"),
+    [
+        ([{"role": "user", "content": "a"}], "<user>a</s>"),
+        ([{"role": "user", "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]}], "<user>ab</s>"),
+        ([{"role": "developer", "content": "s"}, {"role": "user", "content": ""}], "<system>s</s><user></s>"),
+        ([{"role": "assistant", "content": "a", "refusal": None, "tool_calls": [], "name": "x"}], "<assistant>a</s>"),
+    ],
+)
+def test_messages(messages: list[Any], text: str) -> None:
+    client = Client()
+    assert client.chat(messages=messages).status == 200
+    expected = byte_level().encode(text + "<assistant>", add_special_tokens=False)
+    assert client.engine.submitted[0].prompt == expected
+
+
+@pytest.mark.parametrize(
+    ("messages", "param"),
+    [
+        (None, "messages"),
+        ([], "messages"),
+        ("hi", "messages"),
+        (["hi"], "messages.0"),
+        ([{"content": "a"}], "messages.0.role"),
+        ([{"role": "wizard", "content": "a"}], "messages.0.role"),
+        ([{"role": "user", "content": "a"}, {"role": "tool", "content": "b", "tool_call_id": "1"}], "messages.1.role"),
+        ([{"role": "user"}], "messages.0.content"),
+        ([{"role": "user", "content": None}], "messages.0.content"),
+        ([{"role": "user", "content": 5}], "messages.0.content"),
+        ([{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}], "messages.0.content"),
+        ([{"role": "user", "content": ["a"]}], "messages.0.content"),
+        ([{"role": "assistant", "content": None, "tool_calls": [{"id": "1"}]}], "messages.0.tool_calls"),
+    ],
+)
+def test_bad_messages(messages: Any, param: str) -> None:
+    client = Client()
+    reply = client.chat(messages=messages)
+    assert (reply.status, reply.error["param"]) == (400, param)
+    assert client.engine.submitted == []
+
+
+def test_no_chat_template() -> None:
+    reply = Client(tokenizer=byte_level(template=None)).chat()
+    assert reply.status == 400 and "no chat template" in reply.error["message"]
+
+
+def test_a_template_that_refuses() -> None:
+    reply = Client(tokenizer=byte_level("{{ raise_exception('never!') }}")).chat()
+    assert reply.status == 400 and "never!" in reply.error["message"]
+
+
+def test_the_default_of_max_tokens_is_the_rest_of_the_context() -> None:
+    client = Client()
+    client.chat()
+    request = client.engine.submitted[0]
+    assert request.params.max_tokens == 256 - len(request.prompt)
+
+
+def test_what_cannot_fit_is_refused_with_the_numbers() -> None:
+    for parameters in ({"max_tokens": 255}, {"messages": [{"role": "user", "content": "x" * 300}]}):
+        reply = Client().chat(**parameters)
+        assert (reply.status, reply.error["code"]) == (400, "context_length_exceeded")
+        assert "256" in reply.error["message"]
+
+
+def test_chunks_add_up_to_the_whole() -> None:
+    client = Client.replaying(replay(HELLO, ids_of("two"), [EOS]))
+    parameters: dict[str, Any] = {"n": 3, "logprobs": True, "top_logprobs": 2}
+    whole = client.chat(**parameters).json()["choices"]
+    parts = streamed(client.chat(**parameters, stream=True))
+    assert [parts[index] for index in range(3)] == whole
+    assert [choice["message"]["content"] for choice in whole] == ["héllo 🦑", "two", ""]
+    assert [choice["finish_reason"] for choice in whole] == ["stop", "length", "stop"]
+
+
+def test_logprobs_with_the_true_bytes_of_a_split_character() -> None:
+    reply = Client.replaying(replay([*ids_of("é"), EOS])).chat(logprobs=True, top_logprobs=1)
+    content = reply.json()["choices"][0]["logprobs"]["content"]
+    assert [entry["bytes"] for entry in content] == [[0xC3], [0xA9], list(b"</s>")]
+    assert content[0]["top_logprobs"] == [{"token": "bytes:\\xc4", "logprob": -0.5, "bytes": [0xC4]}]
+
+
+def test_usage_in_a_stream_only_when_asked_for() -> None:
+    client = Client.replaying(replay(HELLO, cached=3))
+    silent = client.chat(stream=True).events()
+    assert all("usage" not in event and event["choices"] for event in silent)
+    asked = client.chat(stream=True, stream_options={"include_usage": True}).events()
+    assert all(event["usage"] is None for event in asked[:-1])
+    assert asked[-1]["choices"] == []
+    assert asked[-1]["usage"] == client.chat().json()["usage"]
+    assert asked[-1]["usage"]["prompt_tokens_details"] == {"cached_tokens": 3}
+
+
+def test_include_usage_may_be_off() -> None:
+    for options in ({}, {"include_usage": False}, {"include_usage": None}, {"include_obfuscation": False}):
+        events = Client().chat(stream=True, stream_options=options).events()
+        assert all("usage" not in event for event in events)
+
+
+def test_the_response_names_its_model() -> None:
+    body = Client().chat().json()
+    assert body["model"] == MODEL and body["id"].startswith("chatcmpl-")
