@@ -15,7 +15,7 @@ from model.config import ModelConfig, ModelError
 from model.layers import Embedding, RMSNorm, RotaryEmbedding
 from model.mixtral import Attention, DecoderLayer, Mixtral
 from model.moe import MoEBlock, Router
-from model.names import LayerNames, Layout, Matrix, Names, Part, names_for
+from model.names import HEAD, LayerNames, Layout, Matrix, Names, Part, names_for
 from model.ops import select_ops
 from model.ops.experts import ExpertWeights
 from model.quantization import Fp16Weight, Precision, Weight, choose_precision, fits_fp16
@@ -38,7 +38,9 @@ def load_model(directory: Path, config: ModelConfig, device: torch.device, dtype
     with ExitStack() as stack:
         shards = Shards.open(directory, stack)
         fused = any(name.endswith(".experts.gate_up_proj") for name in shards.files)
-        names = names_for(config, Layout.FUSED if fused else Layout.PER_EXPERT)
+        # A head that is stored is used, even where the config says "tied": transformers does so too.
+        tied = config.tie_word_embeddings and HEAD not in shards.files
+        names = names_for(config, Layout.FUSED if fused else Layout.PER_EXPERT, tied)
         shards.check(names.shapes())
         loader = _Loader(config, shards, device, precision)
         model = _assemble(loader, names, report)
@@ -58,7 +60,7 @@ class _Loader:
     precision: Precision
 
     def norm(self, part: Part) -> RMSNorm:
-        return RMSNorm(self.tensor(part, self.precision.activations), self.config.rms_norm_eps)
+        return RMSNorm.create(self.tensor(part, self.precision.activations), self.config.rms_norm_eps)
 
     def table(self, part: Part) -> Tensor:
         """The embedding: rows are looked up, not multiplied, so 16 bits on disk stay the same 16 bits."""
@@ -75,39 +77,46 @@ class _Loader:
         return out
 
     def matrix(self, matrix: Matrix) -> Weight:
-        return self.stack((matrix,))[0]
+        ((weight,),) = self.stacks((matrix,))
+        return weight
 
-    def stack(self, matrices: Sequence[Matrix]) -> tuple[Weight, ...]:
-        """Matrices of one shape: each packed by itself, or all as views of one tensor."""
-        if self.precision.packed:
-            return tuple(self._pack(matrix) for matrix in matrices)
-        stacked = torch.empty((len(matrices), *_shape(matrices[0])), dtype=self.precision.weights, device=self.device)
-        for out, matrix in zip(stacked, matrices, strict=True):
-            self._fill(out, matrix)
-        return stacked.unbind()
+    def stacks(self, *stacks: Sequence[Matrix]) -> list[tuple[Weight, ...]]:
+        """Each stack holds matrices of one shape: packed one by one, or else all views of one tensor."""
+        if not self.precision.packed:
+            return [self._dense(stack) for stack in stacks]
+        # One buffer for all: with one per matrix, the freed ones are holes in the heap among the packed tiles.
+        staging = torch.empty(max(math.prod(_shape(stack[0])) for stack in stacks), dtype=torch.float32)
+        return [tuple(self._pack(matrix, staging) for matrix in stack) for stack in stacks]
 
     def layer(self, index: int, names: LayerNames) -> DecoderLayer:
         config = self.config
-        router = Router(self.tensor(names.router, self.precision.activations), config.num_experts_per_tok)
-        experts = ExpertWeights(gate_up=self.stack(names.gate_up), down=self.stack(names.down))
+        (qkv,), (o,), gate_up, down = self.stacks((names.qkv,), (names.o,), names.gate_up, names.down)
         attention = Attention(
-            qkv=self.matrix(names.qkv),
-            o=self.matrix(names.o),
+            qkv=qkv,
+            o=o,
             num_heads=config.num_attention_heads,
             num_kv_heads=config.num_key_value_heads,
             head_dim=config.head_dim,
         )
+        router = Router(self.tensor(names.router, self.precision.activations), config.num_experts_per_tok)
         return DecoderLayer(
             input_norm=self.norm(names.input_norm),
             attention=attention,
             post_norm=self.norm(names.post_norm),
-            moe=MoEBlock(index, router, experts),
+            moe=MoEBlock(index, router, ExpertWeights(gate_up, down)),
         )
 
-    def _pack(self, matrix: Matrix) -> Weight:
-        staging = torch.empty(_shape(matrix), dtype=torch.float32)
-        self._fill(staging, matrix)
-        return Fp16Weight.pack(staging) if fits_fp16(staging) else staging
+    def _dense(self, stack: Sequence[Matrix]) -> tuple[Tensor, ...]:
+        whole = torch.empty((len(stack), *_shape(stack[0])), dtype=self.precision.weights, device=self.device)
+        for out, matrix in zip(whole, stack, strict=True):
+            self._fill(out, matrix)
+        return whole.unbind()
+
+    def _pack(self, matrix: Matrix, staging: Tensor) -> Weight:
+        shape = _shape(matrix)
+        dense = staging[: math.prod(shape)].view(shape)
+        self._fill(dense, matrix)
+        return Fp16Weight.pack(dense) if fits_fp16(dense) else dense.clone()
 
     def _fill(self, out: Tensor, matrix: Matrix) -> None:
         """Copies the parts, one below the other, straight from the file, converting on the way."""

@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from model.config import ModelConfig
@@ -14,11 +13,18 @@ class RMSNorm:
     """Root-mean-square normalisation (https://arxiv.org/abs/1910.07467), computed in float32."""
 
     weight: Tensor  # [H]
-    eps: float
+    root_eps: Tensor  # [] float32, the square root of epsilon
+
+    @classmethod
+    def create(cls, weight: Tensor, eps: float) -> "RMSNorm":
+        return cls(weight, torch.tensor(eps**0.5, device=weight.device))
 
     def __call__(self, x: Tensor) -> Tensor:
-        normed = F.rms_norm(x.float(), x.shape[-1:], eps=self.eps)
-        return self.weight * normed.to(x.dtype)  # [T, H]
+        wide = x.float()
+        length = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)  # [T, 1]
+        # sqrt(mean(x^2) + eps) as the hypotenuse of two roots: half the operations of the usual spelling.
+        rms = torch.hypot(length * wide.shape[-1] ** -0.5, self.root_eps)
+        return self.weight * (wide / rms).to(x.dtype)  # [T, H]
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,6 +15,8 @@ from model.ops import Ops
 from model.ops.attention import AttentionPlan
 from model.quantization import Weight
 
+SHORT = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
+
 
 @dataclass(frozen=True, slots=True)
 class Attention:
@@ -89,13 +91,12 @@ class Mixtral:
 
     def describe(self) -> str:
         """One line for the log: size, and how the weights are held and computed."""
-        billions = self.config.num_parameters() / 1e9
-        active = self.config.num_active_parameters() / 1e9
+        parameters, active = self.config.num_parameters(), self.config.num_active_parameters()
         return (
-            f"{billions:.1f}B parameters, {active:.1f}B active, {_short(self.weight_dtype)} weights "
-            f"({self.weight_bytes / 1e9:.1f} GB), {_short(self.activation_dtype)} activations"
+            f"{_count(parameters)} parameters, {_count(active)} active, {SHORT[self.weight_dtype]} weights "
+            f"({self.weight_bytes / 1e9:.1f} GB), {SHORT[self.activation_dtype]} activations"
         )
 
 
-def _short(dtype: torch.dtype) -> str:
-    return {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}[dtype]
+def _count(parameters: int) -> str:
+    return f"{parameters / 1e9:.1f}B" if parameters >= 1e9 else f"{parameters / 1e6:.0f}M"

@@ -5,6 +5,8 @@ from enum import Enum
 
 from model.config import ModelConfig
 
+HEAD = "lm_head.weight"
+
 
 class Layout(Enum):
     """How the experts are stored; the value is the prefix of the sparse block inside its layer."""
@@ -56,15 +58,15 @@ class Names:
         return {part.name: part.shape for part in parts}
 
 
-def names_for(config: ModelConfig, layout: Layout) -> Names:
-    """The table of one checkpoint."""
+def names_for(config: ModelConfig, layout: Layout, tied: bool) -> Names:
+    """The table of one checkpoint; tied means that it stores no head of its own."""
     table = (config.vocab_size, config.hidden_size)
     embedding = Part("model.embed_tokens.weight", table)
     return Names(
         embedding=embedding,
         layers=tuple(_layer(config, layout, f"model.layers.{n}") for n in range(config.num_hidden_layers)),
         norm=Part("model.norm.weight", (config.hidden_size,)),
-        head=embedding if config.tie_word_embeddings else Part("lm_head.weight", table),
+        head=embedding if tied else Part(HEAD, table),
     )
 
 

@@ -33,14 +33,16 @@ class AttentionPlan:
     targets: Tensor  # [T], where the new keys and values go
 
 
-def plan_attention(batch: ForwardBatch, cache: KVCache, window: int | None) -> AttentionPlan:
+def plan_attention(
+    batch: ForwardBatch, cache: KVCache, window: int | None, query_rows: int = QUERY_ROWS
+) -> AttentionPlan:
     """Cuts each sequence's new tokens into spans that need no mask, or a small one."""
     table = batch.block_table.long()
     dtype = cache.layers[0].keys.dtype
     spans: list[Span] = []
     row = 0
     for n, (count, end) in enumerate(zip(batch.q_lens_host, batch.kv_lens_host, strict=True)):
-        for first, last in _pieces(end - count, end, window) if end else ():
+        for first, last in _pieces(end - count, end, window, query_rows) if end else ():
             seen = 0 if window is None else max(0, first + 1 - window)  # the oldest key of the first row
             low = seen // cache.block_size
             blocks = table[n, low : -(-last // cache.block_size)]
@@ -59,11 +61,11 @@ def plan_attention(batch: ForwardBatch, cache: KVCache, window: int | None) -> A
     return AttentionPlan(tuple(spans), cache.targets(batch.slots))
 
 
-def _pieces(first: int, last: int, window: int | None) -> list[tuple[int, int]]:
+def _pieces(first: int, last: int, window: int | None, longest: int) -> list[tuple[int, int]]:
     """Positions first to last (exclusive) as ranges: one if it is a plain causal triangle, else short ones."""
     if first == 0 and (window is None or last <= window):
         return [(first, last)]
-    return [(start, min(start + QUERY_ROWS, last)) for start in range(first, last, QUERY_ROWS)]
+    return [(start, min(start + longest, last)) for start in range(first, last, longest)]
 
 
 def _mask(rows: range, seen: int, window: int | None, dtype: torch.dtype, device: torch.device) -> Tensor | None:

@@ -1,0 +1,50 @@
+"""The router's choice and weights, and what an observer sees."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from model.moe import MoEBlock, Router
+from model.ops import Ops
+from model.ops.attention import attention, plan_attention
+from model.ops.experts import ExpertWeights, experts, experts_reference
+from model.ops.linear import linear
+
+OPS = Ops(plan_attention, attention, experts, linear)
+
+
+@pytest.mark.parametrize("top_k", [1, 2, 4])
+def test_weights_are_the_softmax_over_the_chosen(top_k: int) -> None:
+    torch.manual_seed(0)
+    x, gate = torch.randn(7, 16), torch.randn(8, 16)
+    weights, ids = Router(gate, top_k)(x, OPS)
+    logits = x @ gate.T
+    best, expected_ids = logits.topk(top_k)
+    assert torch.equal(ids, expected_ids)
+    # Renormalising a softmax over all is the softmax over the chosen.
+    torch.testing.assert_close(weights, best.softmax(-1))
+    torch.testing.assert_close(weights.sum(-1), torch.ones(7))
+
+
+def test_one_expert_per_token_has_the_weight_one() -> None:
+    weights, _ = Router(torch.randn(4, 8), 1)(torch.randn(3, 8), OPS)
+    assert torch.equal(weights, torch.ones(3, 1))
+
+
+def test_sixteen_bit_activations_are_weighted_in_float32() -> None:
+    weights, _ = Router(torch.randn(4, 8).bfloat16(), 2)(torch.randn(3, 8).bfloat16(), OPS)
+    assert weights.dtype == torch.float32
+
+
+def test_an_observer_sees_the_layer_and_the_ids() -> None:
+    torch.manual_seed(0)
+    seen: list[tuple[int, Tensor]] = []
+    weights = ExpertWeights(torch.randn(4, 12, 8).unbind(), torch.randn(4, 8, 6).unbind())
+    block = MoEBlock(5, Router(torch.randn(4, 8), 2), weights)
+    x = torch.randn(3, 8)
+    out = block(x, OPS, lambda layer, ids: seen.append((layer, ids)))
+    routed, ids = block.router(x, OPS)
+    assert [layer for layer, _ in seen] == [5]
+    assert torch.equal(seen[0][1], ids)
+    torch.testing.assert_close(out, experts_reference(x, ids, routed, weights), rtol=1e-4, atol=1e-4)
+    assert torch.equal(out, block(x, OPS))
