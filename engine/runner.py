@@ -38,10 +38,13 @@ class ModelRunner:
 
     def run(self, batch: Batch) -> list[Sample]:
         """Computes the rows' tokens into the cache; returns the next token of each row of `batch.sampled`."""
-        rows = batch.sampled
         with torch.inference_mode():
-            logits = self.model.forward(to_forward_batch(batch, self.cache.block_size, self.model.device), self.cache)
-            return sample(logits, rows, self.sampled_vocab) if rows else []
+            logits = self.logits(batch)
+            return sample(logits, batch.sampled, self.sampled_vocab) if len(logits) else []
+
+    def logits(self, batch: Batch) -> Tensor:
+        """Computes the rows' tokens into the cache; returns float32 logits [R, V] of `batch.sampled`."""
+        return self.model.forward(to_forward_batch(batch, self.cache.block_size, self.model.device), self.cache)
 
 
 def to_forward_batch(batch: Batch, block_size: int, device: torch.device) -> ForwardBatch:

@@ -1,0 +1,199 @@
+"""On a real (tiny) model in float32: however a text is cut, batched, preempted and shared, its numbers are the same.
+
+Every logit the engine sampled from is compared with one forward pass over the finished text, alone and cold. That only
+says something where rounding could not have changed a choice, so the distance of every choice from its neighbour (the
+experts of each token, the most likely token, the noise and the borders of its token) is asserted, too.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from engine.api import Output, Request, SamplingParams
+from engine.blocks import BlockPool
+from engine.engine import Engine
+from engine.noise import uniforms
+from engine.runner import ModelRunner
+from engine.sampler import sample
+from engine.scheduler import Batch, Sample, Scheduler
+from model.checkpoint import load_model
+from model.config import ModelConfig
+from model.kv_cache import KVCache
+from model.mixtral import Mixtral
+from tests.engine.fakes import Collector, check, limits
+from tests.model.pages import Pages
+from tests.tiny import write_tiny_checkpoint
+
+VOCAB, BLOCK_SIZE = 256, 4
+ROUNDING = 1e-4  # how far logits may differ
+EXPERT_MARGIN, TOKEN_MARGIN, NOISE_MARGIN = 1e-4, 1e-3, 1e-6
+
+
+@pytest.fixture(scope="module", params=[None, 9], ids=["full attention", "sliding window"])
+def model(request, tmp_path_factory) -> Mixtral:
+    directory: Path = tmp_path_factory.mktemp("tiny")
+    write_tiny_checkpoint(directory, seed=3, sharp=4.0, sliding_window=request.param)
+    config = ModelConfig.from_pretrained(directory)
+    return load_model(directory, config, torch.device("cpu"), "float32", lambda done, total: None)
+
+
+def prompts() -> dict[str, tuple[int, ...]]:
+    """Ten texts: some share a beginning, two are the same, lengths lie at and beside block boundaries."""
+    generator = torch.Generator().manual_seed(1)
+    shared = torch.randint(3, VOCAB, (16,), generator=generator).tolist()
+    texts = {}
+    for index, length in enumerate((1, 3, 4, 5, 8, 31)):
+        texts[f"own {index}"] = torch.randint(3, VOCAB, (length,), generator=generator).tolist()
+    for index, length in enumerate((1, 4, 9)):
+        texts[f"shared {index}"] = shared + torch.randint(3, VOCAB, (length,), generator=generator).tolist()
+    texts["shared again"] = texts["shared 2"]
+    return {name: tuple(text) for name, text in texts.items()}
+
+
+def requests(prefix: str = "") -> list[Request]:
+    """Every other one greedy; all with log-probabilities."""
+    found = []
+    for index, (name, prompt) in enumerate(prompts().items()):
+        params = SamplingParams(
+            max_tokens=12, temperature=0.8 * (index % 2), seed=index, choice=index % 3, logprobs=index % 4
+        )
+        found.append(Request(prefix + name, prompt, params))
+    return found
+
+
+@dataclass
+class Recorder:
+    """A runner that keeps the logits it sampled from."""
+
+    runner: ModelRunner
+    logits: dict[tuple[str, int], Tensor] = field(default_factory=dict)  # (id, position) -> [V]
+
+    def run(self, batch: Batch) -> list[Sample]:
+        with torch.inference_mode():
+            logits = self.runner.logits(batch)
+            rows = batch.sampled
+            self.logits |= {(row.id, row.end - 1): values for row, values in zip(rows, logits, strict=True)}
+            return sample(logits, rows, VOCAB) if rows else []
+
+
+@dataclass
+class Served:
+    """What became of the requests."""
+
+    tokens: dict[str, tuple[int, ...]]
+    logprobs: dict[str, list[float]]
+    ended: dict[str, Output]
+    logits: dict[tuple[str, int], Tensor]
+    preemptions: int
+
+
+def serve(model: Mixtral, rounds: list[list[Request]], num_blocks: int = 256, **changes) -> Served:
+    """Serves each round to its end; the cache starts full of NaN, which nobody may ever read."""
+    cache = KVCache.allocate(model.config, num_blocks, BLOCK_SIZE, model.activation_dtype, model.device)
+    for layer in cache.layers:
+        layer.key_slots.fill_(torch.nan)
+        layer.value_slots.fill_(torch.nan)
+    recorder = Recorder(ModelRunner(model, cache, VOCAB))
+    bounds = limits(**{"max_num_seqs": 16, "max_num_batched_tokens": 512, "vocab_size": VOCAB, **changes})
+    core, collector = Engine(Scheduler(BlockPool(num_blocks, BLOCK_SIZE), bounds), recorder), Collector()
+    logprobs: dict[str, list[float]] = {}
+    for each in rounds:
+        for request in each:
+            assert core.add(request) is None
+        while core.has_work():
+            for output in core.step().outputs:
+                collector.take(output)
+                logprobs.setdefault(output.id, []).extend(found.logprob for found in output.logprobs)
+            check(core)
+    return Served(collector.tokens, logprobs, collector.ended, recorder.logits, core.scheduler.stats().preemptions)
+
+
+WAYS = {
+    "alone": {"max_num_seqs": 1, "enable_prefix_caching": False},
+    "batched": {"enable_prefix_caching": False},
+    "chunked": {"max_num_batched_tokens": 7, "enable_prefix_caching": False},
+    "preempted": {"num_blocks": 13, "enable_prefix_caching": False},
+    "shared": {},
+    "everything at once": {"num_blocks": 13, "max_num_batched_tokens": 9},
+}
+
+
+@pytest.fixture(scope="module")
+def alone(model) -> Served:
+    return serve(model, [requests()], **WAYS["alone"])
+
+
+def texts(served: Served) -> Iterator[tuple[Request, list[int]]]:
+    for request in requests():
+        yield request, [*request.prompt, *served.tokens[request.id]]
+
+
+@pytest.fixture(scope="module")
+def expected(model, alone) -> dict[str, Tensor]:
+    """Logits [T, V] of every position of each finished text: one pass, alone, cold. Asserts the experts' margins."""
+    margins: list[float] = []
+    routers = {id(layer.moe.router.weight): layer.moe.router.top_k for layer in model.layers}
+
+    def linear(x: Tensor, weight: Tensor) -> Tensor:
+        out = model.ops.linear(x, weight)
+        if id(weight) in routers:
+            ranked = out.sort(-1, descending=True).values
+            margins.append((ranked[:, routers[id(weight)] - 1] - ranked[:, routers[id(weight)]]).min().item())
+        return out
+
+    watched = replace(model, ops=replace(model.ops, linear=linear))
+    found = {
+        request.id: Pages(watched, 1, len(text), BLOCK_SIZE).prompt(text)[:, :VOCAB] for request, text in texts(alone)
+    }
+    assert len(margins) == len(found) * len(model.layers)
+    assert min(margins) > EXPERT_MARGIN
+    return found
+
+
+def test_no_choice_was_a_close_call(alone, expected):
+    for request, text in texts(alone):
+        params, start = request.params, len(request.prompt)
+        for output, token in enumerate(text[start:]):
+            logits = expected[request.id][start + output - 1].double()
+            if params.temperature == 0:
+                best, second = logits.topk(2).values
+                assert best - second > TOKEN_MARGIN
+                assert token == logits.argmax()
+            else:
+                (noise,) = uniforms([params.seed], [params.choice], [output])
+                borders = (logits / params.temperature).softmax(-1).cumsum(-1)
+                assert (borders - noise).abs().min() > NOISE_MARGIN
+                assert token == torch.searchsorted(borders, torch.tensor([noise]), right=True)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_tokens_and_logits_do_not_depend_on_the_way(model, alone, expected, way):
+    served = serve(model, [requests()], **WAYS[way])
+    assert served.tokens == alone.tokens
+    assert (served.preemptions > 0) == ("num_blocks" in WAYS[way])
+    assert served.logits.keys() == alone.logits.keys()
+    for (name, position), logits in served.logits.items():
+        assert (logits - expected[name][position]).abs().max() < ROUNDING
+
+
+def test_a_cached_prefix_is_as_good_as_a_cold_one(model, alone, expected):
+    served = serve(model, [requests(), requests("again ")])
+    for request in requests():
+        again = served.ended["again " + request.id]
+        assert again.cached_tokens == (len(request.prompt) - 1) // BLOCK_SIZE * BLOCK_SIZE
+        assert served.tokens["again " + request.id] == alone.tokens[request.id]
+    for (name, position), logits in served.logits.items():
+        assert (logits - expected[name.removeprefix("again ")][position]).abs().max() < ROUNDING
+
+
+def test_logprobs_are_those_of_the_finished_text(model, expected):
+    served = serve(model, [requests()], **WAYS["everything at once"])
+    for request, text in texts(served):
+        start = len(request.prompt)
+        scores = expected[request.id].log_softmax(-1)[start - 1 : -1]
+        rescored = scores.gather(-1, torch.tensor(text[start:])[:, None]).squeeze(-1)
+        assert served.logprobs[request.id] == pytest.approx(rescored.tolist(), abs=1e-3)

@@ -1,0 +1,139 @@
+"""The runner's tensors against an obvious construction; starting up, and what is said when that cannot work."""
+
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from engine.api import FinishReason, SamplingDefaults, SamplingParams
+from engine.config import EngineConfig
+from engine.engine import build
+from engine.runner import ModelRunner, to_forward_batch
+from engine.scheduler import Batch, Row
+from model.config import ModelError
+from tests.engine.fakes import Collector, request, run
+from tests.model.pages import flat_batch
+from tests.tiny import write_tiny_checkpoint
+
+CPU = torch.device("cpu")
+SMALL = {"threads": 1, "kv_cache_memory": 2**20, "max_num_batched_tokens": 64, "device": "cpu", "dtype": "float32"}
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory) -> Path:
+    return write_tiny_checkpoint(tmp_path_factory.mktemp("tiny"))
+
+
+def start(directory: Path, **changes):
+    seen = []
+    core, ready = build(EngineConfig(str(directory), **{**SMALL, **changes}), seen.append)
+    return core, ready, seen
+
+
+def test_the_batch_is_what_a_plain_loop_makes_of_it():
+    table = torch.tensor([[7, 2, 0], [4, 9, 1], [3, 0, 0]], dtype=torch.int32)
+    rows = [(0, 3, [11, 12]), (1, 8, [21]), (2, 0, [31, 32, 33])]
+    blocks = [(7, 2), (4, 9, 1), (3,)]
+    params = SamplingParams(1)
+    batch = Batch(
+        tuple(Row(str(n), first, tuple(tokens), blocks[n], params, None if n == 0 else 0) for n, first, tokens in rows)
+    )
+    made, wanted = to_forward_batch(batch, 4, CPU), flat_batch(rows, table, 4, every=False)
+    wanted = replace(wanted, logit_rows=wanted.logit_rows[1:])
+    for each in fields(made):
+        got, plain = getattr(made, each.name), getattr(wanted, each.name)
+        if isinstance(plain, torch.Tensor):
+            assert (got.dtype, got.tolist()) == (plain.dtype, plain.tolist()), each.name
+        else:
+            assert got == plain, each.name
+
+
+def test_a_batch_that_samples_nothing_is_computed():
+    batch = Batch((Row("a", 0, (5, 6), (1,), SamplingParams(1), None),))
+    assert to_forward_batch(batch, 4, CPU).logit_rows.shape == (0,)
+
+
+def test_start_reports_its_progress_and_states_its_bounds(checkpoint):
+    core, ready, seen = start(checkpoint)
+    assert (seen[-1].what, seen[-1].done) == ("loading weights", seen[-1].total)
+    per_token = 2 * 2 * 2 * 8 * 4  # keys and values, layers, heads, head_dim, bytes
+    assert ready.pool_tokens == 2**20 // (per_token * 16) * 16
+    assert (ready.max_model_len, ready.max_num_seqs, ready.max_waiting) == (512, 64, 1024)
+    assert ready.eos_token_ids == (2,)
+    assert any(f"KV cache of {ready.pool_tokens:,} tokens" in line for line in ready.description)
+    assert core.scheduler.pool.num_blocks * 16 == ready.pool_tokens
+
+
+def test_generation_config_travels_with_ready(tmp_path):
+    write_tiny_checkpoint(tmp_path)
+    (tmp_path / "generation_config.json").write_text('{"temperature": 0.6, "top_p": 0.9, "eos_token_id": [2, 5]}')
+    _, ready, _ = start(tmp_path)
+    assert ready.defaults == SamplingDefaults(temperature=0.6, top_p=0.9)
+    assert ready.eos_token_ids == (2, 5)
+
+
+def test_the_token_budget_is_measured_unless_it_is_given(checkpoint):
+    core, _, seen = start(checkpoint, max_num_batched_tokens=None, max_num_seqs=3)
+    assert "measuring steps" in {progress.what for progress in seen}
+    assert 3 <= core.scheduler.limits.max_num_batched_tokens <= 2048
+
+
+def test_the_context_shrinks_to_the_pool_unless_it_was_asked_for(checkpoint):
+    _, ready, _ = start(checkpoint, kv_cache_memory=100 * 256)
+    assert ready.max_model_len == ready.pool_tokens == 96
+    assert any("raise --kv-cache-memory" in line for line in ready.description)
+    with pytest.raises(ModelError, match="--max-model-len 200 does not fit the KV cache of 96 tokens"):
+        start(checkpoint, kv_cache_memory=100 * 256, max_model_len=200)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"max_model_len": 100_000}, "beyond the 512 positions"),
+        ({"kv_cache_memory": 100}, "no room for a KV cache"),
+        ({"kv_cache_memory": 2**60}, "memory are left: lower it"),
+        ({"dtype": "int7"}, "int7"),
+    ],
+)
+def test_what_the_user_can_mend_is_said_in_a_sentence(checkpoint, changes, words):
+    with pytest.raises(ModelError, match=words):
+        start(checkpoint, **changes)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
+def test_a_device_that_is_not_there_is_refused(checkpoint):
+    with pytest.raises(ModelError, match="--device cpu"):
+        start(checkpoint, device="cuda")
+
+
+def test_a_missing_model_is_refused(tmp_path):
+    with pytest.raises(ModelError, match="no directory"):
+        start(tmp_path / "nothing")
+
+
+def test_padding_of_the_vocabulary_is_never_sampled(checkpoint):
+    core, _, _ = start(checkpoint, sampled_vocab=10)
+    collector = Collector()
+    for index in range(4):
+        core.add(request(f"r{index}", [3, 4], 20, seed=index, temperature=index / 2))
+    run(core, collector)
+    assert all(token < 10 for tokens in collector.tokens.values() for token in tokens)
+
+
+def test_a_model_that_gives_nan_for_one_request_serves_the_others(checkpoint):
+    core, _, _ = start(checkpoint)
+    runner = core.runner
+    assert isinstance(runner, ModelRunner)
+    before, after = Collector(), Collector()
+    core.add(request("good", range(3, 30), 8, temperature=0.0))
+    run(core, before)
+    runner.model.embedding.table[200] = torch.nan
+    core.add(request("bad", [*range(3, 30), 200], 8))
+    core.add(request("good", range(3, 30), 8, temperature=0.0))
+    core.add(request("bad too", [200], 8, top_p=0.5, logprobs=3))
+    run(core, after)
+    assert {name: after.reason(name) for name in ("bad", "bad too")} == dict.fromkeys(
+        ("bad", "bad too"), FinishReason.ERROR
+    )
+    assert after.tokens["good"] == before.tokens["good"]
