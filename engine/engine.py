@@ -36,9 +36,9 @@ class Engine:
         return self.scheduler.has_work()
 
     def step(self) -> StepOutputs:
-        """Computes one batch and returns what it brought."""
+        """Computes one batch and returns what it brought; without work, only the statistics."""
         batch = self.scheduler.schedule()
-        samples = self.runner.run(batch)
+        samples = self.runner.run(batch) if batch.rows else ()  # without work, or when a sequence lost its blocks
         outputs = self.scheduler.update(batch, samples)
         return StepOutputs(tuple(outputs), self.scheduler.stats())
 

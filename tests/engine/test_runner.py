@@ -137,3 +137,11 @@ def test_a_model_that_gives_nan_for_one_request_serves_the_others(checkpoint):
         ("bad", "bad too"), FinishReason.ERROR
     )
     assert after.tokens["good"] == before.tokens["good"]
+
+
+def test_an_engine_whose_last_request_left_still_steps(checkpoint):
+    core, _, _ = start(checkpoint)
+    assert core.add(request("a", [1, 2, 3])) is None
+    core.abort("a")
+    assert not core.has_work()
+    assert core.step().outputs == ()
