@@ -21,7 +21,7 @@ EXIT_TIME = 0.5  # seconds to wait for the exit code of a process whose pipe has
 
 @dataclass(frozen=True, slots=True)
 class Died:
-    """The last of a process: no message will follow. The reason is a sentence."""
+    """The last of a process: no message will follow. The reason is a clause, to be put into a sentence."""
 
     reason: str
 
@@ -82,7 +82,7 @@ class Supervisor:
             if self._went_well():
                 attempt = 0
             if attempt == self._restarts.attempts:
-                return f"{reason} {attempt} restarts in a row have failed."
+                return f"{reason}, and {attempt} restarts in a row have failed"
             await asyncio.sleep(self._restarts.delay(attempt))
             attempt += 1
 
@@ -91,7 +91,7 @@ class Supervisor:
         try:
             self._process = EngineProcess(self._config, self._build, self._receive)
         except OSError as error:
-            return f"The engine process could not be started: {error}."
+            return f"the engine process could not be started: {error}"
         try:
             return await self._process.exited()
         finally:
@@ -151,7 +151,7 @@ class EngineProcess:
         self._outbox.put(message)
 
     async def exited(self) -> str:
-        """Waits until the process is gone; a sentence that says how it ended."""
+        """Waits until the process is gone; a clause that says how it ended."""
         await asyncio.wait([self._exit])  # unlike awaiting the future, leaves it alone when this task is cancelled
         return self._exit.result()
 
@@ -208,9 +208,9 @@ def _start_deaf_to_stop_signals(child: BaseProcess) -> None:
 def _how_it_ended(exit_code: int | None) -> str:
     """The exit code as multiprocessing gives it: -N for signal N, None while the process is still ending."""
     if exit_code is None:
-        return "The engine process has ended."
+        return "the engine process is gone"
     if exit_code >= 0:
-        return f"The engine process ended with status {exit_code}; what it printed before says why."
+        return f"the engine process ended with status {exit_code}"
     name = signal.Signals(-exit_code).name
-    hint = " (out of memory?)" if -exit_code == signal.SIGKILL else ""
-    return f"The engine process was killed by {name}{hint}."
+    hint = ", as happens when memory runs out" if -exit_code == signal.SIGKILL else ""
+    return f"the engine process was killed by {name}{hint}"

@@ -25,6 +25,7 @@ class Behaviour:
     max_model_len: int = 10_000
     max_num_seqs: int = 4
     max_waiting: int = 4
+    vocabulary: int = 10**12  # ids of generated tokens are below this
     fatal: str | None = None  # a ModelError while loading
     lives: Path | None = None  # each life appends its process id, one a line
     stillborn: tuple[int, ...] = ()  # lives, counted from 0, that end while loading
@@ -69,7 +70,7 @@ class FakeEngine:
             del self.running[request.id]
         else:
             self.running[request.id] = (request, count + 1)
-        token = request.prompt[-1] + 1 + count
+        token = (request.prompt[-1] + 1 + count) % self.behaviour.vocabulary
         return Output(request.id, (token,), finish_reason=FinishReason.LENGTH if ended else None)
 
 

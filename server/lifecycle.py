@@ -1,0 +1,125 @@
+"""The life of a server process: listen, load, serve, drain, and leave nothing behind."""
+
+import asyncio
+import contextlib
+import signal
+import socket
+from collections.abc import Awaitable, Iterator
+from types import FrameType
+from typing import Any, NoReturn
+
+import uvicorn
+from fastapi import FastAPI
+
+from engine.client import ProcessClient
+from server.config import ServerConfig
+from server.errors import StartupError
+
+BACKLOG = 2048  # connections that may wait to be accepted
+FLUSH_TIME = 2  # seconds that responses have to reach their clients once every request has ended
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def listen(host: str, port: int) -> socket.socket:
+    """A listening socket; port 0 takes a free one. Raises StartupError.
+
+    It listens from the start, not only once the model is there: two sockets may share an address until one listens.
+    """
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        message = f"Cannot listen on {host} port {port} ({reason}); choose another with --host or --port."
+        raise StartupError(message) from error
+
+
+def address(listener: socket.socket) -> str:
+    """The URL under which this machine reaches the listener."""
+    host, port = listener.getsockname()[:2]
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+def leave_on_signals() -> None:
+    """Ctrl-C and SIGTERM end the process with status 0 from here on, even as the first process of a container."""
+
+    def leave(number: int, frame: FrameType | None) -> NoReturn:
+        raise SystemExit(0)
+
+    for number in STOP_SIGNALS:
+        signal.signal(number, leave)
+
+
+def run(app: FastAPI, client: ProcessClient, listener: socket.socket, config: ServerConfig) -> int:
+    """Serves until a signal or until the engine has failed for good; returns the exit status.
+
+    0 after a signal; 1 if the engine failed after it had been ready, 2 if it never was.
+    """
+    return asyncio.run(_serve(app, client, listener, config))
+
+
+class _Server(uvicorn.Server):
+    """Leaves the signals alone: uvicorn closes its listener at the first one and raises it again at the end."""
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        yield
+
+
+async def _serve(app: FastAPI, client: ProcessClient, listener: socket.socket, config: ServerConfig) -> int:
+    stop, stop_now = asyncio.Event(), asyncio.Event()
+    with _signals_set(stop, stop_now):
+        server = _Server(
+            uvicorn.Config(
+                app, log_config=None, access_log=False, timeout_graceful_shutdown=FLUSH_TIME, server_header=False
+            )
+        )
+        http = asyncio.create_task(server.serve(sockets=[listener]), name="http")
+        client.start()
+        try:
+            await _first(stop.wait(), client.given_up(), asyncio.wait([http]))
+            if stop.is_set():
+                # The listener stays open meanwhile: who comes now is told 503, not refused a connection.
+                await _first(client.drain(config.drain_timeout), stop_now.wait())
+        finally:
+            server.should_exit = True
+            await client.stop()
+            await http
+        if stop.is_set():
+            return 0
+        return 2 if client.ready is None else 1
+
+
+async def _first(*awaitables: Awaitable[Any]) -> None:
+    """Waits until one of them is done, cancels the others, and raises what the first one raised."""
+    tasks = [asyncio.ensure_future(awaitable) for awaitable in awaitables]
+    try:
+        done, _ = await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+    for task in done:
+        task.result()
+
+
+@contextlib.contextmanager
+def _signals_set(stop: asyncio.Event, stop_now: asyncio.Event) -> Iterator[None]:
+    """The first signal sets `stop`, any further one `stop_now`; signals that come after the block are ignored.
+
+    Not through loop.add_signal_handler: closing the loop would bring the default handlers back, and a signal that comes
+    while the interpreter winds up would turn exit status 0 into another.
+    """
+    loop = asyncio.get_running_loop()
+
+    def note(number: int, frame: FrameType | None) -> None:
+        loop.call_soon_threadsafe(lambda: stop_now.set() if stop.is_set() else stop.set())
+
+    for number in STOP_SIGNALS:
+        signal.signal(number, note)
+    try:
+        yield
+    finally:
+        for number in STOP_SIGNALS:
+            signal.signal(number, signal.SIG_IGN)

@@ -1,0 +1,187 @@
+"""The flags of `octavo serve`, as a table: each is a field of a config, a flag and an environment variable."""
+
+import re
+from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, BooleanOptionalAction
+from collections.abc import Callable, Mapping
+from dataclasses import MISSING, dataclass, fields
+from typing import Any
+
+from engine.config import EngineConfig
+from server.config import ServerConfig
+from server.errors import StartupError
+
+PREFIX = "OCTAVO_"
+EXAMPLE = "mistralai/Mixtral-8x7B-Instruct-v0.1"
+DTYPES = ("float32", "bfloat16", "float16")
+
+
+def _integer(low: int, high: int | None = None) -> Callable[[str], int]:
+    def parse(text: str) -> int:
+        if not re.fullmatch(r"\d+", text) or int(text) < low or (high is not None and int(text) > high):
+            bounds = f"of at least {low}" if high is None else f"from {low} to {high}"
+            raise ArgumentTypeError(f"{text!r} is not a whole number {bounds}")
+        return int(text)
+
+    return parse
+
+
+def _number(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = -1.0
+    if not 0 <= value < float("inf"):
+        raise ArgumentTypeError(f"{text!r} is not a number of at least 0")
+    return value
+
+
+def _share(text: str) -> float:
+    if not 0 < (value := _number(text)) <= 1:
+        raise ArgumentTypeError(f"{text!r} is not a share above 0 and up to 1")
+    return value
+
+
+def _size(text: str) -> int:
+    """Bytes: "4GiB", "512MiB", "1.5G" (GiB too), or a plain number."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?) *([KMGT]?)(?:i?B)?", text, re.IGNORECASE)
+    if match is None:
+        raise ArgumentTypeError(f"{text!r} is not a size such as 4GiB, 512MiB or a number of bytes")
+    return int(float(match[1]) * 1024 ** " KMGT".index(match[2].upper() or " "))
+
+
+def _one_of(*choices: str) -> Callable[[str], str]:
+    def parse(text: str) -> str:
+        if text not in choices:
+            raise ArgumentTypeError(f"{text!r} is not one of {', '.join(choices)}")
+        return text
+
+    return parse
+
+
+def _switch(text: str) -> bool:
+    if text.lower() not in {"0", "1", "false", "true", "no", "yes", "off", "on"}:
+        raise ArgumentTypeError(f"{text!r} is neither true nor false")
+    return text.lower() in {"1", "true", "yes", "on"}
+
+
+def _list(text: str) -> list[str]:
+    items = [item.strip() for item in text.split(",")]
+    if not all(items):
+        raise ArgumentTypeError("an item of the list is empty")
+    return items
+
+
+@dataclass(frozen=True, slots=True)
+class Option:
+    """`field` is one of EngineConfig's or ServerConfig's, which also has the default."""
+
+    flag: str
+    metavar: str
+    parse: Callable[[str], Any]
+    help: str
+    field: str = ""  # "": named as the flag
+
+    @property
+    def key(self) -> str:
+        return self.field or self.flag.replace("-", "_")
+
+    @property
+    def variable(self) -> str:
+        return PREFIX + self.flag.upper().replace("-", "_")
+
+
+GROUPS: dict[str, tuple[Option, ...]] = {
+    "model": (
+        Option("served-model-name", "NAME", str, "what clients call it (default: MODEL, without its path)"),
+        Option("dtype", "TYPE", _one_of("auto", *DTYPES), f"{', '.join(DTYPES)}, or auto: what the device does fast"),
+        Option("device", "DEVICE", _one_of("auto", "cpu", "cuda"), "cpu, cuda, or auto: a GPU if there is one"),
+        Option("threads", "N", _integer(1), "threads on a CPU (default: as many cores as it may use)"),
+    ),
+    "HTTP": (
+        Option("host", "ADDRESS", str, "address to listen on; 0.0.0.0 is every interface"),
+        Option("port", "N", _integer(0, 65535), "port to listen on; 0 takes a free one"),
+        Option("api-key", "KEY", _list, "a key that clients must send; repeat it for several", "api_keys"),
+        Option("allowed-origins", "URL,...", _list, "web pages that may call the server (CORS)"),
+        Option("drain-timeout", "SECONDS", _number, "how long open requests may run on after SIGTERM or Ctrl-C"),
+    ),
+    "batching": (
+        Option("max-model-len", "N", _integer(1), "tokens of prompt and output (default: what model and cache allow)"),
+        Option("max-num-seqs", "N", _integer(1), "sequences that run at once (default: chosen for the machine)"),
+        Option("max-num-batched-tokens", "N", _integer(1), "tokens that one step computes (default: found at start)"),
+        Option("max-waiting", "N", _integer(0), "sequences that may queue behind those; more are told 429"),
+    ),
+    "cache": (
+        Option("kv-cache-memory", "SIZE", _size, "memory of the KV cache, as 4GiB (default: from what is free)"),
+        Option("gpu-memory-utilization", "SHARE", _share, "of a GPU's memory, for weights and cache together"),
+        Option("block-size", "N", _integer(1), "tokens in a block of the cache"),
+        Option("enable-prefix-caching", "", _switch, "reuse what prompts have in common"),
+    ),
+}
+
+OPTIONS = tuple(option for group in GROUPS.values() for option in group)
+DEFAULTS = {
+    field.name: field.default
+    for config in (EngineConfig, ServerConfig)
+    for field in fields(config)
+    if field.default is not MISSING
+}
+
+
+def add_to(parser: ArgumentParser) -> None:
+    """What is not given stays out of the namespace: the environment may have it, or else the config's own default."""
+    groups = {title: parser.add_argument_group(title) for title in GROUPS}
+    text = (
+        f"directory of a checkpoint, or a hub id such as {EXAMPLE} (default: a small model, built at the first start)"
+    )
+    groups["model"].add_argument("model", metavar="MODEL", nargs="?", default=SUPPRESS, help=text)
+    for title, options in GROUPS.items():
+        for option in options:
+            _add(groups[title].add_argument, option)
+
+
+def _add(add_argument: Callable[..., Any], option: Option) -> None:
+    common = {"dest": option.key, "default": SUPPRESS, "help": option.help + _shown_default(option)}
+    if option.parse is _switch:
+        add_argument(f"--{option.flag}", action=BooleanOptionalAction, **common)
+    else:
+        action = "extend" if option.parse is _list else "store"
+        add_argument(f"--{option.flag}", action=action, type=option.parse, metavar=option.metavar, **common)
+
+
+def _shown_default(option: Option) -> str:
+    match DEFAULTS.get(option.key):
+        case None | ():
+            return ""
+        case bool(value):
+            return f" (default: {'yes' if value else 'no'})"
+        case tuple(items):
+            return f" (default: {','.join(items)})"
+        case float(number):
+            return f" (default: {number:g})"
+        case value:
+            return f" (default: {value})"
+
+
+def from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
+    """The options that OCTAVO_<FLAG> variables set; an empty one counts as absent. Raises StartupError."""
+    given: dict[str, Any] = {}
+    if model := environment.get(PREFIX + "MODEL"):
+        given["model"] = model
+    for option in OPTIONS:
+        if text := environment.get(option.variable):
+            try:
+                given[option.key] = option.parse(text)
+            except ArgumentTypeError as error:
+                raise StartupError(f"The environment variable {option.variable} is wrong: {error}.") from error
+    return given
+
+
+def configure(given: Mapping[str, Any], model: str, name: str, sampled_vocab: int) -> tuple[EngineConfig, ServerConfig]:
+    """The two configs. `model` is the checkpoint's directory; `name` serves it unless --served-model-name was given."""
+    values = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
+    values = {"served_model_name": name} | values | {"model": model, "sampled_vocab": sampled_vocab}
+
+    def of(config: type[EngineConfig] | type[ServerConfig]) -> dict[str, Any]:
+        return {field.name: values[field.name] for field in fields(config) if field.name in values}
+
+    return EngineConfig(**of(EngineConfig)), ServerConfig(**of(ServerConfig))
