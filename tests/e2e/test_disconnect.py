@@ -1,0 +1,35 @@
+"""A client that leaves frees its sequence within a second: streaming or not, running or queued."""
+
+import json
+import socket
+from collections.abc import Callable
+
+import pytest
+
+from tests.e2e.harness import FOREVER, Server
+from tests.e2e.streams import body_of, complete
+
+BOUND = 1.0  # seconds
+
+
+def open_request(server: Server, stream: bool) -> socket.socket:
+    body = json.dumps(body_of([3, 4], FOREVER, stream)).encode()
+    connection = socket.create_connection(("127.0.0.1", server.port))
+    head = f"POST /v1/completions HTTP/1.1\r\nHost: test\r\nContent-Length: {len(body)}\r\n\r\n"
+    connection.sendall(head.encode() + body)
+    return connection
+
+
+@pytest.mark.parametrize("stream", [True, False], ids=["streaming", "whole"])
+def test_who_leaves_frees_its_place(serve_fake: Callable[..., Server], stream: bool) -> None:
+    server = serve_fake(step_seconds=0.005, max_num_seqs=1)
+    server.wait_for_health(200)
+    running = open_request(server, stream)
+    server.wait_for_load(running=1)
+    queued = open_request(server, stream)
+    server.wait_for_load(running=1, waiting=1)
+    queued.close()
+    assert server.wait_for_load(running=1, waiting=0) < BOUND
+    running.close()
+    assert server.wait_for_load(running=0) < BOUND
+    assert complete(server.url, [3, 4], 5).finish_reason == "length"
