@@ -27,7 +27,7 @@ class ApiKeys:
         scheme, _, given = authorization.partition(" ")
         if scheme.lower() != "bearer" or not given.strip():
             raise InvalidApiKey("An API key is required: send it as 'Authorization: Bearer KEY'.")
-        candidate = given.strip().encode()
+        candidate = given.strip().encode("latin-1")  # as Headers decoded it
         matches = [hmac.compare_digest(candidate, key) for key in self._keys]  # all of them: no early exit
         if not any(matches):
             raise InvalidApiKey("The API key is not valid.")

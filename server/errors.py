@@ -160,4 +160,4 @@ def as_api_error(error: Exception) -> ApiError:
 
 
 def error_response(error: ApiError) -> Response:
-    return Response(encode_json(error.body()), error.status, error.headers, media_type="application/json")
+    return Response(encode_json(error.body()), int(error.status), error.headers, media_type="application/json")

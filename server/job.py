@@ -1,5 +1,6 @@
 """One admitted API request: the engine's outputs become deltas of its choices, and everything about it is counted."""
 
+import logging
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
@@ -11,6 +12,8 @@ from server.choices import Choice, Delta
 from server.errors import ApiError, InternalError, ServiceUnavailable
 from server.service import Service
 from server.trace import Trace
+
+logger = logging.getLogger(__name__)
 
 
 class PromptTokensDetails(TypedDict):
@@ -36,6 +39,7 @@ class Job:
     trace: Trace
     created: int = field(default_factory=lambda: int(time.time()))
     _last_token: dict[int, float] = field(default_factory=dict)  # choice index -> when its last token came
+    _said: list[Delta] = field(default_factory=list)  # what the log shall show; empty unless text may be logged
     _closed: bool = False
 
     async def deltas(self) -> AsyncIterator[Delta]:
@@ -54,6 +58,8 @@ class Job:
             if choice.finish_reason is not None and output.finish_reason is None:
                 self.generation.abort(output.id)
             if delta is not None:
+                if self.service.config.log_text:
+                    self._said.append(delta)
                 yield delta
             if not open_choices:
                 return
@@ -107,3 +113,12 @@ class Job:
         metrics.e2e_request_latency.observe(time.perf_counter() - self.trace.started)
         for reason in reasons:
             metrics.request_success[reason].inc()
+        if self.service.config.log_text:
+            self._log_text()
+
+    def _log_text(self) -> None:
+        decode = self.service.tokenizer.backend.decode
+        for choice in self.choices:
+            prompt = decode(list(choice.request.prompt), skip_special_tokens=False)
+            answer = "".join(delta.text for delta in self._said if delta.index == choice.index)
+            logger.info("%s prompt %r answer %r", choice.request.id, prompt, answer)

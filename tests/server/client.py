@@ -66,7 +66,7 @@ class Client:
 
     def post(self, path: str, body: Mapping[str, Any] | bytes, **headers: str) -> Reply:
         content = body if isinstance(body, bytes) else json.dumps(body).encode()
-        return self.call("POST", path, content, {"content-type": "application/json"} | headers)
+        return self.call("POST", path, content, {"content_type": "application/json"} | headers)
 
     def complete(self, **parameters: Any) -> Reply:
         return self.post("/v1/completions", {"model": MODEL, "prompt": "hi"} | parameters)

@@ -1,0 +1,38 @@
+"""API keys: wrong ones are refused before anything else is looked at; probes need none."""
+
+import pytest
+
+from server.config import ServerConfig
+from tests.server.client import MODEL, Client
+
+CLIENT = Client(config=ServerConfig(MODEL, api_keys=("first", "zweiter-schlüssel")))
+
+
+@pytest.mark.parametrize("value", ["", "Bearer", "Bearer ", "Bearer wrong", "Basic first", "first", "Bearer firs"])
+def test_wrong_keys(value: str) -> None:
+    for path in ("/v1/models", "/v1/nothing", "/"):
+        reply = CLIENT.get(path, authorization=value)
+        assert (reply.status, reply.error["code"]) == (401, "invalid_api_key")
+        assert reply.headers["www-authenticate"] == "Bearer"
+        assert "wrong" not in reply.error["message"]
+    assert CLIENT.post("/v1/completions", b"not even json", authorization=value).status == 401
+
+
+@pytest.mark.parametrize("value", ["Bearer first", "bearer first", "Bearer  first "])
+def test_right_keys(value: str) -> None:
+    assert CLIENT.get("/v1/models", authorization=value).status == 200
+
+
+def test_a_key_that_is_not_ascii() -> None:
+    sent = "Bearer " + "zweiter-schlüssel".encode().decode("latin-1")
+    assert CLIENT.get("/v1/models", authorization=sent).status == 200
+
+
+@pytest.mark.parametrize("path", ["/health", "/metrics"])
+def test_open_paths(path: str) -> None:
+    assert CLIENT.get(path).status == 200
+
+
+def test_no_keys_no_authentication() -> None:
+    assert Client().get("/v1/models").status == 200
+    assert Client().get("/v1/models", authorization="Bearer anything").status == 200

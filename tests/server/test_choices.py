@@ -1,0 +1,118 @@
+"""Choice: text, log-probabilities and usage end together, wherever a stop string or a token ends them."""
+
+import random
+from typing import Any
+
+import pytest
+
+from engine.api import FinishReason, Output, Request, SamplingParams, TokenLogprobs
+from server.choices import Choice, Delta
+from server.text import Tokenizer
+from tests.server.client import Client
+from tests.server.fake import STOP, replay
+from tests.server.test_chat import streamed as chat_streamed
+from tests.server.test_completions import streamed
+from tests.server.vocab import BYTES, EOS, PIECES, byte_level, ids_of, llama_style, piece
+
+LENGTH = FinishReason.LENGTH
+TOKENIZERS = {"byte level": byte_level(), "llama": llama_style()}
+
+
+def choice(stops: tuple[str, ...] = (), tokenizer: Tokenizer = TOKENIZERS["byte level"]) -> Choice:
+    params = SamplingParams(max_tokens=100, logprobs=0, stop_token_ids=(EOS,))
+    return Choice(0, Request("r", tuple(ids_of("x")), params), tokenizer, stops)
+
+
+def output(ids: list[int], reason: FinishReason | None = None, cached: int = 0) -> Output:
+    return Output("r", tuple(ids), tuple(TokenLogprobs(-float(id)) for id in ids), cached, reason)
+
+
+def scored(delta: Delta | None) -> list[int]:
+    assert delta is not None
+    return [id for id, _ in delta.logprobs]
+
+
+def test_tokens_after_the_stop_string_do_not_exist() -> None:
+    subject = choice(("#!",))
+    delta = subject.push(output(ids_of("ab#!cd"), LENGTH))
+    assert delta is not None
+    assert (delta.text, delta.finish_reason) == ("ab", STOP)
+    assert scored(delta) == ids_of("ab#!")
+    assert subject.completion_tokens == 4
+
+
+def test_held_text_holds_its_log_probabilities() -> None:
+    subject = choice(("###",))
+    assert scored(subject.push(output(ids_of("a")))) == ids_of("a")
+    assert subject.push(output(ids_of("#"))) is None
+    assert scored(subject.push(output(ids_of("b")))) == ids_of("#b")
+
+
+def test_what_was_held_is_shown_at_the_end() -> None:
+    subject = choice(("###",))
+    assert subject.push(output(ids_of("##"))) is None
+    delta = subject.push(output(ids_of("é")[:1], LENGTH))
+    assert delta is not None
+    assert (delta.text, delta.finish_reason, subject.completion_tokens) == ("##\ufffd", LENGTH, 3)
+
+
+def test_a_stop_string_that_only_the_end_reveals() -> None:
+    subject = choice(("\ufffd",))
+    delta = subject.push(output(ids_of("aé")[:2], LENGTH))
+    assert delta is not None
+    assert (delta.text, delta.finish_reason) == ("a", STOP)
+
+
+def test_the_end_of_sequence_token_counts_but_is_no_text() -> None:
+    subject = choice()
+    delta = subject.push(output([*ids_of("a"), EOS], STOP))
+    assert delta is not None
+    assert (delta.text, delta.finish_reason, subject.completion_tokens) == ("a", STOP, 2)
+
+
+def test_an_ordinary_token_that_ends_the_sequence_is_no_text_either() -> None:
+    params = SamplingParams(max_tokens=100, stop_token_ids=(ids_of("!")[0],))
+    subject = Choice(0, Request("r", tuple(ids_of("x")), params), TOKENIZERS["byte level"], ())
+    delta = subject.push(Output("r", tuple(ids_of("a!")), finish_reason=STOP))
+    assert delta is not None and delta.text == "a"
+
+
+def test_cached_tokens_are_remembered() -> None:
+    subject = choice()
+    subject.push(output(ids_of("a"), cached=5))
+    subject.push(output(ids_of("b"), LENGTH))
+    assert subject.cached_tokens == 5
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+def test_the_stream_is_the_whole_cut_into_pieces(name: str) -> None:
+    """Random ids, stop strings of every kind, n = 3, outputs merged at random: byte for byte."""
+    rng, tokenizer = random.Random(name), TOKENIZERS[name]
+    alphabet = [
+        *ids_of("ab# é你🦑\u2028"),
+        BYTES + 0x80,
+        *([piece(text) for text in PIECES] if name == "llama" else []),
+    ]
+    for _ in range(60):
+        ids = [[*rng.choices(alphabet, k=rng.randrange(1, 40)), EOS] for _ in range(3)]
+        stops = rng.sample(["#", "##", "a#b", " é", "你", "b \u2028", "🦑🦑"], k=rng.randrange(4))
+        client = Client.replaying(replay(*ids), tokenizer)
+        parameters: dict[str, Any] = {"n": 3, "stop": stops, "max_tokens": rng.randrange(1, 50)}
+        completion = client.complete(**parameters, logprobs=1)
+        chat = client.chat(**parameters)
+        chunks = streamed(client.complete(**parameters, logprobs=1, stream=True))
+        assert [chunks[index] for index in range(3)] == completion.json()["choices"]
+        messages = chat_streamed(client.chat(**parameters, stream=True))
+        assert [messages[index] for index in range(3)] == chat.json()["choices"]
+        for each in completion.json()["choices"]:
+            assert not any(stop in each["text"] for stop in stops)
+        tokens = sum(len(each["logprobs"]["tokens"]) for each in completion.json()["choices"])
+        assert tokens == completion.json()["usage"]["completion_tokens"]
+
+
+def test_a_stop_string_ends_the_work_of_the_engine() -> None:
+    client = Client.replaying(replay(ids_of("a#" + "b" * 100), ids_of("ccc")))
+    reply = client.complete(n=2, stop="#", max_tokens=3)
+    assert [each["finish_reason"] for each in reply.json()["choices"]] == ["stop", "length"]
+    assert client.engine.aborted == [client.engine.submitted[0].id]
+    assert reply.json()["usage"]["completion_tokens"] == 2 + 3
