@@ -24,9 +24,11 @@ class Pages:
 
     def step(self, rows: Sequence[tuple[int, int, Sequence[int]]], every: bool = True) -> Tensor:
         """Runs (sequence, tokens before, new tokens) rows; logits of every new token, or of each row's last."""
-        batch = flat_batch(rows, self.table, self.block_size, every)
         with torch.inference_mode():
-            return self.model.forward(batch, self.cache)
+            return self.model.forward(self.batch(rows, every), self.cache)
+
+    def batch(self, rows: Sequence[tuple[int, int, Sequence[int]]], every: bool = True) -> ForwardBatch:
+        return flat_batch(rows, self.table, self.block_size, every)
 
     def prompt(self, tokens: Sequence[int], sequence: int = 0) -> Tensor:
         return self.step([(sequence, 0, tokens)])

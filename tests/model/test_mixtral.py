@@ -1,31 +1,45 @@
 """The decoder against transformers' MixtralForCausalLM, and against itself: batched = alone, chunked = whole."""
 
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from model.checkpoint import load_model
 from model.config import ModelConfig
 from model.mixtral import Mixtral
+from model.moe import Router
+from model.ops import Ops
+from model.quantization import fp16_works
 from tests.model.pages import Pages
 from tests.tiny import write_tiny_checkpoint
 
 CPU = torch.device("cpu")
 TOLERANCE = 1e-4
+SHARP = 20.0  # with it, choices are clear: the tests check the margins they rely on
 
 SHAPES: dict[str, dict[str, Any]] = {
     "four experts": {"num_local_experts": 4},
     "eight experts": {"num_local_experts": 8},
     "sixteen experts, four chosen": {"num_local_experts": 16, "num_experts_per_tok": 4},
-    "one chosen": {"num_experts_per_tok": 1},
+    "eight experts, one chosen": {"num_local_experts": 8, "num_experts_per_tok": 1},
     "multi-head": {"num_key_value_heads": 4},
     "multi-query": {"num_key_value_heads": 1},
     "wide heads": {"head_dim": 16},
     "sliding window": {"sliding_window": 7},
+    "window of one": {"sliding_window": 1},
     "tied": {"tie_word_embeddings": True},
+    "bfloat16 on disk": {"torch_dtype": "bfloat16"},
+    "float16 on disk": {"torch_dtype": "float16"},
 }
 
 
@@ -33,30 +47,171 @@ def load(directory: Path, dtype: str = "float32") -> Mixtral:
     return load_model(directory, ModelConfig.from_pretrained(directory), CPU, dtype, lambda done, total: None)
 
 
-def random_tokens(count: int, seed: int = 0, vocab: int = 256) -> list[int]:
-    return torch.randint(3, vocab, (count,), generator=torch.Generator().manual_seed(seed)).tolist()
+def random_tokens(count: int, seed: int = 0) -> list[int]:
+    return torch.randint(3, 256, (count,), generator=torch.Generator().manual_seed(seed)).tolist()
 
 
 @pytest.fixture
-def transformers_logits() -> Any:
+def oracle() -> Callable[[Path], Any]:
+    """Loads a checkpoint with transformers, in float32."""
     transformers = pytest.importorskip("transformers")
-
-    def logits(directory: Path, tokens: list[int]) -> Tensor:
-        oracle = transformers.MixtralForCausalLM.from_pretrained(directory, dtype=torch.float32)
-        with torch.inference_mode():
-            return oracle(torch.tensor([tokens])).logits[0]
-
-    return logits
+    return lambda directory: transformers.MixtralForCausalLM.from_pretrained(directory, dtype=torch.float32)
 
 
-@pytest.mark.oracle
-@pytest.mark.parametrize("overrides", SHAPES.values(), ids=SHAPES.keys())
-def test_logits_match_transformers(tmp_path: Path, transformers_logits: Any, overrides: dict[str, Any]) -> None:
-    write_tiny_checkpoint(tmp_path, **overrides)
-    tokens = random_tokens(37)
-    expected = transformers_logits(tmp_path, tokens)
-    pages = Pages(load(tmp_path), sequences=2, length=40)
+def assert_matches(directory: Path, model: Any, tokens: list[int]) -> None:
+    """Our logits are the oracle's, for the whole prompt and token by token."""
+    with torch.inference_mode():
+        expected = model(torch.tensor([tokens])).logits[0]
+    pages = Pages(load(directory), sequences=2, length=len(tokens))
     whole = pages.prompt(tokens)
     one_by_one = torch.cat([pages.step([(1, n, [token])]) for n, token in enumerate(tokens)])
     assert (whole - expected).abs().max() < TOLERANCE
     assert (one_by_one - expected).abs().max() < TOLERANCE
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("overrides", SHAPES.values(), ids=SHAPES.keys())
+def test_logits_match_transformers(tmp_path: Path, oracle: Any, overrides: dict[str, Any]) -> None:
+    write_tiny_checkpoint(tmp_path, **overrides)
+    assert_matches(tmp_path, oracle(tmp_path), random_tokens(37))
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("original", [True, False], ids=["released layout", "transformers' layout"])
+@pytest.mark.parametrize("shard_size", ["10GB", "40KB"], ids=["one file", "sharded"])
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+def test_what_transformers_writes_is_read(
+    tmp_path: Path, oracle: Any, original: bool, shard_size: str, tied: bool
+) -> None:
+    model = oracle(write_tiny_checkpoint(tmp_path / "ours", tie_word_embeddings=tied))
+    written = tmp_path / "theirs"
+    model.save_pretrained(written, save_original_format=original, max_shard_size=shard_size)
+    assert (written / "model.safetensors.index.json").exists() == (shard_size == "40KB")
+    assert "rope_theta" not in json.loads((written / "config.json").read_text())
+    assert_matches(written, model, random_tokens(37))
+
+
+@pytest.mark.oracle
+def test_greedy_tokens_are_those_of_transformers(tmp_path: Path, oracle: Any) -> None:
+    prompts = [random_tokens(11, seed) for seed in range(20)]
+    model = oracle(write_tiny_checkpoint(tmp_path, seed=1, sharp=SHARP))
+    with torch.inference_mode():
+        settings = {"max_new_tokens": 64, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
+        expected = model.generate(torch.tensor(prompts), **settings)
+        seen = model(expected, output_router_logits=True)
+    assert margin(seen.logits[:, 10:-1], 1) > 1e-3
+    assert min(margin(logits, 2) for logits in seen.router_logits) > 1e-3
+    assert greedy(load(tmp_path), prompts, 64) == expected.tolist()
+
+
+def greedy(model: Mixtral, prompts: list[list[int]], count: int) -> list[list[int]]:
+    """Prompts and their continuations, all sequences in every step."""
+    tokens = [list(prompt) for prompt in prompts]
+    pages = Pages(model, len(prompts), len(prompts[0]) + count)
+    logits = pages.step([(n, 0, prompt) for n, prompt in enumerate(prompts)], every=False)
+    for step in range(count):
+        for sequence, token in zip(tokens, logits.argmax(-1).tolist(), strict=True):
+            sequence.append(token)
+        if step < count - 1:
+            logits = pages.step([(n, len(known) - 1, known[-1:]) for n, known in enumerate(tokens)], every=False)
+    return tokens
+
+
+def margin(logits: Tensor, chosen: int) -> float:
+    """How far the last chosen one is ahead of the first that was not, at the closest row."""
+    best = logits.topk(chosen + 1, dim=-1).values
+    return float((best[..., -2] - best[..., -1]).min())
+
+
+@dataclass(frozen=True, slots=True)
+class WatchedRouter(Router):
+    """A router that notes by how much it preferred what it chose."""
+
+    margins: list[float]
+
+    def __call__(self, x: Tensor, ops: Ops) -> tuple[Tensor, Tensor]:
+        self.margins.append(margin(ops.linear(x, self.weight), self.top_k))
+        return Router.__call__(self, x, ops)
+
+
+def watched(model: Mixtral) -> tuple[Mixtral, list[float]]:
+    margins: list[float] = []
+
+    def watch(router: Router) -> Router:
+        return WatchedRouter(router.weight, router.top_k, margins)
+
+    layers = tuple(replace(layer, moe=replace(layer.moe, router=watch(layer.moe.router))) for layer in model.layers)
+    return replace(model, layers=layers), margins
+
+
+@cache
+def sharp_model(dtype: str, window: int | None = None) -> Mixtral:
+    with TemporaryDirectory() as directory:
+        write_tiny_checkpoint(Path(directory), sharp=SHARP, sliding_window=window, num_local_experts=8)
+        return load(Path(directory), dtype)
+
+
+DTYPES = ["float32", pytest.param("float16", marks=pytest.mark.skipif(not fp16_works(), reason="needs FBGEMM"))]
+LENGTHS = (1, 5, 16, 23, 31)
+
+
+@cache
+def whole_and_alone(dtype: str, window: int | None) -> list[Tensor]:
+    """Each prompt in one step of its own, through routers that were not in doubt."""
+    model, margins = watched(sharp_model(dtype, window))
+    prompts = [random_tokens(length, seed) for seed, length in enumerate(LENGTHS)]
+    logits = [Pages(model, sequences=1, length=len(prompt)).prompt(prompt) for prompt in prompts]
+    assert min(margins) > 1e-3
+    return logits
+
+
+@settings(derandomize=True, max_examples=15, deadline=None)
+@given(steps=st.lists(st.tuples(*[st.integers(0, 12)] * len(LENGTHS)), max_size=6))
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("window", [None, 6])
+def test_batched_and_chunked_is_alone_and_whole(dtype: str, window: int | None, steps: list[tuple[int, ...]]) -> None:
+    """Each step takes so many tokens of each prompt; a last one takes what is left."""
+    model = sharp_model(dtype, window)
+    prompts = [random_tokens(length, seed) for seed, length in enumerate(LENGTHS)]
+    expected = whole_and_alone(dtype, window)
+    pages = Pages(model, sequences=len(prompts), length=max(LENGTHS))
+    done = [0] * len(prompts)
+    for counts in (*steps, LENGTHS):
+        taken = [(n, done[n], prompts[n][done[n] : done[n] + count]) for n, count in enumerate(counts)]
+        rows = [row for row in taken if row[2]]
+        logits = pages.step(rows) if rows else torch.empty(0, 256)
+        wanted = [expected[n][start : start + len(tokens)] for n, start, tokens in rows]
+        assert (logits - torch.cat([torch.empty(0, 256), *wanted])).abs().amax(-1).le(TOLERANCE * SHARP).all()
+        done = [before + len(tokens) for before, (_, _, tokens) in zip(done, taken, strict=True)]
+    assert tuple(done) == LENGTHS
+
+
+def test_only_the_wanted_rows_have_logits() -> None:
+    model = sharp_model("float32")
+    prompt = random_tokens(9)
+    every = Pages(model, sequences=1, length=9).prompt(prompt)
+    last = Pages(model, sequences=1, length=9).step([(0, 0, prompt)], every=False)
+    assert last.shape == (1, 256)
+    torch.testing.assert_close(last[0], every[-1])
+    pages = Pages(model, sequences=1, length=9)
+    batch = replace(pages.batch([(0, 0, prompt)]), logit_rows=torch.empty(0, dtype=torch.int64))
+    assert model.forward(batch, pages.cache).shape == (0, 256)
+
+
+def test_an_observer_sees_every_layer_once_per_step() -> None:
+    model = sharp_model("float32")
+    seen: list[tuple[int, torch.Size]] = []
+    pages = Pages(model, sequences=1, length=9)
+    batch = pages.batch([(0, 0, random_tokens(9))])
+    model.forward(batch, pages.cache, lambda layer, ids: seen.append((layer, ids.shape)))
+    assert seen == [(0, (9, 2)), (1, (9, 2))]
+
+
+def test_bfloat16_is_near(tmp_path: Path) -> None:
+    write_tiny_checkpoint(tmp_path, torch_dtype="bfloat16")
+    prompt = random_tokens(20)
+    exact = Pages(load(tmp_path), sequences=1, length=20).prompt(prompt)
+    model = load(tmp_path, "bfloat16")
+    logits = Pages(model, sequences=1, length=20).prompt(prompt)
+    assert (model.activation_dtype, logits.dtype) == (torch.bfloat16, torch.float32)
+    assert (logits - exact).abs().mean() < 0.05
