@@ -6,6 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "amx_tile")  # what decides how fast a dtype is
 PACKAGES = ("octavo", "torch", "transformers")
 
 
