@@ -14,7 +14,7 @@ def describe() -> dict[str, Any]:
     """Hardware, versions and what else the machine was doing."""
     return {
         "cpu": _line(Path("/proc/cpuinfo"), "model name") or platform.processor(),
-        "instructions": [flag for flag in ("avx2", "avx512f", "amx_tile") if flag in _flags()],
+        "instructions": [flag for flag in INSTRUCTIONS if flag in _flags()],
         "threads": len(os.sched_getaffinity(0)),
         "memory_gb": round(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 1e9, 1),
         "load_average": os.getloadavg()[0],

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+
 from tests.e2e.harness import PATIENCE, free_port, write_model
 
 ROOT = Path(__file__).parent.parent
