@@ -47,7 +47,7 @@ def check_count(service: Service, ready: Ready, prompts: int, request: Generatio
         raise InvalidRequest(f"'n' should be less than or equal to {service.config.max_num_choices}.", "n")
     most = ready.max_num_seqs + ready.max_waiting
     if prompts * n > most:
-        raise InvalidRequest(f"{prompts} prompts with n = {n} are too many at once; this server takes {most}.", "n")
+        raise InvalidRequest(f"{prompts * n} choices are too many at once; this server takes {most}.", "n")
 
 
 def admit(service: Service, http: HttpRequest, request: GenerationRequest, tasks: Sequence[Task], prefix: str) -> Job:

@@ -1,4 +1,7 @@
-"""/v1/chat/completions: a conversation through the checkpoint's template; the answer as the assistant's message."""
+"""/v1/chat/completions: a conversation through the checkpoint's template; the answer as the assistant's message.
+
+/apply-template shows what the template makes of it.
+"""
 
 import asyncio
 from collections.abc import Sequence
@@ -20,6 +23,11 @@ from server.respond import respond
 from server.sampling import output_limit, sampling_params
 from server.service import Service
 from server.text import Tokenizer
+from server.wire import encode_json
+
+
+class RenderedPrompt(TypedDict):
+    prompt: str
 
 
 class AssistantMessage(TypedDict):
@@ -79,16 +87,26 @@ def router(service: Service) -> APIRouter:
         job = admit(service, http, request, [task], "chatcmpl")
         return await respond(http, job, ChatShape(job, request, service.tokenizer), request.stream is True)
 
+    @routes.post("/apply-template")
+    async def apply_template(http: HttpRequest) -> Response:
+        """The body of a chat request; the answer is what the model would be given."""
+        request = await read(service, http, ChatRequest)
+        prompt: RenderedPrompt = {"prompt": await asyncio.to_thread(_rendered, service.tokenizer, request)}
+        return Response(encode_json(prompt), media_type="application/json")
+
     return routes
+
+
+def _rendered(tokenizer: Tokenizer, request: ChatRequest) -> str:
+    if tokenizer.template is None:
+        message = "The model has no chat template; use /v1/completions, or add chat_template.jinja to the checkpoint."
+        raise InvalidRequest(message, "messages")
+    return tokenizer.template.render([message.turn() for message in request.messages])
 
 
 def _task(tokenizer: Tokenizer, request: ChatRequest, ready: Ready) -> Task:
     """Runs in a thread: rendering and encoding a long conversation take longer than the event loop may wait."""
-    if tokenizer.template is None:
-        message = "The model has no chat template; use /v1/completions, or add chat_template.jinja to the checkpoint."
-        raise InvalidRequest(message, "messages")
-    text = tokenizer.template.render([message.turn() for message in request.messages])
-    prompt = tokenizer.encode(text, add_special_tokens=False)  # the template brings its own BOS
+    prompt = tokenizer.encode(_rendered(tokenizer, request), add_special_tokens=False)  # the template brings its BOS
     if not prompt:
         raise InvalidRequest("'messages' render to an empty prompt.", "messages")
     wanted = request.max_tokens if request.max_completion_tokens is None else request.max_completion_tokens

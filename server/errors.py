@@ -127,6 +127,8 @@ def from_validation(error: ValidationError) -> InvalidRequest:
             )
         case "missing":
             return InvalidRequest(f"The required parameter '{param}' is missing.", param)
+        case "too_short":
+            return InvalidRequest(f"'{param}' must not be empty.", param)
         case "value_error":
             return InvalidRequest(f"'{param}' {first['msg'].removeprefix('Value error, ')}.", param)
         case _:

@@ -46,7 +46,7 @@ def _described(progress: Progress | None) -> str:
 def router(client: EngineClient) -> APIRouter:
     routes = APIRouter()
 
-    @routes.get("/health")
+    @routes.api_route("/health", methods=["GET", "HEAD"])
     async def read_health() -> Response:
         require_ready(client)
         health: Health = {"status": "ok"}

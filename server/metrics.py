@@ -98,7 +98,7 @@ def router(metrics: Metrics) -> APIRouter:
     routes = APIRouter()
 
     @routes.get("/metrics")
-    def read_metrics() -> Response:
+    async def read_metrics() -> Response:
         return metrics.exposition()
 
     return routes

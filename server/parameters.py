@@ -1,5 +1,6 @@
 """The parameters that this server does not have, as a table: what it refuses, what it may pass over."""
 
+import json
 import logging
 from collections.abc import Mapping
 from typing import Any
@@ -96,7 +97,7 @@ class ParameterCheck:
 def _refuse_unless_neutral(name: str, value: object) -> None:
     if is_absent(value) or any(_same(value, neutral) for neutral in NOT_SUPPORTED[name]):
         return
-    neutral = " or ".join(repr(value) for value in NOT_SUPPORTED[name])
+    neutral = " or ".join(json.dumps(value) for value in NOT_SUPPORTED[name])
     advice = f"leave it out or set it to {neutral}" if neutral else "leave it out"
     raise InvalidRequest(f"'{name}' is not supported by this server yet; {advice}.", name)
 

@@ -9,6 +9,7 @@ from server.parameters import ParameterCheck
 from server.template import Turn
 
 MAX_STOPS = 4
+MAX_STOP_LENGTH = 1024  # characters: every choice prepares its own search for them
 MAX_LOGPROBS = 20  # OpenAI's completions stop at 5; its chat, and its peers, at 20
 INT64 = 2**63
 
@@ -33,9 +34,10 @@ Prompt = Annotated[
     str | Strings | TokenIds | Annotated[list[TokenIds], Field(fail_fast=True)],
     _shaped("must be a string, an array of token ids, or an array of strings or of arrays of token ids"),
 ]
+_StopString = Annotated[str, Field(max_length=MAX_STOP_LENGTH)]
 Stop = Annotated[
-    str | Annotated[list[str], Field(max_length=MAX_STOPS)],
-    _shaped(f"must be a string or an array of at most {MAX_STOPS} strings"),
+    _StopString | Annotated[list[_StopString], Field(max_length=MAX_STOPS)],
+    _shaped(f"must be a string or an array of at most {MAX_STOPS} strings, of at most {MAX_STOP_LENGTH} characters"),
 ]
 
 
@@ -73,7 +75,7 @@ class GenerationRequest(_Object):
 
     def check(self) -> None:
         """What concerns more than one field. Raises InvalidRequest."""
-        if self.stream_options is not None and not self.stream:
+        if self.stream_options is not None and self.stream_options.model_fields_set and not self.stream:
             raise InvalidRequest("'stream_options' is only allowed with 'stream': true.", "stream_options")
 
     @property

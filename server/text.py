@@ -47,8 +47,11 @@ class Tokenizer:
         return cls(backend, ChatTemplate.from_directory(directory))
 
     def encode(self, text: str, add_special_tokens: bool) -> tuple[int, ...]:
-        """Special tokens are those of the post-processor, a BOS as a rule; a chat template brings its own."""
-        return tuple(self.backend.encode(text, add_special_tokens=add_special_tokens).ids)
+        """Special tokens are those of the post-processor, a BOS as a rule; a chat template brings its own.
+
+        As a batch of one, because that releases the GIL and `encode` does not: a prompt of megabytes takes seconds.
+        """
+        return tuple(self.backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)[0].ids)
 
     def decode_bytes(self, ids: Sequence[int]) -> str:
         """The text of ids by their bytes alone, U+FFFD where these are no UTF-8; leading spaces are kept."""

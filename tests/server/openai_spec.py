@@ -21,7 +21,7 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from openai.types.shared import ErrorObject
 
 FAILURES = (400, 401, 404, 405, 413, 429, 500, 503)
-UNSPECIFIED = ("/health",)  # its success is our own; its failures are OpenAI's error object
+UNSPECIFIED = ("/health", "/apply-template")  # their success is our own; their failures are OpenAI's error object
 
 
 class _ModelList(pydantic.BaseModel):

@@ -132,6 +132,14 @@ def test_include_usage_may_be_off() -> None:
         assert all("usage" not in event for event in events)
 
 
+def test_apply_template_shows_the_prompt() -> None:
+    body = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}], "temperature": 0.5, "stream": True}
+    client = Client()
+    assert client.post("/apply-template", body).json() == {"prompt": "<user>hi</s><assistant>"}
+    assert client.post("/apply-template", body | {"messages": []}).status == 400
+    assert client.engine.submitted == []
+
+
 def test_the_response_names_its_model() -> None:
     body = Client().chat().json()
     assert body["model"] == MODEL and body["id"].startswith("chatcmpl-")

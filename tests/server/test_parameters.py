@@ -68,6 +68,8 @@ def test_what_the_sampler_is_asked(endpoint: str, name: str, value: Any, field: 
         ("seed", 0.5),
         ("stop", ["a", "b", "c", "d", "e"]),
         ("stop", [1]),
+        ("stop", "x" * 1025),
+        ("stop", ["x" * 1025]),
         ("stop", {"a": 1}),
         ("n", 0),
         ("n", 129),
@@ -214,6 +216,12 @@ def test_what_is_not_there_yet_may_be_neutral(endpoint: str, name: str) -> None:
 @pytest.mark.parametrize(("name", "value"), [("frequency_penalty", False), ("best_of", True), ("echo", 0)])
 def test_neutral_values_are_compared_as_json(name: str, value: Any) -> None:
     assert Client().complete(**{name: value}).error["param"] == name
+
+
+def test_empty_means_absent() -> None:
+    client = Client()
+    for empty in ({"stop": ""}, {"stop": []}, {"stop": [""]}, {"stream_options": {}}, {"user": ""}, {"cache_salt": ""}):
+        assert client.chat(**empty).status == 200
 
 
 def test_what_sdks_send_unasked() -> None:
