@@ -24,7 +24,6 @@ from model.config import ModelError
 
 PROGRESS_INTERVAL = 0.1  # seconds between two messages about the same piece of work
 
-Pipe = Connection  # one direction of a pair that multiprocessing.Pipe(duplex=False) made
 Report = Callable[[Progress], None]
 
 

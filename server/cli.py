@@ -3,10 +3,12 @@
 import argparse
 import logging
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
+from types import FrameType
 from typing import NoReturn
 
 from model.config import ModelError
@@ -81,10 +83,11 @@ def _version() -> str:
     try:
         return version("octavo")
     except PackageNotFoundError:
-        return "(not installed)"
+        return "(not installed: run from its sources)"
 
 
 def _serve(arguments: argparse.Namespace) -> int:
+    _leave_on_signals()
     from engine.client import ProcessClient
     from engine.engine import build
     from model.config import ModelConfig
@@ -93,22 +96,31 @@ def _serve(arguments: argparse.Namespace) -> int:
     from server.console import Console
     from server.text import Tokenizer
 
-    lifecycle.leave_on_signals()
     given = options.from_environment(os.environ) | vars(arguments)
     # OpenMP reads this when torch loads, in the engine's process: threads that spin take the CPU from this process.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     _configure_logging()
     where = options.DEFAULTS | given
-    listener = lifecycle.listen(where["host"], where["port"])
-    directory, name = _checkpoint(given.get("model"))
-    model = ModelConfig.from_pretrained(directory)
-    tokenizer = Tokenizer.from_directory(directory)
-    vocabulary = min(tokenizer.vocab_size, model.vocab_size)
-    engine_config, config = options.configure(given, str(directory), name, vocabulary)
-    url = lifecycle.address(listener)
-    print(f"octavo {_version()} listens on {url} and loads {directory}", file=sys.stderr, flush=True)
-    client = ProcessClient(engine_config, build, watch=Console(sys.stderr, url, config))
-    return lifecycle.run(create_app(client, tokenizer, config), client, listener, config)
+    with lifecycle.listen(where["host"], where["port"]) as listener:
+        directory, name = _checkpoint(given.get("model"))
+        vocabulary = ModelConfig.from_pretrained(directory).vocab_size
+        tokenizer = Tokenizer.from_directory(directory)
+        sampled = min(tokenizer.vocab_size, vocabulary)
+        engine_config, config = options.configure(given, str(directory), name, sampled)
+        url = lifecycle.address(listener)
+        print(f"octavo: listening on {url}, loading {directory}", file=sys.stderr, flush=True)
+        client = ProcessClient(engine_config, build, watch=Console(sys.stderr, url, config))
+        return lifecycle.run(create_app(client, tokenizer, config), client, listener, config)
+
+
+def _leave_on_signals() -> None:
+    """Ctrl-C and SIGTERM end the server with status 0 from here on, even as the first process of a container."""
+
+    def leave(number: int, frame: FrameType | None) -> NoReturn:
+        raise SystemExit(0)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, leave)
 
 
 def _configure_logging() -> None:
@@ -121,7 +133,7 @@ def _checkpoint(model: str | None) -> tuple[Path, str]:
     """The directory of the checkpoint, and what clients call it by default."""
     from model import hub
 
-    if model is None:
+    if not model:
         directory = _build_demo_model(_demo_directory(), source=None)
         return directory, directory.name
     directory = hub.resolve(model)

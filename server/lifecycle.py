@@ -2,11 +2,14 @@
 
 import asyncio
 import contextlib
+import logging
+import os
 import signal
 import socket
+import threading
 from collections.abc import Awaitable, Iterator
 from types import FrameType
-from typing import Any, NoReturn
+from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
@@ -15,7 +18,10 @@ from engine.client import ProcessClient
 from server.config import ServerConfig
 from server.errors import StartupError
 
+logger = logging.getLogger(__name__)
+
 BACKLOG = 2048  # connections that may wait to be accepted
+EXIT_TIME = 1.5  # seconds that the interpreter has to wind up; threads may still be busy with a large prompt
 FLUSH_TIME = 2  # seconds that responses have to reach their clients once every request has ended
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -27,9 +33,10 @@ def listen(host: str, port: int) -> socket.socket:
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+        both = host == "::" and socket.has_dualstack_ipv6()  # every interface, of either protocol
+        return socket.create_server((host, port), family=family, backlog=BACKLOG, dualstack_ipv6=both)
     except OSError as error:
-        reason = error.strerror or str(error)
+        reason = str(error.strerror).partition(" (")[0]  # without Python's repetition of the address
         message = f"Cannot listen on {host} port {port} ({reason}); choose another with --host or --port."
         raise StartupError(message) from error
 
@@ -41,22 +48,19 @@ def address(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def leave_on_signals() -> None:
-    """Ctrl-C and SIGTERM end the process with status 0 from here on, even as the first process of a container."""
-
-    def leave(number: int, frame: FrameType | None) -> NoReturn:
-        raise SystemExit(0)
-
-    for number in STOP_SIGNALS:
-        signal.signal(number, leave)
-
-
 def run(app: FastAPI, client: ProcessClient, listener: socket.socket, config: ServerConfig) -> int:
     """Serves until a signal or until the engine has failed for good; returns the exit status.
 
     0 after a signal; 1 if the engine failed after it had been ready, 2 if it never was.
     """
     return asyncio.run(_serve(app, client, listener, config))
+
+
+def _exit_soon(status: int) -> None:
+    """The event loop's and the interpreter's own ends wait for every thread, however long it takes."""
+    timer = threading.Timer(EXIT_TIME, os._exit, (status,))
+    timer.daemon = True
+    timer.start()
 
 
 class _Server(uvicorn.Server):
@@ -80,15 +84,23 @@ async def _serve(app: FastAPI, client: ProcessClient, listener: socket.socket, c
         try:
             await _first(stop.wait(), client.given_up(), asyncio.wait([http]))
             if stop.is_set():
+                count, seconds = client.open_requests, config.drain_timeout
+                logger.info("stopping; %d open requests have %g s to end, or until the next signal", count, seconds)
                 # The listener stays open meanwhile: who comes now is told 503, not refused a connection.
                 await _first(client.drain(config.drain_timeout), stop_now.wait())
         finally:
             server.should_exit = True
             await client.stop()
             await http
-        if stop.is_set():
-            return 0
-        return 2 if client.ready is None else 1
+        status = _status(client, stop.is_set())
+        _exit_soon(status)
+        return status
+
+
+def _status(client: ProcessClient, asked_to_stop: bool) -> int:
+    if asked_to_stop:
+        return 0
+    return 2 if client.ready is None else 1
 
 
 async def _first(*awaitables: Awaitable[Any]) -> None:

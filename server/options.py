@@ -103,6 +103,7 @@ GROUPS: dict[str, tuple[Option, ...]] = {
         Option("api-key", "KEY", _list, "a key that clients must send; repeat it for several", "api_keys"),
         Option("allowed-origins", "URL,...", _list, "web pages that may call the server (CORS)"),
         Option("drain-timeout", "SECONDS", _number, "how long open requests may run on after SIGTERM or Ctrl-C"),
+        Option("log-text", "", _switch, "write prompts and outputs to the log"),
     ),
     "batching": (
         Option("max-model-len", "N", _integer(1), "tokens of prompt and output (default: what model and cache allow)"),

@@ -117,25 +117,32 @@ class Server:
         return until(lambda: not _alive(self.process.pid), "every process of the group has ended")
 
 
+def children_of(parent: int) -> list[int]:
+    return [pid for pid, _, of, _ in _processes() if of == parent]
+
+
 def _alive(group: int) -> bool:
     """Whether the group has a process that is not a zombie: in a container, nobody may reap orphans."""
+    return any(of == group and state not in "ZX" for _, state, _, of in _processes())
+
+
+def _processes() -> Iterator[tuple[int, str, int, int]]:
+    """Process id, state, parent and process group of every process."""
     for path in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):
-            state, _, of = path.read_text().rpartition(")")[2].split()[:3]
-            if int(of) == group and state not in "ZX":
-                return True
-    return False
+            state, parent, group = path.read_text().rpartition(")")[2].split()[:3]
+            yield int(path.parent.name), state, int(parent), int(group)
 
 
 @contextmanager
 def started(
     command: Sequence[str | Path], directory: Path, environment: dict[str, str] | None = None
 ) -> Iterator[Server]:
-    """Runs `python COMMAND --port N`; afterwards kills what is left of its process group."""
+    """Runs `python COMMAND` with a free port; afterwards kills what is left of its process group."""
     log, port = directory / "log", free_port()
     with log.open("wb") as file:
         process = subprocess.Popen(
-            [sys.executable, *map(str, command), "--port", str(port)],
+            [sys.executable, *map(str, command)] + ([] if "--port" in command else ["--port", str(port)]),
             cwd=ROOT,
             env=os.environ | (environment or {}),
             stdin=subprocess.DEVNULL,

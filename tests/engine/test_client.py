@@ -288,10 +288,6 @@ def test_stop_leaves_no_process(moment: str, tmp_path: Path) -> None:
             os.kill(pid, 0)
 
 
-def test_back_off_doubles_up_to_a_limit() -> None:
-    assert [Restarts().delay(attempt) for attempt in range(8)] == [0.5, 1, 2, 4, 8, 16, 30, 30]
-
-
 def test_a_request_id_in_use_is_a_mistake_of_the_caller() -> None:
     async def run() -> Any:
         async with running(Behaviour(step_seconds=0.01)) as client:

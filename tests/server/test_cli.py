@@ -1,0 +1,115 @@
+"""The commands: what they print, and the one sentence for each mistake that is found without the engine."""
+
+import json
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from server import cli, options
+from tests.e2e.harness import write_tokenizer
+from tests.tiny import write_tiny_checkpoint
+
+
+@pytest.fixture(autouse=True)
+def harmless(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """The command sets signal handlers, the log and a variable of its whole process, which here is the tests'."""
+    monkeypatch.setattr(cli, "_leave_on_signals", lambda: None)
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+    for option in options.OPTIONS:
+        monkeypatch.delenv(option.variable, raising=False)
+    monkeypatch.delenv("OCTAVO_MODEL", raising=False)
+    handlers, level = logging.root.handlers[:], logging.getLogger("server").level
+    yield
+    logging.root.handlers[:] = handlers
+    logging.getLogger("server").setLevel(level)
+
+
+def sentence(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """What the command complains of, alone on stderr, with exit status 2."""
+    try:
+        status = cli.main(arguments)
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else -1
+    out, err = capsys.readouterr()
+    assert (status, out, err.count("\n")) == (2, "", 1), err
+    return err.removeprefix("octavo: ").rstrip()
+
+
+@pytest.fixture
+def model(tmp_path: Path) -> Path:
+    directory = write_tiny_checkpoint(tmp_path / "tiny", vocab_size=264)
+    write_tokenizer(directory)
+    return directory
+
+
+def remove(name: str) -> Callable[[Path], None]:
+    return lambda model: (model / name).unlink()
+
+
+def write(name: str, text: str) -> Callable[[Path], None]:
+    return lambda model: (model / name).write_text(text) and None
+
+
+@pytest.mark.parametrize(
+    ("spoil", "words"),
+    [
+        (remove("config.json"), "has no config.json"),
+        (write("config.json", "{"), "config.json"),
+        (write("config.json", json.dumps({"model_type": "llama", "architectures": ["LlamaForCausalLM"]})), "llama"),
+        (remove("tokenizer.json"), "has no tokenizer.json"),
+        (write("tokenizer.json", "{}"), "not a readable tokenizer"),
+        (write("tokenizer_config.json", '{"chat_template": "{% if %}"}'), "template"),
+    ],
+    ids=["no config", "broken config", "not Mixtral", "no tokenizer", "broken tokenizer", "broken template"],
+)
+def test_a_checkpoint_that_cannot_be_served(
+    model: Path, spoil: Callable[[Path], None], words: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spoil(model)
+    assert words in sentence(capsys, "serve", str(model), "--port", "0")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ((), "COMMAND"),
+        (("server",), "invalid choice: 'server'"),
+        (("serve", "/no/such/directory", "--port", "0"), "There is no directory /no/such/directory"),
+        (("serve", "--dtype", "int3"), "'int3' is not one of auto, float32, bfloat16, float16"),
+        (("serve", "--port", "99999"), "--port: '99999' is not a whole number from 0 to 65535"),
+        (("serve", "--max-model", "5"), "unrecognized arguments: --max-model"),
+        (("serve", "model", "another"), "unrecognized arguments: another"),
+        (("demo-model", "--from-file", "/no/such/file", "--output", "{}/demo"), "/no/such/file"),
+    ],
+)
+def test_a_command_that_cannot_be_obeyed(
+    arguments: tuple[str, ...], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert words in sentence(capsys, *(argument.format(tmp_path) for argument in arguments))
+
+
+def test_a_bad_variable_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("OCTAVO_PORT", "tcp://10.0.0.1:8000")
+    assert "The environment variable OCTAVO_PORT is wrong" in sentence(capsys, "serve", "model")
+
+
+@pytest.mark.parametrize("columns", [80, 100])
+def test_help_fits_and_tells_every_flag(
+    columns: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(columns))
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["serve", "--help"])
+    text = capsys.readouterr().out
+    assert max(map(len, text.splitlines())) <= columns
+    assert all(f"  --{option.flag}" in text for option in options.OPTIONS)
+    assert "MISSING" not in text
+    assert all(title in text for title in options.GROUPS)
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit, match="0"):
+        cli.main(["--version"])
+    assert capsys.readouterr().out.startswith("octavo ")

@@ -1,0 +1,122 @@
+"""Flags and environment variables end in the configs; what is given nowhere is the config's own default."""
+
+from argparse import ArgumentParser, Namespace
+
+import pytest
+
+from engine.config import EngineConfig
+from server.config import ServerConfig
+from server.errors import StartupError
+from server.options import OPTIONS, add_to, configure, from_environment
+
+
+def parse(*arguments: str) -> Namespace:
+    parser = ArgumentParser(exit_on_error=False)
+    add_to(parser)
+    return parser.parse_args(arguments)
+
+
+def configs(arguments: tuple[str, ...] = (), **environment: str) -> tuple[EngineConfig, ServerConfig]:
+    given = from_environment(environment) | vars(parse(*arguments))
+    return configure(given, "/models/tiny", "tiny", 259)
+
+
+def test_without_flags_the_defaults_hold() -> None:
+    assert configs() == (EngineConfig(model="/models/tiny", sampled_vocab=259), ServerConfig(served_model_name="tiny"))
+
+
+def test_flags_reach_their_fields() -> None:
+    engine, server = configs(
+        (
+            "some/model",
+            *("--dtype", "float32", "--device", "cpu", "--threads", "3"),
+            *("--host", "::1", "--port", "0", "--served-model-name", "name", "--drain-timeout", "1.5"),
+            *("--api-key", "a", "--api-key", "b", "--allowed-origins", "https://a,https://b"),
+            *("--max-model-len", "100", "--max-num-seqs", "7", "--max-num-batched-tokens", "64", "--max-waiting", "0"),
+            *("--kv-cache-memory", "1.5GiB", "--gpu-memory-utilization", "0.5", "--block-size", "32"),
+            *("--no-enable-prefix-caching", "--log-text"),
+        )
+    )
+    assert engine == EngineConfig(
+        model="/models/tiny",
+        device="cpu",
+        dtype="float32",
+        threads=3,
+        max_model_len=100,
+        max_num_seqs=7,
+        max_num_batched_tokens=64,
+        max_waiting=0,
+        block_size=32,
+        kv_cache_memory=3 * 2**29,
+        gpu_memory_utilization=0.5,
+        enable_prefix_caching=False,
+        sampled_vocab=259,
+    )
+    assert server == ServerConfig(
+        served_model_name="name",
+        host="::1",
+        port=0,
+        api_keys=("a", "b"),
+        allowed_origins=("https://a", "https://b"),
+        drain_timeout=1.5,
+        log_text=True,
+    )
+
+
+def test_the_environment_stands_in_for_flags() -> None:
+    engine, server = configs(
+        OCTAVO_MAX_MODEL_LEN="100",
+        OCTAVO_API_KEY="a,b",
+        OCTAVO_ENABLE_PREFIX_CACHING="false",
+        OCTAVO_KV_CACHE_MEMORY="512MiB",
+        OCTAVO_SERVED_MODEL_NAME="name",
+        OCTAVO_PORT="",
+        OCTAVO_IMAGE="not ours",
+    )
+    assert (engine.max_model_len, engine.enable_prefix_caching, engine.kv_cache_memory) == (100, False, 2**29)
+    assert (server.api_keys, server.served_model_name, server.port) == (("a", "b"), "name", ServerConfig("").port)
+    assert from_environment({"OCTAVO_MODEL": "some/model"}) == {"model": "some/model"}
+
+
+def test_the_command_line_wins() -> None:
+    engine, server = configs(("--port", "1", "--api-key", "c"), OCTAVO_PORT="2", OCTAVO_API_KEY="a,b")
+    assert (server.port, server.api_keys) == (1, ("c",))
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        ("port", "65536"),
+        ("port", "tcp://10.0.0.1:8000"),
+        ("threads", "0"),
+        ("max-model-len", "-1"),
+        ("max-num-seqs", "1.5"),
+        ("dtype", "int3"),
+        ("device", "tpu"),
+        ("kv-cache-memory", "4 gigs"),
+        ("kv-cache-memory", "GiB"),
+        ("gpu-memory-utilization", "0"),
+        ("gpu-memory-utilization", "1.1"),
+        ("drain-timeout", "-1"),
+        ("drain-timeout", "nan"),
+        ("drain-timeout", "inf"),
+        ("enable-prefix-caching", "perhaps"),
+        ("api-key", "a,,b"),
+    ],
+)
+def test_a_bad_value_is_reported_with_its_variable(flag: str, value: str) -> None:
+    variable = f"OCTAVO_{flag.upper().replace('-', '_')}"
+    with pytest.raises(StartupError, match=f"{variable} is wrong: "):
+        from_environment({variable: value})
+
+
+@pytest.mark.parametrize(
+    ("text", "size"), [("123", 123), ("1KiB", 1024), ("2G", 2**31), ("0.5 GiB", 2**29), ("3mb", 3 * 2**20)]
+)
+def test_sizes(text: str, size: int) -> None:
+    assert from_environment({"OCTAVO_KV_CACHE_MEMORY": text}) == {"kv_cache_memory": size}
+
+
+def test_every_option_is_a_field_of_one_config() -> None:
+    fields = set(EngineConfig.__dataclass_fields__) | set(ServerConfig.__dataclass_fields__)
+    assert {option.key for option in OPTIONS} <= fields
