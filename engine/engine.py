@@ -13,7 +13,7 @@ class Runner(Protocol):
     """What computes a batch: the model, or a stand-in."""
 
     def run(self, batch: Batch) -> Sequence[Sample]:
-        """Writes the rows' keys and values into the cache; returns one sample for each row of `batch.sampled`."""
+        """Computes at least one row into the cache; returns one sample for each row of `batch.sampled`."""
 
 
 class Engine:

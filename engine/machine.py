@@ -30,8 +30,8 @@ def available_memory(root: Path = ROOT) -> int:
 
 def _machine_memory(root: Path) -> int:
     kilobytes = _fields(root / "proc/meminfo").get("MemAvailable:")
-    if kilobytes is None:  # not on Linux: half of what is built in
-        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    if kilobytes is None:  # not on Linux: what is built in
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return kilobytes * 1024
 
 

@@ -24,6 +24,7 @@ from model.checkpoint import load_model
 from model.config import GenerationConfig, ModelConfig, ModelError
 from model.kv_cache import KVCache
 from model.mixtral import Mixtral
+from model.quantization import choose_precision
 
 Report = Callable[[Progress], None]
 
@@ -115,15 +116,14 @@ def _load(config: EngineConfig, shape: ModelConfig, report: Report) -> Mixtral:
     device = _device(config.device)
     if device.type == "cpu":
         torch.set_num_threads(config.threads or min(machine.processors(), torch.get_num_threads()))
+    available = machine.available_memory() if device.type == "cpu" else torch.cuda.mem_get_info(device)[0]
+    weights = choose_precision(config.dtype, shape.dtype, device).weights
+    sizing.check_weights(shape.num_parameters() * weights.itemsize, available)
 
     def loaded(done: int, total: int) -> None:
         report(Progress("loading weights", done, total))
 
-    try:
-        return load_model(Path(config.model), shape, device, config.dtype, loaded)
-    except torch.OutOfMemoryError:
-        billions = shape.num_parameters() / 1e9
-        raise ModelError(f"The model's {billions:.1f}B parameters do not fit the memory of {device}.") from None
+    return load_model(Path(config.model), shape, device, config.dtype, loaded)
 
 
 def _device(name: str) -> torch.device:
@@ -154,14 +154,9 @@ class _Room:
 
     @classmethod
     def on_cpu(cls, model: Mixtral, config: EngineConfig, report: Report) -> "_Room":
+        """Steps of the size that was asked for, or of the size that keeps them short, found by running some."""
         max_num_seqs = config.max_num_seqs or sizing.CPU_MAX_SEQS
-        probe = _Probe.of(model, config, sizing.PROBES[-1])
-
-        def seconds(tokens: int) -> float:
-            report(Progress("measuring steps", sizing.PROBES.index(tokens), len(sizing.PROBES)))
-            return probe.seconds(tokens)
-
-        step_tokens = config.max_num_batched_tokens or sizing.measure_step_tokens(seconds, at_least=max_num_seqs)
+        step_tokens = config.max_num_batched_tokens or _measure(model, config, max_num_seqs, report)
         return cls(max_num_seqs, step_tokens, sizing.cpu_cache_bytes(config, machine.available_memory()))
 
     @classmethod
@@ -169,9 +164,16 @@ class _Room:
         """What gpu_memory_utilization leaves beside the largest step's peak, found by running it."""
         max_num_seqs = config.max_num_seqs or sizing.GPU_MAX_SEQS
         step_tokens = config.max_num_batched_tokens or sizing.GPU_STEP_TOKENS
+        torch.cuda.reset_peak_memory_stats(model.device)
         probe = _Probe.of(model, config, step_tokens)
-        for sequences in (1, min(max_num_seqs, step_tokens)):  # the most context, the most logits
-            probe.run(step_tokens, sequences)
+        try:
+            for sequences in (1, min(max_num_seqs, step_tokens)):  # the most context, the most logits
+                probe.run(step_tokens, sequences)
+        except torch.OutOfMemoryError:
+            raise ModelError(
+                f"A step of {step_tokens} tokens does not fit the GPU's memory beside the weights: "
+                "lower --max-num-batched-tokens."
+            ) from None
         free, total = torch.cuda.mem_get_info(model.device)
         elsewhere = total - free - torch.cuda.memory_reserved(model.device)
         used = elsewhere + torch.cuda.max_memory_reserved(model.device) - probe.cache_bytes
@@ -179,6 +181,16 @@ class _Room:
         torch.cuda.empty_cache()
         cache_bytes = config.kv_cache_memory or int(total * config.gpu_memory_utilization) - used
         return cls(max_num_seqs, step_tokens, cache_bytes)
+
+
+def _measure(model: Mixtral, config: EngineConfig, max_num_seqs: int, report: Report) -> int:
+    probe = _Probe.of(model, config, sizing.PROBES[-1])
+
+    def seconds(tokens: int) -> float:
+        report(Progress("measuring steps", sizing.PROBES.index(tokens), len(sizing.PROBES)))
+        return probe.seconds(tokens)
+
+    return sizing.measure_step_tokens(seconds, at_least=max_num_seqs)
 
 
 @dataclass(frozen=True, slots=True)

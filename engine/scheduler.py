@@ -138,10 +138,8 @@ class Scheduler:
     def schedule(self) -> Batch:
         """Chooses the next step's tokens and counts them as computed: running sequences first, then waiting ones."""
         rows: list[Row] = []
-        preemptions = self._preemptions
         budget = self._continue_running(rows, self.limits.max_num_batched_tokens)
-        if preemptions == self._preemptions:  # else the blocks just freed would go back to the sequence that lost them
-            self._admit_waiting(rows, budget)
+        self._admit_waiting(rows, budget)
         return Batch(tuple(rows))
 
     def _continue_running(self, rows: list[Row], budget: int) -> int:
@@ -204,7 +202,8 @@ class Scheduler:
     def _fits(self, seq: Sequence, matched: list[int]) -> bool:
         """Room for all its known tokens and the next, and a block for each running sequence to grow into.
 
-        Without the latter, what is admitted in one step would be preempted in the next.
+        Without the latter, what is admitted in one step would be preempted in the next. One that was preempted in this
+        step does not fit: what it held, and more, was needed.
         """
         needed = self.pool.blocks_for(len(seq.tokens) + 1) - len(matched)
         return needed + len(self.running) <= self.pool.available_beside(matched)
@@ -214,7 +213,6 @@ class Scheduler:
         seq.blocks = matched
         seq.published = len(matched)
         seq.computed = len(matched) * self.pool.block_size
-        seq.awaits = None
         if seq.cached_tokens is None:  # a preempted sequence that finds its own blocks again is no hit
             seq.cached_tokens = seq.computed
             if self.limits.enable_prefix_caching:

@@ -50,6 +50,15 @@ def check_request(config: EngineConfig, model: ModelConfig) -> None:
         raise ModelError("--max-model-len must be at least 2: one token of a prompt and one of output.")
 
 
+def check_weights(weight_bytes: int, available: int) -> None:
+    """Refuses, before anything is loaded, a model that the memory cannot hold. Raises ModelError."""
+    if weight_bytes > available:
+        raise ModelError(
+            f"The weights take {weight_bytes / GIB:.1f} GiB and {available / GIB:.1f} GiB of memory are left: "
+            "free some, choose a 16-bit --dtype, or serve a smaller model."
+        )
+
+
 def cpu_cache_bytes(config: EngineConfig, available: int) -> int:
     """Bytes of KV cache on a CPU, given what is left beside the weights. Raises ModelError."""
     wanted = config.kv_cache_memory

@@ -36,6 +36,7 @@ class FakeRunner:
         self.steps: list[list[tuple[str, int]]] = []  # (id, tokens) of each row
 
     def run(self, batch: Batch) -> list[Sample]:
+        assert batch.rows, "a runner is never given nothing"
         written = [slot for row in batch.rows for slot in self._slots(row)[row.start :]]
         assert len(written) == len(set(written)), "two rows write the same slot"
         for row in batch.rows:

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from engine.api import SamplingParams
 from engine.noise import uniforms
-from engine.sampler import CANDIDATES, sample
+from engine.sampler import CANDIDATES, _invert, sample
 from engine.scheduler import Row, Sample
 
 SETTINGS = settings(derandomize=True, deadline=None, max_examples=100)
@@ -110,6 +110,20 @@ def test_equal_logits_are_ranked_by_id_however_many_are_looked_at(vocab):
     logits = torch.zeros(64, vocab)
     rows = [row(n, top_k=3) for n in range(64)]
     assert set(tokens(logits, rows)) == {0, 1, 2}
+
+
+def test_top_p_counts_all_of_a_top_k_that_lies_beyond_the_first_candidates():
+    logits = torch.randn(1, 700, generator=torch.Generator().manual_seed(0)).expand(200, -1) / 8
+    rows = [row(n, top_k=CANDIDATES[0] + 44, top_p=0.1) for n in range(200)]
+    for each, got in zip(rows, tokens(logits, rows), strict=True):
+        assert is_acceptable(got, logits[0].tolist(), each)
+
+
+@pytest.mark.parametrize(("share", "column"), [(-1e-17, 1), (0.0, 1), (2.0, 1), (2.5, 3), (5.0, 3), (5.1, 3)])
+def test_the_inverse_never_lands_on_nothing(share, column):
+    """Even where rounding has put the share a little outside of the total."""
+    weights = torch.tensor([[0.0, 2.0 + 1e-9, 0.0, 3.0, 0.0]], dtype=torch.float64)
+    assert _invert(weights, torch.tensor([[share]], dtype=torch.float64)) == column
 
 
 def chi_square(counts: list[int], probabilities: list[float]) -> float:

@@ -95,6 +95,23 @@ def test_no_more_sequences_run_than_tokens_fit_in_a_step():
     assert all(done.tokens[name] == continuation([ord(name)], 3) for name in "abcde")
 
 
+def test_no_more_sequences_run_than_tokens_fit_in_a_step_while_samples_are_under_way():
+    core = engine(max_num_batched_tokens=2)
+    for name in "abcde":
+        core.add(request(name, [ord(name)], 3))
+    rows = [row.id for _ in range(3) for row in core.scheduler.schedule().rows]
+    assert (rows, len(core.scheduler.running)) == (["a", "b"], 2)
+
+
+def test_one_that_would_be_preempted_in_the_next_step_waits():
+    core = engine(num_blocks=8, block_size=4)
+    core.add(request("a", range(16), 8))
+    core.step()
+    core.add(request("b", range(100, 111), 4))  # just fits beside it, with no block for it to grow into
+    core.step()
+    assert [seq.request.id for seq in core.scheduler.waiting] == ["b"]
+
+
 def test_waiting_sequences_start_in_order_of_arrival():
     core = engine(max_num_seqs=1)
     generate(core, *(request(name, [ord(name)], 1) for name in "abc"))
@@ -245,7 +262,7 @@ def test_update_may_trail_behind_schedule():
     pending = scheduler.schedule()
     while core.has_work():
         following = scheduler.schedule()
-        for output in scheduler.update(pending, runner.run(pending)):
+        for output in scheduler.update(pending, runner.run(pending) if pending.rows else ()):
             collector.take(output)
         check(core)
         pending = following
@@ -264,6 +281,30 @@ def test_a_sample_that_comes_after_the_preemption_counts():
     check(core)
     run(core, collector)
     assert collector.tokens["a"] == continuation(range(6), 3)
+
+
+def test_a_token_that_comes_twice_counts_once():
+    core = engine(block_size=4)
+    scheduler, collector = core.scheduler, Collector()
+    core.add(request("a", range(6), 3))
+    first = scheduler.schedule()
+    early = core.runner.run(first)
+    scheduler._preempt(scheduler.running[0])
+    second = scheduler.schedule()  # computes the prompt again, for the same token
+    late = core.runner.run(second)
+    for output in (*scheduler.update(first, early), *scheduler.update(second, late)):
+        collector.take(output)
+    check(core)
+    run(core, collector)
+    assert collector.tokens["a"] == continuation(range(6), 3)
+
+
+def test_a_step_without_work_only_tells_the_stats():
+    core = engine()
+    core.add(request("a", [1]))
+    core.abort("a")
+    step = core.step()
+    assert (step.outputs, step.stats.running) == ((), 0)
 
 
 def test_stats():

@@ -29,6 +29,12 @@ def test_the_cache_takes_half_of_what_is_left_up_to_a_bound():
     assert sizing.cpu_cache_bytes(replace(CONFIG, kv_cache_memory=500), 1000) == 500
 
 
+def test_weights_that_the_memory_cannot_hold_are_refused():
+    sizing.check_weights(100, 100)
+    with pytest.raises(ModelError, match="take 3.0 GiB and 2.0 GiB of memory are left"):
+        sizing.check_weights(3 * sizing.GIB, 2 * sizing.GIB)
+
+
 def test_more_cache_than_memory_is_refused():
     with pytest.raises(ModelError, match="asks for 2.00 GiB and 1.00 GiB of memory are left: lower it"):
         sizing.cpu_cache_bytes(replace(CONFIG, kv_cache_memory=2 * sizing.GIB), sizing.GIB)
