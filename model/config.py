@@ -146,8 +146,8 @@ def _refuse_other_models(fields: "_Fields") -> None:
 def _rope_theta(fields: "_Fields") -> float:
     """The base of the rotary frequencies, from rope_parameters (newer files) or beside it (older ones)."""
     rope = fields.values.get("rope_parameters") or fields.values.get("rope_scaling") or {}
-    if not isinstance(rope, dict):
-        raise fields.error("rope_parameters is not an object")
+    if not isinstance(rope, dict) or any(isinstance(value, dict) for value in rope.values()):
+        raise fields.error("rope_parameters is not one set of numbers for all layers")
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind != "default":
         raise fields.error(f"the rope type is {kind!r}, and only 'default' is known")

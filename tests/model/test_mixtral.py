@@ -14,16 +14,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from model.checkpoint import load_model
-from model.config import ModelConfig
 from model.mixtral import Mixtral
 from model.moe import Router
 from model.ops import Ops
 from model.quantization import fp16_works
+from tests.model.checkpoints import load
 from tests.model.pages import Pages
 from tests.tiny import write_tiny_checkpoint
 
-CPU = torch.device("cpu")
 TOLERANCE = 1e-4
 SHARP = 20.0  # with it, choices are clear: the tests check the margins they rely on
 
@@ -41,10 +39,6 @@ SHAPES: dict[str, dict[str, Any]] = {
     "bfloat16 on disk": {"torch_dtype": "bfloat16"},
     "float16 on disk": {"torch_dtype": "float16"},
 }
-
-
-def load(directory: Path, dtype: str = "float32") -> Mixtral:
-    return load_model(directory, ModelConfig.from_pretrained(directory), CPU, dtype, lambda done, total: None)
 
 
 def random_tokens(count: int, seed: int = 0) -> list[int]:

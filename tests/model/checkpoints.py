@@ -1,0 +1,51 @@
+"""Loads tiny checkpoints, and rewrites them: other layouts, shards, edited tensors."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from model.checkpoint import load_model
+from model.config import ModelConfig
+from model.mixtral import Mixtral
+
+CPU = torch.device("cpu")
+Tensors = dict[str, Tensor]
+
+
+def load(directory: Path, dtype: str = "float32") -> Mixtral:
+    return load_model(directory, ModelConfig.from_pretrained(directory), CPU, dtype, lambda done, total: None)
+
+
+def change(directory: Path, edit: Callable[[Tensors], None]) -> None:
+    """Rewrites the weights of a single-file checkpoint."""
+    tensors = load_file(directory / "model.safetensors")
+    edit(tensors)
+    save_file(tensors, directory / "model.safetensors")
+
+
+def fuse(tensors: Tensors, layers: int = 2, experts: int = 4) -> None:
+    """Turns the released layout into transformers 5's own."""
+    for n in range(layers):
+        old, new = f"model.layers.{n}.block_sparse_moe", f"model.layers.{n}.mlp"
+
+        def take(name: str, prefix: str = old) -> list[Tensor]:
+            return [tensors.pop(f"{prefix}.experts.{expert}.{name}.weight") for expert in range(experts)]
+
+        gate, down, up = take("w1"), take("w2"), take("w3")
+        tensors[f"{new}.experts.gate_up_proj"] = torch.cat((torch.stack(gate), torch.stack(up)), dim=1)
+        tensors[f"{new}.experts.down_proj"] = torch.stack(down)
+        tensors[f"{new}.gate.weight"] = tensors.pop(f"{old}.gate.weight")
+
+
+def shard(directory: Path, pieces: int = 3) -> None:
+    """Splits model.safetensors over several files with an index."""
+    tensors = load_file(directory / "model.safetensors")
+    (directory / "model.safetensors").unlink()
+    weight_map = {name: f"model-{n % pieces:05}-of-{pieces:05}.safetensors" for n, name in enumerate(sorted(tensors))}
+    for file in set(weight_map.values()):
+        save_file({name: tensors[name] for name in tensors if weight_map[name] == file}, directory / file)
+    (directory / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
