@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import pytest
+
 from server.app import create_app
 from server.config import ServerConfig
 from server.text import Tokenizer
@@ -14,6 +16,7 @@ from tests.server.openai_spec import validate, validate_stream
 from tests.server.vocab import byte_level
 
 MODEL = "org/tiny"
+each_endpoint = pytest.mark.parametrize("endpoint", ["complete", "chat"])
 
 
 @dataclass(frozen=True)
@@ -74,6 +77,10 @@ class Client:
     def chat(self, **parameters: Any) -> Reply:
         messages = [{"role": "user", "content": "hi"}]
         return self.post("/v1/chat/completions", {"model": MODEL, "messages": messages} | parameters)
+
+    def generate(self, endpoint: str, **parameters: Any) -> Reply:
+        """One of each_endpoint."""
+        return self.complete(**parameters) if endpoint == "complete" else self.chat(**parameters)
 
     def call(self, method: str, path: str, body: bytes, headers: Mapping[str, str]) -> Reply:
         exchange = Exchange(method, path, body, headers)

@@ -61,7 +61,8 @@ class FakeGeneration:
 
     def abort(self, request_id: str) -> None:
         self.client.aborted.append(request_id)
-        self.queues.pop(request_id, None)
+        if not self.client.deliver_after_abort:
+            self.queues.pop(request_id, None)
 
     def close(self) -> None:
         self.closed = True
@@ -87,6 +88,7 @@ class FakeEngineClient:
     submitted: list[Request] = field(default_factory=list)
     generations: list[FakeGeneration] = field(default_factory=list)
     aborted: list[str] = field(default_factory=list)
+    deliver_after_abort: bool = False  # what was on its way when the request was given up
 
     @property
     def ready(self) -> Ready | None:

@@ -1,4 +1,4 @@
-"""/health and /v1/models: ready or not, and why."""
+"""/health: ready or not, and why."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import pytest
 
 from engine.api import Progress
 from engine.client import Draining, Failed, Loading
-from tests.server.client import MODEL, Client
+from tests.server.client import Client
 from tests.server.fake import FakeEngineClient
 
 
@@ -32,10 +32,3 @@ def test_not_ready(state: Any, words: list[str]) -> None:
     assert (reply.status, reply.error["code"]) == (503, "engine_unavailable")
     assert all(word in reply.error["message"] for word in words)
     assert "retry-after" in reply.headers
-
-
-def test_models() -> None:
-    client = Client()
-    (model,) = client.get("/v1/models").json()["data"]
-    assert model["id"] == MODEL
-    assert client.get(f"/v1/models/{MODEL}").json() == model

@@ -1,0 +1,42 @@
+"""Job: usage over prompts and choices, and an end that comes once."""
+
+import pytest
+
+from engine.api import Output, Request
+from tests.server.client import Client
+from tests.server.fake import LENGTH, STOP
+from tests.server.vocab import ids_of
+
+
+def cached(*counts: int) -> Client:
+    """The k-th choice of each prompt finds so many tokens in the cache, and says so in its first output alone."""
+
+    def script(request: Request) -> list[Output]:
+        first = Output(request.id, tuple(ids_of("a")), cached_tokens=counts[request.params.choice])
+        return [first, Output(request.id, tuple(ids_of("bc")), finish_reason=LENGTH)]
+
+    return Client.replaying(script)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+def test_usage(stream: bool) -> None:
+    options = {"stream_options": {"include_usage": True}} if stream else {}
+    reply = cached(2, 4, 4).complete(prompt=["hi", "hello"], n=3, stream=stream, **options)
+    usage = reply.events()[-1]["usage"] if stream else reply.json()["usage"]
+    assert usage == {
+        "prompt_tokens": 3 + 6,  # a prompt counts once
+        "completion_tokens": 6 * 3,
+        "total_tokens": 9 + 18,
+        "prompt_tokens_details": {"cached_tokens": 2 + 2},  # the siblings' hits are the request's own work
+    }
+
+
+def test_outputs_of_a_choice_that_has_ended_are_passed_over() -> None:
+    def script(request: Request) -> list[Output]:
+        return [Output(request.id, tuple(ids_of("a#"))), Output(request.id, tuple(ids_of("no")), finish_reason=STOP)]
+
+    client = Client.replaying(script)
+    client.engine.deliver_after_abort = True
+    reply = client.complete(stop="#", n=2)
+    assert [choice["text"] for choice in reply.json()["choices"]] == ["a", "a"]
+    assert reply.json()["usage"]["completion_tokens"] == 4

@@ -1,0 +1,96 @@
+"""What the sampler is asked, for every parameter; from the checkpoint where the request is silent."""
+
+from typing import Any
+
+import pytest
+
+from engine.api import Ready, SamplingDefaults
+from tests.server.client import Client, each_endpoint
+from tests.server.fake import READY, FakeEngineClient
+from tests.server.vocab import BOS, ids_of
+
+
+@each_endpoint
+@pytest.mark.parametrize(
+    ("name", "value", "field", "expected"),
+    [
+        ("max_tokens", 7, "max_tokens", 7),
+        ("temperature", 0, "temperature", 0.0),
+        ("temperature", 0.3, "temperature", 0.3),
+        ("temperature", 2, "temperature", 2.0),
+        ("top_p", 0.5, "top_p", 0.5),
+        ("top_k", 5, "top_k", 5),
+        ("top_k", 0, "top_k", 0),
+        ("top_k", -1, "top_k", 0),
+        ("min_p", 0.1, "min_p", 0.1),
+        ("seed", 11, "seed", 11),
+        ("seed", -1, "seed", 2**64 - 1),
+        ("seed", 2**63 - 1, "seed", 2**63 - 1),
+    ],
+)
+def test_what_the_sampler_is_asked(endpoint: str, name: str, value: Any, field: str, expected: Any) -> None:
+    client = Client()
+    assert client.generate(endpoint, **{name: value}).status == 200
+    assert getattr(client.engine.submitted[0].params, field) == expected
+
+
+def test_the_checkpoint_recommends_where_the_request_is_silent() -> None:
+    recommended = SamplingDefaults(temperature=0.2, top_k=40, top_p=0.9, min_p=0.05)
+    ready = Ready(256, 1024, 8, 8, (), (2,), recommended)
+    client = Client(FakeEngineClient(state=ready))
+    client.chat()
+    client.chat(temperature=0, top_k=0, top_p=1, min_p=0)
+    silent, explicit = (request.params for request in client.engine.submitted)
+    assert (silent.temperature, silent.top_k, silent.top_p, silent.min_p) == (0.2, 40, 0.9, 0.05)
+    assert (explicit.temperature, explicit.top_k, explicit.top_p, explicit.min_p) == (0.0, 0, 1.0, 0.0)
+
+
+def test_without_a_seed_every_request_draws_its_own() -> None:
+    client = Client()
+    for _ in range(3):
+        client.chat(n=2)
+    seeds = [request.params.seed for request in client.engine.submitted]
+    assert seeds[::2] == seeds[1::2] and len(set(seeds)) == 3
+    assert all(0 <= seed < 2**64 for seed in seeds)
+
+
+def test_n_choices_share_prompt_and_seed_and_differ_in_choice() -> None:
+    client = Client()
+    client.complete(n=3, seed=5, cache_salt="mine")
+    requests = client.engine.submitted
+    assert [request.params.choice for request in requests] == [0, 1, 2]
+    assert {request.prompt for request in requests} == {(BOS, *ids_of("hi"))}
+    assert {request.cache_salt for request in requests} == {"mine"}
+    assert len({request.id for request in requests}) == 3
+
+
+def test_the_eos_tokens_of_the_checkpoint_end_a_choice() -> None:
+    client = Client()
+    client.chat()
+    assert client.engine.submitted[0].params.stop_token_ids == READY.eos_token_ids
+
+
+def test_max_completion_tokens_is_the_newer_name_and_wins() -> None:
+    client = Client()
+    client.chat(max_completion_tokens=5)
+    client.chat(max_completion_tokens=5, max_tokens=9)
+    client.chat(max_tokens=9)
+    assert [request.params.max_tokens for request in client.engine.submitted] == [5, 5, 9]
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "parameters", "wanted"),
+    [
+        ("complete", {}, None),
+        ("complete", {"logprobs": 0}, 0),
+        ("complete", {"logprobs": 20}, 20),
+        ("chat", {"logprobs": False}, None),
+        ("chat", {"logprobs": False, "top_logprobs": 0}, None),
+        ("chat", {"logprobs": True}, 0),
+        ("chat", {"logprobs": True, "top_logprobs": 20}, 20),
+    ],
+)
+def test_logprobs_that_the_engine_is_asked_for(endpoint: str, parameters: dict[str, Any], wanted: int | None) -> None:
+    client = Client()
+    client.generate(endpoint, **parameters)
+    assert client.engine.submitted[0].params.logprobs == wanted
