@@ -29,10 +29,11 @@ class Tokenizer:
         added = backend.get_added_tokens_decoder()
         self._added = {id: token.content.encode() for id, token in added.items()}
         self._special = {id for id, token in added.items() if token.special}
-        kinds = set(_decoder_kinds(json.loads(backend.to_str())["decoder"]))
+        decoder = json.loads(backend.to_str())["decoder"]
+        kinds = set(_decoder_kinds(decoder))
         self._byte_level = "ByteLevel" in kinds
         self._byte_fallback = "ByteFallback" in kinds
-        self._metaspace = "Metaspace" in kinds or self._byte_fallback
+        self._metaspace = "▁" in json.dumps(decoder, ensure_ascii=False)  # which then stands for a space
 
     @classmethod
     def from_directory(cls, directory: Path) -> Self:

@@ -99,6 +99,7 @@ class Exchange:
     headers: Mapping[str, str] = field(default_factory=dict)
     watch: Callable[[bytes], None] = field(default=lambda part: None)
     left: asyncio.Event = field(default_factory=asyncio.Event)
+    cut_short: bool = False  # the body promises more than comes
 
     def __post_init__(self) -> None:
         self.reply = Reply(0, {}, [])
@@ -124,7 +125,7 @@ class Exchange:
     async def _receive(self) -> dict[str, Any]:
         if self._bodies:
             part = self._bodies.pop(0)
-            return {"type": "http.request", "body": part, "more_body": bool(self._bodies)}
+            return {"type": "http.request", "body": part, "more_body": bool(self._bodies) or self.cut_short}
         await self.left.wait()
         return {"type": "http.disconnect"}
 

@@ -68,6 +68,16 @@ def test_a_client_that_leaves_while_its_request_is_queued() -> None:
     assert all(generation.closed for generation in client.engine.generations)
 
 
+def test_a_client_that_leaves_before_its_body_is_complete(caplog: pytest.LogCaptureFixture) -> None:
+    client = Client()
+    call = Exchange("POST", "/v1/completions", b"{", cut_short=True)
+    call.left.set()
+    with caplog.at_level("INFO"):
+        asyncio.run(call.run(client.app))
+    assert call.reply.status == 0 and client.engine.submitted == []
+    assert " 499 " in caplog.text
+
+
 def test_the_server_that_ends_closes_the_generation() -> None:
     client = Client.replaying(stalling([]))
 
