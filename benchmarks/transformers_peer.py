@@ -21,6 +21,7 @@ from benchmarks.prompts import prompt
 DTYPES = ("bfloat16", "float32")
 EXPERTS = ("eager", "grouped_mm")  # "batched_mm" copies the experts for every token: ten times slower on a CPU
 TRIALS, TRIAL_TOKENS = 2, 24
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"  # as Octavo chooses
 
 
 @dataclass
@@ -50,7 +51,7 @@ class Peer:
                 trials[dtype, experts] = self._rate()
         self.trials = {" ".join(choice): round(rate, 2) for choice, rate in trials.items()}
         dtype, experts = max(trials, key=lambda choice: trials[choice])
-        self.choice = f"{dtype} {experts}"
+        self.choice = f"{DEVICE} {dtype} {experts}"
         self._load(directory, dtype)
         self.model.set_experts_implementation(experts)
 
@@ -60,7 +61,7 @@ class Peer:
         messages = [{"role": "user", "content": text}]
         inputs = self.tokenizer.apply_chat_template(messages, add_generation_prompt=True, return_tensors="pt")
         greedy = {"do_sample": False, "temperature": None, "top_p": None}
-        self.model.generate(**inputs, max_new_tokens=max_tokens, streamer=arrivals, **greedy)
+        self.model.generate(**inputs.to(DEVICE), max_new_tokens=max_tokens, streamer=arrivals, **greedy)
         return arrivals.calls[1:]
 
     def _rate(self) -> float:
@@ -71,7 +72,7 @@ class Peer:
 
     def _load(self, directory: str, dtype: str) -> None:
         self.model: Any = None  # the one before is freed first
-        self.model = MixtralForCausalLM.from_pretrained(directory, dtype=dtype)
+        self.model = MixtralForCausalLM.from_pretrained(directory, dtype=dtype).to(DEVICE)
 
 
 def main(directory: str) -> None:

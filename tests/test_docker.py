@@ -1,6 +1,8 @@
 """What the image and the compose file promise, as far as it can be read off them without a container engine."""
 
+import os
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -52,3 +54,24 @@ def test_models_are_kept_in_a_volume(dockerfile: str, service: dict[str, Any]) -
     assert volume == "models"
     assert f"VOLUME {path}\n" in dockerfile
     assert f"XDG_CACHE_HOME={path} " in dockerfile
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "builds"),
+    [
+        ([], {}, True),
+        (["--max-num-seqs", "4"], {}, True),
+        (["some/model", "--threads", "2"], {}, False),
+        (["--threads", "2"], {"OCTAVO_MODEL": "some/model"}, False),
+    ],
+)
+def test_default_model_is_built_only_where_it_is_served(
+    tmp_path: Path, arguments: list[str], environment: dict[str, str], builds: bool
+) -> None:
+    calls = tmp_path / "calls"
+    (tmp_path / "octavo").write_text(f'#!/bin/sh\necho "$@" >> {calls}\n')
+    (tmp_path / "octavo").chmod(0o755)
+    path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+    subprocess.run(["sh", DOCKER / "serve.sh", *arguments], env={"PATH": path, **environment}, check=True)
+    build, serve = ["demo-model --from-file /opt/dense-model/*.whl"], " ".join(["serve", *arguments])
+    assert calls.read_text().splitlines() == [*(build if builds else []), serve]
