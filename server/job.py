@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
 from typing import TypedDict
 
@@ -42,7 +42,7 @@ class Job:
     _said: list[Delta] = field(default_factory=list)  # what the log shall show; empty unless text may be logged
     _closed: bool = False
 
-    async def deltas(self) -> AsyncIterator[Delta]:
+    async def deltas(self) -> AsyncGenerator[Delta, None]:
         """Ends when every choice has ended. Raises ApiError when the engine fails one of them."""
         open_choices = {choice.request.id: choice for choice in self.choices}
         async for output in self.generation:

@@ -1,6 +1,7 @@
 """One answer, two ways to send it: as a stream of chunks or as a whole, from the same deltas."""
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
 from typing import Protocol
 
 from starlette.requests import Request as HttpRequest
@@ -36,12 +37,13 @@ async def respond(http: HttpRequest, job: Job, shape: Shape, stream: bool) -> Re
         job.close()
 
 
-async def _events(job: Job, shape: Shape) -> AsyncIterator[bytes]:
+async def _events(job: Job, shape: Shape) -> AsyncGenerator[bytes, None]:
     """Every stream ends in one [DONE], that of a failure too: after the error event, which clients act on first."""
     try:
-        async for delta in job.deltas():
-            for chunk in shape.chunks(delta):
-                yield event(chunk)
+        async with aclosing(job.deltas()) as deltas:
+            async for delta in deltas:
+                for chunk in shape.chunks(delta):
+                    yield event(chunk)
         if (last := shape.usage_chunk(job.usage())) is not None:
             yield event(last)
     except Exception as error:

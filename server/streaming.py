@@ -46,7 +46,7 @@ async def _cancel(task: asyncio.Future[Any]) -> None:
         await asyncio.wait((task,))
 
 
-async def keep_alive(events: AsyncIterator[bytes], seconds: float) -> AsyncGenerator[bytes, None]:
+async def keep_alive(events: AsyncGenerator[bytes, None], seconds: float) -> AsyncGenerator[bytes, None]:
     """The events and, whenever there was none for so long, a comment that keeps proxies from hanging up."""
     pending = asyncio.ensure_future(_next(events))
     try:
@@ -61,6 +61,7 @@ async def keep_alive(events: AsyncIterator[bytes], seconds: float) -> AsyncGener
                 pending = asyncio.ensure_future(_next(events))
     finally:
         await _cancel(pending)
+        await events.aclose()
 
 
 async def _next(events: AsyncIterator[bytes]) -> bytes | None:
@@ -72,7 +73,7 @@ class EventStream(Response):
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: AsyncIterator[bytes], seconds: float, close: Callable[[], None]) -> None:
+    def __init__(self, events: AsyncGenerator[bytes, None], seconds: float, close: Callable[[], None]) -> None:
         super().__init__(headers={"cache-control": "no-cache", "x-accel-buffering": "no"})
         del self.headers["content-length"]
         self._events = events
