@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -47,15 +47,16 @@ class JsonLines:
 
     def ask(self, question: Any) -> Any:
         assert self._process.stdin is not None
-        self._process.stdin.write(json.dumps(question) + "\n")
-        self._process.stdin.flush()
+        with suppress(BrokenPipeError):  # it has ended, which read() will say
+            self._process.stdin.write(json.dumps(question) + "\n")
+            self._process.stdin.flush()
         return self.read()
 
     def read(self) -> Any:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise SystemExit("The process that runs transformers has ended; its message is above.")
+            raise SystemExit("The process that runs transformers has ended; its own message is above.")
         return json.loads(line)
 
 
@@ -73,7 +74,8 @@ def _running(command: Sequence[str], **pipes: Any) -> Iterator["subprocess.Popen
             process.wait()
         for pipe in (process.stdin, process.stdout):
             if pipe is not None:
-                pipe.close()
+                with suppress(BrokenPipeError):  # a line that nobody read any more
+                    pipe.close()
 
 
 def _healthy(port: int) -> bool:

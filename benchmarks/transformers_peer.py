@@ -72,7 +72,8 @@ class Peer:
 
     def _load(self, directory: str, dtype: str) -> None:
         self.model: Any = None  # the one before is freed first
-        self.model = MixtralForCausalLM.from_pretrained(directory, dtype=dtype).to(DEVICE)
+        loaded: Any = MixtralForCausalLM.from_pretrained(directory, dtype=dtype)
+        self.model = loaded.to(DEVICE)
 
 
 def main(directory: str) -> None:
