@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 
 from tests.e2e.harness import MODEL, PATIENCE
+from tests.server.openai_spec import validate, validate_stream
 
 
 @dataclass
@@ -31,6 +32,7 @@ def body_of(prompt: list[int], max_tokens: int, stream: bool) -> dict[str, Any]:
 def complete(url: str, prompt: list[int], max_tokens: int) -> Ending:
     """Without streaming."""
     response = httpx.post(f"{url}/v1/completions", json=body_of(prompt, max_tokens, False), timeout=PATIENCE)
+    validate("/v1/completions", "POST", response.status_code, response.content)
     answer = response.json()
     if response.status_code != 200:
         return Ending("", response.status_code, answer["error"], None, True, time.monotonic())
@@ -44,9 +46,12 @@ def stream(url: str, prompt: list[int], max_tokens: int) -> Ending:
     with httpx.stream("POST", f"{url}/v1/completions", json=request, timeout=PATIENCE) as response:
         ending.status = response.status_code
         if ending.status != 200:
-            ending.error = json.loads(response.read())["error"]
+            validate("/v1/completions", "POST", ending.status, response.read())
+            ending.error = response.json()["error"]
         else:
-            _read_events(response.iter_lines(), ending)
+            lines = list(response.iter_lines())
+            validate_stream("/v1/completions", lines)
+            _read_events(lines, ending)
     ending.at = time.monotonic()
     return ending
 

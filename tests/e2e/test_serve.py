@@ -9,6 +9,7 @@ import httpx
 import pytest
 
 from tests.e2e.harness import PATIENCE, Server, children_of, started, write_model
+from tests.server.openai_spec import validate, validate_stream
 
 FLAGS = ("--kv-cache-memory", "4MiB", "--max-num-batched-tokens", "64", "--threads", "1", "--api-key", "secret")
 
@@ -37,7 +38,9 @@ def test_chat_is_streamed(client: httpx.Client) -> None:
     body = {"model": "tiny", "stream": True, "max_tokens": 8, "messages": [{"role": "user", "content": "Hello"}]}
     with client.stream("POST", "/v1/chat/completions", json=body) as response:
         assert response.status_code == 200
-        data = [line.removeprefix("data: ") for line in response.iter_lines() if line.startswith("data: ")]
+        lines = list(response.iter_lines())
+    validate_stream("/v1/chat/completions", lines)
+    data = [line.removeprefix("data: ") for line in lines if line.startswith("data: ")]
     assert data[-1] == "[DONE]"
     assert json.loads(data[0])["choices"][0]["delta"]["role"] == "assistant"
     assert json.loads(data[-2])["choices"][0]["finish_reason"] in {"stop", "length"}
@@ -46,6 +49,7 @@ def test_chat_is_streamed(client: httpx.Client) -> None:
 def test_flags_and_environment_reach_the_engine(client: httpx.Client) -> None:
     body = {"model": "tiny", "prompt": list(range(3, 253)), "max_tokens": 7}
     response = client.post("/v1/completions", json=body)
+    validate("/v1/completions", "POST", 400, response.content)
     assert response.status_code == 400
     assert "256" in response.json()["error"]["message"]
     assert httpx.get(f"{client.base_url}/v1/models").status_code == 401
