@@ -60,14 +60,16 @@ def _cpu_quota(group: Path) -> float | None:
 
 
 def _memory_room(group: Path) -> int | None:
-    """Bytes between what the group uses and its limit; page cache that can be dropped is not in use."""
-    for limit, usage, cache in (
-        ("memory.max", "memory.current", "inactive_file"),
-        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+    """Bytes between what the group uses and its limit; page cache counts as free, since it is dropped first."""
+    for limit, usage, prefix in (
+        ("memory.max", "memory.current", ""),
+        ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_"),
     ):
         bound, used = _text(group / limit), _text(group / usage)
         if bound.isdecimal() and used.isdecimal():
-            return int(bound) - int(used) + _fields(group / "memory.stat").get(cache, 0)
+            statistics = _fields(group / "memory.stat")
+            cached = sum(statistics.get(f"{prefix}{kind}_file", 0) for kind in ("active", "inactive"))
+            return int(bound) - int(used) + cached
     return None
 
 

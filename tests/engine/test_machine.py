@@ -33,7 +33,7 @@ def test_version_two_and_the_groups_around_it(tmp_path):
             "proc/self/cgroup": "0::/outer/inner",
             "sys/fs/cgroup/outer/memory.max": "500000",
             "sys/fs/cgroup/outer/memory.current": "300000",
-            "sys/fs/cgroup/outer/memory.stat": "anon 1\ninactive_file 50000",
+            "sys/fs/cgroup/outer/memory.stat": "anon 1\ninactive_file 40000\nactive_file 10000",
             "sys/fs/cgroup/outer/inner/memory.max": "max",
             "sys/fs/cgroup/outer/inner/memory.current": "1000",
             "sys/fs/cgroup/outer/inner/cpu.max": "50000 100000",

@@ -13,11 +13,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 from engine.api import FinishReason
 from tests.engine.fakes import Collector, check, continuation, engine, request, run
 
-SETTINGS = settings(derandomize=True, deadline=None, max_examples=80, stateful_step_count=50)
+SETTINGS = settings(derandomize=True, deadline=None, max_examples=200, stateful_step_count=50)
 SHAPES = st.fixed_dictionaries(
     {
-        "num_blocks": st.integers(4, 14),
-        "block_size": st.sampled_from([1, 2, 4]),
+        "num_blocks": st.integers(3, 12),
+        "block_size": st.sampled_from([2, 3, 4]),
         "max_num_seqs": st.integers(1, 6),
         "max_num_batched_tokens": st.integers(1, 24),
         "enable_prefix_caching": st.booleans(),
@@ -117,3 +117,33 @@ def test_a_prompt_is_computed_once_for_all_its_choices(length, budget, block_siz
     shared = (length - 1) // block_size * block_size
     assert core.runner.computed == length + 7 * (length - shared)
     assert {collector.ended[f"c{choice}"].cached_tokens for choice in range(1, 8)} == {shared}
+
+
+@SETTINGS
+@given(
+    shape=SHAPES,
+    loads=st.lists(st.tuples(st.integers(0, 2), st.integers(1, 15), st.integers(1, 10)), min_size=1, max_size=8),
+    aborts=st.sets(st.integers(0, 7)),
+)
+def test_preparing_a_step_while_another_runs_changes_nothing(shape, loads, aborts):
+    """`update` trails one step behind `schedule`: sequences are preempted and aborted between the two."""
+    core, collector = engine(**shape), Collector()
+    texts = {}
+    for index, (text, length, max_tokens) in enumerate(loads):
+        texts[f"r{index}"] = [text] * length, max_tokens
+        collector.take(core.add(request(f"r{index}", *texts[f"r{index}"])))
+    pending = core.scheduler.schedule()
+    for step in range(2000):
+        following = core.scheduler.schedule()
+        if step in aborts:
+            collector.take(core.abort(f"r{step}"))
+        for output in core.scheduler.update(pending, core.runner.run(pending) if pending.rows else ()):
+            collector.take(output)
+        check(core)
+        pending = following
+        if not core.has_work():
+            break
+    assert collector.ended.keys() == texts.keys()
+    assert core.scheduler.pool.held == 0
+    for name, tokens in collector.tokens.items():
+        assert tokens == continuation(texts[name][0], len(tokens))
