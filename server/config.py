@@ -14,6 +14,6 @@ class ServerConfig:
     allowed_origins: tuple[str, ...] = ("*",)  # CORS
     drain_timeout: float = 20.0  # how long open requests may run on after SIGTERM
     keep_alive: float = 15.0  # between SSE comment lines while nothing else is sent
-    max_body_bytes: int = 32 * 1024 * 1024
+    max_body_bytes: int = 8 * 1024 * 1024  # encoding takes about a second per MB; 8 hold a million tokens
     max_num_choices: int = 128  # n
     log_text: bool = False  # whether prompts and outputs may be logged

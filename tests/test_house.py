@@ -81,7 +81,10 @@ def test_every_module_states_its_rule(path: Path) -> None:
     assert ast.get_docstring(tree_of(path)), "a module's docstring is its one-sentence rule"
 
 
-@pytest.mark.parametrize("module", ["engine.api", "engine.client", "engine.config"])
+@pytest.mark.parametrize(
+    "module",
+    ["server.app", "server.cli", "server.lifecycle", "engine.client", "engine.engine", "model.config", "model.hub"],
+)
 def test_the_api_process_never_loads_torch(module: str) -> None:
     code = f"import sys, {module}; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
