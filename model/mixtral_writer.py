@@ -202,7 +202,12 @@ def router(layer: int, hidden: int) -> Float32:
 def bfloat16(values: Float32) -> npt.NDArray[np.uint16]:
     """The upper half of each finite fp32 number, rounded to nearest, ties to even."""
     bits = np.ascontiguousarray(values).view(np.uint32)
-    return ((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype("<u2")
+    rounded = bits >> 16
+    rounded &= 1
+    rounded += bits
+    rounded += 0x7FFF
+    rounded >>= 16
+    return rounded.astype("<u2")
 
 
 def _layer(source: GGUFSource, layer: int) -> Iterator[Part]:
