@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from multiprocessing import get_context, resource_tracker
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
+from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
 from typing import Any
@@ -16,6 +17,7 @@ from engine.api import Fatal, FinishReason, FromEngine, Ready, StepOutputs, ToEn
 from engine.config import EngineConfig
 
 STOP_GRACE = 2.0  # seconds that a process has to end once its pipe is closed
+WATCH_INTERVAL = 0.25  # seconds between two looks at a process that says nothing
 EXIT_TIME = 0.5  # seconds to wait for the exit code of a process whose pipe has ended
 
 
@@ -166,7 +168,7 @@ class EngineProcess:
     def _read(self) -> None:
         """Thread: passes messages to the event loop, waking it once a step, and reports the end of the process."""
         try:
-            while True:
+            while not self._is_dying():
                 self._loop.call_soon_threadsafe(self._deliver, self._reports.recv())
         except (EOFError, OSError):
             pass
@@ -179,6 +181,22 @@ class EngineProcess:
             self._reports.close()
             self._outbox.put(None)
             self._loop.call_soon_threadsafe(self._exit.set_result, _how_it_ended(self._process.exitcode))
+
+    def _is_dying(self) -> bool:
+        """False as soon as there is a message or the end of the pipe; True when the process ends without either."""
+        while not self._reports.poll(WATCH_INTERVAL):
+            if has_lost_its_memory(self._process.pid):
+                return True
+        return False
+
+
+def has_lost_its_memory(pid: int | None) -> bool:
+    """Whether a process is past saving: the kernel gives its memory back, which takes seconds for a large model, before
+    it closes its files. Always False where there is no /proc."""
+    try:
+        return Path(f"/proc/{pid}/statm").read_text(encoding="ascii").startswith("0 ")
+    except OSError:
+        return False
 
 
 def _write(requests: "Connection[ToEngine, Any]", outbox: "SimpleQueue[ToEngine | None]") -> None:

@@ -4,9 +4,13 @@ import sys
 
 
 def main() -> int:
-    from server.cli import main  # not at the top: the engine's process imports this module again, and needs no HTTP
+    """Imports nothing before it runs: the engine's process imports this module again, and needs no HTTP."""
+    try:
+        from server.cli import main
 
-    return main()
+        return main()
+    except KeyboardInterrupt:
+        return 130
 
 
 if __name__ == "__main__":

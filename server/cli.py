@@ -45,8 +45,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (StartupError, ModelError) as error:
         print(f"octavo: {error}", file=sys.stderr)
         return USAGE_ERROR
-    except KeyboardInterrupt:
-        return 130
     return status
 
 

@@ -89,6 +89,8 @@ async def _serve(app: FastAPI, client: ProcessClient, listener: socket.socket, c
                 # The listener stays open meanwhile: who comes now is told 503, not refused a connection.
                 await _first(client.drain(config.drain_timeout), stop_now.wait())
         finally:
+            # What does not end within FLUSH_TIME is cancelled, each with a traceback that would tell nobody anything.
+            logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
             server.should_exit = True
             await client.stop()
             await http

@@ -1,12 +1,16 @@
 """When an engine process is started again, and what its end is called. Lives and deaths are in test_client.py."""
 
 import asyncio
+import os
+import subprocess
+import sys
+import time
 
 import pytest
 
 from engine.api import FromEngine, Ready, StepOutputs
 from engine.config import EngineConfig
-from engine.supervisor import Died, EngineProcess, Restarts
+from engine.supervisor import Died, EngineProcess, Restarts, has_lost_its_memory
 from tests.fake_engine import Behaviour, fake_build
 
 PATIENCE = 60  # seconds; the machine may be busy
@@ -35,3 +39,15 @@ def test_death_is_the_last_that_is_delivered(stillborn: tuple[int, ...], fatal: 
     assert isinstance(last, Died)
     assert reason in last.reason
     assert not any(isinstance(message, Died | Ready | StepOutputs) for message in delivered[:-1])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
+def test_a_dying_process_is_told_from_a_silent_one() -> None:
+    assert not has_lost_its_memory(os.getpid())
+    with subprocess.Popen(["sleep", "1000"]) as process:
+        assert not has_lost_its_memory(process.pid)
+        process.kill()
+        deadline = time.monotonic() + PATIENCE
+        while not has_lost_its_memory(process.pid):  # it is not waited for yet, and so does not vanish
+            assert time.monotonic() < deadline
+    assert not has_lost_its_memory(process.pid)
