@@ -45,7 +45,7 @@ class Restarts:
 class Supervisor:
     """Starts the process, starts it again when it dies, and gives up when that does not help.
 
-    `deliver` is called on the event loop with every message, and with Died at the end of each life.
+    `deliver` is called on the event loop with every message, and with Died, twice, at the end of each life.
     """
 
     def __init__(
@@ -79,6 +79,7 @@ class Supervisor:
         attempt = 0
         while True:
             reason = await self._live()
+            self._deliver(Died(reason))  # once more: the exit code may not have been known at first
             if self._fatal is not None:
                 return self._fatal
             if self._went_well():

@@ -39,8 +39,9 @@ class ProgressLine:
         if self._bar is None or self._bar.desc != what:
             self.close()
             form = "{desc} {percentage:3.0f}% |{bar}| {elapsed} (about {remaining} left)"
-            self._bar = tqdm(total=total, file=self._stream, leave=False, dynamic_ncols=True, bar_format=form)
-            self._bar.set_description_str(what, refresh=False)
+            self._bar = tqdm(
+                desc=what, total=total, file=self._stream, leave=False, dynamic_ncols=True, bar_format=form
+            )
         self._bar.n = done
         self._bar.refresh()
 
