@@ -13,6 +13,7 @@ from model.config import GenerationConfig, ModelConfig, ModelError
 from tests.tiny import CONFIG
 
 ABSENT = object()
+ROOT = Path(__file__).parents[2]
 
 
 def write(directory: Path, name: str = "config.json", **overrides: Any) -> Path:
@@ -167,4 +168,4 @@ def test_generation_config_recommends(tmp_path: Path) -> None:
 
 def test_reading_a_config_does_not_import_torch() -> None:
     program = "import sys, model.config; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+    assert subprocess.run([sys.executable, "-c", program], cwd=ROOT, check=False).returncode == 0
