@@ -13,11 +13,11 @@ ApiError
 
 import logging
 from http import HTTPStatus
-from typing import TypedDict
 
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from typing_extensions import TypedDict
 
 from server.wire import encode_json
 

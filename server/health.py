@@ -1,9 +1,8 @@
 """Whether requests are served now, and if not, why."""
 
-from typing import TypedDict
-
 from fastapi import APIRouter
 from starlette.responses import Response
+from typing_extensions import TypedDict
 
 from engine.api import Progress, Ready
 from engine.client import Draining, EngineClient, EngineState, Failed, Loading

@@ -4,7 +4,8 @@ import logging
 import time
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass, field
-from typing import TypedDict
+
+from typing_extensions import TypedDict
 
 from engine.api import FinishReason, Output, Ready
 from engine.client import Generation

@@ -1,7 +1,8 @@
 """Log-probabilities as OpenAI shows them: four parallel arrays in completions, objects with true bytes in chat."""
 
 from collections.abc import Sequence
-from typing import TypedDict
+
+from typing_extensions import TypedDict
 
 from engine.api import TokenLogprobs
 from server.text import Tokenizer

@@ -1,10 +1,11 @@
 """/v1/models: the one model that is served."""
 
 import time
-from typing import Literal, TypedDict
+from typing import Literal
 
 from fastapi import APIRouter
 from starlette.responses import Response
+from typing_extensions import TypedDict
 
 from server.service import Service
 from server.wire import encode_json
