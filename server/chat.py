@@ -12,16 +12,14 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from typing_extensions import TypedDict
 
-from engine.api import FinishReason, Ready
-from server.admission import Task, admit, check_count, read
+from server.admission import read
 from server.choices import Delta
-from server.errors import InvalidRequest
-from server.health import require_ready
+from server.conversation import begin, rendered
 from server.job import Job, Usage
 from server.logprobs import ChatLogprobs, chat_logprobs
+from server.parts import Ended, Part, PartReaders, Piece, Text, ToolCallArguments, ToolCallStart
 from server.protocol import ChatRequest
 from server.respond import respond
-from server.sampling import output_limit, sampling_params
 from server.service import Service
 from server.text import Tokenizer
 from server.wire import encode_json
@@ -31,17 +29,29 @@ class RenderedPrompt(TypedDict):
     prompt: str
 
 
+class Function(TypedDict):
+    name: str
+    arguments: str
+
+
+class FunctionCall(TypedDict):
+    id: str
+    type: Literal["function"]
+    function: Function
+
+
 class AssistantMessage(TypedDict):
     role: Literal["assistant"]
-    content: str
+    content: str | None
     refusal: None
+    tool_calls: NotRequired[list[FunctionCall]]
 
 
 class ChatChoice(TypedDict):
     index: int
     message: AssistantMessage
     logprobs: ChatLogprobs | None
-    finish_reason: FinishReason | None
+    finish_reason: Ended | None
 
 
 class ChatCompletion(TypedDict):
@@ -53,16 +63,31 @@ class ChatCompletion(TypedDict):
     usage: Usage
 
 
+class FunctionDelta(TypedDict):
+    name: NotRequired[str]
+    arguments: str
+
+
+class FunctionCallDelta(TypedDict):
+    """id, type and name come once, with the first delta of a call; the index with each."""
+
+    index: int
+    id: NotRequired[str]
+    type: NotRequired[Literal["function"]]
+    function: FunctionDelta
+
+
 class MessageDelta(TypedDict, total=False):
     role: Literal["assistant"]
     content: str
+    tool_calls: list[FunctionCallDelta]
 
 
 class ChunkChoice(TypedDict):
     index: int
     delta: MessageDelta
     logprobs: ChatLogprobs | None
-    finish_reason: FinishReason | None
+    finish_reason: Ended | None
 
 
 class ChatChunk(TypedDict):
@@ -82,57 +107,48 @@ def router(service: Service) -> APIRouter:
     @routes.post("/v1/chat/completions")
     async def create_chat_completion(http: HttpRequest) -> Response:
         request = await read(service, http, ChatRequest)
-        ready = require_ready(service.client)
-        check_count(service, ready, 1, request)
-        task = await asyncio.to_thread(_task, service.tokenizer, request, ready)
-        job = admit(service, http, request, [task], "chatcmpl")
-        return await respond(http, job, ChatShape(job, request, service.tokenizer), request.stream is True)
+        job, readers = await begin(service, http, request, "chatcmpl")
+        return await respond(http, job, ChatShape(job, request, service.tokenizer, readers), request.stream is True)
 
     @routes.post("/apply-template")
     async def apply_template(http: HttpRequest) -> Response:
         """The body of a chat request; the answer is what the model would be given."""
         request = await read(service, http, ChatRequest)
-        prompt: RenderedPrompt = {"prompt": await asyncio.to_thread(_rendered, service.tokenizer, request)}
+        prompt: RenderedPrompt = {"prompt": await asyncio.to_thread(rendered, service.tokenizer, request)}
         return Response(encode_json(prompt), media_type="application/json")
 
     return routes
 
 
-def _rendered(tokenizer: Tokenizer, request: ChatRequest) -> str:
-    if tokenizer.template is None:
-        message = "The model has no chat template; use /v1/completions, or add chat_template.jinja to the checkpoint."
-        raise InvalidRequest(message, "messages")
-    return tokenizer.template.render([message.turn() for message in request.messages])
-
-
-def _task(tokenizer: Tokenizer, request: ChatRequest, ready: Ready) -> Task:
-    """Runs in a thread: rendering and encoding a long conversation take longer than the event loop may wait."""
-    prompt = tokenizer.encode(_rendered(tokenizer, request), add_special_tokens=False)  # the template brings its BOS
-    if not prompt:
-        raise InvalidRequest("'messages' render to an empty prompt.", "messages")
-    wanted = request.max_tokens if request.max_completion_tokens is None else request.max_completion_tokens
-    limit = output_limit(len(prompt), wanted, ready.max_model_len, "messages")
-    logprobs = (request.top_logprobs or 0) if request.logprobs else None
-    return Task(prompt, sampling_params(request, ready, limit, logprobs))
-
-
 class ChatShape:
     """Implements respond.Shape. The first chunk of a choice names the role; no other does."""
 
-    def __init__(self, job: Job, request: ChatRequest, tokenizer: Tokenizer) -> None:
+    def __init__(self, job: Job, request: ChatRequest, tokenizer: Tokenizer, readers: PartReaders) -> None:
         self._job = job
         self._request = request
         self._tokenizer = tokenizer
+        self._readers = readers
         self._begun: set[int] = set()  # indexes of choices whose role was sent
 
     def chunks(self, delta: Delta) -> list[ChatChunk]:
-        chunks = []
-        if delta.index not in self._begun:
-            self._begun.add(delta.index)
-            chunks.append(self._chunk(delta.index, {"role": "assistant", "content": ""}))
-        content: MessageDelta = {"content": delta.text} if delta.text else {}
-        chunks.append(self._chunk(delta.index, content, self._logprobs(delta), delta.finish_reason))
-        return chunks
+        """One for each part; the log-probabilities go with the first, the finish reason with the last."""
+        piece = self._readers.read(delta)
+        if piece is None:
+            return []
+        choices: list[ChunkChoice] = [
+            {"index": piece.index, "delta": _delta(part), "logprobs": None, "finish_reason": None}
+            for part in piece.parts or (None,)
+        ]
+        choices[0]["logprobs"] = self._logprobs(piece)
+        choices[-1]["finish_reason"] = piece.finish_reason
+        return [self._chunk(choice) for choice in (*self._opening(piece.index), *choices)]
+
+    def _opening(self, index: int) -> list[ChunkChoice]:
+        if index in self._begun:
+            return []
+        self._begun.add(index)
+        delta: MessageDelta = {"role": "assistant", "content": ""}
+        return [{"index": index, "delta": delta, "logprobs": None, "finish_reason": None}]
 
     def usage_chunk(self, usage: Usage) -> ChatChunk | None:
         return {**self._frame([]), "usage": usage} if self._request.includes_usage else None
@@ -143,22 +159,20 @@ class ChatShape:
             "object": "chat.completion",
             "created": self._job.created,
             "model": self._request.model,
-            "choices": [self._choice(choice) for choice in choices],
+            "choices": [self._choice(piece) for choice in choices if (piece := self._readers.read(choice))],
             "usage": usage,
         }
 
-    def _choice(self, choice: Delta) -> ChatChoice:
+    def _choice(self, piece: Piece) -> ChatChoice:
         return {
-            "index": choice.index,
-            "message": {"role": "assistant", "content": choice.text, "refusal": None},
-            "logprobs": self._logprobs(choice),
-            "finish_reason": choice.finish_reason,
+            "index": piece.index,
+            "message": _message(piece),
+            "logprobs": self._logprobs(piece),
+            "finish_reason": piece.finish_reason,
         }
 
-    def _chunk(
-        self, index: int, delta: MessageDelta, logprobs: ChatLogprobs | None = None, reason: FinishReason | None = None
-    ) -> ChatChunk:
-        chunk = self._frame([{"index": index, "delta": delta, "logprobs": logprobs, "finish_reason": reason}])
+    def _chunk(self, choice: ChunkChoice) -> ChatChunk:
+        chunk = self._frame([choice])
         if self._request.includes_usage:
             chunk["usage"] = None
         return chunk
@@ -172,5 +186,35 @@ class ChatShape:
             "choices": choices,
         }
 
-    def _logprobs(self, delta: Delta) -> ChatLogprobs | None:
-        return chat_logprobs(self._tokenizer, delta.logprobs) if self._request.logprobs else None
+    def _logprobs(self, piece: Piece) -> ChatLogprobs | None:
+        return chat_logprobs(self._tokenizer, piece.logprobs) if self._request.logprobs else None
+
+
+def _delta(part: Part | None) -> MessageDelta:
+    match part:
+        case None:
+            return {}
+        case Text(text):
+            return {"content": text}
+        case ToolCallStart(index, id, name):
+            start: FunctionCallDelta = {
+                "index": index,
+                "id": id,
+                "type": "function",
+                "function": {"name": name, "arguments": ""},
+            }
+            return {"tool_calls": [start]}
+        case ToolCallArguments(index, fragment):
+            return {"tool_calls": [{"index": index, "function": {"arguments": fragment}}]}
+
+
+def _message(piece: Piece) -> AssistantMessage:
+    """Content is null where there are only calls."""
+    message: AssistantMessage = {"role": "assistant", "content": piece.text, "refusal": None}
+    if calls := piece.tool_calls:
+        message["content"] = piece.text or None
+        message["tool_calls"] = [
+            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+            for call in calls
+        ]
+    return message
