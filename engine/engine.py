@@ -6,7 +6,8 @@ from typing import Protocol
 from engine.api import Output, Progress, Ready, Request, StepOutputs
 from engine.blocks import BlockPool
 from engine.config import EngineConfig
-from engine.scheduler import Batch, Sample, Scheduler
+from engine.scheduler import Scheduler
+from engine.step import Batch, Sample
 
 
 class Runner(Protocol):

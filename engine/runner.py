@@ -18,7 +18,8 @@ from engine import machine, sizing
 from engine.api import Progress, Ready, SamplingDefaults, SamplingParams
 from engine.config import EngineConfig
 from engine.sampler import sample
-from engine.scheduler import Batch, Limits, Row, Sample
+from engine.scheduler import Limits
+from engine.step import Batch, Row, Sample
 from model.batch import ForwardBatch
 from model.checkpoint import load_model
 from model.config import GenerationConfig, ModelConfig, ModelError

@@ -13,7 +13,7 @@ from torch.nn.functional import pad
 
 from engine.api import TokenLogprobs
 from engine.noise import uniforms
-from engine.scheduler import Row, Sample
+from engine.step import Row, Sample
 
 GREEDY = 1e-5  # temperatures below it are 0: the most likely token
 CHUNK = 256  # columns of the vocabulary that are summed at once

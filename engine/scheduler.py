@@ -14,9 +14,10 @@ from bisect import insort
 from collections.abc import Sequence as Sized
 from dataclasses import dataclass
 
-from engine.api import EngineStats, FinishReason, Output, Request, SamplingParams, TokenLogprobs
+from engine.api import EngineStats, FinishReason, Output, Request
 from engine.blocks import BlockPool
 from engine.sequence import Sequence
+from engine.step import Batch, Row, Sample
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,43 +33,6 @@ class Limits:
     def describe(self) -> str:
         """A line for the log."""
         return f"at most {self.max_num_seqs:,} sequences at once, {self.max_num_batched_tokens:,} tokens a step"
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """What one sequence does in one step: compute `tokens`, which stand at the positions from `start` on."""
-
-    id: str
-    start: int
-    tokens: tuple[int, ...]
-    blocks: tuple[int, ...]  # of the sequence, from its first position to at least `end`
-    params: SamplingParams
-    output: int | None  # the index of the output to sample after the last token; None: more of the prompt follows
-
-    @property
-    def end(self) -> int:
-        """The position behind its last token."""
-        return self.start + len(self.tokens)
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """One step. Plain data: a runner needs nothing else, and may live in another process."""
-
-    rows: tuple[Row, ...]
-
-    @property
-    def sampled(self) -> list[Row]:
-        """The rows that a token is sampled for, in order."""
-        return [row for row in self.rows if row.output is not None]
-
-
-@dataclass(frozen=True, slots=True)
-class Sample:
-    """The next token of one row. None when its logits were not numbers."""
-
-    token: int | None
-    logprobs: TokenLogprobs | None = None
 
 
 class Scheduler:

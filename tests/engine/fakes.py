@@ -6,7 +6,8 @@ from hashlib import sha256
 from engine.api import FinishReason, Output, Request, SamplingParams
 from engine.blocks import BlockPool
 from engine.engine import Engine
-from engine.scheduler import Batch, Limits, Row, Sample, Scheduler
+from engine.scheduler import Limits, Scheduler
+from engine.step import Batch, Row, Sample
 
 VOCAB = 1000
 

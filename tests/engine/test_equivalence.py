@@ -19,7 +19,8 @@ from engine.engine import Engine
 from engine.noise import uniforms
 from engine.runner import ModelRunner
 from engine.sampler import sample
-from engine.scheduler import Batch, Sample, Scheduler
+from engine.scheduler import Scheduler
+from engine.step import Batch, Sample
 from model.checkpoint import load_model
 from model.config import ModelConfig
 from model.kv_cache import KVCache

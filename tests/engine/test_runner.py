@@ -10,7 +10,7 @@ from engine.api import FinishReason, SamplingDefaults, SamplingParams
 from engine.config import EngineConfig
 from engine.engine import build
 from engine.runner import ModelRunner, to_forward_batch
-from engine.scheduler import Batch, Row
+from engine.step import Batch, Row
 from model.config import ModelError
 from tests.engine.fakes import Collector, request, run
 from tests.model.pages import flat_batch

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from engine.api import SamplingParams
 from engine.noise import uniforms
 from engine.sampler import CANDIDATES, _invert, sample
-from engine.scheduler import Row, Sample
+from engine.step import Row, Sample
 
 SETTINGS = settings(derandomize=True, deadline=None, max_examples=100)
 INF = float("inf")

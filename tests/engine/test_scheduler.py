@@ -3,7 +3,7 @@
 import pytest
 
 from engine.api import FinishReason
-from engine.scheduler import Sample
+from engine.step import Sample
 from tests.engine.fakes import VOCAB, Collector, check, continuation, engine, request, run
 
 

@@ -1,0 +1,42 @@
+"""One step as plain data: what is to be computed, and what came of it."""
+
+from dataclasses import dataclass
+
+from engine.api import SamplingParams, TokenLogprobs
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What one sequence does in one step: compute `tokens`, which stand at the positions from `start` on."""
+
+    id: str
+    start: int
+    tokens: tuple[int, ...]
+    blocks: tuple[int, ...]  # of the sequence, from its first position to at least `end`
+    params: SamplingParams
+    output: int | None  # the index of the output to sample after the last token; None: more of the prompt follows
+
+    @property
+    def end(self) -> int:
+        """The position behind its last token."""
+        return self.start + len(self.tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """One step. Plain data: a runner needs nothing else, and may live in another process."""
+
+    rows: tuple[Row, ...]
+
+    @property
+    def sampled(self) -> list[Row]:
+        """The rows that a token is sampled for, in order."""
+        return [row for row in self.rows if row.output is not None]
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """The next token of one row. None when its logits were not numbers."""
+
+    token: int | None
+    logprobs: TokenLogprobs | None = None
