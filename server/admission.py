@@ -15,6 +15,7 @@ from server.job import Job
 from server.protocol import GenerationRequest, RequestT, parse
 from server.service import Service
 from server.streaming import ClientLeft
+from server.text import Tokenizer
 from server.trace import Trace
 
 
@@ -36,8 +37,15 @@ async def read(service: Service, http: HttpRequest, model: type[RequestT]) -> Re
     except ClientDisconnect:
         raise ClientLeft from None
     request = parse(model, body, service.check_extra)
-    service.require_model(request.model)
+    if request.model is not None:
+        service.require_model(request.model)
     return request
+
+
+def check_ids(tokenizer: Tokenizer, ids: Sequence[int], field: str) -> None:
+    """Refuses what is no token."""
+    if ids and not 0 <= min(ids) <= max(ids) < tokenizer.vocab_size:
+        raise InvalidRequest(f"'{field}' has token ids outside 0 to {tokenizer.vocab_size - 1}.", field)
 
 
 def check_count(service: Service, ready: Ready, prompts: int, request: GenerationRequest) -> None:

@@ -8,12 +8,13 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from engine.client import EngineClient
-from server import chat, completions, health, metrics, models
+from server import chat, completions, health, metrics, models, tokenize, version
 from server.auth import ApiKeys
 from server.config import ServerConfig
 from server.errors import error_response, from_http
 from server.middleware import REQUEST_ID, BodyLimit, Errors, RequestTrace
 from server.parameters import ParameterCheck
+from server.paths import RootPath
 from server.service import Service
 from server.text import Tokenizer
 
@@ -31,15 +32,18 @@ def create_app(client: EngineClient, tokenizer: Tokenizer, config: ServerConfig)
     )
     app.include_router(health.router(client))
     app.include_router(metrics.router(counted))
+    app.include_router(version.router())
     app.include_router(models.router(service))
     app.include_router(completions.router(service))
     app.include_router(chat.router(service))
+    app.include_router(tokenize.router(service))
     return app
 
 
 def _middleware(config: ServerConfig) -> list[Middleware]:
     """Outermost first: errors carry a request id and CORS headers, and a wrong key costs no reading of the body."""
     return [
+        Middleware(RootPath, root_path=config.root_path),
         Middleware(RequestTrace),
         Middleware(
             CORSMiddleware,

@@ -7,8 +7,7 @@ from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from server.errors import InvalidApiKey
-
-OPEN_PATHS = ("/health", "/metrics")  # probes and scrapers carry no key
+from server.paths import PROBES, route_path
 
 
 class ApiKeys:
@@ -19,7 +18,7 @@ class ApiKeys:
         self._keys = [key.encode() for key in keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and self._keys and scope["path"] not in OPEN_PATHS:
+        if scope["type"] == "http" and self._keys and route_path(scope) not in PROBES:
             self._check(Headers(scope=scope).get("authorization", ""))
         await self._app(scope, receive, send)
 

@@ -6,7 +6,6 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from types import FrameType
 from typing import NoReturn
@@ -14,6 +13,7 @@ from typing import NoReturn
 from model.config import ModelError
 from server import options
 from server.errors import StartupError
+from server.version import version
 
 SERVE_EPILOG = (
     "Each flag can also be given as an environment variable: --max-model-len as OCTAVO_MAX_MODEL_LEN, MODEL as "
@@ -52,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="octavo", description="An inference server for Mixtral-style sparse models.", formatter_class=_Formatter
     )
-    parser.add_argument("--version", action="version", version=f"octavo {_version()}")
+    parser.add_argument("--version", action="version", version=f"octavo {version()}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     serve = commands.add_parser(
         "serve",
@@ -75,13 +75,6 @@ def _parser() -> argparse.ArgumentParser:
     demo.add_argument("--output", type=Path, metavar="DIRECTORY", help="where to build it (default: the user's cache)")
     demo.set_defaults(command=_demo_model)
     return parser
-
-
-def _version() -> str:
-    try:
-        return version("octavo")
-    except PackageNotFoundError:
-        return "(not installed: run from its sources)"
 
 
 def _serve(arguments: argparse.Namespace) -> int:

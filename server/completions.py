@@ -10,7 +10,7 @@ from starlette.responses import Response
 from typing_extensions import TypedDict
 
 from engine.api import FinishReason, Ready
-from server.admission import Task, admit, check_count, read
+from server.admission import Task, admit, check_count, check_ids, read
 from server.choices import Delta
 from server.errors import InvalidRequest
 from server.health import require_ready
@@ -72,8 +72,7 @@ def _tasks(
 def _encoded(tokenizer: Tokenizer, prompt: str | list[int]) -> tuple[int, ...]:
     if isinstance(prompt, str):
         return tokenizer.encode(prompt, add_special_tokens=True)
-    if prompt and not 0 <= min(prompt) <= max(prompt) < tokenizer.vocab_size:
-        raise InvalidRequest(f"'prompt' has token ids outside 0 to {tokenizer.vocab_size - 1}.", "prompt")
+    check_ids(tokenizer, prompt, "prompt")
     return tuple(prompt)
 
 

@@ -12,6 +12,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from server.errors import BodyTooLarge, as_api_error, error_response
+from server.paths import PROBES, route_path
 from server.streaming import ClientLeft
 from server.trace import Trace
 
@@ -20,7 +21,6 @@ logger = logging.getLogger(__name__)
 REQUEST_ID = "x-request-id"
 CLIENT_CLOSED_REQUEST = 499  # nginx's name for it; for the log only
 _SANE_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
-_QUIET_PATHS = ("/health", "/metrics")  # asked every few seconds
 
 
 class RequestTrace:
@@ -34,7 +34,7 @@ class RequestTrace:
             return await self._app(scope, receive, send)
         given = Headers(scope=scope).get(REQUEST_ID, "")
         request_id = given if _SANE_ID.fullmatch(given) else uuid.uuid4().hex
-        trace = Trace(request_id, scope["method"], _printable(scope["path"]))
+        trace = Trace(request_id, scope["method"], _printable(route_path(scope)))
         trace.attach(scope)
 
         async def send_with_id(message: Message) -> None:
@@ -46,7 +46,7 @@ class RequestTrace:
         try:
             await self._app(scope, receive, send_with_id)
         finally:
-            level = logging.DEBUG if trace.path in _QUIET_PATHS else logging.INFO
+            level = logging.DEBUG if trace.path in PROBES else logging.INFO
             logger.log(level, "%s", trace.line(time.perf_counter()))
 
 

@@ -1,4 +1,4 @@
-"""/v1/models: the one model that is served."""
+"""/v1/models: the one model that is served, under each of its names."""
 
 import time
 from typing import Literal
@@ -25,21 +25,19 @@ class ModelList(TypedDict):
 
 def router(service: Service) -> APIRouter:
     routes = APIRouter()
-    model: Model = {
-        "id": service.config.served_model_name,
-        "object": "model",
-        "created": int(time.time()),
-        "owned_by": "octavo",
-    }
+    started = int(time.time())
+
+    def model(name: str) -> Model:
+        return {"id": name, "object": "model", "created": started, "owned_by": "octavo"}
 
     @routes.get("/v1/models")
     async def list_models() -> Response:
-        models: ModelList = {"object": "list", "data": [model]}
+        models: ModelList = {"object": "list", "data": [model(name) for name in service.config.served_model_names]}
         return Response(encode_json(models), media_type="application/json")
 
     @routes.get("/v1/models/{name:path}")  # names of hub models contain a slash
     async def retrieve_model(name: str) -> Response:
         service.require_model(name)
-        return Response(encode_json(model), media_type="application/json")
+        return Response(encode_json(model(name)), media_type="application/json")
 
     return routes

@@ -1,7 +1,7 @@
 """The flags of `octavo serve`, as a table: each is a field of a config, a flag and an environment variable."""
 
 import re
-from argparse import SUPPRESS, ArgumentParser, ArgumentTypeError, BooleanOptionalAction
+from argparse import SUPPRESS, Action, ArgumentParser, ArgumentTypeError, BooleanOptionalAction, Namespace
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields
 from typing import Any
@@ -71,6 +71,27 @@ def _list(text: str) -> list[str]:
     return items
 
 
+def _path(text: str) -> str:
+    """A prefix of URLs, without a slash at its end; "/" alone is none."""
+    path = text.rstrip("/")
+    if path and not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", path):
+        raise ArgumentTypeError(f"{text!r} is not a path such as /octavo")
+    return path
+
+
+def _names(text: str) -> list[str]:
+    """As a list, of which the command line takes several after one flag."""
+    return _list(text)
+
+
+class _Extend(Action):
+    """Several values after one flag, several flags, and commas within a value add up to one list."""
+
+    def __call__(self, parser: ArgumentParser, namespace: Namespace, values: Any, option: str | None = None) -> None:
+        items = [item for value in values for item in value]
+        setattr(namespace, self.dest, [*vars(namespace).get(self.dest, []), *items])
+
+
 @dataclass(frozen=True, slots=True)
 class Option:
     """`field` is one of EngineConfig's or ServerConfig's, which also has the default."""
@@ -92,7 +113,13 @@ class Option:
 
 GROUPS: dict[str, tuple[Option, ...]] = {
     "model": (
-        Option("served-model-name", "NAME", str, "what clients call it (default: MODEL, without its path)"),
+        Option(
+            "served-model-name",
+            "NAME",
+            _names,
+            "what clients call it, and further names for it (default: MODEL, without its path); after MODEL",
+            "served_model_names",
+        ),
         Option("dtype", "TYPE", _one_of("auto", *DTYPES), f"{', '.join(DTYPES)}, or auto: what the device does fast"),
         Option("device", "DEVICE", _one_of("auto", "cpu", "cuda"), "cpu, cuda, or auto: a GPU if there is one"),
         Option("threads", "N", _integer(1), "threads on a CPU (default: as many cores as it may use)"),
@@ -100,6 +127,7 @@ GROUPS: dict[str, tuple[Option, ...]] = {
     "HTTP": (
         Option("host", "ADDRESS", str, "address to listen on; 0.0.0.0 is every interface"),
         Option("port", "N", _integer(0, 65535), "port to listen on; 0 takes a free one"),
+        Option("root-path", "PATH", _path, "prefix under which a reverse proxy shows the server, as /octavo"),
         Option("api-key", "KEY", _list, "a key that clients must send; repeat it for several", "api_keys"),
         Option("allowed-origins", "URL,...", _list, "web pages that may call the server (CORS)"),
         Option("drain-timeout", "SECONDS", _number, "how long open requests may run on after SIGTERM or Ctrl-C"),
@@ -144,6 +172,8 @@ def _add(add_argument: Callable[..., Any], option: Option) -> None:
     common = {"dest": option.key, "default": SUPPRESS, "help": option.help + _shown_default(option)}
     if option.parse is _switch:
         add_argument(f"--{option.flag}", action=BooleanOptionalAction, **common)
+    elif option.parse is _names:
+        add_argument(f"--{option.flag}", action=_Extend, nargs="+", type=_names, metavar=option.metavar, **common)
     else:
         action = "extend" if option.parse is _list else "store"
         add_argument(f"--{option.flag}", action=action, type=option.parse, metavar=option.metavar, **common)
@@ -151,7 +181,7 @@ def _add(add_argument: Callable[..., Any], option: Option) -> None:
 
 def _shown_default(option: Option) -> str:
     match DEFAULTS.get(option.key):
-        case None | ():
+        case None | () | "":
             return ""
         case bool(value):
             return f" (default: {'yes' if value else 'no'})"
@@ -180,7 +210,7 @@ def from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
 def configure(given: Mapping[str, Any], model: str, name: str, sampled_vocab: int) -> tuple[EngineConfig, ServerConfig]:
     """The two configs. `model` is the checkpoint's directory; `name` serves it unless --served-model-name was given."""
     values = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
-    values = {"served_model_name": name} | values | {"model": model, "sampled_vocab": sampled_vocab}
+    values = {"served_model_names": (name,)} | values | {"model": model, "sampled_vocab": sampled_vocab}
 
     def of(config: type[EngineConfig] | type[ServerConfig]) -> dict[str, Any]:
         return {field.name: values[field.name] for field in fields(config) if field.name in values}

@@ -1,5 +1,6 @@
 """What clients send, in pydantic: OpenAI's request shapes, strict about types and bounds; null means absent."""
 
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, TypeVar, cast
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
@@ -13,7 +14,7 @@ MAX_STOP_LENGTH = 1024  # characters: every choice prepares its own search for t
 MAX_LOGPROBS = 20  # OpenAI's completions stop at 5; its chat, and its peers, at 20
 INT64 = 2**63
 
-RequestT = TypeVar("RequestT", bound="GenerationRequest")
+RequestT = TypeVar("RequestT", bound="ModelRequest")
 
 
 def _shaped(description: str) -> WrapValidator:
@@ -52,7 +53,20 @@ class StreamOptions(_Object):
     include_obfuscation: bool | None = None  # accepted: there is no padding to leave out
 
 
-class GenerationRequest(_Object):
+class ModelRequest(_Object):
+    """What every body has in common."""
+
+    model: str | None = None  # where it may be absent: the one model that is served
+
+    def check(self) -> None:
+        """What concerns more than one field. Raises InvalidRequest."""
+
+    def unknown(self) -> Mapping[str, Any]:
+        """The fields that nothing here knows."""
+        return self.model_extra or {}
+
+
+class GenerationRequest(ModelRequest):
     """What completions and chat have in common."""
 
     model: str
@@ -74,7 +88,7 @@ class GenerationRequest(_Object):
         return tuple(stop for stop in stops if stop)
 
     def check(self) -> None:
-        """What concerns more than one field. Raises InvalidRequest."""
+        super().check()
         if self.stream_options is not None and self.stream_options.model_fields_set and not self.stream:
             raise InvalidRequest("'stream_options' is only allowed with 'stream': true.", "stream_options")
 
@@ -143,12 +157,46 @@ class ChatRequest(GenerationRequest):
             message.check(position)
 
 
+class TokenizeRequest(ModelRequest):
+    """A prompt, or else a conversation: then fields unknown here are those of a chat request."""
+
+    prompt: str | None = None
+    messages: list[Any] | None = None
+    add_special_tokens: bool | None = None  # null: with a prompt, but not with messages, whose template brings them
+    return_token_strs: bool | None = None
+
+    def check(self) -> None:
+        super().check()
+        if (self.prompt is None) == (self.messages is None):
+            raise InvalidRequest("Either 'prompt' or 'messages' is required, and not both.", "prompt")
+
+    def unknown(self) -> Mapping[str, Any]:
+        return super().unknown() if self.messages is None else {}  # the chat request judges what it is given
+
+    def chat(self, model: str) -> dict[str, Any]:
+        """The body of the chat request whose prompt is asked for."""
+        return {**super().unknown(), "model": model, "messages": self.messages}
+
+
+class DetokenizeRequest(ModelRequest):
+    tokens: TokenIds
+
+
 def parse(model: type[RequestT], body: bytes, check_extra: ParameterCheck) -> RequestT:
     """Raises InvalidRequest, which names the field at fault, for whatever is wrong with the body."""
+    return _checked(lambda: model.model_validate_json(body), check_extra)
+
+
+def translated(payload: Mapping[str, Any], check_extra: ParameterCheck) -> ChatRequest:
+    """The chat request that a body of another shape amounts to. Raises InvalidRequest, in the chat's own names."""
+    return _checked(lambda: ChatRequest.model_validate(payload), check_extra)
+
+
+def _checked(validate: Callable[[], RequestT], check_extra: ParameterCheck) -> RequestT:
     try:
-        request = model.model_validate_json(body)
+        request = validate()
     except ValidationError as error:
         raise from_validation(error) from None
-    check_extra(request.model_extra or {})
+    check_extra(request.unknown())
     request.check()
     return request

@@ -20,6 +20,7 @@ class Service:
 
     def require_model(self, name: str) -> None:
         """Raises ModelNotFound for a model that is not served here."""
-        served = self.config.served_model_name
-        if name != served:
-            raise ModelNotFound(f"The model '{name[:100]}' is not served here; '{served}' is.", "model")
+        served = self.config.served_model_names
+        if name not in served:
+            names = ", ".join(f"'{each}'" for each in served)
+            raise ModelNotFound(f"The model '{name[:100]}' is not served here; {names} is.", "model")

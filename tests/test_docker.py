@@ -46,7 +46,7 @@ def test_everything_the_build_copies_is_let_through(dockerfile: str) -> None:
 
 def test_stopping_leaves_time_to_drain(service: dict[str, Any]) -> None:
     assert service["init"] is True
-    assert int(service["stop_grace_period"].removesuffix("s")) >= ServerConfig("x").drain_timeout + 5
+    assert int(service["stop_grace_period"].removesuffix("s")) >= ServerConfig(("x",)).drain_timeout + 5
 
 
 def test_models_are_kept_in_a_volume(dockerfile: str, service: dict[str, Any]) -> None:

@@ -55,14 +55,14 @@ class Client:
 
     engine: FakeEngineClient = field(default_factory=FakeEngineClient)
     tokenizer: Tokenizer = field(default_factory=byte_level)
-    config: ServerConfig = field(default_factory=lambda: ServerConfig(served_model_name=MODEL))
+    config: ServerConfig = field(default_factory=lambda: ServerConfig(served_model_names=(MODEL,)))
 
     def __post_init__(self) -> None:
         self.app = create_app(self.engine, self.tokenizer, self.config)
 
     @classmethod
     def replaying(cls, script: Script, tokenizer: Tokenizer | None = None, **config: Any) -> "Client":
-        return cls(FakeEngineClient(script), tokenizer or byte_level(), ServerConfig(MODEL, **config))
+        return cls(FakeEngineClient(script), tokenizer or byte_level(), ServerConfig((MODEL,), **config))
 
     def get(self, path: str, **headers: str) -> Reply:
         return self.call("GET", path, b"", headers)
@@ -85,7 +85,7 @@ class Client:
     def call(self, method: str, path: str, body: bytes, headers: Mapping[str, str]) -> Reply:
         exchange = Exchange(method, path, body, headers)
         asyncio.run(exchange.run(self.app))
-        _validate(method, path, exchange.reply)
+        _validate(method, path.removeprefix(self.config.root_path), exchange.reply)
         return exchange.reply
 
 

@@ -5,7 +5,7 @@ import pytest
 from server.config import ServerConfig
 from tests.server.client import MODEL, Client
 
-CLIENT = Client(config=ServerConfig(MODEL, api_keys=("first", "zweiter-schlüssel")))
+CLIENT = Client(config=ServerConfig((MODEL,), api_keys=("first", "zweiter-schlüssel")))
 
 
 @pytest.mark.parametrize("value", ["", "Bearer", "Bearer ", "Bearer wrong", "Basic first", "first", "Bearer firs"])

@@ -18,7 +18,7 @@ class Terminal(StringIO):
 
 def shown(*states: EngineState, config: ServerConfig | None = None) -> str:
     stream = StringIO()
-    console = Console(stream, URL, config or ServerConfig(served_model_name="it's"))
+    console = Console(stream, URL, config or ServerConfig(("it's",)))
     for state in states:
         console(state)
     return stream.getvalue()
@@ -33,7 +33,7 @@ def test_ready_says_what_where_and_how_to_try_it() -> None:
 
 
 def test_the_example_names_the_key_without_telling_it() -> None:
-    text = shown(READY, config=ServerConfig(served_model_name="m", api_keys=("secret",)))
+    text = shown(READY, config=ServerConfig(("m",), api_keys=("secret",)))
     assert '-H "Authorization: Bearer $OCTAVO_API_KEY"' in text
     assert "secret" not in text
 

@@ -148,7 +148,7 @@ def test_every_class_has_its_own_status_or_code() -> None:
 
 
 def test_too_large_a_body() -> None:
-    client = Client(config=ServerConfig(MODEL, max_body_bytes=1000))
+    client = Client(config=ServerConfig((MODEL,), max_body_bytes=1000))
     body = json.dumps(GOOD | {"user": "S" * 70_000}).encode()
     announced = {"content-type": "application/json", "content-length": str(len(body))}
     for headers in (announced, {"content-type": "application/json"}, announced | {"content-length": "9" * 5000}):

@@ -10,7 +10,7 @@ from tests.server.client import MODEL, Client
 from tests.server.fake import replay
 from tests.server.vocab import EOS, ids_of
 
-FAILING = ServerConfig(MODEL, api_keys=("key",), allowed_origins=("https://a.example",))
+FAILING = ServerConfig((MODEL,), api_keys=("key",), allowed_origins=("https://a.example",))
 
 
 @pytest.mark.parametrize("given", ["abc-123", "a.b:c/d+e=f_g", "x" * 128])

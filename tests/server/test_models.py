@@ -1,5 +1,6 @@
-"""/v1/models: the one model that is served, whose name may hold a slash."""
+"""/v1/models: the one model that is served, under each of its names, which may hold slashes."""
 
+from server.config import ServerConfig
 from tests.server.client import MODEL, Client
 
 
@@ -8,3 +9,16 @@ def test_models() -> None:
     (model,) = client.get("/v1/models").json()["data"]
     assert model["id"] == MODEL
     assert client.get(f"/v1/models/{MODEL}").json() == model
+
+
+def test_every_name_is_listed_and_serves() -> None:
+    client = Client(config=ServerConfig(("first", "org/second")))
+    models = client.get("/v1/models").json()["data"]
+    assert [model["id"] for model in models] == ["first", "org/second"]
+    for model in models:
+        assert client.get(f"/v1/models/{model['id']}").json() == model
+        assert client.chat(model=model["id"]).json()["model"] == model["id"]  # the name that was asked for
+        assert client.chat(model=model["id"], stream=True).events()[0]["model"] == model["id"]
+    refused = client.chat(model="third")
+    assert refused.status == 404
+    assert "'first', 'org/second'" in refused.error["message"]

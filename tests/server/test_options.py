@@ -22,7 +22,7 @@ def configs(arguments: tuple[str, ...] = (), **environment: str) -> tuple[Engine
 
 
 def test_without_flags_the_defaults_hold() -> None:
-    assert configs() == (EngineConfig(model="/models/tiny", sampled_vocab=259), ServerConfig(served_model_name="tiny"))
+    assert configs() == (EngineConfig(model="/models/tiny", sampled_vocab=259), ServerConfig(("tiny",)))
 
 
 def test_flags_reach_their_fields() -> None:
@@ -53,7 +53,7 @@ def test_flags_reach_their_fields() -> None:
         sampled_vocab=259,
     )
     assert server == ServerConfig(
-        served_model_name="name",
+        served_model_names=("name",),
         host="::1",
         port=0,
         api_keys=("a", "b"),
@@ -61,6 +61,24 @@ def test_flags_reach_their_fields() -> None:
         drain_timeout=1.5,
         log_text=True,
     )
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--served-model-name", "a", "b", "c"),
+        ("--served-model-name", "a,b", "--port", "1", "--served-model-name", "c"),
+        ("--served-model-name", "a, b", "c"),
+    ],
+)
+def test_several_names(arguments: tuple[str, ...]) -> None:
+    assert configs(("some/model", *arguments))[1].served_model_names == ("a", "b", "c")
+    assert configs(OCTAVO_SERVED_MODEL_NAME="a,b,c")[1].served_model_names == ("a", "b", "c")
+
+
+@pytest.mark.parametrize(("given", "path"), [("/octavo", "/octavo"), ("/a/b/", "/a/b"), ("/", "")])
+def test_root_path(given: str, path: str) -> None:
+    assert configs(("--root-path", given))[1].root_path == path
 
 
 def test_the_environment_stands_in_for_flags() -> None:
@@ -74,7 +92,7 @@ def test_the_environment_stands_in_for_flags() -> None:
         OCTAVO_IMAGE="not ours",
     )
     assert (engine.max_model_len, engine.enable_prefix_caching, engine.kv_cache_memory) == (100, False, 2**29)
-    assert (server.api_keys, server.served_model_name, server.port) == (("a", "b"), "name", ServerConfig("").port)
+    assert (server.api_keys, server.served_model_name, server.port) == (("a", "b"), "name", ServerConfig(("",)).port)
     assert from_environment({"OCTAVO_MODEL": "some/model"}) == {"model": "some/model"}
 
 
@@ -102,6 +120,10 @@ def test_the_command_line_wins() -> None:
         ("drain-timeout", "inf"),
         ("enable-prefix-caching", "perhaps"),
         ("api-key", "a,,b"),
+        ("served-model-name", "a,"),
+        ("root-path", "octavo"),
+        ("root-path", "/a b"),
+        ("root-path", "//a"),
     ],
 )
 def test_a_bad_value_is_reported_with_its_variable(flag: str, value: str) -> None:

@@ -93,7 +93,7 @@ def test_the_server_that_ends_closes_the_generation() -> None:
 
 
 def test_comments_keep_the_connection_alive() -> None:
-    client = Client(FakeEngineClient(stalling(ids_of("a"))), byte_level(), ServerConfig(MODEL, keep_alive=0.01))
+    client = Client(FakeEngineClient(stalling(ids_of("a"))), byte_level(), ServerConfig((MODEL,), keep_alive=0.01))
     call = asyncio.run(exchange(client, STREAM, 6))
     assert call.reply.headers["content-type"] == "text/event-stream; charset=utf-8"
     assert call.reply.headers["cache-control"] == "no-cache"

@@ -1,0 +1,75 @@
+"""/tokenize and /detokenize: what the model reads for a text or a conversation, and the text of token ids."""
+
+import asyncio
+from collections.abc import Sequence
+
+from fastapi import APIRouter
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+from typing_extensions import TypedDict
+
+from server.admission import check_ids, read
+from server.conversation import rendered
+from server.health import require_ready
+from server.protocol import DetokenizeRequest, TokenizeRequest, translated
+from server.service import Service
+from server.text import Tokenizer
+from server.wire import encode_json
+
+
+class Tokens(TypedDict):
+    """This and the requests have vLLM's shapes."""
+
+    count: int
+    max_model_len: int
+    tokens: list[int]
+    token_strs: list[str] | None  # as the vocabulary spells them
+
+
+class Text(TypedDict):
+    prompt: str
+
+
+def router(service: Service) -> APIRouter:
+    routes = APIRouter()
+    tokenizer = service.tokenizer
+
+    @routes.post("/tokenize")
+    async def tokenize(http: HttpRequest) -> Response:
+        """{model, prompt} or the body of a chat request; add_special_tokens and return_token_strs with either."""
+        request = await read(service, http, TokenizeRequest)
+        ready = service.client.ready or require_ready(service.client)  # a restart does not change what a token is
+        ids = await asyncio.to_thread(_encoded, service, request)
+        tokens: Tokens = {
+            "count": len(ids),
+            "max_model_len": ready.max_model_len,
+            "tokens": list(ids),
+            "token_strs": _spelled(tokenizer, ids) if request.return_token_strs else None,
+        }
+        return Response(encode_json(tokens), media_type="application/json")
+
+    @routes.post("/detokenize")
+    async def detokenize(http: HttpRequest) -> Response:
+        """{model, tokens}; special tokens are shown."""
+        request = await read(service, http, DetokenizeRequest)
+        check_ids(tokenizer, request.tokens, "tokens")
+        text: Text = {"prompt": await asyncio.to_thread(_decoded, tokenizer, request.tokens)}
+        return Response(encode_json(text), media_type="application/json")
+
+    return routes
+
+
+def _encoded(service: Service, request: TokenizeRequest) -> tuple[int, ...]:
+    """Runs in a thread, as everything that takes longer with the text."""
+    if request.prompt is not None:
+        return service.tokenizer.encode(request.prompt, request.add_special_tokens is not False)
+    chat = translated(request.chat(request.model or service.config.served_model_name), service.check_extra)
+    return service.tokenizer.encode(rendered(service.tokenizer, chat), request.add_special_tokens is True)
+
+
+def _decoded(tokenizer: Tokenizer, ids: list[int]) -> str:
+    return tokenizer.backend.decode(ids, skip_special_tokens=False)
+
+
+def _spelled(tokenizer: Tokenizer, ids: Sequence[int]) -> list[str]:
+    return [tokenizer.backend.id_to_token(id) or "" for id in ids]

@@ -1,0 +1,8 @@
+"""/version: which Octavo this is."""
+
+from server.version import version
+from tests.server.client import Client
+
+
+def test_version() -> None:
+    assert Client().get("/version").json() == {"version": version()}
