@@ -8,7 +8,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from engine.client import EngineClient
-from server import chat, completions, health, metrics, models, tokenize, version
+from server import chat, completions, health, metrics, models, openapi, tokenize, version
 from server.auth import ApiKeys
 from server.config import ServerConfig
 from server.errors import error_response, from_http
@@ -25,18 +25,22 @@ def create_app(client: EngineClient, tokenizer: Tokenizer, config: ServerConfig)
     service = Service(client, tokenizer, config, counted, ParameterCheck())
     app = FastAPI(
         title="Octavo",
-        openapi_url=None,  # bodies are parsed by protocol.parse, which FastAPI's own schema would not show
+        openapi_url=None,  # bodies are parsed by protocol.parse, which FastAPI's own document would not show
         redirect_slashes=False,
         middleware=_middleware(config),
         exception_handlers={HTTPException: _http_error},
     )
-    app.include_router(health.router(client))
-    app.include_router(metrics.router(counted))
-    app.include_router(version.router())
-    app.include_router(models.router(service))
-    app.include_router(completions.router(service))
-    app.include_router(chat.router(service))
-    app.include_router(tokenize.router(service))
+    routers = [
+        health.router(client),
+        metrics.router(counted),
+        version.router(),
+        models.router(service),
+        completions.router(service),
+        chat.router(service),
+        tokenize.router(service),
+    ]
+    for router in (*routers, openapi.router(config, routers)):
+        app.include_router(router)
     return app
 
 

@@ -17,6 +17,7 @@ from server.choices import Delta
 from server.conversation import begin, rendered
 from server.job import Job, Usage
 from server.logprobs import ChatLogprobs, chat_logprobs
+from server.operations import GENERATING, READING, Operation
 from server.parts import Ended, Part, PartReaders, Piece, Text, ToolCallArguments, ToolCallStart
 from server.protocol import ChatRequest
 from server.respond import respond
@@ -101,18 +102,24 @@ class ChatChunk(TypedDict):
     usage: NotRequired[Usage | None]
 
 
+EXAMPLE = {"messages": [{"role": "user", "content": "What is an octavo?"}], "max_tokens": 64}
+CHAT = Operation("Generation", ChatCompletion, ChatRequest, ChatChunk, GENERATING, EXAMPLE)
+APPLY_TEMPLATE = Operation("Text", RenderedPrompt, ChatRequest, failures=READING, example=EXAMPLE)
+
+
 def router(service: Service) -> APIRouter:
     routes = APIRouter()
 
-    @routes.post("/v1/chat/completions")
+    @routes.post("/v1/chat/completions", openapi_extra=CHAT.extra())
     async def create_chat_completion(http: HttpRequest) -> Response:
+        """The model's next message in a conversation."""
         request = await read(service, http, ChatRequest)
         job, readers = await begin(service, http, request, "chatcmpl")
         return await respond(http, job, ChatShape(job, request, service.tokenizer, readers), request.stream is True)
 
-    @routes.post("/apply-template")
+    @routes.post("/apply-template", openapi_extra=APPLY_TEMPLATE.extra())
     async def apply_template(http: HttpRequest) -> Response:
-        """The body of a chat request; the answer is what the model would be given."""
+        """What the model would be given for the body of a chat request."""
         request = await read(service, http, ChatRequest)
         prompt: RenderedPrompt = {"prompt": await asyncio.to_thread(rendered, service.tokenizer, request)}
         return Response(encode_json(prompt), media_type="application/json")

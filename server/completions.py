@@ -16,6 +16,7 @@ from server.errors import InvalidRequest
 from server.health import require_ready
 from server.job import Job, Usage
 from server.logprobs import CompletionLogprobs, completion_logprobs
+from server.operations import GENERATING, Operation
 from server.protocol import CompletionRequest
 from server.respond import respond
 from server.sampling import output_limit, sampling_params
@@ -43,11 +44,16 @@ class Completion(TypedDict):
     usage: NotRequired[Usage]
 
 
+EXAMPLE = {"prompt": "An octavo is a book", "max_tokens": 32}
+COMPLETION = Operation("Generation", Completion, CompletionRequest, Completion, GENERATING, EXAMPLE)
+
+
 def router(service: Service) -> APIRouter:
     routes = APIRouter()
 
-    @routes.post("/v1/completions")
+    @routes.post("/v1/completions", openapi_extra=COMPLETION.extra())
     async def create_completion(http: HttpRequest) -> Response:
+        """Text that continues a prompt."""
         request = await read(service, http, CompletionRequest)
         ready = require_ready(service.client)
         prompts = request.prompts()

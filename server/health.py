@@ -7,6 +7,7 @@ from typing_extensions import TypedDict
 from engine.api import Progress, Ready
 from engine.client import Draining, EngineClient, EngineState, Failed, Loading
 from server.errors import ServiceUnavailable
+from server.operations import Operation
 from server.wire import encode_json
 
 
@@ -44,9 +45,11 @@ def _described(progress: Progress | None) -> str:
 
 def router(client: EngineClient) -> APIRouter:
     routes = APIRouter()
+    operation = Operation("Service", Health, failures=(ServiceUnavailable,))
 
-    @routes.api_route("/health", methods=["GET", "HEAD"])
+    @routes.api_route("/health", methods=["GET", "HEAD"], openapi_extra=operation.extra())
     async def read_health() -> Response:
+        """Whether requests are served now."""
         require_ready(client)
         health: Health = {"status": "ok"}
         return Response(encode_json(health), media_type="application/json")

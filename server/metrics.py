@@ -14,6 +14,7 @@ from prometheus_client.registry import Collector
 from starlette.responses import Response
 
 from engine.api import EngineStats, FinishReason
+from server.operations import Operation
 
 _LATENCY = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 20, 40, 80, 160, 320)
 _INTER_TOKEN = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1, 2, 5)
@@ -97,8 +98,9 @@ class EngineCollector(Collector):
 def router(metrics: Metrics) -> APIRouter:
     routes = APIRouter()
 
-    @routes.get("/metrics")
+    @routes.get("/metrics", openapi_extra=Operation("Service", str).extra())
     async def read_metrics() -> Response:
+        """Figures for Prometheus, in its text format 0.0.4."""
         return metrics.exposition()
 
     return routes

@@ -7,6 +7,8 @@ from fastapi import APIRouter
 from starlette.responses import Response
 from typing_extensions import TypedDict
 
+from server.errors import ModelNotFound
+from server.operations import Operation
 from server.service import Service
 from server.wire import encode_json
 
@@ -30,13 +32,19 @@ def router(service: Service) -> APIRouter:
     def model(name: str) -> Model:
         return {"id": name, "object": "model", "created": started, "owned_by": "octavo"}
 
-    @routes.get("/v1/models")
+    @routes.get("/v1/models", openapi_extra=Operation("Models", ModelList).extra())
     async def list_models() -> Response:
+        """The models that are served."""
         models: ModelList = {"object": "list", "data": [model(name) for name in service.config.served_model_names]}
         return Response(encode_json(models), media_type="application/json")
 
-    @routes.get("/v1/models/{name:path}")  # names of hub models contain a slash
+    one = Operation(
+        "Models", Model, failures=(ModelNotFound,), parameters={"name": "A model's name; it may hold slashes."}
+    )
+
+    @routes.get("/v1/models/{name:path}", openapi_extra=one.extra())  # names of hub models contain a slash
     async def retrieve_model(name: str) -> Response:
+        """One model."""
         service.require_model(name)
         return Response(encode_json(model(name)), media_type="application/json")
 

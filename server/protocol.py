@@ -45,18 +45,24 @@ Stop = Annotated[
 class _Object(BaseModel):
     """Unknown fields are kept aside, in model_extra: ParameterCheck judges them."""
 
-    model_config = ConfigDict(strict=True, extra="allow", allow_inf_nan=False, frozen=True)
+    # Attribute docstrings describe the fields in the API's document.
+    model_config = ConfigDict(
+        strict=True, extra="allow", allow_inf_nan=False, frozen=True, use_attribute_docstrings=True
+    )
 
 
 class StreamOptions(_Object):
     include_usage: bool | None = None
-    include_obfuscation: bool | None = None  # accepted: there is no padding to leave out
+    """Whether a last chunk, without choices, tells the usage."""
+    include_obfuscation: bool | None = None
+    """Accepted: there is no padding to leave out."""
 
 
 class ModelRequest(_Object):
     """What every body has in common."""
 
-    model: str | None = None  # where it may be absent: the one model that is served
+    model: str | None = None
+    """The name of a served model, as /v1/models lists it. Default: the one that is served."""
 
     def check(self) -> None:
         """What concerns more than one field. Raises InvalidRequest."""
@@ -70,18 +76,31 @@ class GenerationRequest(ModelRequest):
     """What completions and chat have in common."""
 
     model: str
+    """The name of a served model, as /v1/models lists it."""
     max_tokens: int | None = Field(None, ge=1)
+    """The most tokens a choice may have. Default: completions 16, chat the rest of the context."""
     temperature: float | None = Field(None, ge=0, le=2)
+    """0 takes the likeliest token; more is more varied. Default: the checkpoint's, or 1."""
     top_p: float | None = Field(None, ge=0, le=1)
-    top_k: int | None = Field(None, ge=-1, lt=2**31)  # 0 and -1 keep every token
+    """Keeps the likeliest tokens that add up to this share. Default: the checkpoint's, or 1."""
+    top_k: int | None = Field(None, ge=-1, lt=2**31)
+    """Extension. Keeps the k likeliest tokens; 0 and -1 keep all, the default."""
     min_p: float | None = Field(None, ge=0, le=1)
+    """Extension. Keeps tokens at least this likely, relative to the likeliest. Default: 0."""
     seed: int | None = Field(None, ge=-INT64, lt=INT64)
+    """The same seed and request give the same tokens. Default: a random one."""
     stop: Stop | None = None
+    """Up to four strings that end a choice where they appear; they are not part of its text."""
     n: int | None = Field(None, ge=1)
+    """How many choices to make of each prompt; at most 128. Default: 1."""
     stream: bool | None = None
+    """Whether to send the answer as server-sent events, as it is made."""
     stream_options: StreamOptions | None = None
-    user: str | None = None  # informational
-    cache_salt: str | None = None  # prefixes are shared among requests of the same salt only
+    """Only with `stream: true`."""
+    user: str | None = None
+    """Whom the request is for; informational."""
+    cache_salt: str | None = None
+    """Extension. Cached prefixes are shared only among requests with the same salt."""
 
     def stops(self) -> tuple[str, ...]:
         stops = [self.stop] if isinstance(self.stop, str) else self.stop or []
@@ -99,7 +118,9 @@ class GenerationRequest(ModelRequest):
 
 class CompletionRequest(GenerationRequest):
     prompt: Prompt
+    """Text or token ids; an array of either asks for an answer to each."""
     logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
+    """Tells the log-probability of each token and of as many likeliest; OpenAI stops at 5."""
 
     def prompts(self) -> list[str] | list[list[int]]:
         """One or several: an array of numbers is a single prompt."""
@@ -112,7 +133,9 @@ class CompletionRequest(GenerationRequest):
 
 class TextPart(_Object):
     type: Literal["text"]
+    """This model reads text only."""
     text: str
+    """A part of the message; parts are joined without a space."""
 
 
 Content = Annotated[
@@ -123,7 +146,9 @@ Content = Annotated[
 
 class Message(_Object):
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    """Who says it; `developer` is the newer name of `system`."""
     content: Content | None = None
+    """What is said: a string, or an array of text parts."""
 
     def check(self, position: int) -> None:
         """Raises InvalidRequest for what belongs to tool calls, and for a message that says nothing."""
@@ -145,9 +170,13 @@ class Message(_Object):
 
 class ChatRequest(GenerationRequest):
     messages: list[Message] = Field(min_length=1)
+    """The conversation so far, oldest first."""
     max_completion_tokens: int | None = Field(None, ge=1)
+    """The newer name of max_tokens, and the stronger."""
     logprobs: bool | None = None
+    """Whether to tell the log-probability of each token."""
     top_logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
+    """How many of the likeliest tokens to tell too; only with `logprobs`."""
 
     def check(self) -> None:
         super().check()
@@ -161,9 +190,13 @@ class TokenizeRequest(ModelRequest):
     """A prompt, or else a conversation: then fields unknown here are those of a chat request."""
 
     prompt: str | None = None
+    """A text; or else give messages."""
     messages: list[Any] | None = None
-    add_special_tokens: bool | None = None  # null: with a prompt, but not with messages, whose template brings them
+    """A conversation, with whatever else a chat request may have."""
+    add_special_tokens: bool | None = None
+    """Whether to add the tokens that begin a text. Default: with a prompt, not with messages, whose template does."""
     return_token_strs: bool | None = None
+    """Whether to spell each token as the vocabulary does."""
 
     def check(self) -> None:
         super().check()
@@ -180,6 +213,7 @@ class TokenizeRequest(ModelRequest):
 
 class DetokenizeRequest(ModelRequest):
     tokens: TokenIds
+    """Ids from 0 to below the vocabulary's size."""
 
 
 def parse(model: type[RequestT], body: bytes, check_extra: ParameterCheck) -> RequestT:

@@ -10,7 +10,9 @@ from typing_extensions import TypedDict
 
 from server.admission import check_ids, read
 from server.conversation import rendered
+from server.errors import ServiceUnavailable
 from server.health import require_ready
+from server.operations import READING, Operation
 from server.protocol import DetokenizeRequest, TokenizeRequest, translated
 from server.service import Service
 from server.text import Tokenizer
@@ -30,13 +32,20 @@ class Text(TypedDict):
     prompt: str
 
 
+TOKENIZE = Operation("Text", Tokens, TokenizeRequest, None, (*READING, ServiceUnavailable), {"prompt": "An octavo"})
+DETOKENIZE = Operation("Text", Text, DetokenizeRequest, failures=READING, example={"tokens": [1, 2, 3]})
+
+
 def router(service: Service) -> APIRouter:
     routes = APIRouter()
     tokenizer = service.tokenizer
 
-    @routes.post("/tokenize")
+    @routes.post("/tokenize", openapi_extra=TOKENIZE.extra())
     async def tokenize(http: HttpRequest) -> Response:
-        """{model, prompt} or the body of a chat request; add_special_tokens and return_token_strs with either."""
+        """What the model reads for a text or a conversation.
+
+        {model, prompt} or the body of a chat request; add_special_tokens and return_token_strs with either.
+        """
         request = await read(service, http, TokenizeRequest)
         ready = service.client.ready or require_ready(service.client)  # a restart does not change what a token is
         ids = await asyncio.to_thread(_encoded, service, request)
@@ -48,9 +57,9 @@ def router(service: Service) -> APIRouter:
         }
         return Response(encode_json(tokens), media_type="application/json")
 
-    @routes.post("/detokenize")
+    @routes.post("/detokenize", openapi_extra=DETOKENIZE.extra())
     async def detokenize(http: HttpRequest) -> Response:
-        """{model, tokens}; special tokens are shown."""
+        """The text of token ids; special tokens are shown."""
         request = await read(service, http, DetokenizeRequest)
         check_ids(tokenizer, request.tokens, "tokens")
         text: Text = {"prompt": await asyncio.to_thread(_decoded, tokenizer, request.tokens)}

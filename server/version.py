@@ -7,6 +7,7 @@ from fastapi import APIRouter
 from starlette.responses import Response
 from typing_extensions import TypedDict
 
+from server.operations import Operation
 from server.wire import encode_json
 
 
@@ -24,8 +25,9 @@ def version() -> str:
 def router() -> APIRouter:
     routes = APIRouter()
 
-    @routes.get("/version")
+    @routes.get("/version", openapi_extra=Operation("Service", Version).extra())
     async def read_version() -> Response:
+        """Which Octavo this is."""
         answer: Version = {"version": version()}
         return Response(encode_json(answer), media_type="application/json")
 

@@ -21,7 +21,14 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from openai.types.shared import ErrorObject
 
 FAILURES = (400, 401, 404, 405, 413, 429, 500, 503)
-OUR_OWN = ("/health", "/version", "/apply-template", "/tokenize", "/detokenize")  # failures are OpenAI's even there
+OUR_OWN = (
+    "/openapi.json",
+    "/health",
+    "/version",
+    "/apply-template",
+    "/tokenize",
+    "/detokenize",
+)  # failures are OpenAI's even there
 
 
 class _ModelList(pydantic.BaseModel):
