@@ -60,7 +60,7 @@ def check_count(service: Service, ready: Ready, prompts: int, request: Generatio
 
 def admit(service: Service, http: HttpRequest, request: GenerationRequest, tasks: Sequence[Task], prefix: str) -> Job:
     """Every prompt, n times, accepted by the engine together; or an error, and nothing is queued."""
-    id = f"{prefix}-{uuid.uuid4().hex}"
+    id = f"{prefix}{uuid.uuid4().hex}"
     n = request.n or 1
     salt = request.cache_salt or ""
     requests = [

@@ -14,7 +14,7 @@ from server.config import ServerConfig
 from server.errors import error_response, from_http
 from server.middleware import REQUEST_ID, BodyLimit, Errors, RequestTrace
 from server.parameters import ParameterCheck
-from server.paths import RootPath
+from server.paths import RootPath, route_path
 from server.service import Service
 from server.text import Tokenizer
 
@@ -64,4 +64,5 @@ def _middleware(config: ServerConfig) -> list[Middleware]:
 
 async def _http_error(request: HttpRequest, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    return error_response(from_http(error, request.method, request.url.path))
+    path = route_path(request.scope)
+    return error_response(from_http(error, request.method, path), path)

@@ -1,4 +1,4 @@
-"""API keys: `Authorization: Bearer KEY`, compared in constant time."""
+"""API keys: `Authorization: Bearer KEY` or, from Anthropic's clients, `x-api-key: KEY`; compared in constant time."""
 
 import hmac
 from collections.abc import Sequence
@@ -19,14 +19,19 @@ class ApiKeys:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and self._keys and route_path(scope) not in PROBES:
-            self._check(Headers(scope=scope).get("authorization", ""))
+            self._check(_given(Headers(scope=scope)))
         await self._app(scope, receive, send)
 
-    def _check(self, authorization: str) -> None:
-        scheme, _, given = authorization.partition(" ")
-        if scheme.lower() != "bearer" or not given.strip():
+    def _check(self, given: str) -> None:
+        if not given:
             raise InvalidApiKey("An API key is required: send it as 'Authorization: Bearer KEY'.")
-        candidate = given.strip().encode("latin-1")  # as Headers decoded it
+        candidate = given.encode("latin-1")  # as Headers decoded it
         matches = [hmac.compare_digest(candidate, key) for key in self._keys]  # all of them: no early exit
         if not any(matches):
             raise InvalidApiKey("The API key is not valid.")
+
+
+def _given(headers: Headers) -> str:
+    """The key, or "" without one."""
+    scheme, _, bearer = headers.get("authorization", "").partition(" ")
+    return (bearer if scheme.lower() == "bearer" else headers.get("x-api-key", "")).strip()

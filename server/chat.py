@@ -20,7 +20,7 @@ from server.logprobs import ChatLogprobs, chat_logprobs
 from server.operations import GENERATING, READING, Operation
 from server.parts import Ended, Part, PartReaders, Piece, Text, ToolCallArguments, ToolCallStart
 from server.protocol import ChatRequest
-from server.respond import respond
+from server.respond import ChunkShape, respond
 from server.service import Service
 from server.text import Tokenizer
 from server.wire import encode_json
@@ -114,7 +114,7 @@ def router(service: Service) -> APIRouter:
     async def create_chat_completion(http: HttpRequest) -> Response:
         """The model's next message in a conversation."""
         request = await read(service, http, ChatRequest)
-        job, readers = await begin(service, http, request, "chatcmpl")
+        job, readers = await begin(service, http, request, "chatcmpl-")
         return await respond(http, job, ChatShape(job, request, service.tokenizer, readers), request.stream is True)
 
     @routes.post("/apply-template", openapi_extra=APPLY_TEMPLATE.extra())
@@ -127,7 +127,7 @@ def router(service: Service) -> APIRouter:
     return routes
 
 
-class ChatShape:
+class ChatShape(ChunkShape):
     """Implements respond.Shape. The first chunk of a choice names the role; no other does."""
 
     def __init__(self, job: Job, request: ChatRequest, tokenizer: Tokenizer, readers: PartReaders) -> None:

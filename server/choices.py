@@ -36,6 +36,11 @@ class Choice:
         self._stops = StopStrings(stops)
         self._logprobs: list[tuple[int, TokenLogprobs]] = []  # of tokens whose text was not shown yet
 
+    @property
+    def stop_string(self) -> str | None:
+        """The stop string that ended the choice, if one did."""
+        return self._stops.matched
+
     def push(self, output: Output) -> Delta | None:
         """None when there is nothing to show. A stop string may end the choice before the engine does."""
         self.cached_tokens = max(self.cached_tokens, output.cached_tokens)

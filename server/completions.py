@@ -18,7 +18,7 @@ from server.job import Job, Usage
 from server.logprobs import CompletionLogprobs, completion_logprobs
 from server.operations import GENERATING, Operation
 from server.protocol import CompletionRequest
-from server.respond import respond
+from server.respond import ChunkShape, respond
 from server.sampling import output_limit, sampling_params
 from server.service import Service
 from server.text import Tokenizer
@@ -59,7 +59,7 @@ def router(service: Service) -> APIRouter:
         prompts = request.prompts()
         check_count(service, ready, len(prompts), request)
         tasks = await asyncio.to_thread(_tasks, service.tokenizer, request, prompts, ready)
-        job = admit(service, http, request, tasks, "cmpl")
+        job = admit(service, http, request, tasks, "cmpl-")
         return await respond(http, job, CompletionShape(job, request, service.tokenizer), request.stream is True)
 
     return routes
@@ -89,7 +89,7 @@ def _task(request: CompletionRequest, prompt: tuple[int, ...], ready: Ready) -> 
     return Task(prompt, sampling_params(request, ready, limit, request.logprobs))
 
 
-class CompletionShape:
+class CompletionShape(ChunkShape):
     """Implements respond.Shape."""
 
     def __init__(self, job: Job, request: CompletionRequest, tokenizer: Tokenizer) -> None:

@@ -1,4 +1,4 @@
-"""One exception tree; every failure a client can see is one of these and leaves as OpenAI's error object.
+"""One exception tree; what a client sees of any failure is one of these, as OpenAI's error object or Anthropic's.
 
 ApiError
 ├── InvalidRequest 400 ── ContextLengthExceeded 400
@@ -13,6 +13,7 @@ ApiError
 
 import logging
 from http import HTTPStatus
+from typing import Literal
 
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
@@ -24,6 +25,17 @@ from server.wire import encode_json
 logger = logging.getLogger(__name__)
 
 RETRY_AFTER = "2"  # seconds; SDKs obey it, so it is short: queues move and engines restart within seconds
+ANTHROPIC_PATH = "/v1/messages"
+ANTHROPIC_TYPES = {
+    HTTPStatus.BAD_REQUEST: "invalid_request_error",
+    HTTPStatus.UNAUTHORIZED: "authentication_error",
+    HTTPStatus.NOT_FOUND: "not_found_error",
+    HTTPStatus.METHOD_NOT_ALLOWED: "invalid_request_error",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "invalid_request_error",
+    HTTPStatus.TOO_MANY_REQUESTS: "rate_limit_error",
+    HTTPStatus.INTERNAL_SERVER_ERROR: "api_error",
+    HTTPStatus.SERVICE_UNAVAILABLE: "overloaded_error",
+}
 MAX_MESSAGE = 500  # characters: what a client sent is never played back at length
 
 
@@ -42,6 +54,16 @@ class ErrorBody(TypedDict):
     error: ErrorDetail
 
 
+class AnthropicDetail(TypedDict):
+    type: str
+    message: str
+
+
+class AnthropicBody(TypedDict):
+    type: Literal["error"]
+    error: AnthropicDetail
+
+
 class ApiError(Exception):
     """A failure with its HTTP status. `param` names the field at fault, dotted: messages.0.content."""
 
@@ -57,6 +79,9 @@ class ApiError(Exception):
 
     def body(self) -> ErrorBody:
         return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
+
+    def anthropic_body(self) -> AnthropicBody:
+        return {"type": "error", "error": {"type": ANTHROPIC_TYPES[self.status], "message": self.message}}
 
 
 class InvalidRequest(ApiError):
@@ -161,5 +186,7 @@ def as_api_error(error: Exception) -> ApiError:
     return InternalError("The server failed while answering this request; its log says why.")
 
 
-def error_response(error: ApiError) -> Response:
-    return Response(encode_json(error.body()), int(error.status), error.headers, media_type="application/json")
+def error_response(error: ApiError, path: str) -> Response:
+    """In the shape that clients of the path expect."""
+    body = error.anthropic_body() if path.startswith(ANTHROPIC_PATH) else error.body()
+    return Response(encode_json(body), int(error.status), error.headers, media_type="application/json")

@@ -51,7 +51,7 @@ class RequestTrace:
 
 
 class Errors:
-    """Turns exceptions into OpenAI's error object; one that comes after the headers can only end the connection."""
+    """Turns exceptions into error objects; one that comes after the headers can only end the connection."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -73,7 +73,7 @@ class Errors:
         except Exception as error:
             if started:
                 raise
-            await error_response(as_api_error(error))(scope, receive, send)
+            await error_response(as_api_error(error), route_path(scope))(scope, receive, send)
 
 
 class BodyLimit:

@@ -1,5 +1,6 @@
 """One answer, two ways to send it: as a stream of chunks or as a whole, from the same deltas."""
 
+from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
 from typing import Protocol
@@ -8,22 +9,52 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from server.choices import Delta
-from server.errors import as_api_error
+from server.errors import ApiError, as_api_error
 from server.job import Job, Usage
 from server.streaming import EventStream, until_disconnect
-from server.wire import DONE, encode_json, event
+from server.wire import DONE, encode_json, event, named_event
+
+Events = Sequence[Mapping[str, object]]
 
 
 class Shape(Protocol):
-    """The objects of one endpoint; one instance per request, since chunks may depend on those before."""
+    """The objects of one endpoint; one instance per request, since events may depend on those before."""
 
-    def chunks(self, delta: Delta) -> Sequence[Mapping[str, object]]: ...
+    named: bool  # whether events carry their type as a name; then no [DONE] follows the last
 
-    def usage_chunk(self, usage: Usage) -> Mapping[str, object] | None:
-        """The last chunk; None when no usage was asked for."""
+    def opening(self) -> Events:
+        """What is sent as soon as the request is admitted."""
+
+    def chunks(self, delta: Delta) -> Events: ...
+
+    def closing(self, usage: Usage) -> Events:
+        """What follows the last delta."""
+
+    def failed(self, error: ApiError, usage: Usage) -> Events:
+        """What follows instead when there is no whole answer."""
 
     def whole(self, choices: Sequence[Delta], usage: Usage) -> Mapping[str, object]:
         """The response that is not streamed, from one complete delta per choice."""
+
+
+class ChunkShape(ABC):
+    """The streams of completions and chat: chunks of one kind, and an error object if it comes to that."""
+
+    named = False
+
+    def opening(self) -> Events:
+        return ()
+
+    def closing(self, usage: Usage) -> Events:
+        last = self.usage_chunk(usage)
+        return () if last is None else (last,)
+
+    def failed(self, error: ApiError, usage: Usage) -> Events:
+        return (error.body(),)
+
+    @abstractmethod
+    def usage_chunk(self, usage: Usage) -> Mapping[str, object] | None:
+        """The last chunk; None when no usage was asked for."""
 
 
 async def respond(http: HttpRequest, job: Job, shape: Shape, stream: bool) -> Response:
@@ -38,17 +69,28 @@ async def respond(http: HttpRequest, job: Job, shape: Shape, stream: bool) -> Re
 
 
 async def _events(job: Job, shape: Shape) -> AsyncGenerator[bytes, None]:
-    """Every stream ends in one [DONE], that of a failure too: after the error event, which clients act on first."""
+    """Every stream without names ends in one [DONE], that of a failure too: after the error, which clients act on."""
+    framed = named_event if shape.named else event
+    async with aclosing(_payloads(job, shape)) as payloads:
+        async for payload in payloads:
+            yield framed(payload)
+    if not shape.named:
+        yield DONE
+
+
+async def _payloads(job: Job, shape: Shape) -> AsyncGenerator[Mapping[str, object], None]:
     try:
+        for payload in shape.opening():
+            yield payload
         async with aclosing(job.deltas()) as deltas:
             async for delta in deltas:
-                for chunk in shape.chunks(delta):
-                    yield event(chunk)
-        if (last := shape.usage_chunk(job.usage())) is not None:
-            yield event(last)
+                for payload in shape.chunks(delta):
+                    yield payload
+        for payload in shape.closing(job.usage()):
+            yield payload
     except Exception as error:
-        yield event(as_api_error(error).body())
-    yield DONE
+        for payload in shape.failed(as_api_error(error), job.usage()):
+            yield payload
 
 
 async def _collect(job: Job) -> list[Delta]:

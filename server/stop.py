@@ -49,6 +49,7 @@ class StopStrings:
     def __init__(self, stops: Sequence[str]) -> None:
         self._matchers = [_Matcher(stop) for stop in stops]
         self._held = ""
+        self.matched: str | None = None  # the stop string that ended the text
 
     def push(self, text: str) -> tuple[str, bool]:
         """The text that can be shown now, and whether a stop string ended it (then nothing may follow)."""
@@ -58,6 +59,7 @@ class StopStrings:
         for position, character in enumerate(text, start=len(self._held) + 1):
             complete = [len(m.stop) for m in self._matchers if m.advance(character)]
             if complete:
+                self.matched = pending[position - max(complete) : position]
                 self._held = ""
                 return pending[: position - max(complete)], True
         held = max(matcher.length for matcher in self._matchers)

@@ -19,3 +19,8 @@ def encode_json(payload: Mapping[str, object]) -> bytes:
 def event(payload: Mapping[str, object]) -> bytes:
     """One server-sent event."""
     return b"data: " + encode_json(payload) + b"\n\n"
+
+
+def named_event(payload: Mapping[str, object]) -> bytes:
+    """One server-sent event that says its type twice: as its name, and within."""
+    return f"event: {payload['type']}\n".encode() + event(payload)

@@ -20,6 +20,9 @@ from openai.types import Completion, Model
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from openai.types.shared import ErrorObject
 
+from tests.server import anthropic_spec
+from tests.server.strict import check_types, refuse_constant
+
 FAILURES = (400, 401, 404, 405, 413, 429, 500, 503)
 OUR_OWN = (
     "/openapi.json",
@@ -55,10 +58,10 @@ CHUNKS: dict[str, tuple[type[pydantic.BaseModel], str]] = {
 
 def validate(path: str, method: str, status: int, body: bytes) -> None:
     """A response that is not a stream. Raises AssertionError or a validation error."""
-    payload = json.loads(body, parse_constant=_refuse_constant)
+    payload = json.loads(body, parse_constant=refuse_constant)
     if status != 200:
         assert status in FAILURES, f"{method} {path} answered {status}"
-        validate_error(payload)
+        (anthropic_spec.validate_error if path.startswith("/v1/messages") else validate_error)(payload)
     elif path.startswith("/v1/models/"):
         _check(Model, "Model", payload)
     elif path not in OUR_OWN:
@@ -92,7 +95,7 @@ def _unframed(lines: Sequence[str]) -> list[dict[str, Any]]:
     data = [line.removeprefix("data: ") for line in lines if line.startswith("data: ")]
     assert data.count("[DONE]") == 1 and data[-1] == "[DONE]"
     assert not any(set("\x85\u2028\u2029") & set(item) for item in data), "clients would split the line there"
-    return [json.loads(item, parse_constant=_refuse_constant) for item in data[:-1]]
+    return [json.loads(item, parse_constant=refuse_constant) for item in data[:-1]]
 
 
 def _check_chunk(path: str, chunk: dict[str, Any]) -> None:
@@ -101,7 +104,7 @@ def _check_chunk(path: str, chunk: dict[str, Any]) -> None:
     if model is Completion:  # correction 2
         choices = [choice | {"finish_reason": choice["finish_reason"] or "stop"} for choice in chunk["choices"]]
         chunk = chunk | {"choices": choices}
-    _check_types(model, chunk)
+    check_types(model, chunk)
 
 
 def _check_usage(path: str, chunks: Sequence[Mapping[str, Any]]) -> None:
@@ -130,26 +133,8 @@ def _check_choices(path: str, chunks: Sequence[Mapping[str, Any]], complete: boo
 
 
 def _check(model: type[pydantic.BaseModel], schema: str, payload: Mapping[str, Any]) -> None:
-    _check_types(model, payload)
+    check_types(model, payload)
     _check_schema(schema, payload)
-
-
-def _check_types(model: type[pydantic.BaseModel], payload: Mapping[str, Any]) -> None:
-    _refuse_extra(model.model_validate_json(json.dumps(payload), strict=True))
-
-
-def _refuse_extra(value: Any) -> None:
-    if isinstance(value, pydantic.BaseModel):
-        assert not value.model_extra, f"{type(value).__name__} has no {set(value.model_extra)}"
-        for name in type(value).model_fields:
-            _refuse_extra(getattr(value, name))
-    elif isinstance(value, list):
-        for item in value:
-            _refuse_extra(item)
-
-
-def _refuse_constant(name: str) -> None:
-    raise AssertionError(f"{name} is not JSON")
 
 
 def _check_schema(name: str, payload: Mapping[str, Any]) -> None:

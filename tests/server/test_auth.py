@@ -23,6 +23,14 @@ def test_right_keys(value: str) -> None:
     assert CLIENT.get("/v1/models", authorization=value).status == 200
 
 
+def test_as_anthropics_clients_send_it() -> None:
+    assert CLIENT.get("/v1/models", x_api_key="first").status == 200
+    assert CLIENT.get("/v1/models", x_api_key="wrong").status == 401
+    assert CLIENT.get("/v1/models", x_api_key="first", authorization="Bearer wrong").status == 401
+    refused = CLIENT.post("/v1/messages", {}, x_api_key="wrong").json()
+    assert refused["error"]["type"] == "authentication_error"
+
+
 def test_a_key_that_is_not_ascii() -> None:
     sent = "Bearer " + "zweiter-schlüssel".encode().decode("latin-1")
     assert CLIENT.get("/v1/models", authorization=sent).status == 200

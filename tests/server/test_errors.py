@@ -136,7 +136,7 @@ def test_an_engine_that_is_away(state: Any) -> None:
 
 def test_messages_and_params_are_cut() -> None:
     error = InvalidRequest("m" * 10_000, "p" * 10_000)
-    assert len(error_response(error).body) < 3 * MAX_MESSAGE
+    assert len(error_response(error, "/v1/completions").body) < 3 * MAX_MESSAGE
 
 
 def test_every_class_has_its_own_status_or_code() -> None:

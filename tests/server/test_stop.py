@@ -67,6 +67,14 @@ def test_one_stop_string_within_another() -> None:
     assert run(["c", "bc"], ["abc"]) == ("a", True)
 
 
+def test_the_stop_string_that_ended_the_text_is_known() -> None:
+    matcher = StopStrings(["c", "bc", "x"])
+    assert matcher.push("ab") == ("a", False)
+    assert matcher.matched is None
+    matcher.push("c")
+    assert matcher.matched == "bc"
+
+
 def test_a_long_stop_string_costs_no_more() -> None:
     stop = "a" * 100_000 + "b"
     assert run([stop], ["a" * 200_000]) == ("a" * 200_000, False)

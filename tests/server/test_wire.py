@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from server.wire import encode_json, event
+from server.wire import encode_json, event, named_event
 
 TEXT = 'a\x85b\u2028c\u2029d\r\n"\\é你🦑\x00'
 
@@ -19,6 +19,10 @@ def test_json_stays_on_one_line_for_everyone() -> None:
 
 def test_an_event_is_one_line_and_an_empty_one() -> None:
     assert event({"a": 1}) == b'data: {"a":1}\n\n'
+
+
+def test_a_named_event_says_its_type_first() -> None:
+    assert named_event({"type": "a.b", "x": 1}) == b'event: a.b\ndata: {"type":"a.b","x":1}\n\n'
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])

@@ -1,0 +1,44 @@
+"""An SDK's types held against what is sent: SDKs are lenient, these checks are not."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pydantic
+
+
+def check_types(model: Any, payload: Mapping[str, Any]) -> None:
+    """Every value of the very type, no key that the types do not know; `model` may be a union."""
+    refuse_extra(pydantic.TypeAdapter(model).validate_json(json.dumps(payload), strict=True))
+
+
+def refuse_extra(value: Any) -> None:
+    if isinstance(value, pydantic.BaseModel):
+        assert not value.model_extra, f"{type(value).__name__} has no {set(value.model_extra)}"
+        for name in type(value).model_fields:
+            refuse_extra(getattr(value, name))
+    elif isinstance(value, list):
+        for item in value:
+            refuse_extra(item)
+
+
+def named_events(lines: Sequence[str]) -> list[dict[str, Any]]:
+    """Of a stream whose events are an `event: TYPE`, a `data: ...` and an empty line, comments between them."""
+    rest = [line for line in lines if not line.startswith(":")]
+    while rest and rest[0] == "":
+        rest.pop(0)
+    events = []
+    while any(rest):
+        name, data, end = rest[:3]
+        assert name.startswith("event: ") and data.startswith("data: ") and end == "", rest[:3]
+        assert not set("\x85\u2028\u2029") & set(data), "clients would split the line there"
+        events.append(json.loads(data.removeprefix("data: "), parse_constant=refuse_constant))
+        assert events[-1]["type"] == name.removeprefix("event: ")
+        rest = rest[3:]
+        while rest and rest[0] == "":
+            rest.pop(0)
+    return events
+
+
+def refuse_constant(name: str) -> None:
+    raise AssertionError(f"{name} is not JSON")
