@@ -5,9 +5,8 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import FrameType
 from typing import NoReturn
 
 from model.config import ModelError
@@ -78,7 +77,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _serve(arguments: argparse.Namespace) -> int:
-    _leave_on_signals()
+    _on_stop_signals(_vanish)
     from engine.client import ProcessClient
     from engine.engine import build
     from model.config import ModelConfig
@@ -93,7 +92,9 @@ def _serve(arguments: argparse.Namespace) -> int:
     _configure_logging()
     where = options.DEFAULTS | given
     with lifecycle.listen(where["host"], where["port"]) as listener:
+        _on_stop_signals(_unwind)
         directory, name = _checkpoint(given.get("model"))
+        _on_stop_signals(_vanish)
         vocabulary = ModelConfig.from_pretrained(directory).vocab_size
         tokenizer = Tokenizer.from_directory(directory)
         sampled = min(tokenizer.vocab_size, vocabulary)
@@ -104,14 +105,20 @@ def _serve(arguments: argparse.Namespace) -> int:
         return lifecycle.run(create_app(client, tokenizer, config), client, listener, config)
 
 
-def _leave_on_signals() -> None:
+def _on_stop_signals(leave: Callable[[], NoReturn]) -> None:
     """Ctrl-C and SIGTERM end the server with status 0 from here on, even as the first process of a container."""
-
-    def leave(number: int, frame: FrameType | None) -> NoReturn:
-        raise SystemExit(0)
-
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, leave)
+        signal.signal(number, lambda number, frame: leave())
+
+
+def _vanish() -> NoReturn:
+    """There is nothing to clean up yet, and an exception raised in the middle of an import may come out as another."""
+    os._exit(0)
+
+
+def _unwind() -> NoReturn:
+    """Whoever downloads or builds ends the processes that do it."""
+    raise SystemExit(0)
 
 
 def _configure_logging() -> None:

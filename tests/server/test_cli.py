@@ -15,7 +15,7 @@ from tests.tiny import write_tiny_checkpoint
 @pytest.fixture(autouse=True)
 def harmless(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The command sets signal handlers, the log and a variable of its whole process, which here is the tests'."""
-    monkeypatch.setattr(cli, "_leave_on_signals", lambda: None)
+    monkeypatch.setattr(cli, "_on_stop_signals", lambda leave: None)
     monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
     for option in options.OPTIONS:
         monkeypatch.delenv(option.variable, raising=False)
