@@ -26,6 +26,16 @@ class SamplingParams:
     choice: int = 0  # index among the n choices of one request: same seed, other noise
     logprobs: int | None = None  # None: none; 0: the sampled token's; k: its and the k most likely
     stop_token_ids: tuple[int, ...] = ()  # end-of-sequence ids included
+    min_tokens: int = 0  # before these are generated no stop token is
+    logit_bias: tuple[tuple[int, float], ...] = ()  # (token id, what is added to its logit), each id once
+    presence_penalty: float = 0.0  # taken off the logit of each token that was generated
+    frequency_penalty: float = 0.0  # the same, as often as it was generated
+    repetition_penalty: float = 1.0  # divides the positive logits of tokens of prompt and output, multiplies the others
+
+    @property
+    def looks_back(self) -> bool:
+        """Whether the next token depends on the earlier ones other than through the model."""
+        return self.repetition_penalty != 1 or self.presence_penalty != 0 or self.frequency_penalty != 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +57,7 @@ class Abort:
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprobs:
-    """Natural-log probabilities of one output position, before temperature and filters."""
+    """Natural-log probabilities of one output position, before bias, penalties, temperature, filters."""
 
     logprob: float  # of the sampled token
     top: tuple[tuple[int, float], ...] = ()  # (token id, logprob), most likely first
@@ -93,6 +103,7 @@ class SamplingDefaults:
     top_k: int | None = None
     top_p: float | None = None
     min_p: float | None = None
+    repetition_penalty: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

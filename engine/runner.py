@@ -108,7 +108,13 @@ def start(config: EngineConfig, report: Report) -> tuple[ModelRunner, Limits, Re
         max_waiting=config.max_waiting,
         description=(model.describe(), pool.describe(max_model_len, shape), limits.describe()),
         eos_token_ids=generation.eos_token_ids,
-        defaults=SamplingDefaults(generation.temperature, generation.top_k, generation.top_p, generation.min_p),
+        defaults=SamplingDefaults(
+            generation.temperature,
+            generation.top_k,
+            generation.top_p,
+            generation.min_p,
+            generation.repetition_penalty,
+        ),
     )
     return runner, limits, ready
 

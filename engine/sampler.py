@@ -1,7 +1,7 @@
 """From logits to tokens: every row of the batch with its own temperature, filters, noise and log-probabilities.
 
-A row's token is a function of its logits, its parameters and its noise alone, never of its neighbours. Rows that need
-no filter pay for none, and nothing on the host loops over the vocabulary.
+A row's token is a function of its logits, its parameters, its own tokens and its noise, never of its neighbours. Rows
+that need no filter pay for none, and nothing on the host loops over the vocabulary.
 """
 
 from collections.abc import Sequence
@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from engine.api import TokenLogprobs
+from engine.edits import edits
 from engine.noise import uniforms
 from engine.step import Row, Sample
 
@@ -26,11 +27,24 @@ def sample(logits: Tensor, rows: Sequence[Row], sampled_vocab: int) -> list[Samp
     A row that has a NaN or infinite maximum gets no token, and disturbs no other row.
     """
     logits = logits[:, :sampled_vocab]
-    is_number = logits.amax(-1).isfinite()  # NaN and +inf spread to the maximum  # [R]
-    tokens = _choose(logits, rows)  # [R]
+    edited = _edited(logits, rows)
+    is_number = edited.amax(-1).isfinite()  # NaN and +inf spread to the maximum  # [R]
+    tokens = _choose(edited, rows)  # [R]
     logprobs = _logprobs(logits, tokens, rows)
     ids: list[int] = tokens.where(is_number, -1).tolist()
     return [Sample(None) if token < 0 else Sample(token, each) for token, each in zip(ids, logprobs, strict=True)]
+
+
+def _edited(logits: Tensor, rows: Sequence[Row]) -> Tensor:
+    """The logits [R, V] with the rows' penalties, biases and bans; the same tensor when there are none."""
+    found = edits(rows, logits.shape[-1])
+    if found is None:
+        return logits
+    places = torch.from_numpy(np.stack((found.rows, found.tokens))).to(logits.device).unbind()
+    penalties, addends = torch.from_numpy(np.stack((found.penalties, found.addends))).to(logits.device).unbind()
+    cells = logits[places].double()  # [E]
+    cells = torch.where(cells > 0, cells / penalties, cells * penalties) + addends
+    return logits.index_put(places, cells.to(logits.dtype))
 
 
 def _choose(logits: Tensor, rows: Sequence[Row]) -> Tensor:
@@ -137,7 +151,7 @@ def _keep(weights: Tensor, total: Tensor, controls: Tensor) -> Tensor:
 
 
 def _logprobs(logits: Tensor, tokens: Tensor, rows: Sequence[Row]) -> list[TokenLogprobs | None]:
-    """What the rows that ask for it are told of the model's own distribution, before temperature and filters."""
+    """What the rows that ask for it are told of the model's own distribution: before edits, temperature and filters."""
     found: list[TokenLogprobs | None] = [None] * len(rows)
     counts = {index: row.params.logprobs for index, row in enumerate(rows) if row.params.logprobs is not None}
     if counts:

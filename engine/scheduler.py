@@ -189,8 +189,9 @@ class Scheduler:
         start, end = seq.computed, seq.computed + count
         seq.computed = end
         output = seq.outputs if end == len(seq.tokens) else None
-        tokens = tuple(seq.tokens[start:end])
-        return Row(seq.request.id, start, tokens, tuple(seq.blocks), seq.request.params, output)
+        tokens, params = tuple(seq.tokens[start:end]), seq.request.params
+        history = tuple(seq.tokens) if output is not None and params.looks_back else ()
+        return Row(seq.request.id, start, tokens, tuple(seq.blocks), params, output, history)
 
     # A step, after.
 

@@ -15,6 +15,7 @@ class Row:
     blocks: tuple[int, ...]  # of the sequence, from its first position to at least `end`
     params: SamplingParams
     output: int | None  # the index of the output to sample after the last token; None: more of the prompt follows
+    history: tuple[int, ...] = ()  # all tokens up to its last, where its params look back; outputs stand at the end
 
     @property
     def end(self) -> int:

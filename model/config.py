@@ -106,6 +106,7 @@ class GenerationConfig:
     top_k: int | None = None
     top_p: float | None = None
     min_p: float | None = None
+    repetition_penalty: float | None = None
 
     @classmethod
     def from_pretrained(cls, directory: Path) -> "GenerationConfig":
@@ -125,6 +126,7 @@ class GenerationConfig:
             top_k=fields.optional_integer("top_k"),
             top_p=fields.optional_number("top_p"),
             min_p=fields.optional_number("min_p"),
+            repetition_penalty=fields.optional_number("repetition_penalty"),
         )
 
 

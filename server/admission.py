@@ -50,6 +50,7 @@ def check_ids(tokenizer: Tokenizer, ids: Sequence[int], field: str) -> None:
 
 def check_count(service: Service, ready: Ready, prompts: int, request: GenerationRequest) -> None:
     """Refuses what could never run, before any of it is encoded."""
+    request.check_vocabulary(service.tokenizer.vocab_size)
     n = request.n or 1
     if n > service.config.max_num_choices:
         raise InvalidRequest(f"'n' should be less than or equal to {service.config.max_num_choices}.", "n")
@@ -68,7 +69,8 @@ def admit(service: Service, http: HttpRequest, request: GenerationRequest, tasks
         for position, task in enumerate(tasks)
         for choice in range(n)
     ]
-    choices = [Choice(index, each, service.tokenizer, request.stops()) for index, each in enumerate(requests)]
+    include = request.include_stop_str_in_output is True
+    choices = [Choice(index, each, service.tokenizer, request.stops(), include) for index, each in enumerate(requests)]
     trace = Trace.of(http.scope)
     trace.admit(id, request.model)
     return Job(id, choices, n, _submit(service, requests), service, trace)

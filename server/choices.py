@@ -26,14 +26,18 @@ class Choice:
     delta    [t0] [t1]          [t2 t3 t4]
     """
 
-    def __init__(self, index: int, request: Request, tokenizer: Tokenizer, stops: Sequence[str]) -> None:
+    def __init__(
+        self, index: int, request: Request, tokenizer: Tokenizer, stops: Sequence[str], include_stop: bool = False
+    ) -> None:
+        """include_stop: the text ends with what ended it, be it a stop string or a token that is text."""
         self.index = index
         self.request = request
         self.completion_tokens = 0  # up to and including the one that ended the choice
         self.cached_tokens = 0
         self.finish_reason: FinishReason | None = None
         self._detokenizer = Detokenizer(tokenizer, request.prompt)
-        self._stops = StopStrings(stops)
+        self._stops = StopStrings(stops, include_stop)
+        self._include_stop = include_stop
         self._logprobs: list[tuple[int, TokenLogprobs]] = []  # of tokens whose text was not shown yet
 
     @property
@@ -67,11 +71,16 @@ class Choice:
         return shown
 
     def _ends_with_token(self, output: Output, position: int) -> bool:
-        """Whether this is the end-of-sequence token, which is no text, not even where a tokenizer calls it ordinary."""
+        """Whether this is the token that ended the sequence: no text, not even where a tokenizer calls it ordinary."""
+        if self._include_stop:
+            return False
         is_last = position == len(output.token_ids) - 1 and output.finish_reason is FinishReason.STOP
         return is_last and output.token_ids[position] in self.request.params.stop_token_ids
 
     def _show(self, text: str) -> str:
+        """What of it is certain. The text of the first min_tokens tokens ends nothing."""
+        if self.completion_tokens <= self.request.params.min_tokens:
+            return text
         shown, stopped = self._stops.push(text)
         if stopped:
             self.finish_reason = FinishReason.STOP

@@ -11,6 +11,8 @@ from server.template import Turn
 
 MAX_STOPS = 4
 MAX_STOP_LENGTH = 1024  # characters: every choice prepares its own search for them
+MAX_STOP_IDS = 128
+MAX_BIASES = 1024
 MAX_LOGPROBS = 20  # OpenAI's completions stop at 5; its chat, and its peers, at 20
 INT64 = 2**63
 
@@ -39,6 +41,17 @@ _StopString = Annotated[str, Field(max_length=MAX_STOP_LENGTH)]
 Stop = Annotated[
     _StopString | Annotated[list[_StopString], Field(max_length=MAX_STOPS)],
     _shaped(f"must be a string or an array of at most {MAX_STOPS} strings, of at most {MAX_STOP_LENGTH} characters"),
+]
+StopIds = Annotated[
+    Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=MAX_STOP_IDS, fail_fast=True)],
+    _shaped(f"must be an array of at most {MAX_STOP_IDS} token ids"),
+]
+LogitBias = Annotated[
+    Annotated[
+        dict[Annotated[str, Field(pattern=r"^[0-9]{1,9}$")], Annotated[float, Field(ge=-100, le=100)]],
+        Field(max_length=MAX_BIASES),
+    ],
+    _shaped(f"must map at most {MAX_BIASES} token ids, as strings, to numbers from -100 to 100"),
 ]
 
 
@@ -89,8 +102,24 @@ class GenerationRequest(ModelRequest):
     """Extension. Keeps tokens at least this likely, relative to the likeliest. Default: 0."""
     seed: int | None = Field(None, ge=-INT64, lt=INT64)
     """The same seed and request give the same tokens. Default: a random one."""
+    presence_penalty: float | None = Field(None, ge=-2, le=2)
+    """Taken off the logit of each token that the choice has already. Default: 0."""
+    frequency_penalty: float | None = Field(None, ge=-2, le=2)
+    """The same, once for each time that the choice has the token. Default: 0."""
+    repetition_penalty: float | None = Field(None, ge=0.01, le=100)
+    """Extension. Above 1, tokens of prompt and choice become less likely. Default: the checkpoint's, or 1."""
+    logit_bias: LogitBias | None = None
+    """Token ids, as strings, and what is added to their logits: from -100, a ban, to 100, a must."""
     stop: Stop | None = None
     """Up to four strings that end a choice where they appear; they are not part of its text."""
+    stop_token_ids: StopIds | None = None
+    """Extension. Tokens that end a choice, beside the checkpoint's own."""
+    include_stop_str_in_output: bool | None = None
+    """Extension. Whether what ended a choice is part of its text. Default: false."""
+    min_tokens: int | None = Field(None, ge=0)
+    """Extension. Nothing ends a choice before it has so many tokens; at most max_tokens. Default: 0."""
+    ignore_eos: bool | None = None
+    """Extension. Whether to go on after the checkpoint's own end. Default: false."""
     n: int | None = Field(None, ge=1)
     """How many choices to make of each prompt; at most 128. Default: 1."""
     stream: bool | None = None
@@ -105,6 +134,17 @@ class GenerationRequest(ModelRequest):
     def stops(self) -> tuple[str, ...]:
         stops = [self.stop] if isinstance(self.stop, str) else self.stop or []
         return tuple(stop for stop in stops if stop)
+
+    def biases(self) -> tuple[tuple[int, float], ...]:
+        """By token id; of one id that is written twice ("7" and "07") the last."""
+        return tuple({int(token): bias for token, bias in (self.logit_bias or {}).items()}.items())
+
+    def check_vocabulary(self, size: int) -> None:
+        """Raises InvalidRequest for a token id that the tokenizer does not have."""
+        ids = {"logit_bias": [token for token, _ in self.biases()], "stop_token_ids": self.stop_token_ids or []}
+        for name, tokens in ids.items():
+            if tokens and max(tokens) >= size:
+                raise InvalidRequest(f"'{name}' has token ids outside 0 to {size - 1}.", name)
 
     def check(self) -> None:
         super().check()

@@ -4,7 +4,7 @@ import secrets
 from typing import TypeVar
 
 from engine.api import Ready, SamplingParams
-from server.errors import ContextLengthExceeded
+from server.errors import ContextLengthExceeded, InvalidRequest
 from server.protocol import GenerationRequest
 
 _UINT64 = 2**64 - 1
@@ -12,8 +12,12 @@ T = TypeVar("T")
 
 
 def sampling_params(request: GenerationRequest, ready: Ready, max_tokens: int, logprobs: int | None) -> SamplingParams:
-    """Of the first choice; the others differ in `choice`."""
+    """Of the first choice; the others differ in `choice`. Raises InvalidRequest when min_tokens cannot be reached."""
     defaults = ready.defaults
+    min_tokens = request.min_tokens or 0
+    if min_tokens > max_tokens:
+        raise InvalidRequest(f"'min_tokens' should be at most the {max_tokens} tokens of max_tokens.", "min_tokens")
+    eos = () if request.ignore_eos else ready.eos_token_ids
     return SamplingParams(
         max_tokens=max_tokens,
         temperature=_first(request.temperature, defaults.temperature, 1.0),
@@ -22,7 +26,12 @@ def sampling_params(request: GenerationRequest, ready: Ready, max_tokens: int, l
         min_p=_first(request.min_p, defaults.min_p, 0.0),
         seed=(secrets.randbits(64) if request.seed is None else request.seed) & _UINT64,
         logprobs=logprobs,
-        stop_token_ids=ready.eos_token_ids,
+        stop_token_ids=tuple(dict.fromkeys((*eos, *(request.stop_token_ids or ())))),
+        min_tokens=min_tokens,
+        logit_bias=request.biases(),
+        presence_penalty=request.presence_penalty or 0.0,
+        frequency_penalty=request.frequency_penalty or 0.0,
+        repetition_penalty=_first(request.repetition_penalty, defaults.repetition_penalty, 1.0),
     )
 
 

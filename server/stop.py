@@ -46,7 +46,9 @@ class StopStrings:
     The stop string that is complete first ends the text; of several that end at the same character, the longest.
     """
 
-    def __init__(self, stops: Sequence[str]) -> None:
+    def __init__(self, stops: Sequence[str], include: bool = False) -> None:
+        """include: the stop string that ends the text is its end, not what follows it."""
+        self._include = include
         self._matchers = [_Matcher(stop) for stop in stops]
         self._held = ""
         self.matched: str | None = None  # the stop string that ended the text
@@ -61,7 +63,7 @@ class StopStrings:
             if complete:
                 self.matched = pending[position - max(complete) : position]
                 self._held = ""
-                return pending[: position - max(complete)], True
+                return pending[: position if self._include else position - max(complete)], True
         held = max(matcher.length for matcher in self._matchers)
         self._held = pending[len(pending) - held :]
         return pending[: len(pending) - held], False

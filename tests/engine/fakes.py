@@ -44,7 +44,12 @@ class FakeRunner:
             self.cache.update(zip(self._slots(row)[row.start :], row.tokens, strict=True))
         self.computed += len(written)
         self.steps.append([(row.id, len(row.tokens)) for row in batch.rows])
-        return [Sample(next_token([self.cache[slot] for slot in self._slots(row)])) for row in batch.sampled]
+        return [self._sample(row) for row in batch.sampled]
+
+    def _sample(self, row: Row) -> Sample:
+        tokens = [self.cache[slot] for slot in self._slots(row)]
+        assert list(row.history) == (tokens if row.params.looks_back else []), "penalties see what the model sees"
+        return Sample(next_token(tokens))
 
     def _slots(self, row: Row) -> list[int]:
         """Slots of the positions before row.end."""

@@ -26,6 +26,7 @@ from model.config import ModelConfig
 from model.kv_cache import KVCache
 from model.mixtral import Mixtral
 from tests.engine.fakes import Collector, check, limits
+from tests.engine.test_edits import obvious
 from tests.model.pages import Pages
 from tests.tiny import write_tiny_checkpoint
 
@@ -56,11 +57,21 @@ def prompts() -> dict[str, tuple[int, ...]]:
 
 
 def requests(prefix: str = "") -> list[Request]:
-    """Every other one greedy; all with log-probabilities."""
+    """Every other one greedy; all with log-probabilities, some with penalties, a bias, a least length."""
     found = []
     for index, (name, prompt) in enumerate(prompts().items()):
         params = SamplingParams(
-            max_tokens=12, temperature=0.8 * (index % 2), seed=index, choice=index % 3, logprobs=index % 4
+            max_tokens=12,
+            temperature=0.8 * (index % 2),
+            seed=index,
+            choice=index % 3,
+            logprobs=index % 4,
+            repetition_penalty=1.2 if index % 3 == 1 else 1.0,
+            presence_penalty=0.5 * (index % 3 == 2),
+            frequency_penalty=0.25 * (index % 4),
+            logit_bias=((7 * index, 2.0),) * (index % 5 == 3),
+            stop_token_ids=tuple(range(0, VOCAB, 2)) * (index == 6),
+            min_tokens=12,
         )
         found.append(Request(prefix + name, prompt, params))
     return found
@@ -160,6 +171,7 @@ def test_no_choice_was_a_close_call(alone, expected):
         params, start = request.params, len(request.prompt)
         for output, token in enumerate(text[start:]):
             logits = expected[request.id][start + output - 1].double()
+            logits = torch.tensor(obvious(logits.tolist(), params, text[: start + output], output)).double()
             if params.temperature == 0:
                 best, second = logits.topk(2).values
                 assert best - second > TOKEN_MARGIN

@@ -47,7 +47,7 @@ class Load(RuleBasedStateMachine):
         for _ in range(n):
             name = f"r{len(self.sent)}"
             self.sent[name] = Sent(prompt, max_tokens)
-            self.collector.take(self.core.add(request(name, prompt, max_tokens)))
+            self.collector.take(self.core.add(request(name, prompt, max_tokens, repetition_penalty=1 + n % 2)))
         check(self.core)
 
     @rule(count=st.integers(1, 4))

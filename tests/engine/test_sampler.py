@@ -13,6 +13,9 @@ from engine.api import SamplingParams
 from engine.noise import uniforms
 from engine.sampler import CANDIDATES, _invert, sample
 from engine.step import Row, Sample
+from tests.engine.test_edits import CASES
+from tests.engine.test_edits import obvious as obvious_edits
+from tests.engine.test_edits import row as edited_row
 
 SETTINGS = settings(derandomize=True, deadline=None, max_examples=100)
 INF = float("inf")
@@ -163,6 +166,35 @@ def test_seed_choice_and_position_change_the_draw_and_nothing_else_does():
     drawn = tokens(logits, [row(0, seed=1), row(0, seed=2), row(1, seed=1), row(0, seed=1, choice=1), row(0, seed=1)])
     assert len(set(drawn)) == 4
     assert drawn[0] == drawn[4]
+
+
+@SETTINGS
+@given(CASES)
+def test_chooses_by_the_edited_logits(cases):
+    """Greedy and drawn alike; log-probabilities stay those of the model."""
+    logits = torch.tensor([values for *_, values in cases])
+    rows = [
+        replace(
+            edited_row(params, [*prompt, *outputs], len(outputs)),
+            params=replace(params, temperature=index % 2, logprobs=1),
+        )
+        for index, (params, prompt, outputs, _) in enumerate(cases)
+    ]
+    untouched = logits.clone()
+    samples = sample(logits, rows, logits.shape[-1])
+    assert torch.equal(logits, untouched)
+    for each, (params, prompt, outputs, values), got in zip(rows, cases, samples, strict=True):
+        wanted = obvious_edits(values, params, [*prompt, *outputs], len(outputs))
+        if each.params.temperature:
+            assert is_acceptable(got.token, wanted, each)
+        else:
+            assert wanted[got.token] == pytest.approx(max(wanted), abs=1e-5)
+        assert got.logprobs.logprob == pytest.approx(torch.tensor(values).log_softmax(-1)[got.token].item(), abs=1e-5)
+
+
+def test_a_row_that_may_sample_nothing_fails_alone():
+    banned = row(stop_token_ids=(0, 1, 2), min_tokens=1)
+    assert tokens(torch.zeros(2, 3), [banned, row(temperature=0.0)]) == [None, 0]
 
 
 def test_greedy_takes_the_most_likely():

@@ -77,6 +77,34 @@ def test_an_ordinary_token_that_ends_the_sequence_is_no_text_either() -> None:
     assert delta is not None and delta.text == "a"
 
 
+def test_the_text_of_what_ended_the_choice_is_shown_where_it_is_wanted() -> None:
+    client = Client.replaying(replay(ids_of("ab#cd")))
+    ends: dict[str, dict[str, Any]] = {"ab#": {"stop": "b#"}, "ab#c": {"stop_token_ids": ids_of("c")}}
+    for text, parameters in ends.items():
+        reply = client.complete(**parameters, include_stop_str_in_output=True).json()
+        assert (reply["choices"][0]["text"], reply["choices"][0]["finish_reason"]) == (text, "stop")
+        assert reply["usage"]["completion_tokens"] == len(text)
+
+
+def test_the_end_of_sequence_token_is_no_text_even_then() -> None:
+    reply = Client.replaying(replay([*ids_of("ab"), EOS])).complete(include_stop_str_in_output=True)
+    assert reply.json()["choices"][0]["text"] == "ab"
+
+
+@pytest.mark.parametrize(("least", "text"), [(0, "a"), (1, "a"), (2, "a##b"), (3, "a##b"), (5, "a##b##")])
+def test_nothing_ends_within_the_first_min_tokens(least: int, text: str) -> None:
+    """A stop string counts where all of it comes after them."""
+    client = Client.replaying(replay(ids_of("a##b##")))
+    assert client.complete(stop="##", min_tokens=least).json()["choices"][0]["text"] == text
+
+
+def test_an_end_that_is_ignored_is_no_text() -> None:
+    client = Client.replaying(replay([*ids_of("a"), EOS, *ids_of("b")]))
+    reply = client.complete(ignore_eos=True, max_tokens=3).json()
+    assert (reply["choices"][0]["text"], reply["choices"][0]["finish_reason"]) == ("ab", "length")
+    assert reply["usage"]["completion_tokens"] == 3
+
+
 def test_cached_tokens_are_remembered() -> None:
     subject = choice()
     subject.push(output(ids_of("a"), cached=5))

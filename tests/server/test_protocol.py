@@ -1,10 +1,12 @@
 """Types and bounds of every parameter: a bad value is refused by name, null and empty ones are absent."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from server.parameters import INFORMATIONAL, NOT_SUPPORTED
+from server.protocol import ChatRequest, CompletionRequest, GenerationRequest
 from tests.server.client import MODEL, Client, each_endpoint
 from tests.server.fake import READY, FakeEngineClient, replay
 
@@ -47,6 +49,35 @@ from tests.server.fake import READY, FakeEngineClient, replay
         ("stream", 1),
         ("stream_options", {"include_usage": True}),
         ("stream_options", 3),
+        ("presence_penalty", 2.1),
+        ("presence_penalty", -2.1),
+        ("presence_penalty", "0"),
+        ("frequency_penalty", 2.1),
+        ("frequency_penalty", -2.1),
+        ("frequency_penalty", False),
+        ("repetition_penalty", 0),
+        ("repetition_penalty", -1),
+        ("repetition_penalty", 101),
+        ("logit_bias", {"5": 101}),
+        ("logit_bias", {"5": -100.5}),
+        ("logit_bias", {"5": "1"}),
+        ("logit_bias", {"five": 1}),
+        ("logit_bias", {"-1": 1}),
+        ("logit_bias", {"259": 1}),
+        ("logit_bias", {"9" * 400: 1}),
+        ("logit_bias", {str(id): 1 for id in range(1025)}),
+        ("logit_bias", [5]),
+        ("stop_token_ids", [-1]),
+        ("stop_token_ids", [259]),
+        ("stop_token_ids", [2**70]),
+        ("stop_token_ids", ["5"]),
+        ("stop_token_ids", 5),
+        ("stop_token_ids", [5] * 129),
+        ("include_stop_str_in_output", 1),
+        ("min_tokens", -1),
+        ("min_tokens", 1.0),
+        ("min_tokens", 257),
+        ("ignore_eos", "yes"),
         ("user", 5),
         ("cache_salt", 5),
         ("model", None),
@@ -84,9 +115,23 @@ def test_null_means_absent(endpoint: str) -> None:
     )
 
 
+@each_endpoint
+@pytest.mark.parametrize("model", [CompletionRequest, ChatRequest])
+def test_null_is_as_good_as_absent_for_every_parameter(endpoint: str, model: type[GenerationRequest]) -> None:
+    names = model.model_fields.keys() - {"model", "prompt", "messages", "seed"}
+    client = Client()
+    silent, null = client.generate(endpoint, seed=1), client.generate(endpoint, seed=1, **dict.fromkeys(names))
+    assert silent.status == null.status == 200
+    first, second = (replace(request, id="") for request in client.engine.submitted)
+    assert first == second
+    assert (silent.json()["choices"], silent.json()["usage"]) == (null.json()["choices"], null.json()["usage"])
+
+
 def test_empty_means_absent() -> None:
     client = Client()
     for empty in ({"stop": ""}, {"stop": []}, {"stop": [""]}, {"stream_options": {}}, {"user": ""}, {"cache_salt": ""}):
+        assert client.chat(**empty).status == 200
+    for empty in ({"logit_bias": {}}, {"stop_token_ids": []}):
         assert client.chat(**empty).status == 200
 
 

@@ -26,6 +26,15 @@ from tests.server.vocab import BOS, ids_of
         ("seed", 11, "seed", 11),
         ("seed", -1, "seed", 2**64 - 1),
         ("seed", 2**63 - 1, "seed", 2**63 - 1),
+        ("presence_penalty", -2, "presence_penalty", -2.0),
+        ("frequency_penalty", 1.5, "frequency_penalty", 1.5),
+        ("repetition_penalty", 1.2, "repetition_penalty", 1.2),
+        ("logit_bias", {"258": -100, "0": 0.5}, "logit_bias", ((258, -100.0), (0, 0.5))),
+        ("logit_bias", {"7": 1, "07": 2}, "logit_bias", ((7, 2.0),)),
+        ("stop_token_ids", [65, 2, 65], "stop_token_ids", (2, 65)),
+        ("ignore_eos", True, "stop_token_ids", ()),
+        ("ignore_eos", False, "stop_token_ids", (2,)),
+        ("min_tokens", 3, "min_tokens", 3),
     ],
 )
 def test_what_the_sampler_is_asked(endpoint: str, name: str, value: Any, field: str, expected: Any) -> None:
@@ -35,14 +44,28 @@ def test_what_the_sampler_is_asked(endpoint: str, name: str, value: Any, field: 
 
 
 def test_the_checkpoint_recommends_where_the_request_is_silent() -> None:
-    recommended = SamplingDefaults(temperature=0.2, top_k=40, top_p=0.9, min_p=0.05)
+    recommended = SamplingDefaults(temperature=0.2, top_k=40, top_p=0.9, min_p=0.05, repetition_penalty=1.1)
     ready = Ready(256, 1024, 8, 8, (), (2,), recommended)
     client = Client(FakeEngineClient(state=ready))
     client.chat()
-    client.chat(temperature=0, top_k=0, top_p=1, min_p=0)
+    client.chat(temperature=0, top_k=0, top_p=1, min_p=0, repetition_penalty=1)
     silent, explicit = (request.params for request in client.engine.submitted)
     assert (silent.temperature, silent.top_k, silent.top_p, silent.min_p) == (0.2, 40, 0.9, 0.05)
+    assert (silent.repetition_penalty, explicit.repetition_penalty) == (1.1, 1.0)
     assert (explicit.temperature, explicit.top_k, explicit.top_p, explicit.min_p) == (0.0, 0, 1.0, 0.0)
+
+
+def test_ignoring_the_end_still_stops_at_the_named_tokens() -> None:
+    client = Client()
+    client.chat(ignore_eos=True, stop_token_ids=[70])
+    assert client.engine.submitted[0].params.stop_token_ids == (70,)
+
+
+@each_endpoint
+def test_min_tokens_up_to_max_tokens(endpoint: str) -> None:
+    assert Client().generate(endpoint, min_tokens=5, max_tokens=5).status == 200
+    reply = Client().generate(endpoint, min_tokens=6, max_tokens=5)
+    assert (reply.status, reply.error["param"]) == (400, "min_tokens")
 
 
 def test_without_a_seed_every_request_draws_its_own() -> None:

@@ -8,8 +8,8 @@ from hypothesis import strategies as st
 from server.stop import StopStrings
 
 
-def run(stops: Sequence[str], pieces: Sequence[str]) -> tuple[str, bool]:
-    matcher = StopStrings(stops)
+def run(stops: Sequence[str], pieces: Sequence[str], include: bool = False) -> tuple[str, bool]:
+    matcher = StopStrings(stops, include)
     shown = ""
     for piece in pieces:
         text, stopped = matcher.push(piece)
@@ -35,6 +35,14 @@ def expected(stops: Sequence[str], text: str) -> tuple[str, bool]:
 )
 def test_as_the_obvious_search_over_the_whole_text(stops: list[str], pieces: list[str]) -> None:
     assert run(stops, pieces) == expected(stops, "".join(pieces))
+
+
+@settings(derandomize=True, max_examples=300, deadline=None)
+@given(st.lists(st.text("ab#", min_size=1, max_size=5), max_size=4), st.lists(st.text("ab#", max_size=4), max_size=12))
+def test_the_text_may_end_with_its_stop_string(stops: list[str], pieces: list[str]) -> None:
+    text = "".join(pieces)
+    ends = (end for end in range(len(text) + 1) if any(text[:end].endswith(stop) for stop in stops))
+    assert run(stops, pieces, include=True)[0] == text[: next(ends, len(text))]
 
 
 @settings(derandomize=True, max_examples=500, deadline=None)
