@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Literal
 
 
 class FinishReason(StrEnum):
@@ -11,6 +12,20 @@ class FinishReason(StrEnum):
     LENGTH = "length"  # max_tokens reached, or the context is full
     ABORT = "abort"  # the client left
     ERROR = "error"  # the engine failed; Output.error says how
+
+
+@dataclass(frozen=True, slots=True)
+class Grammar:
+    """What the text of an output must be. `text` is, by kind:
+
+    json      a JSON schema, as JSON
+    regex     a regular expression that matches the whole output
+    choice    a JSON array of strings, one of which is the output
+    grammar   context-free, in Lark's syntax or llama.cpp's (GBNF, `root ::= ...`)
+    """
+
+    kind: Literal["json", "regex", "choice", "grammar"]
+    text: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,6 +46,7 @@ class SamplingParams:
     presence_penalty: float = 0.0  # taken off the logit of each token that was generated
     frequency_penalty: float = 0.0  # the same, as often as it was generated
     repetition_penalty: float = 1.0  # divides the positive logits of tokens of prompt and output, multiplies the others
+    grammar: Grammar | None = None  # tokens that would leave it are never chosen
 
     @property
     def looks_back(self) -> bool:
