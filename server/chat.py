@@ -121,7 +121,7 @@ def router(service: Service) -> APIRouter:
     async def apply_template(http: HttpRequest) -> Response:
         """What the model would be given for the body of a chat request."""
         request = await read(service, http, ChatRequest)
-        prompt: RenderedPrompt = {"prompt": await asyncio.to_thread(rendered, service.tokenizer, request)}
+        prompt: RenderedPrompt = {"prompt": await asyncio.to_thread(rendered, service, request)}
         return Response(encode_json(prompt), media_type="application/json")
 
     return routes

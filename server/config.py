@@ -23,3 +23,5 @@ class ServerConfig:
     def served_model_name(self) -> str:
         """The first of the names: in metrics, and wherever a client did not name one."""
         return self.served_model_names[0]
+
+    trust_request_chat_template: bool = False  # whether requests may bring a template of their own

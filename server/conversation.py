@@ -2,6 +2,7 @@
 
 import asyncio
 
+import jinja2
 from starlette.requests import Request as HttpRequest
 
 from engine.api import Ready
@@ -9,32 +10,56 @@ from server.admission import Task, admit, check_count
 from server.errors import InvalidRequest
 from server.health import require_ready
 from server.job import Job
+from server.messages import turns_of
 from server.parts import PartReaders
 from server.protocol import ChatRequest
 from server.sampling import output_limit, sampling_params
 from server.service import Service
-from server.text import Tokenizer
+from server.template import ChatTemplate, Rendering
 
 
 async def begin(service: Service, http: HttpRequest, request: ChatRequest, prefix: str) -> tuple[Job, PartReaders]:
     """The job, whose id starts with `prefix`, and what reads its answer. Raises ApiError, and nothing is queued."""
     ready = require_ready(service.client)
     check_count(service, ready, 1, request)
-    task = await asyncio.to_thread(_task, service.tokenizer, request, ready)
+    task = await asyncio.to_thread(_task, service, request, ready)
     return admit(service, http, request, [task], prefix), PartReaders()
 
 
-def rendered(tokenizer: Tokenizer, request: ChatRequest) -> str:
-    """The prompt as text: what the model is given."""
-    if tokenizer.template is None:
-        message = "The model has no chat template; use /v1/completions, or add chat_template.jinja to the checkpoint."
-        raise InvalidRequest(message, "messages")
-    return tokenizer.template.render([message.turn() for message in request.messages])
+def rendered(service: Service, request: ChatRequest) -> str:
+    """The prompt as text: what the model is given. Raises InvalidRequest."""
+    rendering = Rendering(
+        add_generation_prompt=request.add_generation_prompt is not False,
+        continue_final=request.continue_final_message is True,
+        variables=request.chat_template_kwargs or {},
+    )
+    return _template(service, request).render(turns_of(request.messages), rendering)
 
 
-def _task(tokenizer: Tokenizer, request: ChatRequest, ready: Ready) -> Task:
+def _template(service: Service, request: ChatRequest) -> ChatTemplate:
+    """The checkpoint's own, or the client's where clients are trusted with that."""
+    own = service.tokenizer.template
+    if not request.chat_template:
+        if own is None:
+            message = (
+                "The model has no chat template; use /v1/completions, or add chat_template.jinja to the checkpoint."
+            )
+            raise InvalidRequest(message, "messages")
+        return own
+    if not service.config.trust_request_chat_template:
+        message = "'chat_template' is refused by this server; start it with --trust-request-chat-template to allow it."
+        raise InvalidRequest(message, "chat_template")
+    try:
+        return ChatTemplate(request.chat_template) if own is None else own.replaced(request.chat_template)
+    except jinja2.TemplateSyntaxError as error:
+        message = f"'chat_template' is broken at line {error.lineno}: {error.message}."
+        raise InvalidRequest(message, "chat_template") from error
+
+
+def _task(service: Service, request: ChatRequest, ready: Ready) -> Task:
     """Runs in a thread: rendering and encoding a long conversation take longer than the event loop may wait."""
-    prompt = tokenizer.encode(rendered(tokenizer, request), add_special_tokens=False)  # the template brings its BOS
+    text = rendered(service, request)
+    prompt = service.tokenizer.encode(text, add_special_tokens=False)  # the template brings its BOS
     if not prompt:
         raise InvalidRequest("'messages' render to an empty prompt.", "messages")
     wanted = request.max_tokens if request.max_completion_tokens is None else request.max_completion_tokens

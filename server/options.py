@@ -131,6 +131,7 @@ GROUPS: dict[str, tuple[Option, ...]] = {
         Option("api-key", "KEY", _list, "a key that clients must send; repeat it for several", "api_keys"),
         Option("allowed-origins", "URL,...", _list, "web pages that may call the server (CORS)"),
         Option("drain-timeout", "SECONDS", _number, "how long open requests may run on after SIGTERM or Ctrl-C"),
+        Option("trust-request-chat-template", "", _switch, "let requests bring a chat template of their own"),
         Option("log-text", "", _switch, "write prompts and outputs to the log"),
     ),
     "batching": (

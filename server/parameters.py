@@ -32,13 +32,9 @@ NOT_SUPPORTED: dict[str, tuple[object, ...]] = {
     "verbosity": ("medium",),
     "web_search_options": (),
     # vLLM's extensions
-    "add_generation_prompt": (True,),
     "add_special_tokens": (True, False),
     "allowed_token_ids": (),
     "bad_words": (),
-    "chat_template": (),
-    "chat_template_kwargs": (),
-    "continue_final_message": (False,),
     "documents": (),
     "guided_choice": (),
     "guided_grammar": (),

@@ -1,13 +1,14 @@
 """What clients send, in pydantic: OpenAI's request shapes, strict about types and bounds; null means absent."""
 
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, Literal, TypeVar, cast
+from typing import Annotated, Any, TypeVar, cast
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidatorFunctionWrapHandler, WrapValidator
+from pydantic import Field, ValidationError
 
 from server.errors import InvalidRequest, from_validation
+from server.fields import Object, shaped
+from server.messages import Message
 from server.parameters import ParameterCheck
-from server.template import Turn
 
 MAX_STOPS = 4
 MAX_STOP_LENGTH = 1024  # characters: every choice prepares its own search for them
@@ -19,59 +20,38 @@ INT64 = 2**63
 RequestT = TypeVar("RequestT", bound="ModelRequest")
 
 
-def _shaped(description: str) -> WrapValidator:
-    """One sentence in place of pydantic's complaints about each member of a union."""
-
-    def validate(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
-        try:
-            return handler(value)
-        except ValidationError:
-            raise ValueError(description) from None
-
-    return WrapValidator(validate)
-
-
 TokenIds = Annotated[list[int], Field(fail_fast=True)]
 Strings = Annotated[list[str], Field(fail_fast=True)]
 Prompt = Annotated[
     str | Strings | TokenIds | Annotated[list[TokenIds], Field(fail_fast=True)],
-    _shaped("must be a string, an array of token ids, or an array of strings or of arrays of token ids"),
+    shaped("must be a string, an array of token ids, or an array of strings or of arrays of token ids"),
 ]
 _StopString = Annotated[str, Field(max_length=MAX_STOP_LENGTH)]
 Stop = Annotated[
     _StopString | Annotated[list[_StopString], Field(max_length=MAX_STOPS)],
-    _shaped(f"must be a string or an array of at most {MAX_STOPS} strings, of at most {MAX_STOP_LENGTH} characters"),
+    shaped(f"must be a string or an array of at most {MAX_STOPS} strings, of at most {MAX_STOP_LENGTH} characters"),
 ]
 StopIds = Annotated[
     Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=MAX_STOP_IDS, fail_fast=True)],
-    _shaped(f"must be an array of at most {MAX_STOP_IDS} token ids"),
+    shaped(f"must be an array of at most {MAX_STOP_IDS} token ids"),
 ]
 LogitBias = Annotated[
     Annotated[
         dict[Annotated[str, Field(pattern=r"^[0-9]{1,9}$")], Annotated[float, Field(ge=-100, le=100)]],
         Field(max_length=MAX_BIASES),
     ],
-    _shaped(f"must map at most {MAX_BIASES} token ids, as strings, to numbers from -100 to 100"),
+    shaped(f"must map at most {MAX_BIASES} token ids, as strings, to numbers from -100 to 100"),
 ]
 
 
-class _Object(BaseModel):
-    """Unknown fields are kept aside, in model_extra: ParameterCheck judges them."""
-
-    # Attribute docstrings describe the fields in the API's document.
-    model_config = ConfigDict(
-        strict=True, extra="allow", allow_inf_nan=False, frozen=True, use_attribute_docstrings=True
-    )
-
-
-class StreamOptions(_Object):
+class StreamOptions(Object):
     include_usage: bool | None = None
     """Whether a last chunk, without choices, tells the usage."""
     include_obfuscation: bool | None = None
     """Accepted: there is no padding to leave out."""
 
 
-class ModelRequest(_Object):
+class ModelRequest(Object):
     """What every body has in common."""
 
     model: str | None = None
@@ -171,43 +151,6 @@ class CompletionRequest(GenerationRequest):
         return cast(list[str] | list[list[int]], self.prompt)
 
 
-class TextPart(_Object):
-    type: Literal["text"]
-    """This model reads text only."""
-    text: str
-    """A part of the message; parts are joined without a space."""
-
-
-Content = Annotated[
-    str | Annotated[list[TextPart], Field(fail_fast=True)],
-    _shaped('must be a string or an array of {"type": "text", "text": ...}: this model reads text only'),
-]
-
-
-class Message(_Object):
-    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    """Who says it; `developer` is the newer name of `system`."""
-    content: Content | None = None
-    """What is said: a string, or an array of text parts."""
-
-    def check(self, position: int) -> None:
-        """Raises InvalidRequest for what belongs to tool calls, and for a message that says nothing."""
-        where = f"messages.{position}"
-        if self.role in ("tool", "function"):
-            raise InvalidRequest(f"The role '{self.role}' is not supported by this server yet.", f"{where}.role")
-        for name in ("tool_calls", "function_call", "audio"):
-            if self.model_extra and self.model_extra.get(name):
-                raise InvalidRequest(f"'{name}' is not supported by this server yet; leave it out.", f"{where}.{name}")
-        if self.content is None:
-            raise InvalidRequest(f"The required parameter '{where}.content' is missing.", f"{where}.content")
-
-    def turn(self) -> Turn:
-        """As chat templates know it: plain text, `system` for OpenAI's newer `developer`."""
-        content = self.content or ""
-        text = content if isinstance(content, str) else "".join(part.text for part in content)
-        return {"role": "system" if self.role == "developer" else self.role, "content": text}
-
-
 class ChatRequest(GenerationRequest):
     messages: list[Message] = Field(min_length=1)
     """The conversation so far, oldest first."""
@@ -217,13 +160,32 @@ class ChatRequest(GenerationRequest):
     """Whether to tell the log-probability of each token."""
     top_logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
     """How many of the likeliest tokens to tell too; only with `logprobs`."""
+    add_generation_prompt: bool | None = None
+    """Extension. Whether the assistant speaks next. Default: true, unless the final message is continued."""
+    continue_final_message: bool | None = None
+    """Extension. Whether the last message, the assistant's, is the beginning of the answer. Default: false."""
+    chat_template: str | None = None
+    """Extension. A Jinja template in place of the checkpoint's, where the server is started to allow it."""
+    chat_template_kwargs: dict[str, Any] | None = None
+    """Extension. Further variables of the template."""
 
     def check(self) -> None:
         super().check()
+        if self.continue_final_message:
+            self._check_prefill()
         if self.top_logprobs and not self.logprobs:
             raise InvalidRequest("'top_logprobs' is only allowed with 'logprobs': true.", "top_logprobs")
         for position, message in enumerate(self.messages):
             message.check(position)
+
+    def _check_prefill(self) -> None:
+        if self.add_generation_prompt:
+            message = "'continue_final_message' and 'add_generation_prompt' cannot both be true."
+            raise InvalidRequest(message, "continue_final_message")
+        final = self.messages[-1]
+        if final.role != "assistant" or final.tool_calls:
+            message = "'continue_final_message' needs a last message of the role 'assistant', without tool calls."
+            raise InvalidRequest(message, "continue_final_message")
 
 
 class TokenizeRequest(ModelRequest):

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import datetime
 from pathlib import Path
 from typing import Any, NoReturn, Self
@@ -11,14 +12,34 @@ from jinja2 import nodes
 from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
-from typing_extensions import TypedDict
 
 from server.errors import InvalidRequest, StartupError
+from server.turns import Turn, TurnCall, as_user, described, merged, with_short_ids, without_calls
+
+_FIRST, _SECOND = "Xyzzy", "Plugh"  # words that no template has of its own
+_TOOL: dict[str, Any] = {
+    "type": "function",
+    "function": {
+        "name": _FIRST,
+        "description": _SECOND,
+        "parameters": {"type": "object", "properties": {}, "required": []},
+    },
+}
+_OWN_VARIABLES = frozenset({"messages", "tools", "documents", "add_generation_prompt", "continue_final_message"})
+_CUT = "\ue000cut\ue000"  # stands where the final message ends, to find that place again
 
 
-class Turn(TypedDict):
-    role: str
-    content: str
+@dataclass(frozen=True, slots=True)
+class Rendering:
+    """What a conversation is rendered with, besides its turns."""
+
+    tools: Sequence[Mapping[str, Any]] = ()  # as OpenAI describes them
+    add_generation_prompt: bool = True
+    continue_final: bool = False  # the last turn is not closed; no generation prompt then
+    variables: Mapping[str, Any] = field(default_factory=dict)  # further ones, for this template
+
+
+PLAIN = Rendering()
 
 
 class _GenerationTag(Extension):
@@ -40,11 +61,19 @@ class ChatTemplate:
 
         Raises jinja2.TemplateSyntaxError.
         """
+        self.source = source
         self._template = _environment().from_string(source)
         self._special_tokens = dict(special_tokens or {})
-        first, second = "Xyzzy", "Plugh"
-        self._takes_system = self._keeps([_turn("system", first), _turn("user", second)])
-        self._takes_repeats = self._keeps([_turn("user", first), _turn("user", second)])
+        system, user = _turn("system", _FIRST), _turn("user", _SECOND)
+        self._takes_system = self._shows([system, user])
+        self._takes_repeats = self._shows([_turn("user", _FIRST), user])
+        self.takes_tools = self._shows([user], tools=[_TOOL])
+        self.takes_calls = self._shows(_exchange("123456789"))
+        self.wants_short_ids = self.takes_calls and not self._shows(_exchange("call_123456789abcdef"))
+
+    def replaced(self, source: str) -> Self:
+        """Another template for the same model. Raises jinja2.TemplateSyntaxError."""
+        return type(self)(source, self._special_tokens)
 
     @classmethod
     def from_directory(cls, directory: Path) -> Self | None:
@@ -65,10 +94,23 @@ class ChatTemplate:
             )
             raise StartupError(message) from error
 
-    def render(self, messages: Sequence[Turn]) -> str:
-        """The prompt, up to where the assistant begins to speak. Raises InvalidRequest if the template refuses."""
+    def render(self, messages: Sequence[Turn], rendering: Rendering = PLAIN) -> str:
+        """The prompt, as a rule up to where the assistant begins to speak. Raises InvalidRequest.
+
+        A final message that shall go on is cut where it ends, before what the template closes it with.
+        """
+        if reserved := _OWN_VARIABLES & rendering.variables.keys():
+            message = f"'chat_template_kwargs' must not set '{min(reserved)}', which has a parameter of its own."
+            raise InvalidRequest(message, "chat_template_kwargs")
+        if rendering.continue_final:
+            final = messages[-1]
+            messages = [*messages[:-1], {**final, "content": final["content"] + _CUT}]
+        text = self._rendered_or_refused(self._adapted(messages, rendering.tools), rendering)
+        return _before_cut(text) if rendering.continue_final else text
+
+    def _rendered_or_refused(self, messages: Sequence[Turn], rendering: Rendering) -> str:
         try:
-            return self._render(self._adapted(messages))
+            return self._render(messages, rendering)
         except jinja2.TemplateError as error:
             raise InvalidRequest(
                 f"The model's chat template refuses these messages: {error.message}", "messages"
@@ -76,26 +118,40 @@ class ChatTemplate:
         except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
             raise InvalidRequest(f"The model's chat template fails on these messages: {error}", "messages") from error
 
-    def _adapted(self, messages: Sequence[Turn]) -> Sequence[Turn]:
+    def _adapted(self, messages: Sequence[Turn], tools: Sequence[Mapping[str, Any]]) -> Sequence[Turn]:
+        """What the template does not take is said in a form that it does."""
+        if tools and not self.takes_tools:
+            messages = described(messages, tools)
+        if not self.takes_calls:
+            messages = [without_calls(message) for message in messages]
+        elif self.wants_short_ids:
+            messages = [with_short_ids(message) for message in messages]
         if self._takes_system and self._takes_repeats:
             return messages
-        leading = (
-            1 if self._takes_system else 0
-        )  # a template that wants turns to alternate takes one system message, first
-        folded = [*messages[:leading], *(_as_user(message) for message in messages[leading:])]
-        return folded if self._takes_repeats else _merged(folded)
+        # a template that wants turns to alternate takes one system message, first
+        leading = 1 if self._takes_system else 0
+        folded = [*messages[:leading], *(as_user(message) for message in messages[leading:])]
+        return folded if self._takes_repeats else merged(folded)
 
-    def _keeps(self, messages: Sequence[Turn]) -> bool:
-        """Whether the template renders the messages, all of them."""
+    def _shows(self, messages: Sequence[Turn], tools: Sequence[Mapping[str, Any]] = ()) -> bool:
+        """Whether the template renders all of this."""
         try:
-            text = self._render(messages)
+            text = self._render(messages, Rendering(tools))
         except Exception:  # whatever a template may do with an unusual conversation, it does not take it
             return False
-        return all(message["content"] in text for message in messages)
+        functions = [call["function"] for message in messages for call in message.get("tool_calls", ())]
+        words = [function["name"] for function in functions] + [key for f in functions for key in f["arguments"]]
+        names = [tool["function"]["name"] for tool in tools]
+        return all(word in text for word in (*(message["content"] for message in messages), *words, *names))
 
-    def _render(self, messages: Sequence[Turn]) -> str:
+    def _render(self, messages: Sequence[Turn], rendering: Rendering) -> str:
+        variables = {**self._special_tokens, **rendering.variables}
         return self._template.render(
-            messages=messages, tools=None, documents=None, add_generation_prompt=True, **self._special_tokens
+            variables,
+            messages=messages,
+            tools=list(rendering.tools) or None,
+            documents=None,
+            add_generation_prompt=rendering.add_generation_prompt and not rendering.continue_final,
         )
 
 
@@ -103,19 +159,20 @@ def _turn(role: str, content: str) -> Turn:
     return {"role": role, "content": content}
 
 
-def _as_user(message: Turn) -> Turn:
-    return {**message, "role": "user"} if message["role"] == "system" else message
+def _exchange(id: str) -> list[Turn]:
+    """A call and its result."""
+    call: TurnCall = {"id": id, "type": "function", "function": {"name": "Frotz", "arguments": {"Nitfol": 1}}}
+    result: Turn = {"role": "tool", "content": _SECOND, "name": "Frotz", "tool_call_id": id}
+    return [_turn("user", _FIRST), {"role": "assistant", "content": "", "tool_calls": [call]}, result]
 
 
-def _merged(messages: Sequence[Turn]) -> list[Turn]:
-    """Turns of one role in a row become one, a blank line between them."""
-    merged: list[Turn] = []
-    for message in messages:
-        if merged and merged[-1]["role"] == message["role"]:
-            merged[-1] = {**message, "content": merged[-1]["content"] + "\n\n" + message["content"]}
-        else:
-            merged.append(message)
-    return merged
+def _before_cut(text: str) -> str:
+    """The last turn without what closes it. Raises InvalidRequest when the template does not show it."""
+    before, cut, _ = text.rpartition(_CUT)
+    if not cut:
+        message = "The model's chat template does not show the last message, so that it cannot be continued."
+        raise InvalidRequest(message, "continue_final_message")
+    return before
 
 
 def _environment() -> ImmutableSandboxedEnvironment:

@@ -73,7 +73,7 @@ def _encoded(service: Service, request: TokenizeRequest) -> tuple[int, ...]:
     if request.prompt is not None:
         return service.tokenizer.encode(request.prompt, request.add_special_tokens is not False)
     chat = translated(request.chat(request.model or service.config.served_model_name), service.check_extra)
-    return service.tokenizer.encode(rendered(service.tokenizer, chat), request.add_special_tokens is True)
+    return service.tokenizer.encode(rendered(service, chat), request.add_special_tokens is True)
 
 
 def _decoded(tokenizer: Tokenizer, ids: list[int]) -> str:

@@ -2,11 +2,13 @@
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from server.errors import InvalidRequest, StartupError
-from server.template import ChatTemplate, Turn
+from server.template import ChatTemplate, Rendering
+from server.turns import Turn
 
 MIXTRAL = (
     "{{ bos_token }}{% for message in messages %}"
@@ -22,6 +24,17 @@ MIXTRAL_WITH_SYSTEM = (
     "{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('alternate!') }}{% endif %}"
     "[{{ message['role'] }}]{% if loop.first and system is defined %}{{ system }}|{% endif %}{{ message['content'] }}"
     "{% endfor %}"
+)
+MISTRAL_TOOLS = (
+    "{{ bos_token }}{% for message in messages %}"
+    "{% if message.role == 'user' %}{% if loop.last and tools %}[AVAILABLE_TOOLS]{{ tools | tojson }}"
+    "[/AVAILABLE_TOOLS]{% endif %}[INST]{{ message.content }}[/INST]"
+    "{% elif message.role == 'tool' %}{% if message.tool_call_id | length != 9 %}{{ raise_exception('9!') }}{% endif %}"
+    "[TOOL_RESULTS]{{ {'content': message.content, 'call_id': message.tool_call_id} | tojson }}[/TOOL_RESULTS]"
+    "{% elif message.tool_calls is defined %}[TOOL_CALLS][{% for call in message.tool_calls %}"
+    "{% if call.id | length != 9 %}{{ raise_exception('9!') }}{% endif %}"
+    "{{ {'name': call.function.name, 'arguments': call.function.arguments, 'id': call.id} | tojson }}"
+    "{% endfor %}]{{ eos_token }}{% else %}{{ message.content }}{{ eos_token }}{% endif %}{% endfor %}"
 )
 CHATML = "{% for message in messages %}<{{ message.role }}>{{ message.content }}\n{% endfor %}"
 SPECIAL = {"bos_token": "<s>", "eos_token": "</s>"}
@@ -67,6 +80,41 @@ def test_a_template_that_takes_everything_gets_everything() -> None:
 def test_a_template_that_drops_the_system_message_silently() -> None:
     silent = "{% for m in messages if m.role != 'system' %}<{{ m.role }}>{{ m.content }}{% endfor %}"
     assert ChatTemplate(silent).render(turns(("system", "s"), ("user", "a"))) == "<user>s<user>a"
+
+
+def exchange(id: str) -> list[Turn]:
+    function: Any = {"name": "f", "arguments": {"x": 1}}
+    calling: Turn = {
+        "role": "assistant",
+        "content": "",
+        "tool_calls": [{"id": id, "type": "function", "function": function}],
+    }
+    return [*turns(("user", "a")), calling, {"role": "tool", "content": "7", "tool_call_id": id}]
+
+
+def test_a_template_with_tools_gets_them_and_the_ids_it_demands() -> None:
+    template = ChatTemplate(MISTRAL_TOOLS, SPECIAL)
+    assert (template.takes_tools, template.takes_calls, template.wants_short_ids) == (True, True, True)
+    tool = {"type": "function", "function": {"name": "f"}}
+    text = template.render(turns(("user", "a")), Rendering(tools=[tool]))
+    assert text == f"<s>[AVAILABLE_TOOLS][{json.dumps(tool)}][/AVAILABLE_TOOLS][INST]a[/INST]"
+    assert template.render(exchange("abcdefghi")) == (
+        '<s>[INST]a[/INST][TOOL_CALLS][{"name": "f", "arguments": {"x": 1}, "id": "abcdefghi"}]</s>'
+        '[TOOL_RESULTS]{"content": "7", "call_id": "abcdefghi"}[/TOOL_RESULTS]'
+    )
+    assert template.render(exchange("call_of_another_server")).count("9!") == 0
+
+
+def test_a_template_without_tools_gets_them_as_text() -> None:
+    template = ChatTemplate(MIXTRAL, SPECIAL)
+    assert (template.takes_tools, template.takes_calls, template.wants_short_ids) == (False, False, False)
+    tool = {"type": "function", "function": {"name": "f"}}
+    text = template.render(turns(("user", "a")), Rendering(tools=[tool]))
+    assert text.startswith("<s>[INST] ") and json.dumps(tool) in text and text.endswith("\n\na [/INST]")
+    assert template.render([*exchange("1"), *turns(("user", "b"))]) == (
+        '<s>[INST] a [/INST]<tool_call>\n{"name": "f", "arguments": {"x": 1}}\n</tool_call></s>'
+        "[INST] <tool_response>\n7\n</tool_response>\n\nb [/INST]"
+    )
 
 
 def test_what_cannot_be_folded_is_refused_with_the_templates_own_words() -> None:
