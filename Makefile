@@ -7,7 +7,7 @@ MODEL  ?=
 ARGS   ?=
 BIN    := $(VENV)/bin
 
-.PHONY: install serve test check fix bench model
+.PHONY: install serve test test-clients check fix bench model
 .DEFAULT_GOAL := serve
 
 install: $(VENV)/.dev
@@ -17,6 +17,10 @@ serve: $(VENV)/.core
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest $(ARGS)
+
+# Installs clients written for OpenAI's API, in Python and (with node and npm) JavaScript, and talks to a live server.
+test-clients: $(VENV)/.dev
+	$(BIN)/python -m tests.clients.run $(ARGS)
 
 check: $(VENV)/.dev
 	$(BIN)/ruff check . && $(BIN)/ruff format --check . && $(BIN)/mypy
