@@ -32,7 +32,7 @@ class Grammar:
 class SamplingParams:
     """How the tokens of one sequence are chosen and when they end."""
 
-    max_tokens: int
+    max_tokens: int  # 0: the prompt is computed, and nothing generated
     temperature: float = 1.0  # 0 is greedy
     top_k: int = 0  # 0 keeps every token
     top_p: float = 1.0
@@ -40,6 +40,7 @@ class SamplingParams:
     seed: int = 0  # 64 bits; the API draws one when the client gives none
     choice: int = 0  # index among the n choices of one request: same seed, other noise
     logprobs: int | None = None  # None: none; 0: the sampled token's; k: its and the k most likely
+    prompt_logprobs: int | None = None  # the same, of the prompt's tokens from the second on
     stop_token_ids: tuple[int, ...] = ()  # end-of-sequence ids included
     min_tokens: int = 0  # before these are generated no stop token is
     logit_bias: tuple[tuple[int, float], ...] = ()  # (token id, what is added to its logit), each id once
@@ -73,15 +74,16 @@ class Abort:
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprobs:
-    """Natural-log probabilities of one output position, before bias, penalties, temperature, filters."""
+    """Natural-log probabilities at one position, before bias, penalties, temperature, filters."""
 
-    logprob: float  # of the sampled token
+    logprob: float  # of the token that stands there
     top: tuple[tuple[int, float], ...] = ()  # (token id, logprob), most likely first
+    rank: int | None = None  # of the token that stands there, from 1; known of a prompt's tokens
 
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """New tokens of one request. The last one, and only the last, has a finish reason."""
+    """What is new of one request. The last one, and only the last, has a finish reason."""
 
     id: str
     token_ids: tuple[int, ...] = ()
@@ -89,6 +91,7 @@ class Output:
     cached_tokens: int = 0  # prompt tokens served from the prefix cache
     finish_reason: FinishReason | None = None
     error: str | None = None
+    prompt_logprobs: tuple[TokenLogprobs, ...] = ()  # of the prompt's next tokens: they come as they are computed
 
 
 @dataclass(frozen=True, slots=True)

@@ -64,4 +64,5 @@ def merge(first: Output, second: Output) -> Output:
         cached_tokens=max(first.cached_tokens, second.cached_tokens),
         finish_reason=second.finish_reason,
         error=second.error,
+        prompt_logprobs=first.prompt_logprobs + second.prompt_logprobs,
     )

@@ -14,7 +14,7 @@ class Runner(Protocol):
     """What computes a batch: the model, or a stand-in."""
 
     def run(self, batch: Batch) -> Sequence[Sample]:
-        """Computes at least one row into the cache; returns one sample for each row of `batch.sampled`."""
+        """Computes at least one row into the cache; returns one sample for each row of `batch.answered`."""
 
 
 class Engine:

@@ -5,7 +5,7 @@ Also where the engine starts: it loads the model, finds out what a step costs, a
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 
@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from engine import machine, sizing
-from engine.api import Progress, Ready, SamplingDefaults, SamplingParams
+from engine.api import Progress, Ready, SamplingDefaults, SamplingParams, TokenLogprobs
 from engine.config import EngineConfig
-from engine.sampler import sample
+from engine.sampler import sample, score
 from engine.scheduler import Limits
 from engine.step import Batch, Row, Sample
 from model.batch import ForwardBatch
@@ -26,6 +26,8 @@ from model.config import GenerationConfig, ModelConfig, ModelError
 from model.kv_cache import KVCache
 from model.mixtral import Mixtral
 from model.quantization import choose_precision
+
+SCORED_AT_ONCE = 64  # prompt tokens
 
 Report = Callable[[Progress], None]
 
@@ -39,14 +41,36 @@ class ModelRunner:
     sampled_vocab: int
 
     def run(self, batch: Batch) -> list[Sample]:
-        """Computes the rows' tokens into the cache; returns the next token of each row of `batch.sampled`."""
+        """Computes the rows' tokens into the cache; returns what came of each row of `batch.answered`."""
         with torch.inference_mode():
-            logits = self.logits(batch)
-            return sample(logits, batch.sampled, self.sampled_vocab) if len(logits) else []
+            return self.answers(batch, self.hidden(batch))
 
-    def logits(self, batch: Batch) -> Tensor:
-        """Computes the rows' tokens into the cache; returns float32 logits [R, V] of `batch.sampled`."""
-        return self.model.forward(to_forward_batch(batch, self.cache.block_size, self.model.device), self.cache)
+    def hidden(self, batch: Batch) -> Tensor:
+        """Computes the rows' tokens into the cache; returns hidden states of `batch.sampled`, then of all targets."""
+        return self.model.hidden(to_forward_batch(batch, self.cache.block_size, self.model.device), self.cache)
+
+    def answers(self, batch: Batch, hidden: Tensor) -> list[Sample]:
+        """The next tokens, and the log-probabilities of the prompts that ask for them. hidden [R + S, H]"""
+        rows = batch.sampled
+        sampled = sample(self.model.logits(hidden[: len(rows)]), rows, self.sampled_vocab) if rows else []
+        if len(rows) == len(hidden):
+            return sampled
+        answers, tokens, start = [], iter(sampled), len(rows)
+        for row in batch.answered:
+            answer = Sample(None) if row.output is None else next(tokens)
+            end = start + len(row.targets)
+            answers.append(replace(answer, prompt_logprobs=self._scores(row, hidden[start:end])))
+            start = end
+        return answers
+
+    def _scores(self, row: Row, hidden: Tensor) -> tuple[TokenLogprobs, ...]:
+        """Of the row's targets, a few at a time: the logits of a long prompt would take gigabytes. hidden [S, H]"""
+        found: list[TokenLogprobs] = []
+        for start in range(0, len(row.targets), SCORED_AT_ONCE):
+            part = slice(start, start + SCORED_AT_ONCE)
+            logits = self.model.logits(hidden[part])[:, : self.sampled_vocab]
+            found += score(logits, row.targets[part], row.params.prompt_logprobs or 0)
+        return tuple(found)
 
 
 def to_forward_batch(batch: Batch, block_size: int, device: torch.device) -> ForwardBatch:
@@ -62,7 +86,9 @@ def to_forward_batch(batch: Batch, block_size: int, device: torch.device) -> For
     positions = np.arange(len(owner)) + (ends - q_starts[1:])[owner]  # [T]
     slots = table[owner, positions // block_size].astype(np.int64) * block_size + positions % block_size
     tokens = np.fromiter(chain.from_iterable(row.tokens for row in rows), np.int64, len(owner))
-    logit_rows = q_starts[1:][[row.output is not None for row in rows]] - 1  # [R]
+    sampled = q_starts[1:][[row.output is not None for row in rows]] - 1  # [R]
+    targets = [first + np.arange(len(row.targets)) for first, row in zip(q_starts, rows, strict=False) if row.targets]
+    logit_rows = np.concatenate((sampled, *targets))  # [R + S]
     wide = (tokens, positions, slots, logit_rows)  # before the narrow ones: each stays aligned to its items
     uploaded = _upload((*wide, q_starts.astype(np.int32), ends.astype(np.int32), table), device)
     return ForwardBatch(

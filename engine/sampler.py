@@ -163,3 +163,19 @@ def _logprobs(logits: Tensor, tokens: Tensor, rows: Sequence[Row]) -> list[Token
             top = tuple(zip(ids[place][:count], values[place][:count], strict=True))
             found[index] = TokenLogprobs(sampled[place], top)
     return found
+
+
+def score(logits: Tensor, targets: Sequence[int], count: int) -> list[TokenLogprobs]:
+    """Log-probability and rank of given tokens by logits [S, V], and the `count` likeliest beside each.
+
+    Equal ones rank by id. An id beyond V is never sampled, and so has no probability.
+    """
+    scores = logits.log_softmax(-1)  # [S, V]
+    vocab = scores.shape[-1]
+    ids = torch.tensor(targets, device=scores.device)[:, None]  # [S, 1]
+    found = scores.gather(-1, ids.clamp(max=vocab - 1)).where(ids < vocab, -torch.inf)
+    better = (scores > found) | ((scores == found) & (torch.arange(vocab, device=scores.device) < ids))
+    ranks = (better.sum(-1) + 1).tolist()
+    values, top = (each.tolist() for each in _ranked(scores, min(count, vocab)))
+    rows = zip(found.squeeze(-1).tolist(), top, values, ranks, strict=True)
+    return [TokenLogprobs(logprob, tuple(zip(i, v, strict=True)), rank) for logprob, i, v, rank in rows]

@@ -14,7 +14,7 @@ from bisect import insort
 from collections.abc import Sequence as Sized
 from dataclasses import dataclass
 
-from engine.api import EngineStats, FinishReason, Output, Request
+from engine.api import EngineStats, FinishReason, Output, Request, TokenLogprobs
 from engine.blocks import BlockPool
 from engine.sequence import Sequence
 from engine.step import Batch, Row, Sample
@@ -84,10 +84,11 @@ class Scheduler:
             return f"A request with the id {request.id} is already running."
         if length == 0:
             return "The prompt is empty: send at least one token."
-        if request.params.max_tokens < 1:
-            return "max_tokens must be at least 1."
-        if length + 1 > self.max_len:
-            return f"The prompt has {length} tokens and at most {self.max_len - 1} fit: shorten it."
+        if request.params.max_tokens < 0:
+            return "max_tokens must be at least 0."
+        room = self.max_len - min(request.params.max_tokens, 1)
+        if length > room:
+            return f"The prompt has {length} tokens and at most {room} fit: shorten it."
         if min(request.prompt) < 0 or max(request.prompt) >= self.limits.vocab_size:
             return f"The prompt has a token id outside of the vocabulary of {self.limits.vocab_size} ids."
         return None
@@ -169,7 +170,8 @@ class Scheduler:
         Without the latter, what is admitted in one step would be preempted in the next. One that was preempted in this
         step does not fit: what it held, and more, was needed.
         """
-        needed = self.pool.blocks_for(len(seq.tokens) + 1) - len(matched)
+        following = min(seq.request.params.max_tokens, 1)
+        needed = self.pool.blocks_for(len(seq.tokens) + following) - len(matched)
         return needed + len(self.running) <= self.pool.available_beside(matched)
 
     def _start(self, seq: Sequence, matched: list[int]) -> None:
@@ -188,29 +190,43 @@ class Scheduler:
     def _advance(self, seq: Sequence, count: int) -> Row:
         start, end = seq.computed, seq.computed + count
         seq.computed = end
-        output = seq.outputs if end == len(seq.tokens) else None
-        tokens, params = tuple(seq.tokens[start:end]), seq.request.params
-        history = tuple(seq.tokens) if output is not None and params.looks_back else ()
-        return Row(seq.request.id, start, tokens, tuple(seq.blocks), params, output, history)
+        params = seq.request.params
+        output = seq.outputs if end == len(seq.tokens) and params.max_tokens > 0 else None
+        return Row(
+            id=seq.request.id,
+            start=start,
+            tokens=tuple(seq.tokens[start:end]),
+            blocks=tuple(seq.blocks),
+            params=params,
+            output=output,
+            targets=seq.targets(start, end),
+            history=tuple(seq.tokens) if output is not None and params.looks_back else (),
+        )
 
     # A step, after.
 
     def update(self, batch: Batch, samples: Sized[Sample]) -> list[Output]:
-        """Takes in the samples of `batch.sampled`. It may trail behind later calls of `schedule`, `add` and `abort`."""
-        outputs = []
+        """Takes in the samples of `batch.answered`; may trail behind later calls of `schedule`, `add` and `abort`."""
         remaining = iter(samples)
+        outputs = []
         for row in batch.rows:
-            sample = None if row.output is None else next(remaining)
+            sample = next(remaining) if row.is_answered else Sample(None)
             seq = self._sequences.get(row.id)
-            if seq is None:  # it ended meanwhile
-                continue
-            if sample is not None and sample.token is None:
-                outputs.append(self._end(seq, FinishReason.ERROR, "The model's output was not a number."))
-                continue
-            self._publish(seq, row.end)
-            if sample is not None and row.end == len(seq.tokens):  # else it was preempted, and this token came already
-                outputs.append(self._append(seq, sample))
+            if seq is not None and (output := self._take(seq, row, sample)) is not None:  # else it ended meanwhile
+                outputs.append(output)
         return outputs
+
+    def _take(self, seq: Sequence, row: Row, sample: Sample) -> Output | None:
+        """What a sequence tells of one step; None while there is nothing."""
+        if row.output is not None and sample.token is None:
+            return self._end(seq, FinishReason.ERROR, "The model's output was not a number.")
+        self._publish(seq, row.end)
+        scores = seq.take_scores(row.start, sample.prompt_logprobs)
+        if row.end == len(seq.tokens):  # else it was preempted, and this token came already
+            return self._append(seq, sample, scores)
+        if scores:
+            return Output(seq.request.id, cached_tokens=seq.cached_tokens or 0, prompt_logprobs=scores)
+        return None
 
     def _publish(self, seq: Sequence, end: int) -> None:
         """Offers the blocks that are full of computed tokens before `end` to the prefix cache."""
@@ -219,17 +235,19 @@ class Scheduler:
             self.pool.publish(seq.blocks[index], seq.hashes[index])
             seq.published = index + 1
 
-    def _append(self, seq: Sequence, sample: Sample) -> Output:
-        assert sample.token is not None
-        seq.tokens.append(sample.token)
+    def _append(self, seq: Sequence, sample: Sample, scores: tuple[TokenLogprobs, ...]) -> Output:
+        """The next token, if one was wanted, and the end, if that was the last."""
+        tokens = () if sample.token is None else (sample.token,)
+        seq.tokens += tokens
         self._extend_hashes(seq)
         reason = seq.finish_reason(self.max_len)
         output = Output(
-            seq.request.id,
-            (sample.token,),
-            () if sample.logprobs is None else (sample.logprobs,),
-            seq.cached_tokens or 0,
-            reason,
+            id=seq.request.id,
+            token_ids=tokens,
+            logprobs=() if sample.logprobs is None else (sample.logprobs,),
+            cached_tokens=seq.cached_tokens or 0,
+            finish_reason=reason,
+            prompt_logprobs=scores,
         )
         if reason is not None:
             self._forget(seq)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from engine.api import FinishReason, Request
+from engine.api import FinishReason, Request, TokenLogprobs
 from engine.blocks import chain_hash, root_hash
 
 
@@ -24,6 +24,7 @@ class Sequence:
     blocks: list[int] = field(default_factory=list)
     hashes: list[bytes] = field(default_factory=list)
     published: int = 0
+    scored: int = 0  # prompt tokens, from the second on, whose log-probabilities were told
     awaits: bytes | None = None  # the hash of the first block it would compute itself
     cached_tokens: int | None = None  # prompt tokens found in the prefix cache; None before the first admission
 
@@ -47,16 +48,36 @@ class Sequence:
             self.hashes.append(chain_hash(parent, self.tokens[start : start + block_size]))
 
     def reusable_hashes(self, block_size: int) -> list[bytes]:
-        """The blocks it may take from others: all but the one of its last token, which is always recomputed."""
+        """The blocks it may take from others: all but the one of its last token, which is always recomputed.
+
+        None while its prompt has to be scored: only what is computed has logits.
+        """
+        if self._scores_prompt():
+            return []
         return self.hashes[: (len(self.tokens) - 1) // block_size]
 
     def unpublished_hashes(self) -> list[bytes]:
         """Blocks whose tokens are known and which it is about to compute."""
         return self.hashes[self.published :]
 
+    def _scores_prompt(self) -> bool:
+        return self.request.params.prompt_logprobs is not None and self.scored < len(self.request.prompt) - 1
+
+    def targets(self, start: int, end: int) -> tuple[int, ...]:
+        """The prompt tokens that the positions from `start` to `end` predict, if they have to be scored."""
+        return self.request.prompt[start + 1 : end + 1] if self._scores_prompt() else ()
+
+    def take_scores(self, start: int, scores: tuple[TokenLogprobs, ...]) -> tuple[TokenLogprobs, ...]:
+        """Those of the positions from `start` on that were not told before it was preempted."""
+        new = scores[self.scored - start :]
+        self.scored += len(new)
+        return new
+
     def finish_reason(self, max_model_len: int) -> FinishReason | None:
         """Why its newest token is its last, if it is."""
         params = self.request.params
+        if params.max_tokens == 0:
+            return FinishReason.LENGTH
         if self.tokens[-1] in params.stop_token_ids:
             return FinishReason.STOP
         if self.outputs >= params.max_tokens or len(self.tokens) >= max_model_len:

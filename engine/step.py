@@ -15,12 +15,18 @@ class Row:
     blocks: tuple[int, ...]  # of the sequence, from its first position to at least `end`
     params: SamplingParams
     output: int | None  # the index of the output to sample after the last token; None: more of the prompt follows
+    targets: tuple[int, ...] = ()  # the tokens after its first, second, ... that it shall score: of the prompt
     history: tuple[int, ...] = ()  # all tokens up to its last, where its params look back; outputs stand at the end
 
     @property
     def end(self) -> int:
         """The position behind its last token."""
         return self.start + len(self.tokens)
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether a sample comes of it."""
+        return self.output is not None or bool(self.targets)
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,10 +40,16 @@ class Batch:
         """The rows that a token is sampled for, in order."""
         return [row for row in self.rows if row.output is not None]
 
+    @property
+    def answered(self) -> list[Row]:
+        """The rows that something comes of, in order: one Sample for each."""
+        return [row for row in self.rows if row.is_answered]
+
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """The next token of one row. None when its logits were not numbers."""
+    """What came of one row."""
 
-    token: int | None
+    token: int | None  # the next one; None when its logits were not numbers, or when none was to be sampled
     logprobs: TokenLogprobs | None = None
+    prompt_logprobs: tuple[TokenLogprobs, ...] = ()  # of the row's targets

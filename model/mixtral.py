@@ -65,15 +65,23 @@ class Mixtral:
 
         observe(layer, ids [T, k]) is called with the experts that each layer chose.
         """
+        return self.logits(self.hidden(batch, cache, observe))
+
+    def hidden(self, batch: ForwardBatch, cache: KVCache, observe: Observe | None = None) -> Tensor:
+        """The same up to the last layer: hidden states [R, H], for whoever wants the logits of a few at a time."""
         x = self.embedding(batch.tokens)  # [T, H]
         plan = self.ops.plan_attention(batch, cache, self.config.sliding_window)
         rotation = self.rotary.at(batch.positions)
         for layer, pages in zip(self.layers, cache.layers, strict=True):
             x = x + layer.attention(layer.input_norm(x), rotation, pages, plan, self.ops)
             x = x + layer.moe(layer.post_norm(x), self.ops, observe)
-        if not batch.logit_rows.shape[0]:  # a chunk that does not end its prompt
-            return x.new_empty(0, self.config.vocab_size, dtype=torch.float32)
-        return self.ops.linear(self.norm(x[batch.logit_rows]), self.head).float()  # [R, V]
+        return x[batch.logit_rows]  # [R, H]
+
+    def logits(self, hidden: Tensor) -> Tensor:
+        """[R, H] -> [R, V] float32."""
+        if not hidden.shape[0]:  # a chunk that does not end its prompt
+            return hidden.new_empty(0, self.config.vocab_size, dtype=torch.float32)
+        return self.ops.linear(self.norm(hidden), self.head).float()
 
     def matrices(self) -> Iterator[Weight]:
         """Everything that tokens are multiplied with, except the routers."""

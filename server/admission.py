@@ -50,7 +50,8 @@ def check_ids(tokenizer: Tokenizer, ids: Sequence[int], field: str) -> None:
 
 def check_count(service: Service, ready: Ready, prompts: int, request: GenerationRequest) -> None:
     """Refuses what could never run, before any of it is encoded."""
-    request.check_vocabulary(service.tokenizer.vocab_size)
+    check_ids(service.tokenizer, [token for token, _ in request.biases()], "logit_bias")
+    check_ids(service.tokenizer, request.stop_token_ids or (), "stop_token_ids")
     n = request.n or 1
     if n > service.config.max_num_choices:
         raise InvalidRequest(f"'n' should be less than or equal to {service.config.max_num_choices}.", "n")

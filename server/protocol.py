@@ -119,13 +119,6 @@ class GenerationRequest(ModelRequest):
         """By token id; of one id that is written twice ("7" and "07") the last."""
         return tuple({int(token): bias for token, bias in (self.logit_bias or {}).items()}.items())
 
-    def check_vocabulary(self, size: int) -> None:
-        """Raises InvalidRequest for a token id that the tokenizer does not have."""
-        ids = {"logit_bias": [token for token, _ in self.biases()], "stop_token_ids": self.stop_token_ids or []}
-        for name, tokens in ids.items():
-            if tokens and max(tokens) >= size:
-                raise InvalidRequest(f"'{name}' has token ids outside 0 to {size - 1}.", name)
-
     def check(self) -> None:
         super().check()
         if self.stream_options is not None and self.stream_options.model_fields_set and not self.stream:

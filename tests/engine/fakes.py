@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from hashlib import sha256
 
-from engine.api import FinishReason, Output, Request, SamplingParams
+from engine.api import FinishReason, Output, Request, SamplingParams, TokenLogprobs
 from engine.blocks import BlockPool
 from engine.engine import Engine
 from engine.scheduler import Limits, Scheduler
@@ -22,6 +22,16 @@ def continuation(prompt: Sequence[int], count: int) -> tuple[int, ...]:
     for _ in range(count):
         tokens.append(next_token(tokens))
     return tuple(tokens[len(prompt) :])
+
+
+def score(prefix: Sequence[int], target: int) -> TokenLogprobs:
+    """What the model that is none says of a token after a prefix."""
+    return TokenLogprobs(-float(next_token([*prefix, target])), rank=1 + len(prefix))
+
+
+def scores(prompt: Sequence[int]) -> tuple[TokenLogprobs, ...]:
+    """Of the whole prompt, as an unhurried engine would give them."""
+    return tuple(score(prompt[:end], prompt[end]) for end in range(1, len(prompt)))
 
 
 class FakeRunner:
@@ -44,12 +54,16 @@ class FakeRunner:
             self.cache.update(zip(self._slots(row)[row.start :], row.tokens, strict=True))
         self.computed += len(written)
         self.steps.append([(row.id, len(row.tokens)) for row in batch.rows])
-        return [self._sample(row) for row in batch.sampled]
+        return [self._sample(row) for row in batch.answered]
 
     def _sample(self, row: Row) -> Sample:
         tokens = [self.cache[slot] for slot in self._slots(row)]
+        firsts = range(row.start + 1, row.start + 1 + len(row.targets))
+        scores = tuple(score(tokens[:end], target) for end, target in zip(firsts, row.targets, strict=True))
+        if row.output is None:
+            return Sample(None, prompt_logprobs=scores)
         assert list(row.history) == (tokens if row.params.looks_back else []), "penalties see what the model sees"
-        return Sample(next_token(tokens))
+        return Sample(next_token(tokens), prompt_logprobs=scores)
 
     def _slots(self, row: Row) -> list[int]:
         """Slots of the positions before row.end."""
@@ -78,12 +92,14 @@ class Collector:
     def __init__(self) -> None:
         self.tokens: dict[str, tuple[int, ...]] = {}
         self.ended: dict[str, Output] = {}
+        self.prompt_logprobs: dict[str, tuple[TokenLogprobs, ...]] = {}
 
     def take(self, output: Output | None) -> None:
         if output is None:
             return
         assert output.id not in self.ended, f"{output.id} spoke after its end"
         self.tokens[output.id] = self.tokens.get(output.id, ()) + output.token_ids
+        self.prompt_logprobs[output.id] = self.prompt_logprobs.get(output.id, ()) + output.prompt_logprobs
         if output.finish_reason is not None:
             self.ended[output.id] = output
 

@@ -83,3 +83,9 @@ def test_closing_gives_up_only_what_has_not_ended() -> None:
 def test_merging_keeps_the_error() -> None:
     end = Output("a", finish_reason=FinishReason.ERROR, error="gone")
     assert merge(Output("a", (1,)), end) == Output("a", (1,), finish_reason=FinishReason.ERROR, error="gone")
+
+
+def test_merging_keeps_the_log_probabilities_of_the_prompt_in_order():
+    first = Output("a", prompt_logprobs=(TokenLogprobs(-1.0), TokenLogprobs(-2.0)))
+    second = Output("a", (1,), prompt_logprobs=(TokenLogprobs(-3.0),))
+    assert [each.logprob for each in merge(first, second).prompt_logprobs] == [-1.0, -2.0, -3.0]

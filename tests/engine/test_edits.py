@@ -45,7 +45,8 @@ def applied(logits: Sequence[Sequence[float]], rows: Sequence[Row]) -> list[list
 
 
 def row(params: SamplingParams, text: Sequence[int], output: int) -> Row:
-    return Row("r", 0, tuple(text[-1:]), (0,), params, output, tuple(text) if params.looks_back else ())
+    history = tuple(text) if params.looks_back else ()
+    return Row("r", 0, tuple(text[-1:]), (0,), params, output, history=history)
 
 
 TOKENS = st.integers(0, VOCAB - 1)

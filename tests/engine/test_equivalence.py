@@ -13,12 +13,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from engine.api import Output, Request, SamplingParams
+from engine.api import Output, Request, SamplingParams, TokenLogprobs
 from engine.blocks import BlockPool
 from engine.engine import Engine
 from engine.noise import uniforms
 from engine.runner import ModelRunner
-from engine.sampler import sample
 from engine.scheduler import Scheduler
 from engine.step import Batch, Sample
 from model.checkpoint import load_model
@@ -32,6 +31,7 @@ from tests.tiny import write_tiny_checkpoint
 
 VOCAB, BLOCK_SIZE = 256, 4
 ROUNDING = 1e-4  # how far logits may differ
+SCORED = (3, 5, 8)  # whose prompts have their log-probabilities told, too
 EXPERT_MARGIN, TOKEN_MARGIN, NOISE_MARGIN = 1e-4, 1e-3, 1e-6
 
 
@@ -72,6 +72,7 @@ def requests(prefix: str = "") -> list[Request]:
             logit_bias=((7 * index, 2.0),) * (index % 5 == 3),
             stop_token_ids=tuple(range(0, VOCAB, 2)) * (index == 6),
             min_tokens=12,
+            prompt_logprobs=2 if index in SCORED else None,
         )
         found.append(Request(prefix + name, prompt, params))
     return found
@@ -86,10 +87,10 @@ class Recorder:
 
     def run(self, batch: Batch) -> list[Sample]:
         with torch.inference_mode():
-            logits = self.runner.logits(batch)
-            rows = batch.sampled
+            hidden, rows = self.runner.hidden(batch), batch.sampled
+            logits = self.runner.model.logits(hidden[: len(rows)])
             self.logits |= {(row.id, row.end - 1): values for row, values in zip(rows, logits, strict=True)}
-            return sample(logits, rows, VOCAB) if rows else []
+            return self.runner.answers(batch, hidden)
 
 
 @dataclass
@@ -101,6 +102,7 @@ class Served:
     ended: dict[str, Output]
     logits: dict[tuple[str, int], Tensor]
     preemptions: int
+    prompt_logprobs: dict[str, tuple[TokenLogprobs, ...]]
 
 
 def serve(model: Mixtral, rounds: list[list[Request]], num_blocks: int = 256, **changes) -> Served:
@@ -121,7 +123,8 @@ def serve(model: Mixtral, rounds: list[list[Request]], num_blocks: int = 256, **
                 collector.take(output)
                 logprobs.setdefault(output.id, []).extend(found.logprob for found in output.logprobs)
             check(core)
-    return Served(collector.tokens, logprobs, collector.ended, recorder.logits, core.scheduler.stats().preemptions)
+    preemptions = core.scheduler.stats().preemptions
+    return Served(collector.tokens, logprobs, collector.ended, recorder.logits, preemptions, collector.prompt_logprobs)
 
 
 WAYS = {
@@ -197,7 +200,8 @@ def test_a_cached_prefix_is_as_good_as_a_cold_one(model, alone, expected):
     served = serve(model, [requests(), requests("again ")])
     for request in requests():
         again = served.ended["again " + request.id]
-        assert again.cached_tokens == (len(request.prompt) - 1) // BLOCK_SIZE * BLOCK_SIZE
+        reusable = 0 if request.params.prompt_logprobs is not None else (len(request.prompt) - 1) // BLOCK_SIZE
+        assert again.cached_tokens == reusable * BLOCK_SIZE
         assert served.tokens["again " + request.id] == alone.tokens[request.id]
     for (name, position), logits in served.logits.items():
         assert (logits - expected[name.removeprefix("again ")][position]).abs().max() < ROUNDING
@@ -210,3 +214,20 @@ def test_logprobs_are_those_of_the_finished_text(model, expected):
         scores = expected[request.id].log_softmax(-1)[start - 1 : -1]
         rescored = scores.gather(-1, torch.tensor(text[start:])[:, None]).squeeze(-1)
         assert served.logprobs[request.id] == pytest.approx(rescored.tolist(), abs=1e-3)
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_the_logprobs_of_a_prompt_are_those_of_its_text(model, expected, way, monkeypatch):
+    monkeypatch.setattr("engine.runner.SCORED_AT_ONCE", 3)
+    served = serve(model, [requests()], **WAYS[way])
+    for request in requests():
+        told = served.prompt_logprobs[request.id]
+        if request.params.prompt_logprobs is None:
+            assert told == ()
+            continue
+        ids = torch.tensor(request.prompt[1:])
+        scores = expected[request.id].log_softmax(-1)[: len(ids)]
+        wanted = scores.gather(-1, ids[:, None])
+        assert [each.logprob for each in told] == pytest.approx(wanted.squeeze(-1).tolist(), abs=1e-3)
+        assert [each.rank for each in told] == ((scores > wanted + 1e-3).sum(-1) + 1).tolist()
+        assert [[id for id, _ in each.top] for each in told] == scores.topk(2).indices.tolist()

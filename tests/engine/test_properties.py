@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from engine.api import FinishReason
-from tests.engine.fakes import Collector, check, continuation, engine, request, run
+from tests.engine.fakes import Collector, check, continuation, engine, request, run, scores
 
 SETTINGS = settings(derandomize=True, deadline=None, max_examples=200, stateful_step_count=50)
 SHAPES = st.fixed_dictionaries(
@@ -29,6 +29,7 @@ SHAPES = st.fixed_dictionaries(
 class Sent:
     prompt: list[int]
     max_tokens: int
+    scored: bool
     aborted: bool = False
 
 
@@ -41,13 +42,20 @@ class Load(RuleBasedStateMachine):
         self.collector = Collector()
         self.sent: dict[str, Sent] = {}
 
-    @rule(text=st.integers(0, 2), length=st.integers(0, 20), max_tokens=st.integers(1, 12), n=st.integers(1, 3))
-    def add(self, text: int, length: int, max_tokens: int, n: int) -> None:
+    @rule(
+        text=st.integers(0, 2),
+        length=st.integers(0, 20),
+        max_tokens=st.integers(0, 12),
+        n=st.integers(1, 3),
+        scored=st.booleans(),
+    )
+    def add(self, text: int, length: int, max_tokens: int, n: int, scored: bool) -> None:
         prompt = [text // 2] * min(length, 6) + [text] * max(length - 6, 0)  # two of three texts share six tokens
         for _ in range(n):
             name = f"r{len(self.sent)}"
-            self.sent[name] = Sent(prompt, max_tokens)
-            self.collector.take(self.core.add(request(name, prompt, max_tokens, repetition_penalty=1 + n % 2)))
+            self.sent[name] = Sent(prompt, max_tokens, scored)
+            params = {"repetition_penalty": 1 + n % 2, "prompt_logprobs": 0 if scored else None}
+            self.collector.take(self.core.add(request(name, prompt, max_tokens, **params)))
         check(self.core)
 
     @rule(count=st.integers(1, 4))
@@ -80,13 +88,15 @@ class Load(RuleBasedStateMachine):
     def _is_as_promised(self, name: str, sent: Sent) -> None:
         tokens, reason = self.collector.tokens[name], self.collector.reason(name)
         limit = self.core.scheduler.max_len
-        if not sent.prompt or len(sent.prompt) + 1 > limit:
+        if not sent.prompt or len(sent.prompt) + min(sent.max_tokens, 1) > limit:
             assert reason is FinishReason.ERROR
             return
         length = min(sent.max_tokens, limit - len(sent.prompt))
         assert tokens == continuation(sent.prompt, len(tokens))
         assert (reason is FinishReason.ABORT) == sent.aborted
-        assert len(tokens) < length if sent.aborted else len(tokens) == length
+        assert len(tokens) < max(length, 1) if sent.aborted else len(tokens) == length
+        told, expected = self.collector.prompt_logprobs[name], scores(sent.prompt) if sent.scored else ()
+        assert told == (expected[: len(told)] if sent.aborted and not tokens else expected)
 
 
 Load.TestCase.settings = SETTINGS
@@ -122,7 +132,7 @@ def test_a_prompt_is_computed_once_for_all_its_choices(length, budget, block_siz
 @SETTINGS
 @given(
     shape=SHAPES,
-    loads=st.lists(st.tuples(st.integers(0, 2), st.integers(1, 15), st.integers(1, 10)), min_size=1, max_size=8),
+    loads=st.lists(st.tuples(st.integers(0, 2), st.integers(1, 15), st.integers(0, 10)), min_size=1, max_size=8),
     aborts=st.sets(st.integers(0, 7)),
 )
 def test_preparing_a_step_while_another_runs_changes_nothing(shape, loads, aborts):
@@ -131,7 +141,7 @@ def test_preparing_a_step_while_another_runs_changes_nothing(shape, loads, abort
     texts = {}
     for index, (text, length, max_tokens) in enumerate(loads):
         texts[f"r{index}"] = [text] * length, max_tokens
-        collector.take(core.add(request(f"r{index}", *texts[f"r{index}"])))
+        collector.take(core.add(request(f"r{index}", *texts[f"r{index}"], prompt_logprobs=0 if text == 1 else None)))
     pending = core.scheduler.schedule()
     for step in range(2000):
         following = core.scheduler.schedule()
@@ -147,3 +157,5 @@ def test_preparing_a_step_while_another_runs_changes_nothing(shape, loads, abort
     assert core.scheduler.pool.held == 0
     for name, tokens in collector.tokens.items():
         assert tokens == continuation(texts[name][0], len(tokens))
+        if texts[name][0][0] == 1 and collector.reason(name) is FinishReason.LENGTH:
+            assert collector.prompt_logprobs[name] == scores(texts[name][0])

@@ -54,6 +54,19 @@ def test_a_batch_that_samples_nothing_is_computed():
     assert to_forward_batch(batch, 4, CPU).logit_rows.shape == (0,)
 
 
+def test_the_targets_of_prompts_come_after_the_rows_that_are_sampled():
+    params = SamplingParams(1)
+    batch = Batch(
+        (
+            Row("a", 0, (5, 6, 7), (1,), params, None, targets=(6, 7, 8)),
+            Row("b", 3, (9,), (2,), params, 1),
+            Row("c", 0, (4, 5), (3,), params, 0, targets=(5,)),
+        )
+    )
+    assert to_forward_batch(batch, 4, CPU).logit_rows.tolist() == [3, 5, 0, 1, 2, 4]
+    assert [row.id for row in batch.answered] == ["a", "b", "c"]
+
+
 def test_start_reports_its_progress_and_states_its_bounds(checkpoint):
     core, ready, seen = start(checkpoint)
     assert (seen[-1].what, seen[-1].done) == ("loading weights", seen[-1].total)

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from engine.api import SamplingParams
 from engine.noise import uniforms
-from engine.sampler import CANDIDATES, _invert, sample
+from engine.sampler import CANDIDATES, _invert, sample, score
 from engine.step import Row, Sample
 from tests.engine.test_edits import CASES
 from tests.engine.test_edits import obvious as obvious_edits
@@ -251,3 +251,20 @@ def test_a_logprob_may_be_minus_infinity():
     (found,) = sample(torch.tensor([[0.0, -INF]]), [row(temperature=0.0, logprobs=2)], 2)
     assert found == Sample(0, found.logprobs)
     assert found.logprobs.top == ((0, 0.0), (1, -INF))
+
+
+@SETTINGS
+@given(st.integers(0, 2**32), st.integers(0, 6))
+def test_scores_are_log_probabilities_and_ranks(generator_seed, count):
+    """Equal logits rank by id; an id that is never sampled has no probability."""
+    logits = torch.randint(0, 4, (7, 5), generator=torch.Generator().manual_seed(generator_seed)).float()
+    targets = [0, 1, 2, 3, 4, 5, 99]
+    for values, target, found in zip(logits.tolist(), targets, score(logits, targets, count), strict=True):
+        total = math.log(sum(map(math.exp, values)))
+        order = sorted(range(5), key=lambda token: (-values[token], token))
+        assert found.logprob == pytest.approx(values[target] - total if target < 5 else -INF, abs=1e-5)
+        assert found.rank == (order.index(target) + 1 if target < 5 else 6)
+        assert [logprob for _, logprob in found.top] == pytest.approx(
+            [values[t] - total for t in order[:count]], abs=1e-5
+        )
+        assert all(logprob == pytest.approx(values[token] - total, abs=1e-5) for token, logprob in found.top)

@@ -4,7 +4,7 @@ import pytest
 
 from engine.api import FinishReason
 from engine.step import Sample
-from tests.engine.fakes import VOCAB, Collector, check, continuation, engine, request, run
+from tests.engine.fakes import VOCAB, Collector, check, continuation, engine, request, run, scores
 
 
 def generate(core, *requests):
@@ -45,7 +45,8 @@ def test_a_pool_smaller_than_the_context_limit_ends_a_sequence_too():
     ("prompt", "max_tokens", "words"),
     [
         ([], 4, "prompt is empty"),
-        ([1], 0, "max_tokens"),
+        ([1], -1, "max_tokens"),
+        ([1] * 17, 0, "at most 16 fit"),
         ([1] * 16, 1, "at most 15 fit"),
         ([1, VOCAB], 1, "outside of the vocabulary"),
         ([-1], 1, "outside of the vocabulary"),
@@ -313,3 +314,23 @@ def test_stats():
     core.add(request("b", [1]))
     stats = core.step().stats
     assert (stats.running, stats.waiting, stats.kv_cache_usage) == (1, 1, 2 / 8)
+
+
+@pytest.mark.parametrize("length", [1, 5, 16])
+def test_without_tokens_to_generate_the_prompt_is_computed_and_nothing_follows(length):
+    core, collector = engine(num_blocks=4, block_size=4, max_num_batched_tokens=3), Collector()
+    prompt = list(range(length))
+    assert core.add(request("a", prompt, 0, prompt_logprobs=0)) is None
+    run(core, collector)
+    assert (collector.tokens["a"], collector.reason("a")) == ((), FinishReason.LENGTH)
+    assert collector.prompt_logprobs["a"] == scores(prompt)
+    assert core.runner.computed == length
+
+
+def test_a_prompt_that_is_scored_takes_nothing_from_the_cache_and_leaves_its_own():
+    core, collector = engine(), Collector()
+    for name, wanted in (("cold", None), ("scored", 0), ("warm", None)):
+        core.add(request(name, range(12), 1, prompt_logprobs=wanted))
+        run(core, collector)
+    assert [collector.ended[name].cached_tokens for name in ("cold", "scored", "warm")] == [0, 0, 8]
+    assert collector.prompt_logprobs == {"cold": (), "scored": scores(range(12)), "warm": ()}
