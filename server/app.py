@@ -8,7 +8,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from engine.client import EngineClient
-from server import chat, completions, health, metrics, models, openapi, tokenize, version
+from server import chat, completions, health, metrics, models, openapi, responses, tokenize, version
 from server.auth import ApiKeys
 from server.config import ServerConfig
 from server.errors import error_response, from_http
@@ -37,6 +37,7 @@ def create_app(client: EngineClient, tokenizer: Tokenizer, config: ServerConfig)
         models.router(service),
         completions.router(service),
         chat.router(service),
+        responses.router(service),
         tokenize.router(service),
     ]
     for router in (*routers, openapi.router(config, routers)):

@@ -13,7 +13,7 @@ from pydantic.json_schema import GenerateJsonSchema
 from starlette.responses import Response
 
 from server.config import ServerConfig
-from server.errors import ApiError, ErrorBody, InvalidApiKey
+from server.errors import ApiError, InvalidApiKey
 from server.operations import Operation, operation_of
 from server.paths import PROBES
 from server.version import version
@@ -31,6 +31,10 @@ INTRODUCTION = (
 STREAM = (
     "With `stream: true`: server-sent events, `data: ` and a JSON object each, then `data: [DONE]`. "
     "A failure after the first byte is an event, too: the error object."
+)
+NAMED_STREAM = (
+    "With `stream: true`: server-sent events, `event: ` and a type, `data: ` and a JSON object of that type. "
+    "A failure after the first byte is an event, too."
 )
 MEANINGS: dict[HTTPStatus, str] = {
     HTTPStatus.BAD_REQUEST: "The request is invalid; `param` names the field at fault.",
@@ -98,7 +102,7 @@ def _routes(routers: Sequence[APIRouter]) -> Iterator[_Route]:
 
 def _types(operation: Operation) -> Iterator[Any]:
     yield from (type_ for type_ in (operation.body, operation.answer, operation.event) if type_ is not None)
-    yield ErrorBody
+    yield operation.error
 
 
 def _schemas(types: Iterable[Any]) -> tuple[Schemas, Json]:
@@ -119,7 +123,7 @@ def _operation(route: _Route, schemas: Schemas, config: ServerConfig) -> Json:
         "summary": summary,
         "description": rest.strip() or summary,
         "security": [{"key": []}] if locked else [],
-        "responses": {"200": _answer(route.operation, schemas)} | _failures(failures, schemas[ErrorBody]),
+        "responses": {"200": _answer(route.operation, schemas)} | _failures(failures, schemas[route.operation.error]),
     }
     if route.operation.parameters:
         described["parameters"] = [_parameter(*item) for item in route.operation.parameters.items()]
@@ -139,8 +143,10 @@ def _answer(operation: Operation, schemas: Schemas) -> Json:
     kind = "text/plain" if operation.answer is str else "application/json"
     answer: Json = {"description": "The answer.", "content": {kind: {"schema": schemas[operation.answer]}}}
     if operation.event is not None:
-        events = {"anyOf": [schemas[operation.event], schemas[ErrorBody]]}
-        stream = {"type": "string", "description": STREAM, "x-event": events}
+        event = schemas[operation.event]
+        events = event if operation.named else {"anyOf": [event, schemas[operation.error]]}
+        description = NAMED_STREAM if operation.named else STREAM
+        stream = {"type": "string", "description": description, "x-event": events}
         answer["content"]["text/event-stream"] = {"schema": stream}
     return answer
 

@@ -9,6 +9,7 @@ from pydantic import BaseModel
 from server.errors import (
     ApiError,
     BodyTooLarge,
+    ErrorBody,
     InternalError,
     InvalidRequest,
     ModelNotFound,
@@ -35,6 +36,8 @@ class Operation:
     failures: Failures = ()
     example: Mapping[str, Any] = field(default_factory=dict)  # a body; its model is filled in
     parameters: Mapping[str, str] = field(default_factory=dict)  # of the path: name -> description
+    named: bool = False  # whether its events carry their type as a name; then failures are among them
+    error: Any = ErrorBody  # the body of a failure
 
     def extra(self) -> dict[str, Any]:
         """For a route's `openapi_extra`, where `operation_of` finds it."""

@@ -213,15 +213,11 @@ class DetokenizeRequest(ModelRequest):
 
 def parse(model: type[RequestT], body: bytes, check_extra: ParameterCheck) -> RequestT:
     """Raises InvalidRequest, which names the field at fault, for whatever is wrong with the body."""
-    return _checked(lambda: model.model_validate_json(body), check_extra)
+    return checked(lambda: model.model_validate_json(body), check_extra)
 
 
-def translated(payload: Mapping[str, Any], check_extra: ParameterCheck) -> ChatRequest:
-    """The chat request that a body of another shape amounts to. Raises InvalidRequest, in the chat's own names."""
-    return _checked(lambda: ChatRequest.model_validate(payload), check_extra)
-
-
-def _checked(validate: Callable[[], RequestT], check_extra: ParameterCheck) -> RequestT:
+def checked(validate: Callable[[], RequestT], check_extra: ParameterCheck) -> RequestT:
+    """What `validate` returns, if it is valid as a whole. Raises InvalidRequest."""
     try:
         request = validate()
     except ValidationError as error:

@@ -13,9 +13,10 @@ from server.conversation import rendered
 from server.errors import ServiceUnavailable
 from server.health import require_ready
 from server.operations import READING, Operation
-from server.protocol import DetokenizeRequest, TokenizeRequest, translated
+from server.protocol import DetokenizeRequest, TokenizeRequest
 from server.service import Service
 from server.text import Tokenizer
+from server.translation import translated
 from server.wire import encode_json
 
 
@@ -72,7 +73,7 @@ def _encoded(service: Service, request: TokenizeRequest) -> tuple[int, ...]:
     """Runs in a thread, as everything that takes longer with the text."""
     if request.prompt is not None:
         return service.tokenizer.encode(request.prompt, request.add_special_tokens is not False)
-    chat = translated(request.chat(request.model or service.config.served_model_name), service.check_extra)
+    chat = translated(service, request.chat(request.model or service.config.served_model_name), {})
     return service.tokenizer.encode(rendered(service, chat), request.add_special_tokens is True)
 
 

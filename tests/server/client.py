@@ -13,6 +13,7 @@ from server.config import ServerConfig
 from server.text import Tokenizer
 from tests.server.fake import FakeEngineClient, Script
 from tests.server.openai_spec import validate, validate_stream
+from tests.server.strict import named_events
 from tests.server.vocab import byte_level
 
 MODEL = "org/tiny"
@@ -41,6 +42,10 @@ class Reply:
     @property
     def lines(self) -> list[str]:
         return self.body.decode().split("\n")
+
+    def named_events(self) -> list[dict[str, Any]]:
+        """Those of a stream in which they carry their type as a name."""
+        return named_events(self.lines)
 
     def events(self) -> list[Any]:
         """The objects of a stream, without the last [DONE]."""
@@ -77,6 +82,9 @@ class Client:
     def chat(self, **parameters: Any) -> Reply:
         messages = [{"role": "user", "content": "hi"}]
         return self.post("/v1/chat/completions", {"model": MODEL, "messages": messages} | parameters)
+
+    def respond(self, **parameters: Any) -> Reply:
+        return self.post("/v1/responses", {"model": MODEL, "input": "hi"} | parameters)
 
     def generate(self, endpoint: str, **parameters: Any) -> Reply:
         """One of each_endpoint."""

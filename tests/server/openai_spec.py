@@ -20,7 +20,7 @@ from openai.types import Completion, Model
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from openai.types.shared import ErrorObject
 
-from tests.server import anthropic_spec
+from tests.server import anthropic_spec, responses_spec
 from tests.server.strict import check_types, refuse_constant
 
 FAILURES = (400, 401, 404, 405, 413, 429, 500, 503)
@@ -62,6 +62,8 @@ def validate(path: str, method: str, status: int, body: bytes) -> None:
     if status != 200:
         assert status in FAILURES, f"{method} {path} answered {status}"
         (anthropic_spec.validate_error if path.startswith("/v1/messages") else validate_error)(payload)
+    elif path == "/v1/responses":
+        responses_spec.validate_whole(payload)
     elif path.startswith("/v1/models/"):
         _check(Model, "Model", payload)
     elif path not in OUR_OWN:
@@ -75,6 +77,13 @@ def validate_error(payload: Mapping[str, Any]) -> None:
 
 def validate_stream(path: str, lines: Sequence[str]) -> None:
     """A whole stream, as lines without their ends: its framing, each chunk, and what holds across chunks."""
+    if path == "/v1/responses":
+        responses_spec.validate_stream(lines)
+    else:
+        _validate_chunks(path, lines)
+
+
+def _validate_chunks(path: str, lines: Sequence[str]) -> None:
     payloads = _unframed(lines)
     chunks = [payload for payload in payloads if "error" not in payload]
     for payload in payloads[len(chunks) :]:
