@@ -25,6 +25,7 @@ class Task:
 
     prompt: tuple[int, ...]
     params: SamplingParams
+    shown: frozenset[int] = frozenset()  # special tokens that are part of the text
 
 
 async def read(service: Service, http: HttpRequest, model: type[RequestT]) -> RequestT:
@@ -71,7 +72,10 @@ def admit(service: Service, http: HttpRequest, request: GenerationRequest, tasks
         for choice in range(n)
     ]
     include = request.include_stop_str_in_output is True
-    choices = [Choice(index, each, service.tokenizer, request.stops(), include) for index, each in enumerate(requests)]
+    choices = [
+        Choice(index, each, service.tokenizer, request.stops(), include, tasks[index // n].shown)
+        for index, each in enumerate(requests)
+    ]
     trace = Trace.of(http.scope)
     trace.admit(id, request.model)
     return Job(id, choices, n, _submit(service, requests), service, trace)

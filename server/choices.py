@@ -27,15 +27,24 @@ class Choice:
     """
 
     def __init__(
-        self, index: int, request: Request, tokenizer: Tokenizer, stops: Sequence[str], include_stop: bool = False
+        self,
+        index: int,
+        request: Request,
+        tokenizer: Tokenizer,
+        stops: Sequence[str],
+        include_stop: bool = False,
+        shown: frozenset[int] = frozenset(),
     ) -> None:
-        """include_stop: the text ends with what ended it, be it a stop string or a token that is text."""
+        """include_stop: the text ends with what ended it, be it a stop string or a token that is text.
+
+        shown: special tokens whose text is shown, as others' is not.
+        """
         self.index = index
         self.request = request
         self.completion_tokens = 0  # up to and including the one that ended the choice
         self.cached_tokens = 0
         self.finish_reason: FinishReason | None = None
-        self._detokenizer = Detokenizer(tokenizer, request.prompt)
+        self._detokenizer = Detokenizer(tokenizer, request.prompt, shown)
         self._stops = StopStrings(stops, include_stop)
         self._include_stop = include_stop
         self._logprobs: list[tuple[int, TokenLogprobs]] = []  # of tokens whose text was not shown yet

@@ -1,39 +1,48 @@
 """From a chat request to an admitted job: what every endpoint does that answers conversations."""
 
 import asyncio
+from collections.abc import Callable
+from functools import partial
 
 import jinja2
 from starlette.requests import Request as HttpRequest
 
-from engine.api import Ready
+from engine.api import Ready, SamplingParams
 from server.admission import Task, admit, check_count
+from server.calls import CallParser, format_of, new_id
 from server.errors import InvalidRequest
 from server.health import require_ready
 from server.job import Job
 from server.messages import turns_of
-from server.parts import PartReaders
+from server.parts import PartParser, PartReaders, PlainText
 from server.protocol import ChatRequest
 from server.sampling import output_limit, sampling_params
 from server.service import Service
 from server.template import ChatTemplate, Rendering
+from server.tools import ToolUse
 
 
 async def begin(service: Service, http: HttpRequest, request: ChatRequest, prefix: str) -> tuple[Job, PartReaders]:
     """The job, whose id starts with `prefix`, and what reads its answer. Raises ApiError, and nothing is queued."""
     ready = require_ready(service.client)
     check_count(service, ready, 1, request)
-    task = await asyncio.to_thread(_task, service, request, ready)
-    return admit(service, http, request, [task], prefix), PartReaders()
+    task, parser = await asyncio.to_thread(_prepared, service, request, ready)
+    return admit(service, http, request, [task], prefix), PartReaders(parser)
 
 
 def rendered(service: Service, request: ChatRequest) -> str:
     """The prompt as text: what the model is given. Raises InvalidRequest."""
+    return _rendered(_template(service, request), request, request.tool_use())
+
+
+def _rendered(template: ChatTemplate, request: ChatRequest, use: ToolUse | None) -> str:
     rendering = Rendering(
+        tools=[] if use is None else [tool.described() for tool in use.described],
         add_generation_prompt=request.add_generation_prompt is not False,
         continue_final=request.continue_final_message is True,
         variables=request.chat_template_kwargs or {},
     )
-    return _template(service, request).render(turns_of(request.messages), rendering)
+    return template.render(turns_of(request.messages), rendering)
 
 
 def _template(service: Service, request: ChatRequest) -> ChatTemplate:
@@ -56,13 +65,28 @@ def _template(service: Service, request: ChatRequest) -> ChatTemplate:
         raise InvalidRequest(message, "chat_template") from error
 
 
-def _task(service: Service, request: ChatRequest, ready: Ready) -> Task:
+def _prepared(service: Service, request: ChatRequest, ready: Ready) -> tuple[Task, Callable[[], PartParser]]:
     """Runs in a thread: rendering and encoding a long conversation take longer than the event loop may wait."""
-    text = rendered(service, request)
+    template, use = _template(service, request), request.tool_use()
+    text = _rendered(template, request, use)
     prompt = service.tokenizer.encode(text, add_special_tokens=False)  # the template brings its BOS
     if not prompt:
         raise InvalidRequest("'messages' render to an empty prompt.", "messages")
+    params = _params(request, ready, len(prompt))
+    if use is None:
+        return Task(prompt, params), PlainText
+    if use.required:
+        raise InvalidRequest(
+            "A call cannot be demanded on this server yet; set 'tool_choice' to \"auto\".", "tool_choice"
+        )
+    format = format_of(template)
+    names = frozenset(tool.name for tool in use.callable)
+    parser = partial(CallParser, format, names, new_id(template.wants_short_ids), use.parallel)
+    return Task(prompt, params, service.tokenizer.special_ids(format.tokens())), parser
+
+
+def _params(request: ChatRequest, ready: Ready, prompt_tokens: int) -> SamplingParams:
     wanted = request.max_tokens if request.max_completion_tokens is None else request.max_completion_tokens
-    limit = output_limit(len(prompt), wanted, ready.max_model_len, "messages")
+    limit = output_limit(prompt_tokens, wanted, ready.max_model_len, "messages")
     logprobs = (request.top_logprobs or 0) if request.logprobs else None
-    return Task(prompt, sampling_params(request, ready, limit, logprobs))
+    return sampling_params(request, ready, limit, logprobs)

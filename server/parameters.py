@@ -16,19 +16,14 @@ NOT_SUPPORTED: dict[str, tuple[object, ...]] = {
     "audio": (),
     "best_of": (1,),
     "echo": (False,),
-    "function_call": ("none", "auto"),
-    "functions": (),
     "modalities": (["text"],),
     "moderation": (),
-    "parallel_tool_calls": (True, False),
     "prediction": (),
     "reasoning_effort": ("none",),
     "response_format": ({"type": "text"},),
     "service_tier": ("auto", "default"),
     "store": (False,),
     "suffix": (),
-    "tool_choice": ("none", "auto"),
-    "tools": (),
     "verbosity": ("medium",),
     "web_search_options": (),
     # vLLM's extensions
@@ -54,6 +49,9 @@ NOT_SUPPORTED: dict[str, tuple[object, ...]] = {
     "use_beam_search": (False,),
 }
 
+# OpenAI's own older names -> what does the same.
+REPLACED = {"function_call": "tool_choice", "functions": "tools"}
+
 # These inform whoever runs the service; they change nothing about the answer.
 INFORMATIONAL = frozenset(
     {"metadata", "prompt_cache_key", "prompt_cache_options", "prompt_cache_retention", "safety_identifier"}
@@ -71,7 +69,9 @@ class ParameterCheck:
     def __call__(self, extra: Mapping[str, Any]) -> None:
         """Raises InvalidRequest for a parameter that asks for something this server cannot do."""
         for name, value in extra.items():
-            if name in NOT_SUPPORTED:
+            if name in REPLACED:
+                _refuse_unless_absent(name, value)
+            elif name in NOT_SUPPORTED:
                 _refuse_unless_neutral(name, value)
             elif name not in INFORMATIONAL:
                 self._log_once(name)
@@ -80,6 +80,12 @@ class ParameterCheck:
         if name not in self._logged and len(self._logged) < self.MAX_REMEMBERED:
             self._logged.add(name)
             logger.warning("ignoring the unknown parameter %r", name[:100])
+
+
+def _refuse_unless_absent(name: str, value: object) -> None:
+    """Of calls that are left to the model nothing is asked, where there are no functions."""
+    if not is_absent(value) and value not in ("none", "auto"):
+        raise InvalidRequest(f"'{name}' is not supported by this server; use '{REPLACED[name]}' instead.", name)
 
 
 def _refuse_unless_neutral(name: str, value: object) -> None:

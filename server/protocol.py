@@ -9,6 +9,7 @@ from server.errors import InvalidRequest, from_validation
 from server.fields import Object, shaped
 from server.messages import Message
 from server.parameters import ParameterCheck
+from server.tools import MAX_TOOLS, Tool, ToolChoice, ToolUse, check_tools, tool_use
 
 MAX_STOPS = 4
 MAX_STOP_LENGTH = 1024  # characters: every choice prepares its own search for them
@@ -161,15 +162,26 @@ class ChatRequest(GenerationRequest):
     """Extension. A Jinja template in place of the checkpoint's, where the server is started to allow it."""
     chat_template_kwargs: dict[str, Any] | None = None
     """Extension. Further variables of the template."""
+    tools: list[Tool] | None = Field(None, max_length=MAX_TOOLS)
+    """Functions that the model may call."""
+    tool_choice: ToolChoice | None = None
+    """Whether it calls any: `auto`, the default with tools, leaves it to the model; others demand or forbid it."""
+    parallel_tool_calls: bool | None = None
+    """Whether one answer may have several calls. Default: true."""
 
     def check(self) -> None:
         super().check()
+        check_tools(self.tools or [], self.tool_choice)
         if self.continue_final_message:
             self._check_prefill()
         if self.top_logprobs and not self.logprobs:
             raise InvalidRequest("'top_logprobs' is only allowed with 'logprobs': true.", "top_logprobs")
         for position, message in enumerate(self.messages):
             message.check(position)
+
+    def tool_use(self) -> ToolUse | None:
+        """What the model may do with tools; None when it has none to call."""
+        return tool_use(self.tools or [], self.tool_choice, self.parallel_tool_calls is not False)
 
     def _check_prefill(self) -> None:
         if self.add_generation_prompt:

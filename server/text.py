@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -58,6 +58,11 @@ class Tokenizer:
         """The text of ids by their bytes alone, U+FFFD where these are no UTF-8; leading spaces are kept."""
         return b"".join(self.token_bytes(id) for id in ids if id not in self._special).decode(errors="replace")
 
+    def special_ids(self, texts: Iterable[str]) -> frozenset[int]:
+        """The ids of those of the texts that are special tokens, which decoding leaves out as a rule."""
+        wanted = {text.encode() for text in texts}
+        return frozenset(id for id in self._special if self._added[id] in wanted)
+
     def token_bytes(self, id: int) -> bytes:
         """The bytes that a token stands for: of a character that was split, its true part."""
         if id in self._added:
@@ -89,8 +94,10 @@ class Detokenizer:
     SEED = 6  # ids of the prompt that the first token is decoded after
     MAX_HELD = 16  # tokens; no character has so many bytes
 
-    def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int]) -> None:
+    def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int], shown: frozenset[int] = frozenset()) -> None:
+        """shown: special tokens that are part of the text, which others never are."""
         self._tokenizer = tokenizer
+        self._shown = shown
         self._held: list[int] = []  # tokens whose text has not been returned
         self._stream = DecodeStream(ids=self._seed(prompt[-self.SEED :]), skip_special_tokens=True)
 
@@ -102,6 +109,8 @@ class Detokenizer:
 
     def push(self, id: int) -> str:
         """The text that has become certain; "" while a character is incomplete."""
+        if id in self._shown:
+            return self.flush() + self._tokenizer.token_bytes(id).decode()
         self._held.append(id)
         try:
             text = self._stream.step(self._tokenizer.backend, id)

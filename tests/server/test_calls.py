@@ -1,0 +1,177 @@
+"""Calls in the text of a model: both formats, cut anywhere; what is malformed stays text, and nothing raises."""
+
+import json
+import re
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from server.calls import JSON, MISTRAL, MISTRAL_NAMED, CallFormat, CallParser, format_of, new_id
+from server.parts import Part, Piece, Text, ToolCall, ToolCallArguments, ToolCallStart
+from server.template import ChatTemplate
+from tests.server.test_template import CHATML, MISTRAL_TOOLS, SPECIAL
+
+FORMATS = {"json": JSON, "mistral": MISTRAL}
+ALPHABET = [
+    *("<tool_call>", "</tool_call>", "[TOOL_CALLS]", "[ARGS]", "[CALL_ID]", '{"name": "f", "arguments": {', "<tool"),
+    *('{"name": "g", "arguments": {}}', '"arguments": "{}"', '"name": "f"', "f[ARGS]{", "[TOOL", '"', "\\"),
+    *("{", "}", "[", "]", ",", ":", " ", "\n", "x", "é", "f", "null", '{"a": [1, "}"]}', "[{", "}]"),
+]
+texts = st.lists(st.sampled_from(ALPHABET), max_size=25).map("".join) | st.text(max_size=40)
+
+
+def read(format: CallFormat, pieces: Sequence[str], parallel: bool = True) -> list[Part]:
+    parser = CallParser(format, frozenset({"f", "g"}), lambda: "id", parallel)
+    parts = [part for piece in pieces for part in parser.push(piece)]
+    return parts + parser.flush()
+
+
+def whole(format: CallFormat, text: str, parallel: bool = True) -> tuple[str, list[tuple[str, str]]]:
+    """The same, however the text is cut; as text and calls."""
+    pieces = [[text], list(text), re.findall(r"(?s).{1,3}", text)]
+    pieces += [[text[:cut], text[cut:]] for cut in range(len(text))]
+    answers = [Piece(0, tuple(read(format, cut, parallel))) for cut in pieces]
+    seen = [(answer.text, [(call.name, call.arguments) for call in answer.tool_calls]) for answer in answers]
+    assert all(each == seen[0] for each in seen), text
+    return seen[0]
+
+
+@pytest.mark.parametrize(
+    ("format", "text", "content", "calls"),
+    [
+        (JSON, "Hello.\n", "Hello.\n", []),
+        (JSON, '<tool_call>\n{"name": "f", "arguments": {"x": 1}}\n</tool_call>', "", [("f", '{"x": 1}')]),
+        (JSON, 'So:\n\n<tool_call>{"name":"f","arguments":{}}</tool_call>\n', "So:", [("f", "{}")]),
+        (JSON, '<tool_call>{"name": "f", "parameters": {"x": "}"}}</tool_call>', "", [("f", '{"x": "}"}')]),
+        (
+            JSON,
+            '<tool_call>\n{"name": "f", "arguments": {"x": "</tool_call>\\""}}\n</tool_call>\n'
+            '<tool_call>\n{"name": "g", "arguments": {"é": [{}]}}\n</tool_call>',
+            "",
+            [("f", '{"x": "</tool_call>\\""}'), ("g", '{"é": [{}]}')],
+        ),
+        (JSON, '<tool_call>{"arguments": {"x": 1}, "name": "f"}</tool_call>', "", [("f", '{"x": 1}')]),
+        (JSON, '<tool_call>{"name": "f", "arguments": "{\\"x\\": 1}"}</tool_call>', "", [("f", '{"x": 1}')]),
+        (JSON, '<tool_call>{"name": "f"}</tool_call> then', " then", [("f", "{}")]),
+        (JSON, '<tool_call>{"name": "f", "arguments": {}', "", [("f", "{}")]),
+        (JSON, '<tool_call>{"name": "f", "arguments": {"x": [1', "", [("f", '{"x": [1')]),
+        (JSON, '<tool_call>{"name": "f", "arguments": {}\n</tool_call> a', " a", [("f", "{}")]),
+        (MISTRAL, '[TOOL_CALLS] [{"name": "f", "arguments": {"x": 1}}]', "", [("f", '{"x": 1}')]),
+        (
+            MISTRAL,
+            'a [TOOL_CALLS][{"name": "f", "arguments": {}, "id": "abcdefghi"}, {"name": "g", "arguments": {"y": 2}}]',
+            "a",
+            [("f", "{}"), ("g", '{"y": 2}')],
+        ),
+        (MISTRAL, '[TOOL_CALLS]{"name": "f", "arguments": {}}', "", [("f", "{}")]),
+        (MISTRAL_NAMED, '[TOOL_CALLS]f[ARGS]{"x": 1}[TOOL_CALLS]g[ARGS]{}', "", [("f", '{"x": 1}'), ("g", "{}")]),
+        (MISTRAL_NAMED, '[TOOL_CALLS]f[CALL_ID]a1b2c3d4e[ARGS]{"x": 1}', "", [("f", '{"x": 1}')]),
+    ],
+)
+def test_calls(format: CallFormat, text: str, content: str, calls: list[tuple[str, str]]) -> None:
+    assert whole(format, text) == (content, calls)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "<tool_call>",
+        "a <tool_cal",
+        "<tool_call>f(1)</tool_call>",
+        "<tool_call>{}</tool_call>",
+        "<tool_call>[]</tool_call>",
+        "<tool_call>{'name': 'f'}</tool_call>",
+        '<tool_call>{"name": "unknown", "arguments": {"x": 1}}</tool_call>',
+        '<tool_call>{"name": "f", "arguments": [1]}</tool_call>',
+        '<tool_call>{"name": "f", "arguments": 1}</tool_call>',
+        '<tool_call>{"name": "f", "arguments": "no"}</tool_call>',
+        '<tool_call>{"name": ["f"], "arguments": {}}</tool_call>',
+        '<tool_call>{"name": "f", "argu',
+        "<tool_call>" + "x" * 300,
+        "[TOOL_CALLS]h[ARGS]{}",
+    ],
+)
+def test_malformed_calls_are_text(text: str) -> None:
+    assert whole(JSON, text) == (text, [])
+
+
+def test_a_call_after_a_malformed_one() -> None:
+    text = 'a <tool_call>{"name": </tool_call> <tool_call>{"name": "f", "arguments": {"x": 2}}</tool_call>'
+    assert whole(JSON, '<tool_call>no <tool_call>{"name": "f", "arguments": {"x": 2}}')[1] == [("f", '{"x": 2}')]
+    assert whole(JSON, text)[0].startswith("a <tool_call>")
+
+
+def test_only_the_first_call_where_calls_are_not_parallel() -> None:
+    text = '[TOOL_CALLS] [{"name": "f", "arguments": {"x": 1}}, {"name": "g", "arguments": {}}]'
+    assert whole(MISTRAL, text, parallel=False) == ("", [("f", '{"x": 1}')])
+
+
+def test_a_call_is_told_as_it_is_written() -> None:
+    parser = CallParser(JSON, frozenset({"f"}), lambda: "id")
+    seen: list[list[Part]] = []
+    for piece in (
+        "Let me ",
+        "see.\n",
+        "<tool",
+        '_call>\n{"na',
+        'me": "f", "arguments": ',
+        '{"x"',
+        ": 1}",
+        "}\n</tool_",
+    ):
+        seen.append(parser.push(piece))
+    assert seen == [
+        [Text("Let me")],
+        [Text(" see.")],
+        [],
+        [],
+        [],
+        [ToolCallStart(0, "id", "f"), ToolCallArguments(0, '{"x"')],
+        [ToolCallArguments(0, ": 1}")],
+        [],
+    ]
+    assert parser.flush() == []
+
+
+@settings(max_examples=150, derandomize=True, deadline=None)
+@given(st.sampled_from(sorted(FORMATS)), texts, st.booleans())
+def test_any_text_is_read_the_same_however_it_is_cut(name: str, text: str, parallel: bool) -> None:
+    content, calls = whole(FORMATS[name], text, parallel)
+    if not calls and FORMATS[name].marker not in text:
+        assert content == text
+
+
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=20, derandomize=True, deadline=None)
+@given(st.lists(st.dictionaries(st.text(max_size=5), values, max_size=3), min_size=1, max_size=3), st.booleans())
+def test_arguments_come_through(many: list[dict[str, object]], ascii: bool) -> None:
+    written = [json.dumps(arguments, ensure_ascii=ascii) for arguments in many]
+    calls = [f'{{"name": "f", "arguments": {each}}}' for each in written]
+    expected = ("", [("f", each) for each in written])
+    assert whole(JSON, "\n".join(f"<tool_call>\n{call}\n</tool_call>" for call in calls)) == expected
+    assert whole(MISTRAL, f"[TOOL_CALLS] [{', '.join(calls)}]") == expected
+    assert whole(MISTRAL_NAMED, "".join(f"[TOOL_CALLS]f[ARGS]{each}" for each in written)) == expected
+
+
+def test_ids() -> None:
+    assert re.fullmatch(r"call_[a-zA-Z0-9]{24}", new_id(short=False)())
+    assert re.fullmatch(r"[a-zA-Z0-9]{9}", new_id(short=True)())
+    assert new_id(short=True)() != new_id(short=True)()
+    parts = CallParser(JSON, frozenset("f"), new_id(False)).push('<tool_call>{"name": "f"}<tool_call>{"name": "f"}')
+    first, second = Piece(0, tuple(parts)).tool_calls
+    assert isinstance(first, ToolCall) and first.id != second.id
+
+
+def test_the_format_is_that_of_the_template() -> None:
+    assert format_of(ChatTemplate(MISTRAL_TOOLS, SPECIAL)) == MISTRAL
+    named = MISTRAL_TOOLS.replace("[TOOL_RESULTS]", "{# [ARGS] #}[TOOL_RESULTS]")
+    assert format_of(ChatTemplate(named, SPECIAL)) == MISTRAL_NAMED
+    assert format_of(ChatTemplate(CHATML)) == format_of(ChatTemplate("{# [TOOL_CALLS] #}" + CHATML)) == JSON
