@@ -8,7 +8,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from engine.client import EngineClient
-from server import chat, completions, health, metrics, models, openapi, responses, tokenize, version
+from server import chat, completions, health, metrics, models, openapi, page, responses, tokenize, version
 from server.auth import ApiKeys
 from server.config import ServerConfig
 from server.errors import error_response, from_http
@@ -40,7 +40,7 @@ def create_app(client: EngineClient, tokenizer: Tokenizer, config: ServerConfig)
         responses.router(service),
         tokenize.router(service),
     ]
-    for router in (*routers, openapi.router(config, routers)):
+    for router in (*routers, openapi.router(config, routers), page.router()):
         app.include_router(router)
     return app
 

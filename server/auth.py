@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from server import page
 from server.errors import InvalidApiKey
 from server.paths import PROBES, route_path
 
@@ -18,7 +19,7 @@ class ApiKeys:
         self._keys = [key.encode() for key in keys]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and self._keys and route_path(scope) not in PROBES:
+        if scope["type"] == "http" and self._keys and not _is_open(route_path(scope)):
             self._check(_given(Headers(scope=scope)))
         await self._app(scope, receive, send)
 
@@ -29,6 +30,10 @@ class ApiKeys:
         matches = [hmac.compare_digest(candidate, key) for key in self._keys]  # all of them: no early exit
         if not any(matches):
             raise InvalidApiKey("The API key is not valid.")
+
+
+def _is_open(path: str) -> bool:
+    return path in PROBES or page.is_open(path)
 
 
 def _given(headers: Headers) -> str:

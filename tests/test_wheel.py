@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -65,6 +66,10 @@ def test_it_serves(environment: Path, tmp_path: Path) -> None:
     }
     with serving(environment, checkpoint) as url:
         answer = httpx.post(f"{url}/v1/chat/completions", json=body, timeout=PATIENCE)
+        page = httpx.get(f"{url}/", timeout=PATIENCE)
+        files = [httpx.get(f"{url}/{path}", timeout=PATIENCE) for path in re.findall(r'"(web/[^"]+)"', page.text)]
+    assert {file.status_code for file in (page, *files)} == {200}
+    assert len(files) >= 5
     assert answer.status_code == 200
     events = [line.removeprefix("data: ") for line in answer.text.splitlines() if line]
     assert events.pop() == "[DONE]"

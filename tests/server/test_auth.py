@@ -10,7 +10,7 @@ CLIENT = Client(config=ServerConfig((MODEL,), api_keys=("first", "zweiter-schlü
 
 @pytest.mark.parametrize("value", ["", "Bearer", "Bearer ", "Bearer wrong", "Basic first", "first", "Bearer firs"])
 def test_wrong_keys(value: str) -> None:
-    for path in ("/v1/models", "/v1/nothing", "/"):
+    for path in ("/v1/models", "/v1/nothing", "/nothing"):
         reply = CLIENT.get(path, authorization=value)
         assert (reply.status, reply.error["code"]) == (401, "invalid_api_key")
         assert reply.headers["www-authenticate"] == "Bearer"
@@ -36,7 +36,7 @@ def test_a_key_that_is_not_ascii() -> None:
     assert CLIENT.get("/v1/models", authorization=sent).status == 200
 
 
-@pytest.mark.parametrize("path", ["/health", "/metrics"])
+@pytest.mark.parametrize("path", ["/health", "/metrics", "/", "/web/app.js"])
 def test_open_paths(path: str) -> None:
     assert CLIENT.get(path).status == 200
 

@@ -1,0 +1,100 @@
+// One answer: asks for it, waits while the server is loading, puts the pieces into a message and measures them.
+
+import { chat, health } from "./api.js";
+
+const PAUSE = 1000; // milliseconds between two looks at /health
+
+/**
+ * Fills `message` (its content, finish, stats and error) until the answer ends, in whatever way; never throws.
+ * `show` has changed(), called after each piece, and waiting(reason), called while the server is not ready.
+ */
+export async function answer(body, message, signal, show) {
+  const meter = new Meter();
+  try {
+    for await (const chunk of whenReady(body, signal, show, meter)) {
+      take(chunk, message, meter);
+      show.changed();
+    }
+  } catch (error) {
+    if (signal.aborted) message.finish = "stopped";
+    else message.error = { message: error.message, status: error.status ?? 0 };
+  }
+  message.stats = meter.stats();
+  show.changed();
+}
+
+/** A request that was refused because the server is loading is sent again when it has loaded. */
+async function* whenReady(body, signal, show, meter) {
+  for (;;) {
+    try {
+      meter.begin();
+      yield* chat(body, signal);
+      return;
+    } catch (error) {
+      if (error.status !== 503) throw error;
+      show.waiting(error.message);
+    }
+    await untilReady(signal, show);
+  }
+}
+
+async function untilReady(signal, show) {
+  for (;;) {
+    await pause(PAUSE, signal);
+    try {
+      return await health(signal);
+    } catch (error) {
+      if (signal.aborted) throw error;
+      show.waiting(error.message);
+    }
+  }
+}
+
+function take(chunk, message, meter) {
+  const choice = chunk.choices[0];
+  if (choice?.delta.content) {
+    meter.piece();
+    message.content += choice.delta.content;
+  }
+  if (choice?.finish_reason) message.finish = choice.finish_reason;
+  if (chunk.usage) meter.usage = chunk.usage;
+}
+
+function pause(milliseconds, signal) {
+  return new Promise((resolve, reject) => {
+    const timer = setTimeout(resolve, milliseconds);
+    signal.addEventListener("abort", () => (clearTimeout(timer), reject(signal.reason)), { once: true });
+  });
+}
+
+/** Times as the reader sees them; tokens as the server counts them, or by pieces where it could not tell. */
+class Meter {
+  usage = null;
+  #begun = 0;
+  #first = null;
+  #last = null;
+  #pieces = 0;
+
+  begin() {
+    this.#begun = performance.now();
+  }
+
+  piece() {
+    this.#last = performance.now();
+    this.#first ??= this.#last;
+    this.#pieces += 1;
+  }
+
+  /** Seconds to the first token; tokens, and tokens per second after the first. Null: there was no such thing. */
+  stats() {
+    if (this.#first === null) return null;
+    const tokens = this.usage?.completion_tokens ?? this.#pieces;
+    const seconds = (this.#last - this.#first) / 1000;
+    return {
+      ttft: (this.#first - this.#begun) / 1000,
+      tokens,
+      rate: tokens > 1 && seconds > 0 ? (tokens - 1) / seconds : null,
+      exact: this.usage !== null,
+    };
+  }
+}

@@ -1,0 +1,77 @@
+// The server's API: every call the page makes. Failures are ApiError, with the server's own sentence.
+
+import { events } from "./sse.js";
+
+const BASE = new URL("../", import.meta.url); // the page may live under a prefix
+const KEY = "octavo:key";
+
+export class ApiError extends Error {
+  /** `status` is 0 when there was no answer at all, or when a stream that had begun failed. */
+  constructor(message, status = 0) {
+    super(message);
+    this.status = status;
+  }
+}
+
+/** Forgotten with the tab. */
+export function setKey(key) {
+  sessionStorage.setItem(KEY, key);
+}
+
+/** The names of the models that are served. */
+export async function models() {
+  const response = await call("v1/models");
+  return (await response.json()).data.map((model) => model.id);
+}
+
+/** Returns when the server takes requests; otherwise throws ApiError, whose message says how far it has come. */
+export async function health(signal) {
+  await call("health", { signal });
+}
+
+/** The chunks of a streamed chat completion. Throws ApiError, and AbortError when the signal is given. */
+export async function* chat(body, signal) {
+  const options = { stream: true, stream_options: { include_usage: true } };
+  const response = await call("v1/chat/completions", {
+    method: "POST",
+    headers: { "Content-Type": "application/json" },
+    body: JSON.stringify({ ...body, ...options }),
+    signal,
+  });
+  for await (const data of events(response.body)) {
+    if (data === "[DONE]") return;
+    const chunk = JSON.parse(data);
+    if (chunk.error) throw new ApiError(chunk.error.message);
+    yield chunk;
+  }
+  throw new ApiError("The connection ended before the answer did.");
+}
+
+async function call(path, options = {}) {
+  const response = await send(path, options);
+  if (!response.ok) throw new ApiError(await reason(response), response.status);
+  return response;
+}
+
+async function send(path, options) {
+  try {
+    return await fetch(new URL(path, BASE), { ...options, headers: { ...options.headers, ...authorization() } });
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new ApiError("The server cannot be reached.");
+  }
+}
+
+/** Headers hold bytes: a key beyond ASCII travels as UTF-8. */
+function authorization() {
+  const key = sessionStorage.getItem(KEY);
+  return key ? { Authorization: "Bearer " + String.fromCharCode(...new TextEncoder().encode(key)) } : {};
+}
+
+async function reason(response) {
+  try {
+    return (await response.json()).error.message;
+  } catch {
+    return `The server answered ${response.status} ${response.statusText}`.trim() + ".";
+  }
+}

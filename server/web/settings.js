@@ -1,0 +1,64 @@
+// The settings dialog: the system prompt and the sampling parameters, as a table; remembered as they are typed.
+
+import { byId, element } from "./dom.js";
+import { saveSettings, settings } from "./store.js";
+
+// The bounds are the server's own: it names the parameter that is beyond them. Steps are for the arrow keys only.
+const PARAMETERS = [
+  { name: "temperature", hint: "0 always takes the likeliest token, 2 is wild", step: 0.1 },
+  { name: "top_p", hint: "the likeliest tokens that share this probability, 0 to 1", step: 0.05 },
+  { name: "top_k", hint: "so many of the likeliest tokens, 0 for all", step: 1 },
+  { name: "min_p", hint: "tokens at least this share as likely as the likeliest", step: 0.05 },
+  { name: "max_tokens", hint: "the longest answer, in tokens", step: 16 },
+  { name: "seed", hint: "the same number gives the same answer again", step: 1 },
+];
+const STOP = { name: "stop", hint: "ends the answer: one a line, four at most" };
+
+export function initSettings() {
+  byId("parameters").append(...PARAMETERS.map(numberField), stopField());
+  byId("open-settings").addEventListener("click", () => byId("settings").showModal());
+  byId("reset-settings").addEventListener("click", () => {
+    saveSettings({ model: settings().model });
+    showValues();
+  });
+  byId("settings").addEventListener("input", (event) => remember(event.target.name, event.target.value));
+  showValues();
+}
+
+export function remember(name, value) {
+  saveSettings({ ...settings(), [name]: value });
+}
+
+/** What the settings add to a request: only what was filled in. */
+export function chosenParameters() {
+  const chosen = settings();
+  const numbers = PARAMETERS.filter(({ name }) => chosen[name]).map(({ name }) => [name, Number(chosen[name])]);
+  const stops = (chosen.stop ?? "").split("\n").filter((line) => line !== "");
+  return { ...Object.fromEntries(numbers), ...(stops.length ? { stop: stops } : {}) };
+}
+
+/** The system message as a list of none or one. */
+export function systemMessages() {
+  const content = settings().system?.trim();
+  return content ? [{ role: "system", content }] : [];
+}
+
+function showValues() {
+  const chosen = settings();
+  for (const { name } of [{ name: "system" }, ...PARAMETERS, STOP]) byId(`set-${name}`).value = chosen[name] ?? "";
+}
+
+function numberField({ name, hint, step }) {
+  return field(name, hint, element("input", { name, step, type: "number", placeholder: "default" }));
+}
+
+function stopField() {
+  return field(STOP.name, STOP.hint, element("textarea", { name: STOP.name, rows: 2, placeholder: "None" }));
+}
+
+function field(name, hint, control) {
+  control.id = `set-${name}`;
+  control.setAttribute("aria-describedby", `${name}-hint`);
+  const label = element("label", { htmlFor: control.id }, element("code", {}, name));
+  return element("div", { className: "field" }, label, control, element("p", { id: `${name}-hint`, className: "hint" }, hint));
+}

@@ -1,0 +1,70 @@
+"""A real Chromium and a server whose model says what it is told; nothing of either survives the tests."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Page, expect, sync_playwright
+
+from tests.e2e.harness import FOREVER, MODEL, Server, started, write_tokenizer
+from tests.tiny import write_tiny_checkpoint
+
+NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
+QUIET = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
+FLAGS = [*QUIET.split(), "--disable-component-update", "--disable-sync"]
+
+PATIENCE = 30_000  # milliseconds; the machine may be busy
+
+expect.set_options(timeout=PATIENCE)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    path = next(filter(None, map(shutil.which, NAMES)), None)
+    if path is None:
+        message = "there is no Chromium: install the package `chromium`, and the page is tested too"
+        pytest.fail(message) if os.environ.get("CI") == "true" else pytest.skip(message)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def page(browser: Browser) -> Iterator[Page]:
+    """A window of its own, with storage of its own. What the page throws fails the test."""
+    with browser.new_context(viewport={"width": 1280, "height": 800}) as context:
+        context.set_default_timeout(PATIENCE)
+        page = context.new_page()
+        thrown: list[str] = []
+        page.on("pageerror", lambda error: thrown.append(str(error)))
+        yield page
+        assert thrown == []
+
+
+@pytest.fixture
+def serve_echo(tmp_path: Path) -> Iterator[Callable[..., Server]]:
+    """Starts a server: flags as arguments, the engine's behaviour as keywords."""
+    with ExitStack() as stack:
+        yield lambda *flags, **behaviour: stack.enter_context(started(*_command(tmp_path, flags, behaviour)))
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """One for all tests that leave it as it was."""
+    with started(*_command(tmp_path_factory.mktemp("page"), (), {"step_seconds": 0.002})) as server:
+        server.wait_for_health(200)
+        yield server
+
+
+def _command(directory: Path, flags: tuple[str, ...], behaviour: dict[str, Any]) -> tuple[list[str | Path], Path]:
+    model = write_tiny_checkpoint(directory / MODEL, vocab_size=264)
+    write_tokenizer(model)
+    (model / "model.safetensors").unlink()
+    chosen = json.dumps({"lives": str(directory / "lives"), "max_model_len": 2 * FOREVER} | behaviour)
+    return ["tests/page/echo.py", chosen, "serve", model, *flags], directory

@@ -1,0 +1,67 @@
+"""An engine that says what it was told: its answer is the last user message, a byte a step. `octavo` around it.
+
+echo.py BEHAVIOUR-AS-JSON serve MODEL ...; "{n}" in a message becomes the number of requests of this life.
+"""
+
+import json
+import re
+import sys
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[2]))
+
+from engine.api import FinishReason, Output, Ready, Request
+from engine.config import EngineConfig
+from engine.process import Build, Report
+from tests import fake_engine
+from tests.fake_engine import Behaviour, FakeEngine
+from tests.server.vocab import BYTES, EOS, ids_of
+
+
+class EchoEngine(FakeEngine):
+    def __init__(self, behaviour: Behaviour) -> None:
+        super().__init__(behaviour)
+        self.requests = 0
+        self.answers: dict[str, list[int]] = {}
+
+    def add(self, request: Request) -> Output | None:
+        self.requests += 1
+        self.answers[request.id] = [*ids_of(self._answer(request)), EOS]
+        return super().add(request)
+
+    def _answer(self, request: Request) -> str:
+        """In the template of tests/server/vocab.py, a turn is <role>content</s>."""
+        prompt = bytes(id - BYTES if id >= BYTES else 0 for id in request.prompt).decode()
+        said = re.findall(r"<user>([^\0]*)\0", prompt)
+        return str(said[-1]).replace("{n}", str(self.requests))
+
+    def _next(self, request: Request, count: int) -> Output:
+        answer = self.answers[request.id]
+        ended = count + 1 in (len(answer), request.params.max_tokens)
+        if ended:
+            del self.running[request.id]
+        else:
+            self.running[request.id] = (request, count + 1)
+        reason = FinishReason.STOP if answer[count] == EOS else FinishReason.LENGTH
+        return Output(request.id, (answer[count],), finish_reason=reason if ended else None)
+
+
+def echo_build(behaviour: Behaviour) -> Build:
+    return partial(_build, behaviour)
+
+
+def _build(behaviour: Behaviour, config: EngineConfig, report: Report) -> tuple[Any, Ready]:
+    _, ready = fake_engine.fake_build(behaviour)(config, report)
+    return EchoEngine(behaviour), ready
+
+
+if __name__ == "__main__":
+    import engine.engine
+    from server.cli import main
+    from tests.page.echo import echo_build as build  # not __main__'s own: the engine's process imports it by name
+
+    given = json.loads(sys.argv[1])
+    engine.engine.build = build(Behaviour(**given | {"lives": Path(given["lives"])}))
+    sys.exit(main(sys.argv[2:]))
