@@ -9,7 +9,7 @@ from starlette.requests import Request as HttpRequest
 
 from engine.api import Ready, Request, SamplingParams
 from engine.client import Generation, QueueFull, Refused, TooLong
-from server.choices import Choice
+from server.choices import Choice, Display
 from server.errors import ContextLengthExceeded, InvalidRequest, ServiceUnavailable, TooManyRequests
 from server.job import Job
 from server.protocol import GenerationRequest, RequestT, parse
@@ -26,6 +26,7 @@ class Task:
     prompt: tuple[int, ...]
     params: SamplingParams
     shown: frozenset[int] = frozenset()  # special tokens that are part of the text
+    echo: str | None = None  # the text that each choice begins with; None: what was generated is all
 
 
 async def read(service: Service, http: HttpRequest, model: type[RequestT]) -> RequestT:
@@ -53,32 +54,35 @@ def check_count(service: Service, ready: Ready, prompts: int, request: Generatio
     """Refuses what could never run, before any of it is encoded."""
     check_ids(service.tokenizer, [token for token, _ in request.biases()], "logit_bias")
     check_ids(service.tokenizer, request.stop_token_ids or (), "stop_token_ids")
-    n = request.n or 1
-    if n > service.config.max_num_choices:
-        raise InvalidRequest(f"'n' should be less than or equal to {service.config.max_num_choices}.", "n")
+    count, field = request.candidates()
+    if count > service.config.max_num_choices:
+        message = f"'{field}' should be less than or equal to {service.config.max_num_choices}."
+        raise InvalidRequest(message, field)
     most = ready.max_num_seqs + ready.max_waiting
-    if prompts * n > most:
-        raise InvalidRequest(f"{prompts * n} choices are too many at once; this server takes {most}.", "n")
+    if prompts * count > most:
+        raise InvalidRequest(f"{prompts * count} choices are too many at once; this server takes {most}.", field)
 
 
 def admit(service: Service, http: HttpRequest, request: GenerationRequest, tasks: Sequence[Task], prefix: str) -> Job:
     """Every prompt, n times, accepted by the engine together; or an error, and nothing is queued."""
     id = f"{prefix}{uuid.uuid4().hex}"
-    n = request.n or 1
+    count, _ = request.candidates()
     salt = request.cache_salt or ""
-    requests = [
-        Request(f"{id}-{position * n + choice}", task.prompt, replace(task.params, choice=choice), salt)
-        for position, task in enumerate(tasks)
-        for choice in range(n)
-    ]
     include = request.include_stop_str_in_output is True
-    choices = [
-        Choice(index, each, service.tokenizer, request.stops(), include, tasks[index // n].shown)
-        for index, each in enumerate(requests)
-    ]
+    choices: list[Choice] = []
+    for task in tasks:
+        display = Display(request.stops(), include, task.shown, task.echo)
+        for choice in range(count):
+            index = len(choices)
+            scored = task.params.prompt_logprobs if choice == 0 or task.echo is not None else None  # once is enough
+            params = replace(task.params, choice=choice, prompt_logprobs=scored)
+            choices.append(
+                Choice(index, Request(f"{id}-{index}", task.prompt, params, salt), service.tokenizer, display)
+            )
     trace = Trace.of(http.scope)
     trace.admit(id, request.model)
-    return Job(id, choices, n, _submit(service, requests), service, trace)
+    generation = _submit(service, [choice.request for choice in choices])
+    return Job(id, choices, count, generation, service, trace)
 
 
 def _submit(service: Service, requests: Sequence[Request]) -> Generation:

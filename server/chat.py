@@ -16,7 +16,7 @@ from server.admission import read
 from server.choices import Delta
 from server.conversation import begin, rendered
 from server.job import Job, Usage
-from server.logprobs import ChatLogprobs, chat_logprobs
+from server.logprobs import ChatLogprobs, PromptLogprobs, chat_logprobs, prompt_logprobs
 from server.operations import GENERATING, READING, Operation
 from server.parts import Ended, Part, PartReaders, Piece, Text, ToolCallArguments, ToolCallStart
 from server.protocol import ChatRequest
@@ -62,6 +62,7 @@ class ChatCompletion(TypedDict):
     model: str
     choices: list[ChatChoice]
     usage: Usage
+    prompt_logprobs: NotRequired[PromptLogprobs]
 
 
 class FunctionDelta(TypedDict):
@@ -161,7 +162,7 @@ class ChatShape(ChunkShape):
         return {**self._frame([]), "usage": usage} if self._request.includes_usage else None
 
     def whole(self, choices: Sequence[Delta], usage: Usage) -> ChatCompletion:
-        return {
+        completion: ChatCompletion = {
             "id": self._job.id,
             "object": "chat.completion",
             "created": self._job.created,
@@ -169,6 +170,11 @@ class ChatShape(ChunkShape):
             "choices": [self._choice(piece) for choice in choices if (piece := self._readers.read(choice))],
             "usage": usage,
         }
+        if (count := self._request.prompt_logprobs) is not None:
+            first = self._job.choices[0]
+            entries = first.prompt_logprobs
+            completion["prompt_logprobs"] = prompt_logprobs(self._tokenizer, first.request.prompt, entries, count)
+        return completion
 
     def _choice(self, piece: Piece) -> ChatChoice:
         return {
@@ -180,7 +186,9 @@ class ChatShape(ChunkShape):
 
     def _chunk(self, choice: ChunkChoice) -> ChatChunk:
         chunk = self._frame([choice])
-        if self._request.includes_usage:
+        if self._request.counts_usage:
+            chunk["usage"] = self._job.usage()
+        elif self._request.includes_usage:
             chunk["usage"] = None
         return chunk
 

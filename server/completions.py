@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal, NotRequired
 
 from fastapi import APIRouter
@@ -15,11 +16,11 @@ from server.choices import Delta
 from server.errors import InvalidRequest
 from server.health import require_ready
 from server.job import Job, Usage
-from server.logprobs import CompletionLogprobs, completion_logprobs
+from server.logprobs import CompletionLogprobs, PromptLogprobs, completion_logprobs, prompt_logprobs
 from server.operations import GENERATING, Operation
 from server.protocol import CompletionRequest
 from server.respond import ChunkShape, respond
-from server.sampling import output_limit, sampling_params
+from server.sampling import output_limit, sampling_params, truncated
 from server.service import Service
 from server.text import Tokenizer
 
@@ -31,6 +32,7 @@ class CompletionChoice(TypedDict):
     text: str
     logprobs: CompletionLogprobs | None
     finish_reason: FinishReason | None
+    prompt_logprobs: NotRequired[PromptLogprobs]
 
 
 class Completion(TypedDict):
@@ -72,7 +74,11 @@ def _tasks(
     encoded = [_encoded(tokenizer, prompt) for prompt in prompts]
     if not encoded or not all(encoded):
         raise InvalidRequest("'prompt' must not be empty.", "prompt")
-    return [_task(request, prompt, ready) for prompt in encoded]
+    tasks = [_task(request, prompt, ready) for prompt in encoded]
+    if not request.echo:
+        return tasks
+    texts = (_text(tokenizer, *each) for each in zip(prompts, encoded, tasks, strict=True))
+    return [replace(task, echo=text) for task, text in zip(tasks, texts, strict=True)]
 
 
 def _encoded(tokenizer: Tokenizer, prompt: str | list[int]) -> tuple[int, ...]:
@@ -82,11 +88,30 @@ def _encoded(tokenizer: Tokenizer, prompt: str | list[int]) -> tuple[int, ...]:
     return tuple(prompt)
 
 
+def _text(tokenizer: Tokenizer, prompt: str | list[int], encoded: tuple[int, ...], task: Task) -> str:
+    """What is echoed: the prompt as it was sent, unless it was sent as ids or cut."""
+    if isinstance(prompt, str) and task.prompt == encoded:
+        return prompt
+    return tokenizer.backend.decode(list(task.prompt), skip_special_tokens=True)
+
+
 def _task(request: CompletionRequest, prompt: tuple[int, ...], ready: Ready) -> Task:
+    wanted = DEFAULT_MAX_TOKENS if request.max_tokens is None else request.max_tokens
+    prompt = truncated(prompt, request, wanted, ready.max_model_len)
     limit = output_limit(len(prompt), request.max_tokens, ready.max_model_len, "prompt")
-    if request.max_tokens is None:
-        limit = min(limit, DEFAULT_MAX_TOKENS)
-    return Task(prompt, sampling_params(request, ready, limit, request.logprobs))
+    params = sampling_params(request, ready, min(limit, wanted), request.logprobs)
+    return Task(prompt, replace(params, logprobs=_logprobs(request), prompt_logprobs=_prompt_logprobs(request)))
+
+
+def _logprobs(request: CompletionRequest) -> int | None:
+    """Those of the request; the choice among candidates needs the tokens' own."""
+    return 0 if request.logprobs is None and request.candidates()[0] > (request.n or 1) else request.logprobs
+
+
+def _prompt_logprobs(request: CompletionRequest) -> int | None:
+    """As many as the echo or vLLM's form of them need."""
+    wanted = (request.prompt_logprobs, request.logprobs if request.echo else None)
+    return max((count for count in wanted if count is not None), default=None)
 
 
 class CompletionShape(ChunkShape):
@@ -99,13 +124,34 @@ class CompletionShape(ChunkShape):
         self._offsets: dict[int, int] = {}  # choice index -> characters of the tokens reported so far
 
     def chunks(self, delta: Delta) -> list[Completion]:
-        return [self._completion([self._choice(delta)])]
+        chunk = self._completion([self._choice(delta)])
+        if self._request.counts_usage:
+            chunk["usage"] = self._job.usage()
+        return [chunk]
 
     def usage_chunk(self, usage: Usage) -> Completion | None:
         return {**self._completion([]), "usage": usage} if self._request.includes_usage else None
 
     def whole(self, choices: Sequence[Delta], usage: Usage) -> Completion:
-        return {**self._completion([self._choice(choice) for choice in choices]), "usage": usage}
+        answers = [self._choice(choice) for choice in self._best(choices)]
+        if (count := self._request.prompt_logprobs) is not None:
+            n = self._request.n or 1
+            for position, answer in enumerate(answers):
+                first = self._job.choices[position // n * self._job.n]  # of its prompt
+                entries = first.prompt_logprobs
+                answer["prompt_logprobs"] = prompt_logprobs(self._tokenizer, first.request.prompt, entries, count)
+        return {**self._completion(answers), "usage": usage}
+
+    def _best(self, choices: Sequence[Delta]) -> list[Delta]:
+        """Of the candidates of each prompt the n likeliest, the best first."""
+        n, candidates = self._request.n or 1, self._job.n
+        if candidates == n:
+            return list(choices)
+        best: list[Delta] = []
+        for start in range(0, len(choices), candidates):
+            group = choices[start : start + candidates]
+            best += sorted(group, key=lambda choice: -self._job.choices[choice.index].mean_logprob)[:n]
+        return [replace(choice, index=index) for index, choice in enumerate(best)]
 
     def _completion(self, choices: list[CompletionChoice]) -> Completion:
         return {
@@ -128,6 +174,6 @@ class CompletionShape(ChunkShape):
         if self._request.logprobs is None:
             return None
         logprobs, self._offsets[delta.index] = completion_logprobs(
-            self._tokenizer, delta.logprobs, self._offsets.get(delta.index, 0)
+            self._tokenizer, (*delta.echoed, *delta.logprobs), self._offsets.get(delta.index, 0)
         )
         return logprobs

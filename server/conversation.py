@@ -16,7 +16,7 @@ from server.job import Job
 from server.messages import turns_of
 from server.parts import PartParser, PartReaders, PlainText
 from server.protocol import ChatRequest
-from server.sampling import output_limit, sampling_params
+from server.sampling import output_limit, sampling_params, truncated
 from server.service import Service
 from server.template import ChatTemplate, Rendering
 from server.tools import ToolUse
@@ -72,6 +72,7 @@ def _prepared(service: Service, request: ChatRequest, ready: Ready) -> tuple[Tas
     prompt = service.tokenizer.encode(text, add_special_tokens=False)  # the template brings its BOS
     if not prompt:
         raise InvalidRequest("'messages' render to an empty prompt.", "messages")
+    prompt = truncated(prompt, request, _wanted(request), ready.max_model_len)
     params = _params(request, ready, len(prompt))
     if use is None:
         return Task(prompt, params), PlainText
@@ -86,7 +87,10 @@ def _prepared(service: Service, request: ChatRequest, ready: Ready) -> tuple[Tas
 
 
 def _params(request: ChatRequest, ready: Ready, prompt_tokens: int) -> SamplingParams:
-    wanted = request.max_tokens if request.max_completion_tokens is None else request.max_completion_tokens
-    limit = output_limit(prompt_tokens, wanted, ready.max_model_len, "messages")
+    limit = output_limit(prompt_tokens, _wanted(request), ready.max_model_len, "messages")
     logprobs = (request.top_logprobs or 0) if request.logprobs else None
     return sampling_params(request, ready, limit, logprobs)
+
+
+def _wanted(request: ChatRequest) -> int | None:
+    return request.max_tokens if request.max_completion_tokens is None else request.max_completion_tokens

@@ -10,12 +10,13 @@ from server.text import Tokenizer
 LOWEST = -9999.0  # JSON has no -inf
 
 Scored = Sequence[tuple[int, TokenLogprobs]]  # (token id, its log-probabilities)
+Echoed = Sequence[tuple[int, TokenLogprobs | None]]  # the first token of a text has none
 
 
 class CompletionLogprobs(TypedDict):
     tokens: list[str]
-    token_logprobs: list[float]
-    top_logprobs: list[dict[str, float]]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None]
     text_offset: list[int]
 
 
@@ -34,7 +35,38 @@ class ChatLogprobs(TypedDict):
     refusal: None
 
 
-def completion_logprobs(tokenizer: Tokenizer, scored: Scored, offset: int) -> tuple[CompletionLogprobs, int]:
+class PromptLogprob(TypedDict):
+    """vLLM's form."""
+
+    logprob: float
+    rank: int | None
+    decoded_token: str
+
+
+PromptLogprobs = list[dict[str, PromptLogprob] | None]  # of each token, by token id; of the first, None
+
+
+def prompt_logprobs(
+    tokenizer: Tokenizer, prompt: Sequence[int], entries: Sequence[TokenLogprobs], count: int
+) -> PromptLogprobs:
+    """Of each token of the prompt its own and the `count` likeliest; `entries` are those from the second on."""
+    found: PromptLogprobs = [None]
+    for id, entry in zip(prompt[1:], entries, strict=True):
+        ranked = ((candidate, logprob, rank) for rank, (candidate, logprob) in enumerate(entry.top[:count], 1))
+        found.append(
+            {
+                str(candidate): {
+                    "logprob": _finite(logprob),
+                    "rank": rank,
+                    "decoded_token": tokenizer.token_text(candidate),
+                }
+                for candidate, logprob, rank in ((id, entry.logprob, entry.rank), *ranked)
+            }
+        )
+    return found
+
+
+def completion_logprobs(tokenizer: Tokenizer, scored: Echoed, offset: int) -> tuple[CompletionLogprobs, int]:
     """text_offset counts the characters of the tokens reported before, from `offset` on; returns where it ends."""
     tokens = [tokenizer.token_text(id) for id, _ in scored]
     offsets = []
@@ -43,8 +75,8 @@ def completion_logprobs(tokenizer: Tokenizer, scored: Scored, offset: int) -> tu
         offset += len(token)
     logprobs: CompletionLogprobs = {
         "tokens": tokens,
-        "token_logprobs": [_finite(entry.logprob) for _, entry in scored],
-        "top_logprobs": [_top_by_text(tokenizer, id, entry) for id, entry in scored],
+        "token_logprobs": [None if entry is None else _finite(entry.logprob) for _, entry in scored],
+        "top_logprobs": [None if entry is None else _top_by_text(tokenizer, id, entry) for id, entry in scored],
         "text_offset": offsets,
     }
     return logprobs, offset

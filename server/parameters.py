@@ -14,8 +14,6 @@ logger = logging.getLogger(__name__)
 NOT_SUPPORTED: dict[str, tuple[object, ...]] = {
     # OpenAI's specification
     "audio": (),
-    "best_of": (1,),
-    "echo": (False,),
     "modalities": (["text"],),
     "moderation": (),
     "prediction": (),
@@ -23,7 +21,6 @@ NOT_SUPPORTED: dict[str, tuple[object, ...]] = {
     "response_format": ({"type": "text"},),
     "service_tier": ("auto", "default"),
     "store": (False,),
-    "suffix": (),
     "verbosity": ("medium",),
     "web_search_options": (),
     # vLLM's extensions
@@ -38,14 +35,12 @@ NOT_SUPPORTED: dict[str, tuple[object, ...]] = {
     "length_penalty": (1,),
     "logits_processors": (),
     "priority": (0,),
-    "prompt_logprobs": (),
     "return_token_ids": (False,),
     "return_tokens_as_token_ids": (False,),
     "skip_special_tokens": (True,),
     "spaces_between_special_tokens": (True,),
     "structured_outputs": (),
     "thinking": (),
-    "truncate_prompt_tokens": (),
     "use_beam_search": (False,),
 }
 

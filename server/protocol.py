@@ -13,6 +13,7 @@ from server.tools import MAX_TOOLS, Tool, ToolChoice, ToolUse, check_tools, tool
 
 MAX_STOPS = 4
 MAX_STOP_LENGTH = 1024  # characters: every choice prepares its own search for them
+MAX_BEST_OF = 20  # OpenAI's
 MAX_STOP_IDS = 128
 MAX_BIASES = 1024
 MAX_LOGPROBS = 20  # OpenAI's completions stop at 5; its chat, and its peers, at 20
@@ -48,6 +49,8 @@ LogitBias = Annotated[
 class StreamOptions(Object):
     include_usage: bool | None = None
     """Whether a last chunk, without choices, tells the usage."""
+    continuous_usage_stats: bool | None = None
+    """Extension. Whether every chunk tells the usage so far."""
     include_obfuscation: bool | None = None
     """Accepted: there is no padding to leave out."""
 
@@ -101,6 +104,10 @@ class GenerationRequest(ModelRequest):
     """Extension. Nothing ends a choice before it has so many tokens; at most max_tokens. Default: 0."""
     ignore_eos: bool | None = None
     """Extension. Whether to go on after the checkpoint's own end. Default: false."""
+    truncate_prompt_tokens: int | None = Field(None, ge=-1)
+    """Extension. Keeps the last so many tokens of a prompt; -1: as many as leave room for max_tokens."""
+    prompt_logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
+    """Extension. Tells the log-probability of each token of the prompt and of as many likeliest; not in streams."""
     n: int | None = Field(None, ge=1)
     """How many choices to make of each prompt; at most 128. Default: 1."""
     stream: bool | None = None
@@ -124,6 +131,19 @@ class GenerationRequest(ModelRequest):
         super().check()
         if self.stream_options is not None and self.stream_options.model_fields_set and not self.stream:
             raise InvalidRequest("'stream_options' is only allowed with 'stream': true.", "stream_options")
+        if self.truncate_prompt_tokens == 0:
+            raise InvalidRequest("'truncate_prompt_tokens' should be -1 or at least 1.", "truncate_prompt_tokens")
+        if self.prompt_logprobs is not None and self.stream:
+            raise InvalidRequest("'prompt_logprobs' cannot be streamed; leave one of them out.", "prompt_logprobs")
+
+    def candidates(self) -> tuple[int, str]:
+        """How many choices are made of each prompt, and the field that says so."""
+        return self.n or 1, "n"
+
+    @property
+    def counts_usage(self) -> bool:
+        """Whether every chunk tells the usage so far."""
+        return self.stream_options is not None and self.stream_options.continuous_usage_stats is True
 
     @property
     def includes_usage(self) -> bool:
@@ -133,8 +153,30 @@ class GenerationRequest(ModelRequest):
 class CompletionRequest(GenerationRequest):
     prompt: Prompt
     """Text or token ids; an array of either asks for an answer to each."""
+    max_tokens: int | None = Field(None, ge=0)
+    """The most tokens a choice may have; 0 only reads the prompt. Default: 16."""
+    best_of: int | None = Field(None, ge=1, le=MAX_BEST_OF)
+    """How many choices to make, of which the n likeliest, by mean log-probability, are returned. Default: n."""
+    echo: bool | None = None
+    """Whether the text begins with the prompt's, and the log-probabilities with its. Default: false."""
+    suffix: str | None = None
+    """Refused: no Mixtral model has tokens for filling in."""
     logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
     """Tells the log-probability of each token and of as many likeliest; OpenAI stops at 5."""
+
+    def check(self) -> None:
+        super().check()
+        n, best_of = self.n or 1, self.best_of
+        if best_of is not None and best_of < n:
+            raise InvalidRequest(f"'best_of' should be at least n, which is {n}.", "best_of")
+        if best_of is not None and best_of > n and self.stream:
+            raise InvalidRequest("'best_of' cannot be streamed unless it equals n: the best is known last.", "best_of")
+        if self.suffix:
+            message = "'suffix' needs a model with fill-in tokens, and this one has none; leave it out."
+            raise InvalidRequest(message, "suffix")
+
+    def candidates(self) -> tuple[int, str]:
+        return super().candidates() if self.best_of is None else (self.best_of, "best_of")
 
     def prompts(self) -> list[str] | list[list[int]]:
         """One or several: an array of numbers is a single prompt."""

@@ -106,4 +106,5 @@ def _joined(deltas: Sequence[Delta]) -> Delta:
         text="".join(delta.text for delta in deltas),
         logprobs=tuple(entry for delta in deltas for entry in delta.logprobs),
         finish_reason=deltas[-1].finish_reason,
+        echoed=tuple(entry for delta in deltas for entry in delta.echoed),
     )

@@ -26,6 +26,7 @@ def sampling_params(request: GenerationRequest, ready: Ready, max_tokens: int, l
         min_p=_first(request.min_p, defaults.min_p, 0.0),
         seed=(secrets.randbits(64) if request.seed is None else request.seed) & _UINT64,
         logprobs=logprobs,
+        prompt_logprobs=request.prompt_logprobs,
         stop_token_ids=tuple(dict.fromkeys((*eos, *(request.stop_token_ids or ())))),
         min_tokens=min_tokens,
         logit_bias=request.biases(),
@@ -39,6 +40,18 @@ def _first(wanted: T | None, recommended: T | None, otherwise: T) -> T:
     if wanted is not None:
         return wanted
     return otherwise if recommended is None else recommended
+
+
+def truncated(
+    prompt: tuple[int, ...], request: GenerationRequest, wanted: int | None, max_model_len: int
+) -> tuple[int, ...]:
+    """The last tokens of the prompt, as many as the request keeps; -1 leaves room for those wanted, one at least."""
+    keep = request.truncate_prompt_tokens
+    if keep is None:
+        return prompt
+    if keep < 0:
+        keep = max(max_model_len - (1 if wanted is None else wanted), 1)
+    return prompt[-keep:]
 
 
 def output_limit(prompt_tokens: int, wanted: int | None, max_model_len: int, field: str) -> int:

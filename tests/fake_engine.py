@@ -65,11 +65,13 @@ class FakeEngine:
     def _next(self, request: Request, count: int) -> Output:
         if request.prompt[0] == CRASH:
             raise RuntimeError("the step failed, as the prompt wished")
-        ended = count + 1 == request.params.max_tokens
+        ended = count + 1 >= request.params.max_tokens
         if ended:
             del self.running[request.id]
         else:
             self.running[request.id] = (request, count + 1)
+        if request.params.max_tokens == 0:
+            return Output(request.id, finish_reason=FinishReason.LENGTH)
         token = (request.prompt[-1] + 1 + count) % self.behaviour.vocabulary
         return Output(request.id, (token,), finish_reason=FinishReason.LENGTH if ended else None)
 

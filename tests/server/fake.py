@@ -15,7 +15,9 @@ STOP, LENGTH = FinishReason.STOP, FinishReason.LENGTH
 
 def outputs_of(request: Request, ids: Sequence[int], cached: int = 0) -> list[Output]:
     """One output per token, as an engine would end them: at a stop token, or at max_tokens."""
-    outputs = []
+    outputs = _prompt_outputs(request)
+    if request.params.max_tokens == 0:
+        return [*outputs, Output(request.id, cached_tokens=cached, finish_reason=LENGTH)]
     kept = ids[: request.params.max_tokens]
     for position, id in enumerate(kept):
         stopped = id in request.params.stop_token_ids
@@ -26,12 +28,20 @@ def outputs_of(request: Request, ids: Sequence[int], cached: int = 0) -> list[Ou
     return outputs
 
 
+def _prompt_outputs(request: Request) -> list[Output]:
+    """The log-probabilities of the prompt, two at a time: as chunks of it are computed."""
+    wanted = request.params.prompt_logprobs
+    scored = [] if wanted is None else [_scored(id, wanted) for id in request.prompt[1:]]
+    return [Output(request.id, prompt_logprobs=tuple(scored[i : i + 2])) for i in range(0, len(scored), 2)]
+
+
 def _logprobs(request: Request, id: int) -> tuple[TokenLogprobs, ...]:
-    """Made up, but of the right shape: the k ids after the sampled one are the likelier."""
-    wanted = request.params.logprobs
-    if wanted is None:
-        return ()
-    return (TokenLogprobs(-0.5 * wanted - 0.25, tuple((id + i, -0.5 * i) for i in range(1, wanted + 1))),)
+    return () if request.params.logprobs is None else (_scored(id, request.params.logprobs),)
+
+
+def _scored(id: int, wanted: int) -> TokenLogprobs:
+    """Made up, but of the right shape: the k ids after the token are the likelier."""
+    return TokenLogprobs(-0.5 * wanted - 0.25, tuple((id + i, -0.5 * i) for i in range(1, wanted + 1)), wanted + 1)
 
 
 @dataclass

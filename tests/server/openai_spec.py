@@ -4,6 +4,8 @@ The corrections to both, and there are no others:
 1. `nullable: true` is read as OpenAPI 3.0 means it; the file says 3.1, whose validators ignore the word.
 2. A completion's chunk may have `finish_reason: null`, as OpenAI itself sends.
 3. 400, 401, 404, 405, 413, 429, 500 and 503 answer with ErrorResponse; the file names no failures.
+4. The first token of an echoed prompt has no log-probability: null.
+Extensions that are asked for: `prompt_logprobs`, and usage in every chunk.
 """
 
 import copy
@@ -67,7 +69,7 @@ def validate(path: str, method: str, status: int, body: bytes) -> None:
     elif path.startswith("/v1/models/"):
         _check(Model, "Model", payload)
     elif path not in OUR_OWN:
-        _check(*WHOLE[method, path], payload)
+        _check(*WHOLE[method, path], _corrected(payload))
 
 
 def validate_error(payload: Mapping[str, Any]) -> None:
@@ -107,7 +109,32 @@ def _unframed(lines: Sequence[str]) -> list[dict[str, Any]]:
     return [json.loads(item, parse_constant=refuse_constant) for item in data[:-1]]
 
 
+def _corrected(payload: dict[str, Any]) -> dict[str, Any]:
+    """Correction 4, and without prompt_logprobs."""
+    payload = copy.deepcopy(payload)
+    for holder in (payload, *payload.get("choices", ())):
+        _check_prompt_logprobs(holder.pop("prompt_logprobs", [None]))
+        logprobs = holder.get("logprobs") or {}
+        if logprobs.get("token_logprobs", [0])[:1] == [None]:
+            assert logprobs["text_offset"][0] == 0 and logprobs["top_logprobs"][0] is None
+            logprobs["token_logprobs"][0], logprobs["top_logprobs"][0] = 0.0, {}
+    return payload
+
+
+def _check_prompt_logprobs(entries: list[Any]) -> None:
+    assert entries[0] is None
+    for entry in entries[1:]:
+        assert all(id.isdecimal() for id in entry)
+        for scored in entry.values():
+            assert {key: type(value) for key, value in scored.items()} == {
+                "logprob": float,
+                "rank": int,
+                "decoded_token": str,
+            }
+
+
 def _check_chunk(path: str, chunk: dict[str, Any]) -> None:
+    chunk = _corrected(chunk)
     model, schema = CHUNKS[path]
     _check_schema(schema, chunk)
     if model is Completion:  # correction 2
@@ -117,11 +144,16 @@ def _check_chunk(path: str, chunk: dict[str, Any]) -> None:
 
 
 def _check_usage(path: str, chunks: Sequence[Mapping[str, Any]]) -> None:
-    """Empty choices only in the usage chunk, the last; then, in chat, all others say `usage: null`."""
-    for chunk in chunks[:-1]:
-        assert chunk["choices"] and chunk.get("usage") is None
-    if chunks and chunks[-1].get("usage") is not None:
-        assert chunks[-1]["choices"] == []
+    """Empty choices only in the usage chunk, the last; then, in chat, all others say `usage: null`.
+
+    Usage in every chunk only grows.
+    """
+    counted = [chunk["usage"]["total_tokens"] for chunk in chunks if chunk.get("usage") is not None]
+    assert len(counted) in (0, 1, len(chunks)) and counted == sorted(counted)
+    assert all(chunk["choices"] for chunk in chunks[:-1])
+    if len(counted) == 1 < len(chunks):
+        assert chunks[-1].get("usage") is not None and chunks[-1]["choices"] == []
+    if any("usage" in chunk for chunk in chunks):
         assert all("usage" in chunk for chunk in chunks) or path == "/v1/completions"
     elif chunks:
         assert chunks[-1]["choices"]

@@ -141,3 +141,12 @@ def test_apply_template_shows_the_prompt() -> None:
 def test_the_response_names_its_model() -> None:
     body = Client().chat().json()
     assert body["model"] == MODEL and body["id"].startswith("chatcmpl-")
+
+
+def test_the_log_probabilities_of_the_prompt_stand_beside_the_choices() -> None:
+    client = Client()
+    reply = client.chat(prompt_logprobs=1, n=2).json()
+    assert reply["prompt_logprobs"][0] is None
+    assert len(reply["prompt_logprobs"]) == reply["usage"]["prompt_tokens"]
+    assert [request.params.prompt_logprobs for request in client.engine.submitted] == [1, None]
+    assert "prompt_logprobs" not in client.chat().json()

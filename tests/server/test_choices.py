@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from engine.api import FinishReason, Output, Request, SamplingParams, TokenLogprobs
-from server.choices import Choice, Delta
+from server.choices import Choice, Delta, Display
 from server.text import Tokenizer
 from tests.server.client import Client
 from tests.server.fake import STOP, replay
@@ -20,7 +20,7 @@ TOKENIZERS = {"byte level": byte_level(), "llama": llama_style()}
 
 def choice(stops: tuple[str, ...] = (), tokenizer: Tokenizer = TOKENIZERS["byte level"]) -> Choice:
     params = SamplingParams(max_tokens=100, logprobs=0, stop_token_ids=(EOS,))
-    return Choice(0, Request("r", tuple(ids_of("x")), params), tokenizer, stops)
+    return Choice(0, Request("r", tuple(ids_of("x")), params), tokenizer, Display(stops))
 
 
 def output(ids: list[int], reason: FinishReason | None = None, cached: int = 0) -> Output:
@@ -72,7 +72,7 @@ def test_the_end_of_sequence_token_counts_but_is_no_text() -> None:
 
 def test_an_ordinary_token_that_ends_the_sequence_is_no_text_either() -> None:
     params = SamplingParams(max_tokens=100, stop_token_ids=(ids_of("!")[0],))
-    subject = Choice(0, Request("r", tuple(ids_of("x")), params), TOKENIZERS["byte level"], ())
+    subject = Choice(0, Request("r", tuple(ids_of("x")), params), TOKENIZERS["byte level"], Display())
     delta = subject.push(Output("r", tuple(ids_of("a!")), finish_reason=STOP))
     assert delta is not None and delta.text == "a"
 

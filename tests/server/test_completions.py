@@ -4,8 +4,9 @@ from typing import Any
 
 import pytest
 
+from engine.api import Output, Request, TokenLogprobs
 from tests.server.client import MODEL, Client, Reply
-from tests.server.fake import replay
+from tests.server.fake import LENGTH, replay
 from tests.server.vocab import BOS, EOS, byte_level, ids_of
 
 HELLO = [*ids_of("héllo 你"), EOS]
@@ -127,3 +128,139 @@ def test_usage_in_a_stream_only_when_asked_for() -> None:
 
 def test_a_model_without_a_chat_template_still_completes() -> None:
     assert Client(tokenizer=byte_level(template=None)).complete().status == 200
+
+
+def test_echo_begins_with_the_prompt_as_it_was_sent() -> None:
+    client = Client.replaying(replay(ids_of("lo")))
+    reply = client.complete(prompt="<s> hél", echo=True, n=2, max_tokens=2)
+    assert [choice["text"] for choice in reply.json()["choices"]] == ["<s> héllo", "<s> héllo"]
+    assert reply.json()["choices"][0]["logprobs"] is None
+    assert (
+        client.complete(prompt=[BOS, *ids_of("hél")], echo=True, max_tokens=2).json()["choices"][0]["text"] == "héllo"
+    )
+
+
+def test_echo_with_the_log_probabilities_of_the_prompt() -> None:
+    client = Client.replaying(replay(ids_of("c")))
+    logprobs = client.complete(prompt="ab", echo=True, logprobs=1, max_tokens=1).json()["choices"][0]["logprobs"]
+    assert logprobs["tokens"] == ["<s>", "a", "b", "c"]
+    assert logprobs["token_logprobs"] == [None, -0.75, -0.75, -0.75]
+    assert logprobs["top_logprobs"][:2] == [None, {"b": -0.5, "a": -0.75}]
+    assert logprobs["text_offset"] == [0, 3, 4, 5]
+
+
+@pytest.mark.parametrize("prompt", ["ab", [65], [BOS], "", [[65, 66], [67]]])
+@pytest.mark.parametrize("max_tokens", [0, 1, 5])
+@pytest.mark.parametrize("stop", [None, "c", "cd"])
+def test_an_echo_that_is_streamed_adds_up_to_the_whole(prompt: Any, max_tokens: int, stop: str | None) -> None:
+    client = Client.replaying(replay(ids_of("ccd")))
+    parameters = {"prompt": prompt, "echo": True, "logprobs": 1, "n": 2, "max_tokens": max_tokens, "stop": stop}
+    whole = client.complete(**parameters).json()["choices"]
+    parts = streamed(client.complete(**parameters, stream=True))
+    assert [parts[index] for index in range(len(whole))] == whole
+    assert all(choice["logprobs"]["token_logprobs"].count(None) == 1 for choice in whole)
+
+
+def test_nothing_is_generated_where_nothing_is_wanted() -> None:
+    """How harnesses score a text: echo, logprobs and max_tokens 0."""
+    client = Client()
+    reply = client.complete(prompt=[65] * 256, echo=True, logprobs=0, max_tokens=0).json()
+    choice = reply["choices"][0]
+    assert (choice["finish_reason"], len(choice["logprobs"]["tokens"])) == ("length", 256)
+    assert (reply["usage"]["prompt_tokens"], reply["usage"]["completion_tokens"]) == (256, 0)
+    plain = client.complete(max_tokens=0, logprobs=2).json()["choices"][0]
+    assert (plain["text"], plain["finish_reason"], plain["logprobs"]["tokens"]) == ("", "length", [])
+
+
+def test_the_echo_is_not_searched_for_stop_strings() -> None:
+    reply = Client.replaying(replay(ids_of("x#y"))).complete(prompt="a#b", echo=True, stop="#")
+    assert reply.json()["choices"][0]["text"] == "a#bx"
+
+
+def test_the_log_probabilities_of_a_prompt_in_the_form_of_vllm() -> None:
+    client = Client.replaying(replay(ids_of("c")))
+    reply = client.complete(prompt=[[65], [70, 71]], prompt_logprobs=1, n=2, echo=True, logprobs=0).json()
+    single, _, first, second = (choice["prompt_logprobs"] for choice in reply["choices"])
+    assert single == [None]
+    assert (
+        first
+        == second
+        == [
+            None,
+            {
+                "71": {"logprob": -0.75, "rank": 2, "decoded_token": "D"},
+                "72": {"logprob": -0.5, "rank": 1, "decoded_token": "E"},
+            },
+        ]
+    )
+    assert reply["choices"][2]["logprobs"]["top_logprobs"] == [None, {"D": -0.75}, {"c": -0.25}]
+
+
+def test_the_log_probabilities_of_a_prompt_are_computed_once_for_all_choices() -> None:
+    client = Client()
+    client.complete(prompt_logprobs=3, n=3)
+    assert [request.params.prompt_logprobs for request in client.engine.submitted] == [3, None, None]
+
+
+def scripted(*logprobs: float) -> Client:
+    """The k-th candidate says its letter twice, with such log-probabilities."""
+
+    def script(request: Request) -> list[Output]:
+        assert request.params.logprobs is not None
+        k = request.params.choice
+        entry = TokenLogprobs(logprobs[k])
+        return [Output(request.id, (ids_of("abcdef")[k],) * 2, (entry, entry), finish_reason=LENGTH)]
+
+    return Client.replaying(script)
+
+
+def test_best_of_returns_the_likeliest_and_counts_all() -> None:
+    client = scripted(-2.0, -0.5, float("-inf"), -1.0)
+    reply = client.complete(best_of=4, n=2, prompt=["x", "yz"]).json()
+    assert [(choice["index"], choice["text"]) for choice in reply["choices"]] == [
+        (0, "bb"),
+        (1, "dd"),
+        (2, "bb"),
+        (3, "dd"),
+    ]
+    assert all(choice["logprobs"] is None for choice in reply["choices"])
+    usage = reply["usage"]
+    assert (usage["prompt_tokens"], usage["completion_tokens"]) == (2 + 3, 2 * 4 * 2)
+
+
+def test_best_of_with_echo_ranks_what_was_generated() -> None:
+    reply = scripted(-2.0, -0.5).complete(best_of=2, echo=True, prompt="x").json()
+    assert [choice["text"] for choice in reply["choices"]] == ["xbb"]
+
+
+def test_best_of_that_equals_n_is_n() -> None:
+    client = Client.replaying(replay(ids_of("x"), ids_of("y")))
+    parts = streamed(client.complete(best_of=2, n=2, stream=True))
+    assert [parts[index]["text"] for index in range(2)] == ["x", "y"]
+    assert client.engine.submitted[0].params.logprobs is None
+
+
+@pytest.mark.parametrize(
+    ("parameters", "param"),
+    [
+        ({"best_of": 0}, "best_of"),
+        ({"best_of": 21}, "best_of"),
+        ({"best_of": 17}, "best_of"),
+        ({"best_of": True}, "best_of"),
+        ({"best_of": 2, "n": 3}, "best_of"),
+        ({"best_of": 2, "stream": True}, "best_of"),
+        ({"echo": 1}, "echo"),
+        ({"suffix": " the end"}, "suffix"),
+        ({"suffix": 5}, "suffix"),
+        ({"max_tokens": 0, "min_tokens": 1}, "min_tokens"),
+    ],
+)
+def test_bad_values_of_completions_alone(parameters: dict[str, Any], param: str) -> None:
+    client = Client()
+    reply = client.complete(**parameters)
+    assert (reply.status, reply.error["param"]) == (400, param)
+    assert client.engine.submitted == []
+
+
+def test_an_empty_suffix_is_absent() -> None:
+    assert Client().complete(suffix="").status == 200

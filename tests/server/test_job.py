@@ -3,8 +3,8 @@
 import pytest
 
 from engine.api import Output, Request
-from tests.server.client import Client
-from tests.server.fake import LENGTH, STOP
+from tests.server.client import Client, each_endpoint
+from tests.server.fake import LENGTH, STOP, replay
 from tests.server.vocab import ids_of
 
 
@@ -40,3 +40,17 @@ def test_outputs_of_a_choice_that_has_ended_are_passed_over() -> None:
     reply = client.complete(stop="#", n=2)
     assert [choice["text"] for choice in reply.json()["choices"]] == ["a", "a"]
     assert reply.json()["usage"]["completion_tokens"] == 4
+
+
+@each_endpoint
+def test_usage_so_far_in_every_chunk(endpoint: str) -> None:
+    client = Client.replaying(replay(ids_of("abc"), ids_of("defg")))
+    options = {"continuous_usage_stats": True}
+    parameters = {"n": 2, "max_tokens": 10, "stream": True}
+    events = client.generate(endpoint, **parameters, stream_options=options).events()
+    counts = [event["usage"]["completion_tokens"] for event in events]
+    assert counts == sorted(counts) and counts[0] < counts[-1] == 7
+    whole = client.generate(endpoint, n=2, max_tokens=10).json()["usage"]
+    assert events[-1]["usage"] == whole and events[-1]["choices"]
+    last = client.generate(endpoint, **parameters, stream_options=options | {"include_usage": True}).events()[-1]
+    assert (last["usage"], last["choices"]) == (whole, [])

@@ -15,7 +15,6 @@ from tests.server.fake import READY, FakeEngineClient, replay
 @pytest.mark.parametrize(
     ("name", "value"),
     [
-        ("max_tokens", 0),
         ("max_tokens", -1),
         ("max_tokens", 1.5),
         ("max_tokens", True),
@@ -78,6 +77,12 @@ from tests.server.fake import READY, FakeEngineClient, replay
         ("min_tokens", 1.0),
         ("min_tokens", 257),
         ("ignore_eos", "yes"),
+        ("truncate_prompt_tokens", 0),
+        ("truncate_prompt_tokens", -2),
+        ("truncate_prompt_tokens", "5"),
+        ("prompt_logprobs", -1),
+        ("prompt_logprobs", 21),
+        ("prompt_logprobs", True),
         ("user", 5),
         ("cache_salt", 5),
         ("model", None),
@@ -127,6 +132,14 @@ def test_null_is_as_good_as_absent_for_every_parameter(endpoint: str, model: typ
     assert (silent.json()["choices"], silent.json()["usage"]) == (null.json()["choices"], null.json()["usage"])
 
 
+@each_endpoint
+def test_what_a_stream_cannot_tell(endpoint: str) -> None:
+    reply = Client().generate(endpoint, stream=True, prompt_logprobs=0)
+    assert (reply.status, reply.error["param"]) == (400, "prompt_logprobs")
+    reply = Client().generate(endpoint, stream=True, stream_options={"continuous_usage_stats": 1})
+    assert (reply.status, reply.error["param"]) == (400, "stream_options.continuous_usage_stats")
+
+
 def test_empty_means_absent() -> None:
     client = Client()
     for empty in ({"stop": ""}, {"stop": []}, {"stop": [""]}, {"stream_options": {}}, {"user": ""}, {"cache_salt": ""}):
@@ -141,6 +154,7 @@ def test_empty_means_absent() -> None:
         ({"top_logprobs": 3}, "top_logprobs"),
         ({"logprobs": True, "top_logprobs": 21}, "top_logprobs"),
         ({"logprobs": True, "top_logprobs": -1}, "top_logprobs"),
+        ({"max_tokens": 0}, "max_tokens"),
         ({"max_completion_tokens": 0}, "max_completion_tokens"),
         ({"logprobs": 3}, "logprobs"),
     ],

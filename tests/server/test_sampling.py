@@ -117,3 +117,32 @@ def test_logprobs_that_the_engine_is_asked_for(endpoint: str, parameters: dict[s
     client = Client()
     client.generate(endpoint, **parameters)
     assert client.engine.submitted[0].params.logprobs == wanted
+
+
+@each_endpoint
+@pytest.mark.parametrize(("keep", "kept"), [(1, 1), (3, 3), (1000, None), (None, None), (-1, None)])
+def test_the_end_of_the_prompt_is_kept(endpoint: str, keep: int | None, kept: int | None) -> None:
+    client = Client()
+    whole = client.generate(endpoint).json()["usage"]["prompt_tokens"]
+    reply = client.generate(endpoint, truncate_prompt_tokens=keep, max_tokens=5)
+    first, second = (request.prompt for request in client.engine.submitted)
+    assert second == first[-(kept or whole) :]
+    assert reply.json()["usage"]["prompt_tokens"] == len(second)
+
+
+@pytest.mark.parametrize(("max_tokens", "kept"), [(None, 240), (6, 250), (0, 256), (255, 1)])
+def test_a_prompt_is_cut_to_what_the_context_leaves(max_tokens: int | None, kept: int) -> None:
+    client = Client()
+    prompt = [65 + position % 50 for position in range(300)]
+    assert client.complete(prompt=prompt, truncate_prompt_tokens=-1, max_tokens=max_tokens).status == 200
+    assert client.engine.submitted[0].prompt == tuple(prompt[-kept:])
+
+
+def test_what_is_cut_may_still_be_too_long() -> None:
+    reply = Client().complete(prompt=[65] * 300, truncate_prompt_tokens=-1, max_tokens=256)
+    assert (reply.status, reply.error["code"]) == (400, "context_length_exceeded")
+
+
+def test_the_echo_of_a_cut_prompt_is_what_was_kept() -> None:
+    reply = Client().complete(prompt="hello", truncate_prompt_tokens=2, echo=True, max_tokens=0)
+    assert reply.json()["choices"][0]["text"] == "lo"
