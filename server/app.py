@@ -8,7 +8,7 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from engine.client import EngineClient
-from server import chat, completions, health, metrics, models, openapi, page, responses, tokenize, version
+from server import anthropic, chat, completions, health, metrics, models, openapi, page, responses, tokenize, version
 from server.auth import ApiKeys
 from server.config import ServerConfig
 from server.errors import error_response, from_http
@@ -38,6 +38,7 @@ def create_app(client: EngineClient, tokenizer: Tokenizer, config: ServerConfig)
         completions.router(service),
         chat.router(service),
         responses.router(service),
+        anthropic.router(service),
         tokenize.router(service),
     ]
     for router in (*routers, openapi.router(config, routers), page.router()):

@@ -1,13 +1,55 @@
 """Every answer under /v1/messages against the types of Anthropic's own package."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from anthropic.types import Message, MessageTokensCount, RawMessageStreamEvent
 from anthropic.types.shared import ErrorResponse
 
-from tests.server.strict import check_types
+from tests.server.strict import check_types, named_events
 
 
 def validate_error(payload: Mapping[str, Any]) -> None:
     check_types(ErrorResponse, payload)
     assert payload.keys() == {"type", "error"} and payload["error"].keys() == {"type", "message"}
+
+
+def validate_whole(path: str, payload: Mapping[str, Any]) -> None:
+    check_types(MessageTokensCount if path.endswith("count_tokens") else Message, payload)
+
+
+def validate_stream(lines: Sequence[str]) -> None:
+    """message_start, blocks one after the other, message_delta, message_stop; or an error instead of the rest."""
+    events = named_events(lines)
+    for event in events:
+        _check_event(event)
+    assert [event["type"] == "message_start" for event in events] == [True] + [False] * (len(events) - 1)
+    failed = events[-1]["type"] == "error"
+    if not failed:
+        assert [event["type"] for event in events[-2:]] == ["message_delta", "message_stop"]
+    _check_blocks(events[1 : -1 if failed else -2], complete=not failed)
+
+
+def _check_event(event: Mapping[str, Any]) -> None:
+    if event["type"] == "error":
+        validate_error(event)
+    elif event["type"] == "ping":
+        assert event.keys() == {"type"}
+    else:
+        check_types(RawMessageStreamEvent, event)
+
+
+def _check_blocks(events: Sequence[Mapping[str, Any]], complete: bool) -> None:
+    """Indexes count up from 0; each block is started, told in deltas of its kind, and stopped before the next."""
+    kinds = {"text": "text_delta", "tool_use": "input_json_delta"}
+    index, kind = -1, None
+    for event in (event for event in events if event["type"] != "ping"):
+        if event["type"] == "content_block_start":
+            assert kind is None
+            index, kind = index + 1, event["content_block"]["type"]
+        assert event["index"] == index and kind is not None
+        if event["type"] == "content_block_delta":
+            assert event["delta"]["type"] == kinds[kind]
+        if event["type"] == "content_block_stop":
+            kind = None
+    assert kind is None or not complete, "a block was left open"

@@ -87,6 +87,10 @@ class Client:
     def respond(self, **parameters: Any) -> Reply:
         return self.post("/v1/responses", {"model": MODEL, "input": "hi"} | parameters)
 
+    def message(self, **parameters: Any) -> Reply:
+        messages = [{"role": "user", "content": "hi"}]
+        return self.post("/v1/messages", {"model": MODEL, "max_tokens": 100, "messages": messages} | parameters)
+
     def generate(self, endpoint: str, **parameters: Any) -> Reply:
         """One of each_endpoint."""
         return self.complete(**parameters) if endpoint == "complete" else self.chat(**parameters)

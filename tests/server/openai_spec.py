@@ -64,6 +64,8 @@ def validate(path: str, method: str, status: int, body: bytes) -> None:
     if status != 200:
         assert status in FAILURES, f"{method} {path} answered {status}"
         (anthropic_spec.validate_error if path.startswith("/v1/messages") else validate_error)(payload)
+    elif path.startswith("/v1/messages"):
+        anthropic_spec.validate_whole(path, payload)
     elif path == "/v1/responses":
         responses_spec.validate_whole(payload)
     elif path.startswith("/v1/models/"):
@@ -81,6 +83,8 @@ def validate_stream(path: str, lines: Sequence[str]) -> None:
     """A whole stream, as lines without their ends: its framing, each chunk, and what holds across chunks."""
     if path == "/v1/responses":
         responses_spec.validate_stream(lines)
+    elif path == "/v1/messages":
+        anthropic_spec.validate_stream(lines)
     else:
         _validate_chunks(path, lines)
 
