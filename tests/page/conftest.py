@@ -57,7 +57,7 @@ def serve_echo(tmp_path: Path) -> Iterator[Callable[..., Server]]:
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """One for all tests that leave it as it was."""
-    with started(*_command(tmp_path_factory.mktemp("page"), (), {"step_seconds": 0.002})) as server:
+    with started(*_command(tmp_path_factory.mktemp("page"), (), {"step_seconds": 0.001})) as server:
         server.wait_for_health(200)
         yield server
 
