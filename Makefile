@@ -7,7 +7,7 @@ MODEL  ?=
 ARGS   ?=
 BIN    := $(VENV)/bin
 
-.PHONY: install serve test test-clients check fix bench model
+.PHONY: install serve test fuzz test-clients check fix bench model
 .DEFAULT_GOAL := serve
 
 install: $(VENV)/.dev
@@ -17,6 +17,10 @@ serve: $(VENV)/.core
 
 test: $(VENV)/.dev
 	$(BIN)/python -m pytest $(ARGS)
+
+# What `make test` does with a few requests, with 300 an operation and 30 against the real engine.
+fuzz: $(VENV)/.dev
+	FUZZ_EXAMPLES=300 $(BIN)/python -m pytest tests/fuzz $(ARGS)
 
 # Installs clients written for OpenAI's API, in Python and (with node and npm) JavaScript, and talks to a live server.
 test-clients: $(VENV)/.dev

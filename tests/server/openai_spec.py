@@ -189,17 +189,17 @@ def _check_schema(name: str, payload: Mapping[str, Any]) -> None:
 
 @cache
 def _validator(path: str, name: str) -> Draft202012Validator:
-    return Draft202012Validator({"$ref": f"#/components/schemas/{name}", "components": _components(path)})
+    return Draft202012Validator({"$ref": f"#/components/schemas/{name}", "components": components(path)})
 
 
 @cache
-def _components(path: str) -> dict[str, Any]:
-    components = json.loads(Path(path).read_text("utf-8"))["components"]
-    schemas = components["schemas"]
+def components(path: str) -> dict[str, Any]:
+    found = json.loads(Path(path).read_text("utf-8"))["components"]
+    schemas = found["schemas"]
     chunk = copy.deepcopy(schemas["CreateCompletionResponse"])
     chunk["properties"]["choices"]["items"]["properties"]["finish_reason"]["nullable"] = True  # correction 2
     schemas["CompletionChunk"] = chunk
-    corrected = _with_nulls(components)
+    corrected = _with_nulls(found)
     assert isinstance(corrected, dict)
     return corrected
 
