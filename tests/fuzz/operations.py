@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -56,33 +56,41 @@ class Operation:
     def streams(self) -> bool:
         return "text/event-stream" in self.responses["200"]["content"]
 
-    def fuzz(self, examples: int, most_tokens: int, check: Callable[[Request], None]) -> None:
-        """Calls `check` with so many requests that fit and, given a body, as many that do not; always the same."""
-        found = _schema(self.specification)[self.path.removeprefix(_prefix(self.specification))][self.method]
-        modes = [GenerationMode.POSITIVE, *([GenerationMode.NEGATIVE] if self.method == "POST" else [])]
-        for mode in modes:
+    def requests(self, examples: int, most_tokens: int) -> tuple[Request, ...]:
+        """So many that fit the specification and, where there is a body, as many that do not; always the same."""
+        return _requests(self, examples, most_tokens)
 
-            @settings(
-                max_examples=examples,
-                derandomize=True,
-                deadline=None,
-                database=None,
-                phases=[Phase.generate],
-                suppress_health_check=list(HealthCheck),
-            )
-            @given(case=found.as_strategy(generation_mode=mode))
-            def run(case: Case) -> None:
-                check(self._request(case, most_tokens))
-
-            run()
-
-    def _request(self, case: Case, most_tokens: int) -> Request:
+    def request_of(self, case: Case, most_tokens: int) -> Request:
         path = _prefix(self.specification) + unquote(case.formatted_path)
         content_type = case.media_type or "application/json"
         if isinstance(case.body, bytes) or case.media_type is None:
             return Request(self.method, path, case.body if isinstance(case.body, bytes) else b"", content_type)
         body = _plausible(case.body, most_tokens) if isinstance(case.body, dict) else case.body
         return Request(self.method, path, json.dumps(body).encode(), content_type)
+
+
+@cache
+def _requests(operation: Operation, examples: int, most_tokens: int) -> tuple[Request, ...]:
+    prefix = _prefix(operation.specification)
+    described = _schema(operation.specification)[operation.path.removeprefix(prefix)][operation.method]
+    modes = [GenerationMode.POSITIVE, *([GenerationMode.NEGATIVE] if operation.method == "POST" else [])]
+    found: list[Request] = []
+    for mode in modes:
+
+        @settings(
+            max_examples=examples,
+            derandomize=True,
+            deadline=None,
+            database=None,
+            phases=[Phase.generate],
+            suppress_health_check=list(HealthCheck),
+        )
+        @given(case=described.as_strategy(generation_mode=mode))
+        def collect(case: Case) -> None:
+            found.append(operation.request_of(case, most_tokens))
+
+        collect()
+    return tuple(found)
 
 
 def _plausible(body: dict[str, Any], most_tokens: int) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import pydantic
@@ -9,7 +10,13 @@ import pydantic
 
 def check_types(model: Any, payload: Mapping[str, Any]) -> None:
     """Every value of the very type, no key that the types do not know; `model` may be a union."""
-    refuse_extra(pydantic.TypeAdapter(model).validate_json(json.dumps(payload), strict=True))
+    refuse_extra(_adapter(model).validate_json(json.dumps(payload), strict=True))
+
+
+@cache
+def _adapter(model: Any) -> pydantic.TypeAdapter[Any]:
+    """Made once a type: that of a union of events takes half a second."""
+    return pydantic.TypeAdapter(model)
 
 
 def refuse_extra(value: Any) -> None:
