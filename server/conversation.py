@@ -54,7 +54,7 @@ def _template(service: Service, request: ChatRequest) -> ChatTemplate:
                 "The model has no chat template; use /v1/completions, or add chat_template.jinja to the checkpoint."
             )
             raise InvalidRequest(message, "messages")
-        return own
+        return own.for_tools if _concerns_tools(request) else own
     if not service.config.trust_request_chat_template:
         message = "'chat_template' is refused by this server; start it with --trust-request-chat-template to allow it."
         raise InvalidRequest(message, "chat_template")
@@ -63,6 +63,11 @@ def _template(service: Service, request: ChatRequest) -> ChatTemplate:
     except jinja2.TemplateSyntaxError as error:
         message = f"'chat_template' is broken at line {error.lineno}: {error.message}."
         raise InvalidRequest(message, "chat_template") from error
+
+
+def _concerns_tools(request: ChatRequest) -> bool:
+    calls = any(message.role == "tool" or message.tool_calls for message in request.messages)
+    return calls or request.tool_use() is not None
 
 
 def _prepared(service: Service, request: ChatRequest, ready: Ready) -> tuple[Task, Callable[[], PartParser]]:
@@ -83,7 +88,7 @@ def _prepared(service: Service, request: ChatRequest, ready: Ready) -> tuple[Tas
     format = format_of(template)
     names = frozenset(tool.name for tool in use.callable)
     parser = partial(CallParser, format, names, new_id(template.wants_short_ids), use.parallel)
-    return Task(prompt, params, service.tokenizer.special_ids(format.tokens())), parser
+    return Task(prompt, params, frozenset(service.tokenizer.added_ids(format.tokens()).values())), parser
 
 
 def _params(request: ChatRequest, ready: Ready, prompt_tokens: int) -> SamplingParams:

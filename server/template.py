@@ -56,10 +56,13 @@ class ChatTemplate:
     """Renders conversations, also those that the template itself refuses: Mixtral's takes neither a system message
     nor two turns of one role in a row. Which of these it takes is found out once, by trying."""
 
-    def __init__(self, source: str, special_tokens: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self, source: str, special_tokens: Mapping[str, str] | None = None, tool_source: str | None = None
+    ) -> None:
         """special_tokens: bos_token, eos_token and so on, by the names that templates use.
 
-        Raises jinja2.TemplateSyntaxError.
+        tool_source: the template of conversations with tools, where they have one of their own. Raises
+        jinja2.TemplateSyntaxError.
         """
         self.source = source
         self._template = _environment().from_string(source)
@@ -70,6 +73,7 @@ class ChatTemplate:
         self.takes_tools = self._shows([user], tools=[_TOOL])
         self.takes_calls = self._shows(_exchange("123456789"))
         self.wants_short_ids = self.takes_calls and not self._shows(_exchange("call_123456789abcdef"))
+        self.for_tools: ChatTemplate = self if tool_source is None else ChatTemplate(tool_source, special_tokens)
 
     def replaced(self, source: str) -> Self:
         """Another template for the same model. Raises jinja2.TemplateSyntaxError."""
@@ -82,12 +86,13 @@ class ChatTemplate:
         Raises StartupError when a file is broken.
         """
         config = _read_config(directory / "tokenizer_config.json")
-        path = directory / "chat_template.jinja"
-        source = _read(path) if path.is_file() else _named(config.get("chat_template"))
+        path, tool_path = directory / "chat_template.jinja", directory / "additional_chat_templates" / "tool_use.jinja"
+        source = _read(path) if path.is_file() else _named(config.get("chat_template"), "default")
+        tool_source = _read(tool_path) if tool_path.is_file() else _named(config.get("chat_template"), "tool_use")
         if source is None:
             return None
         try:
-            return cls(source, _special_tokens(config))
+            return cls(source, _special_tokens(config), None if tool_source == source else tool_source)
         except jinja2.TemplateSyntaxError as error:
             message = (
                 f"The chat template of {directory} is broken at line {error.lineno} ({error.message}); correct it."
@@ -218,10 +223,10 @@ def _read(path: Path) -> str:
         raise StartupError(f"{path} is not UTF-8 text ({error}); fetch or save it again.") from error
 
 
-def _named(template: Any) -> str | None:
-    """A template, or the one called "default" among several: [{"name": ..., "template": ...}, ...]."""
+def _named(template: Any, name: str) -> str | None:
+    """A template, or the one of this name among several: [{"name": ..., "template": ...}, ...]."""
     if isinstance(template, list):
-        named = [entry for entry in template if isinstance(entry, dict) and entry.get("name") == "default"]
+        named = [entry for entry in template if isinstance(entry, dict) and entry.get("name") == name]
         template = named[0].get("template") if named else None
     return template if isinstance(template, str) else None
 

@@ -58,10 +58,10 @@ class Tokenizer:
         """The text of ids by their bytes alone, U+FFFD where these are no UTF-8; leading spaces are kept."""
         return b"".join(self.token_bytes(id) for id in ids if id not in self._special).decode(errors="replace")
 
-    def special_ids(self, texts: Iterable[str]) -> frozenset[int]:
-        """The ids of those of the texts that are special tokens, which decoding leaves out as a rule."""
-        wanted = {text.encode() for text in texts}
-        return frozenset(id for id in self._special if self._added[id] in wanted)
+    def added_ids(self, texts: Iterable[str]) -> dict[str, int]:
+        """The ids of those of the texts that are tokens beside the vocabulary proper, special ones as a rule."""
+        wanted = {text.encode(): text for text in texts}
+        return {wanted[content]: id for id, content in self._added.items() if content in wanted}
 
     def token_bytes(self, id: int) -> bytes:
         """The bytes that a token stands for: of a character that was split, its true part."""

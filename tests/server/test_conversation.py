@@ -4,6 +4,8 @@ from typing import Any
 
 import pytest
 
+from server.template import ChatTemplate
+from server.text import Tokenizer
 from tests.server.client import Client
 from tests.server.fake import replay
 from tests.server.test_chat import streamed
@@ -123,3 +125,17 @@ def test_bounds(name: str, value: Any) -> None:
     reply = Client().chat(**{name: value})
     assert (reply.status, reply.error["param"]) == (400, name)
     assert Client().chat(**{name: None}).status == 200
+
+
+def test_conversations_with_tools_may_have_a_template_of_their_own() -> None:
+    tokenizer = Tokenizer(byte_level().backend, ChatTemplate("plain", tool_source="tools"))
+    tools = [{"type": "function", "function": {"name": "f"}}]
+    call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+    calling = {"role": "assistant", "tool_calls": [call]}
+    assert prompt(Client(tokenizer=tokenizer)) == "plain"
+    assert prompt(Client(tokenizer=tokenizer), tools=tools, tool_choice="none") == "plain"
+    assert prompt(Client(tokenizer=tokenizer), tools=tools) == "tools"
+    assert prompt(Client(tokenizer=tokenizer), messages=[BEGUN[0], calling]) == "tools"
+    assert (
+        prompt(Client(tokenizer=tokenizer), messages=[{"role": "tool", "content": "7", "tool_call_id": "1"}]) == "tools"
+    )

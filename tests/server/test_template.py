@@ -163,8 +163,20 @@ def test_a_named_list_of_templates(tmp_path: Path) -> None:
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": named}))
     template = ChatTemplate.from_directory(tmp_path)
     assert template is not None and template.render(turns(("user", "a"))) == "plain"
+    assert template.for_tools.render(turns(("user", "a"))) == "tools"
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"chat_template": named[:1]}))
     assert ChatTemplate.from_directory(tmp_path) is None
+
+
+def test_a_file_for_conversations_with_tools(tmp_path: Path) -> None:
+    (tmp_path / "chat_template.jinja").write_text("plain")
+    alone = ChatTemplate.from_directory(tmp_path)
+    assert alone is not None and alone.for_tools is alone
+    (tmp_path / "additional_chat_templates").mkdir()
+    (tmp_path / "additional_chat_templates" / "tool_use.jinja").write_text("tools {{ bos_token }}")
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(SPECIAL))
+    template = ChatTemplate.from_directory(tmp_path)
+    assert template is not None and template.for_tools.render(turns(("user", "a"))) == "tools <s>"
 
 
 @pytest.mark.parametrize(
