@@ -81,7 +81,13 @@ class Console:
 
     def _welcome(self, ready: Ready) -> str:
         name, url = self._config.served_model_name, self._url
-        lines = [*ready.description, f"{name} is served on {url}/v1; try:", "", f"    {self._example()}", ""]
+        lines = [
+            *ready.description,
+            f"{name} is served on {url}/v1; open {url} in a browser, or try:",
+            "",
+            f"    {self._example()}",
+            "",
+        ]
         return "\n".join(lines)
 
     def _example(self) -> str:

@@ -11,6 +11,7 @@ import uuid
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from server import page
 from server.errors import BodyTooLarge, as_api_error, error_response
 from server.paths import PROBES, route_path
 from server.streaming import ClientLeft
@@ -46,7 +47,7 @@ class RequestTrace:
         try:
             await self._app(scope, receive, send_with_id)
         finally:
-            level = logging.DEBUG if trace.path in PROBES else logging.INFO
+            level = logging.DEBUG if trace.path in PROBES or page.is_open(trace.path) else logging.INFO
             logger.log(level, "%s", trace.line(time.perf_counter()))
 
 

@@ -18,6 +18,10 @@ export function setKey(key) {
   sessionStorage.setItem(KEY, key);
 }
 
+export function hasKey() {
+  return Boolean(sessionStorage.getItem(KEY));
+}
+
 /** The names of the models that are served. */
 export async function models() {
   const response = await call("v1/models");

@@ -1,7 +1,7 @@
 // The page: puts the parts together. The state is one conversation, and the answer that is being written, if any.
 
 import { answer } from "./answer.js";
-import { health, models, setKey } from "./api.js";
+import { hasKey, health, models, setKey } from "./api.js";
 import { button, byId, element } from "./dom.js";
 import { chosenParameters, initSettings, remember, systemMessages } from "./settings.js";
 import { initSidebar, showSidebar } from "./sidebar.js";
@@ -53,7 +53,7 @@ async function ask() {
   clearInterval(saving);
   view.end();
   keepAgain(asked);
-  if (message.error?.status === 401) byId("key-form").hidden = false;
+  if (message.error?.status === 401) askForKey();
   if (signal !== writing?.signal) return; // another conversation is shown by now
   writing = null;
   showControls();
@@ -138,10 +138,17 @@ async function connect() {
     await health();
     notice("");
   } catch (error) {
-    if (error.status === 401) byId("key-form").hidden = false;
-    else setTimeout(connect, RETRY);
+    if (error.status === 401) return askForKey(error.message);
     notice(error.message);
+    setTimeout(connect, RETRY);
   }
+}
+
+/** Says what was wrong with the key, if one was given. */
+function askForKey(reason = "") {
+  notice(hasKey() ? reason : "");
+  byId("key-form").hidden = false;
+  byId("key").focus();
 }
 
 function showModels(names) {

@@ -5,14 +5,14 @@ import { saveSettings, settings } from "./store.js";
 
 // The bounds are the server's own: it names the parameter that is beyond them. Steps are for the arrow keys only.
 const PARAMETERS = [
-  { name: "temperature", hint: "0 always takes the likeliest token, 2 is wild", step: 0.1 },
-  { name: "top_p", hint: "the likeliest tokens that share this probability, 0 to 1", step: 0.05 },
-  { name: "top_k", hint: "so many of the likeliest tokens, 0 for all", step: 1 },
-  { name: "min_p", hint: "tokens at least this share as likely as the likeliest", step: 0.05 },
+  { name: "temperature", hint: "0 is always the likeliest token", step: 0.1 },
+  { name: "top_p", hint: "the likeliest, up to this share, 0 to 1", step: 0.05 },
+  { name: "top_k", hint: "so many of the likeliest, 0 for all", step: 1 },
+  { name: "min_p", hint: "share of the likeliest one's, 0 to 1", step: 0.05 },
   { name: "max_tokens", hint: "the longest answer, in tokens", step: 16 },
-  { name: "seed", hint: "the same number gives the same answer again", step: 1 },
+  { name: "seed", hint: "the same one, the same answer", step: 1 },
 ];
-const STOP = { name: "stop", hint: "ends the answer: one a line, four at most" };
+const STOP = { name: "stop", hint: "what ends the answer, one a line, four at most" };
 
 export function initSettings() {
   byId("parameters").append(...PARAMETERS.map(numberField), stopField());

@@ -97,7 +97,8 @@ def test_a_key_is_asked_for(page: Page, serve_echo: Callable[..., Server]) -> No
     server = serve_echo("--api-key", "schlüssel")
     server.wait_for_health(200)
     page.goto(server.url)
-    expect(page.locator("#notice")).to_contain_text("An API key is required")
+    expect(page.get_by_label("This server asks for an API key")).to_be_focused()
+    expect(page.locator("#notice")).to_be_empty()
     for key, outcome in (("wrong", "The API key is not valid."), ("schlüssel", "")):
         page.get_by_label("This server asks for an API key").fill(key)
         page.keyboard.press("Enter")

@@ -26,7 +26,7 @@ def shown(*states: EngineState, config: ServerConfig | None = None) -> str:
 
 def test_ready_says_what_where_and_how_to_try_it() -> None:
     lines = shown(READY).splitlines()
-    assert lines[:3] == ["a model", "a cache", f"it's is served on {URL}/v1; try:"]
+    assert lines[:3] == ["a model", "a cache", f"it's is served on {URL}/v1; open {URL} in a browser, or try:"]
     assert f"curl -N {URL}/v1/chat/completions" in lines[4]
     assert "Authorization" not in lines[4]
     assert """"model": "it'"'"'s",""" in lines[5], "quoted for a shell"
