@@ -6,13 +6,14 @@ from typing import Any
 import pytest
 
 from engine.api import FinishReason, Output, Request, SamplingParams, TokenLogprobs
+from engine.collector import merge
 from server.choices import Choice, Delta, Display
 from server.text import Tokenizer
 from tests.server.client import Client
-from tests.server.fake import STOP, replay
+from tests.server.fake import STOP, Script, outputs_of, replay
 from tests.server.test_chat import streamed as chat_streamed
 from tests.server.test_completions import streamed
-from tests.server.vocab import BYTES, EOS, PIECES, byte_level, ids_of, llama_style, piece
+from tests.server.vocab import BOS, BYTES, EOS, PIECES, byte_level, ids_of, llama_style, piece
 
 LENGTH = FinishReason.LENGTH
 TOKENIZERS = {"byte level": byte_level(), "llama": llama_style()}
@@ -112,30 +113,85 @@ def test_cached_tokens_are_remembered() -> None:
     assert subject.cached_tokens == 5
 
 
+STOPS = ["#", "##", "a#b", " é", "你", "b \u2028", "🦑🦑"]
+
+
+def at_random(rng: random.Random, name: str) -> list[int]:
+    """Ids of which some make whole characters and stop strings, others the middle of one, or nothing known."""
+    text = [id for piece in rng.choices([*STOPS, "ab", "好", "😀"], k=rng.randrange(1, 8)) for id in ids_of(piece)]
+    pieces = [piece(text) for text in PIECES] if name == "llama" else []
+    noise = [*ids_of("ab# é你🦑\u2028"), BYTES + 0x80, BYTES + 0xE4, BYTES + 0xFF, BOS, *pieces]
+    for _ in range(rng.randrange(12)):
+        text.insert(rng.randrange(len(text) + 1), rng.choice(noise))
+    return [*text, EOS]
+
+
+def merging(rng: random.Random, *choices: list[int]) -> Script:
+    """Replays the ids, some outputs made one: as for a reader that lags behind, differently each time."""
+
+    def script(request: Request) -> list[Output]:
+        merged: list[Output] = []
+        for output in outputs_of(request, choices[request.params.choice]):
+            if merged and rng.random() < 0.4:
+                merged[-1] = merge(merged[-1], output)
+            else:
+                merged.append(output)
+        return merged
+
+    return script
+
+
+def length(ids: list[int], parameters: dict[str, Any]) -> int:
+    """How many tokens a choice has, the one that ended it included; by the bytes of the byte-level vocabulary."""
+    data = b""
+    for count, id in enumerate(ids, 1):
+        data += bytes([id - BYTES]) if id >= BYTES else b""
+        if id == EOS or count == parameters["max_tokens"] or any(stop.encode() in data for stop in parameters["stop"]):
+            return count
+    raise AssertionError
+
+
 @pytest.mark.parametrize("name", TOKENIZERS)
 def test_the_stream_is_the_whole_cut_into_pieces(name: str) -> None:
-    """Random ids, stop strings of every kind, n = 3, outputs merged at random: byte for byte."""
+    """102 sequences of ids: text, log-probabilities and usage are the same byte for byte, however they arrive."""
     rng, tokenizer = random.Random(name), TOKENIZERS[name]
-    alphabet = [
-        *ids_of("ab# é你🦑\u2028"),
-        BYTES + 0x80,
-        *([piece(text) for text in PIECES] if name == "llama" else []),
-    ]
-    for _ in range(60):
-        ids = [[*rng.choices(alphabet, k=rng.randrange(1, 40)), EOS] for _ in range(3)]
-        stops = rng.sample(["#", "##", "a#b", " é", "你", "b \u2028", "🦑🦑"], k=rng.randrange(4))
-        client = Client.replaying(replay(*ids), tokenizer)
-        parameters: dict[str, Any] = {"n": 3, "stop": stops, "max_tokens": rng.randrange(1, 50)}
-        completion = client.complete(**parameters, logprobs=1)
-        chat = client.chat(**parameters)
-        chunks = streamed(client.complete(**parameters, logprobs=1, stream=True))
-        assert [chunks[index] for index in range(3)] == completion.json()["choices"]
-        messages = chat_streamed(client.chat(**parameters, stream=True))
-        assert [messages[index] for index in range(3)] == chat.json()["choices"]
-        for each in completion.json()["choices"]:
-            assert not any(stop in each["text"] for stop in stops)
-        tokens = sum(len(each["logprobs"]["tokens"]) for each in completion.json()["choices"])
-        assert tokens == completion.json()["usage"]["completion_tokens"]
+    for round in range(34):
+        ids = [at_random(rng, name) for _ in range(3)]
+        client = Client.replaying(merging(rng, *ids), tokenizer)
+        parameters: dict[str, Any] = {
+            "n": 3,
+            "stop": rng.sample(STOPS, k=rng.randrange(4)),
+            "max_tokens": rng.randrange(1, 50),
+            "include_stop_str_in_output": round % 5 == 4,
+        }
+        streaming = {"stream": True, "stream_options": {"include_usage": True}}
+        extras: dict[str, Any] = {"logprobs": 1, "echo": round % 2 == 1}
+        completion = client.complete(**parameters, **extras).json()
+        stream = client.complete(**parameters, **extras, **streaming)
+        chat = client.chat(**parameters, logprobs=True).json()
+        chat_stream = client.chat(**parameters, logprobs=True, **streaming)
+        chunks, messages = streamed(stream), chat_streamed(chat_stream)
+        assert [chunks[index] for index in range(3)] == completion["choices"]
+        assert [messages[index] for index in range(3)] == chat["choices"]
+        assert stream.events()[-1]["usage"] == completion["usage"]
+        assert chat_stream.events()[-1]["usage"] == chat["usage"]
+        _is_counted_exactly(client, completion, chat, parameters)
+        if name == "byte level":
+            assert completion["usage"]["completion_tokens"] == sum(length(each, parameters) for each in ids)
+        if not parameters["include_stop_str_in_output"]:
+            texts = [choice["message"]["content"] for choice in chat["choices"]]
+            assert not any(stop in text for stop in parameters["stop"] for text in texts)
+
+
+def _is_counted_exactly(client: Client, completion: Any, chat: Any, parameters: dict[str, Any]) -> None:
+    """A prompt counts once; of a choice each token that is reported, and no other."""
+    first, _, _, _, _, _, third, *_ = client.engine.submitted
+    assert completion["usage"]["prompt_tokens"] == len(first.prompt) == len(client.tokenizer.encode("hi", True))
+    assert chat["usage"]["prompt_tokens"] == len(third.prompt)
+    echoed = 3 * len(first.prompt) * (first.params.prompt_logprobs is not None)
+    reported = sum(len(choice["logprobs"]["tokens"]) for choice in completion["choices"]) - echoed
+    assert reported == completion["usage"]["completion_tokens"] == chat["usage"]["completion_tokens"]
+    assert reported == sum(len(choice["logprobs"]["content"]) for choice in chat["choices"])
 
 
 def test_a_stop_string_ends_the_work_of_the_engine() -> None:
