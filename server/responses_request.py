@@ -97,10 +97,25 @@ class NamedFunction(Object):
     name: str
     """One of those in `tools`."""
 
+    def chat(self) -> dict[str, Any]:
+        return {"type": "function", "function": {"name": self.name}}
+
+
+class AllowedTools(Object):
+    type: Literal["allowed_tools"]
+    """Some of the tools."""
+    mode: Literal["auto", "required"]
+    """Whether one of them must be called."""
+    tools: list[NamedFunction]
+    """Those that may be called."""
+
 
 ToolChoice = Annotated[
-    Literal["none", "auto", "required"] | NamedFunction,
-    shaped('must be "none", "auto", "required" or {"type": "function", "name": ...}'),
+    Literal["none", "auto", "required"] | NamedFunction | AllowedTools,
+    shaped(
+        'must be "none", "auto", "required", {"type": "function", "name": ...} or '
+        '{"type": "allowed_tools", "mode": ..., "tools": [...]}'
+    ),
 ]
 
 
@@ -226,5 +241,12 @@ def _text(parts: Sequence[InputText] | None) -> str:
     return "".join(part.text for part in parts or ())
 
 
-def _tool_choice(choice: str | NamedFunction | None) -> Any:
-    return {"type": "function", "function": {"name": choice.name}} if isinstance(choice, NamedFunction) else choice
+def _tool_choice(choice: ToolChoice | None) -> Any:
+    match choice:
+        case NamedFunction():
+            return choice.chat()
+        case AllowedTools():
+            allowed = {"mode": choice.mode, "tools": [tool.chat() for tool in choice.tools]}
+            return {"type": "allowed_tools", "allowed_tools": allowed}
+        case _:
+            return choice

@@ -1,5 +1,6 @@
 """/v1/messages: the chat's answer as blocks and events; every one of them is validated on its way back."""
 
+import json
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from engine.client import Loading, QueueFull
 from server.anthropic_request import UNSUPPORTED, CountRequest, MessagesRequest
 from tests.server.client import MODEL, Client, Reply
 from tests.server.fake import FakeEngineClient, outputs_of, replay
+from tests.server.test_tools import CALLS, TOOLS, roomy
 from tests.server.vocab import EOS, byte_level, ids_of
 
 TEXT = {"type": "text", "text": "a"}
@@ -23,15 +25,20 @@ def prompt_of(client: Client) -> str:
 def joined(reply: Reply) -> dict[str, Any]:
     """What the events add up to, as Anthropic's clients do it."""
     events = reply.named_events()
+    inputs: dict[int, str] = {}
     message: dict[str, Any] = events[0]["message"]
     for event in events:
         match event["type"]:
             case "content_block_start":
                 message["content"].append(event["content_block"])
+            case "content_block_delta" if event["delta"]["type"] == "input_json_delta":
+                inputs[event["index"]] = inputs.get(event["index"], "") + event["delta"]["partial_json"]
             case "content_block_delta":
                 message["content"][event["index"]]["text"] += event["delta"]["text"]
             case "message_delta":
                 message |= event["delta"] | {"usage": event["usage"]}
+    for index, text in inputs.items():
+        message["content"][index]["input"] = json.loads(text)
     return message
 
 
@@ -161,6 +168,19 @@ def test_null_is_absent() -> None:
     own = [name for name in MessagesRequest.model_fields if name not in ("model", "messages", "max_tokens")]
     nulls = dict.fromkeys([*own, *UNSUPPORTED, "min_p", "seed", "cache_control"])
     assert Client().message(**nulls).json() | {"id": ""} == Client().message().json() | {"id": ""}
+
+
+def test_calls_of_tools() -> None:
+    client = roomy(replay([*ids_of(CALLS), EOS]))
+    tools = [{"name": tool["function"]["name"], "input_schema": tool["function"]["parameters"]} for tool in TOOLS]
+    whole = client.message(tools=tools, max_tokens=200).json()
+    assert [block["type"] for block in whole["content"]] == ["text", "tool_use", "tool_use"]
+    assert [(block["name"], block["input"]) for block in whole["content"][1:]] == [("f", {"x": 1}), ("g", {"x": 2})]
+    assert whole["stop_reason"] == "tool_use"
+    streamed = joined(client.message(tools=tools, max_tokens=200, stream=True))
+    assert [block | {"id": ""} for block in streamed["content"]] == [block | {"id": ""} for block in whole["content"]]
+    count = client.post("/v1/messages/count_tokens", {"model": MODEL, "messages": [USER], "tools": tools})
+    assert count.json()["input_tokens"] == whole["usage"]["input_tokens"] - len("hi") + len("a")
 
 
 def test_counting_takes_what_makes_the_prompt() -> None:

@@ -8,6 +8,7 @@ from engine.api import FinishReason, Output
 from server.responses_request import STATEFUL, ResponsesRequest
 from tests.server.client import MODEL, Client, Reply
 from tests.server.fake import FakeEngineClient, outputs_of, replay
+from tests.server.test_tools import CALLS, TOOLS, roomy
 from tests.server.vocab import BYTES, EOS, byte_level, ids_of
 
 INPUT_TEXT = {"type": "input_text", "text": "a"}
@@ -206,6 +207,33 @@ def test_a_failure_after_the_first_byte_is_the_last_event() -> None:
     assert (event["type"], event["response"]["error"]["message"]) == ("response.failed", "boom")
     assert client.respond().status == 500
     assert all(generation.closed for generation in client.engine.generations)
+
+
+def test_calls_of_functions() -> None:
+    client = roomy(replay([*ids_of(CALLS), EOS]))
+    tools = [{"type": "function"} | tool["function"] for tool in TOOLS]
+    whole = client.respond(tools=tools).json()
+    assert [item["type"] for item in whole["output"]] == ["message", "function_call", "function_call"]
+    assert [(item["name"], item["arguments"]) for item in whole["output"][1:]] == [("f", '{"x": 1}'), ("g", '{"x": 2}')]
+    assert (whole["tools"], whole["tool_choice"], whole["status"]) == (tools, "auto", "completed")
+    streamed = last_response(client.respond(tools=tools, stream=True))
+    for ours, theirs in zip(streamed["output"], whole["output"], strict=True):
+        assert ours | {"id": "", "call_id": ""} == theirs | {"id": "", "call_id": ""}
+
+
+@pytest.mark.parametrize(
+    ("parameters", "param"),
+    [
+        ({"tools": [{"type": "function", "name": "f", "parameters": {"type": "string"}}]}, "tools"),
+        ({"tools": [{"type": "function", "name": "two words"}]}, "tools"),
+        ({"tool_choice": "required"}, "tool_choice"),
+        ({"tool_choice": {"type": "function", "name": "nobody"}}, "tool_choice"),
+    ],
+)
+def test_what_the_chat_request_refuses_is_told_in_this_bodys_names(parameters: dict[str, Any], param: str) -> None:
+    reply = Client().respond(**parameters)
+    assert (reply.status, reply.error["param"]) == (400, param)
+    assert "function.name" not in reply.error["message"]
 
 
 def test_split_characters_are_not_lost() -> None:

@@ -49,6 +49,11 @@ def test_tools() -> None:
     assert translated["tools"] == [{"type": "function", "function": function}]
     assert translated["tool_choice"] == {"type": "function", "function": {"name": "f"}}
     assert translated["parallel_tool_calls"] is False
+    allowed = {"mode": "required", "tools": [{"type": "function", "name": "f"}]}
+    assert chat(tools=[tool], tool_choice={"type": "allowed_tools"} | allowed)["tool_choice"] == {
+        "type": "allowed_tools",
+        "allowed_tools": {"mode": "required", "tools": [{"type": "function", "function": {"name": "f"}}]},
+    }
     assert chat(tool_choice="required")["tool_choice"] == "required"
 
 

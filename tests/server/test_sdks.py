@@ -1,0 +1,124 @@
+"""The newer APIs as their own SDKs use them, over a real socket: /v1/responses by openai, /v1/messages by anthropic."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from typing import Any
+
+import anthropic
+import openai
+import pytest
+
+from server.config import ServerConfig
+from tests.server.client import MODEL, Client
+from tests.server.fake import READY, FakeEngineClient, replay
+from tests.server.live import live
+from tests.server.vocab import EOS, byte_level, ids_of
+
+HELLO = [*ids_of("héllo 🦑"), EOS]
+CALL = [*ids_of('See: <tool_call>\n{"name": "f", "arguments": {"x": 1}}\n</tool_call>'), EOS]
+SCHEMA = {"type": "object", "properties": {"x": {"type": "integer"}}, "required": ["x"]}
+FUNCTION: dict[str, Any] = {"type": "function", "name": "f", "parameters": SCHEMA, "strict": None}
+TOOL: dict[str, Any] = {"name": "f", "input_schema": SCHEMA}
+
+
+def serving(answer: list[int]) -> Client:
+    engine = FakeEngineClient(replay(answer), replace(READY, max_model_len=4096))
+    return Client(engine, byte_level(), ServerConfig((MODEL,), api_keys=("secret",)))
+
+
+def prompt_of(client: Client) -> str:
+    return byte_level().backend.decode(list(client.engine.submitted[-1].prompt), skip_special_tokens=False)
+
+
+@contextmanager
+def openai_client(server: Client) -> Iterator[Any]:
+    with live(server) as url, openai.OpenAI(base_url=f"{url}/v1", api_key="secret", max_retries=0) as client:
+        yield client
+
+
+@contextmanager
+def anthropic_client(server: Client, key: str = "secret") -> Iterator[Any]:
+    with live(server) as url, anthropic.Anthropic(base_url=url, api_key=key, max_retries=0) as client:
+        yield client
+
+
+def test_a_response() -> None:
+    with openai_client(serving(HELLO)) as client:
+        response = client.responses.create(model=MODEL, input="hi", instructions="s", store=False)
+        assert (response.output_text, response.status) == ("héllo 🦑", "completed")
+        with pytest.raises(openai.BadRequestError) as caught:
+            client.responses.create(model=MODEL, input="hi", previous_response_id="resp_1")
+        assert caught.value.param == "previous_response_id"
+
+
+def test_a_streamed_response() -> None:
+    with openai_client(serving(HELLO)) as client, client.responses.stream(model=MODEL, input="hi") as stream:
+        text = "".join(event.delta for event in stream if event.type == "response.output_text.delta")
+        assert text == stream.get_final_response().output_text == "héllo 🦑"
+
+
+def test_a_response_that_calls_a_function_and_what_comes_of_it() -> None:
+    server = serving(CALL)
+    with openai_client(server) as client:
+        with client.responses.stream(model=MODEL, input="hi", tools=[FUNCTION]) as stream:
+            streamed = stream.get_final_response().output
+        whole = client.responses.create(model=MODEL, input="hi", tools=[FUNCTION]).output
+        for message, call in (streamed, whole):
+            assert message.content[0].text.strip() == "See:"
+            assert (call.type, call.name, call.arguments) == ("function_call", "f", '{"x": 1}')
+        result = {"type": "function_call_output", "call_id": whole[1].call_id, "output": "41"}
+        items = [{"role": "user", "content": "hi"}, *(item.model_dump(exclude_none=True) for item in whole), result]
+        client.responses.create(model=MODEL, input=items, tools=[FUNCTION])
+    assert '"arguments": {"x": 1}' in prompt_of(server) and "41" in prompt_of(server)
+
+
+def test_a_message() -> None:
+    with anthropic_client(serving(HELLO)) as client:
+        messages = [{"role": "user", "content": "hi"}]
+        message = client.messages.create(model=MODEL, max_tokens=50, messages=messages, stop_sequences=[" 🦑"])
+        assert (message.content[0].text, message.stop_reason, message.stop_sequence) == (
+            "héllo",
+            "stop_sequence",
+            " 🦑",
+        )
+        assert client.messages.count_tokens(model=MODEL, messages=messages).input_tokens == message.usage.input_tokens
+        with pytest.raises(anthropic.BadRequestError, match="max_tokens"):
+            client.messages.create(model=MODEL, max_tokens=0, messages=messages)
+        with pytest.raises(anthropic.NotFoundError):
+            client.messages.create(model="other", max_tokens=5, messages=messages)
+
+
+def test_a_wrong_key() -> None:
+    with anthropic_client(serving(HELLO), "wrong") as client, pytest.raises(anthropic.AuthenticationError):
+        client.messages.create(model=MODEL, max_tokens=5, messages=[{"role": "user", "content": "hi"}])
+
+
+def test_a_streamed_message() -> None:
+    messages = [{"role": "user", "content": "hi"}]
+    with (
+        anthropic_client(serving(HELLO)) as client,
+        client.messages.stream(model=MODEL, max_tokens=50, messages=messages) as stream,
+    ):
+        assert "".join(stream.text_stream) == "héllo 🦑"
+        message = stream.get_final_message()
+    assert (message.stop_reason, message.usage.output_tokens) == ("end_turn", len(HELLO))
+
+
+def test_a_message_that_uses_a_tool_and_what_comes_of_it() -> None:
+    server = serving(CALL)
+    asked: dict[str, Any] = {"model": MODEL, "max_tokens": 100, "tools": [TOOL]}
+    messages = [{"role": "user", "content": "hi"}]
+    with anthropic_client(server) as client:
+        with client.messages.stream(**asked, messages=messages) as stream:
+            streamed = stream.get_final_message()
+        whole = client.messages.create(**asked, messages=messages)
+        for message in (streamed, whole):
+            text, use = message.content
+            assert text.text.strip() == "See:" and message.stop_reason == "tool_use"
+            assert (use.type, use.name, use.input) == ("tool_use", "f", {"x": 1})
+        content = [block.model_dump(exclude_none=True) for block in whole.content]
+        result = {"type": "tool_result", "tool_use_id": whole.content[1].id, "content": "41"}
+        turns = [{"role": "assistant", "content": content}, {"role": "user", "content": [result]}]
+        client.messages.create(**asked, messages=messages + turns)
+    assert '"arguments": {"x": 1}' in prompt_of(server) and "41" in prompt_of(server)
