@@ -8,7 +8,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from server import page
 from server.errors import InvalidApiKey
-from server.paths import PROBES, route_path
+from server.paths import DOCUMENT, PROBES, route_path
 
 
 class ApiKeys:
@@ -33,7 +33,7 @@ class ApiKeys:
 
 
 def _is_open(path: str) -> bool:
-    return path in PROBES or page.is_open(path)
+    return path in (*PROBES, DOCUMENT) or page.is_open(path)
 
 
 def _given(headers: Headers) -> str:

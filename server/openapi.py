@@ -15,7 +15,7 @@ from starlette.responses import Response
 from server.config import ServerConfig
 from server.errors import ApiError, InvalidApiKey
 from server.operations import Operation, operation_of
-from server.paths import PROBES
+from server.paths import DOCUMENT, PROBES
 from server.version import version
 from server.wire import encode_json
 
@@ -68,7 +68,7 @@ def router(config: ServerConfig, routers: Sequence[APIRouter]) -> APIRouter:
     routes = APIRouter()
     body = encode_json(document(config, routers))
 
-    @routes.get("/openapi.json")
+    @routes.get(DOCUMENT)
     async def read_openapi() -> Response:
         return Response(body, media_type="application/json")
 

@@ -13,6 +13,7 @@ from server.errors import NotFound
 
 DIRECTORY = Path(__file__).parent / "web"
 INDEX = "index.html"
+DOCS = "docs.html"
 PREFIX = "/web/"
 MEDIA_TYPES = {
     ".html": "text/html; charset=utf-8",
@@ -44,7 +45,7 @@ class Asset:
 
 def is_open(path: str) -> bool:
     """Whether a path belongs to the page, which needs no API key: a browser cannot send one for it."""
-    return path == "/" or path.startswith(PREFIX)
+    return path in ("/", "/docs") or path.startswith(PREFIX)
 
 
 def read_assets(directory: Path = DIRECTORY) -> dict[str, Asset]:
@@ -63,6 +64,10 @@ def router() -> APIRouter:
     @routes.api_route("/", methods=["GET", "HEAD"])
     async def read_page(http: HttpRequest) -> Response:
         return _answer(http, assets, INDEX)
+
+    @routes.api_route("/docs", methods=["GET", "HEAD"])
+    async def read_docs(http: HttpRequest) -> Response:
+        return _answer(http, assets, DOCS)
 
     @routes.api_route(PREFIX + "{name}", methods=["GET", "HEAD"])
     async def read_asset(http: HttpRequest, name: str) -> Response:

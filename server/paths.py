@@ -3,6 +3,7 @@
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 PROBES = ("/health", "/metrics")  # asked every few seconds, by probes and scrapers that carry no key
+DOCUMENT = "/openapi.json"  # what the API is, which is no secret
 
 
 class RootPath:

@@ -29,9 +29,8 @@ def routes(monkeypatch: pytest.MonkeyPatch) -> list[APIRoute]:
 
 
 def document(**config: Any) -> dict[str, Any]:
-    keys = config.get("api_keys", ())
-    authorization = {"authorization": f"Bearer {keys[0]}"} if keys else {}
-    found = Client(config=ServerConfig((MODEL,), **config)).get("/openapi.json", **authorization).json()
+    """Without a key: what the API is, is no secret."""
+    found = Client(config=ServerConfig((MODEL,), **config)).get("/openapi.json").json()
     assert isinstance(found, dict)
     return found
 

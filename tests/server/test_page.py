@@ -14,7 +14,7 @@ each_name = pytest.mark.parametrize("name", NAMES)
 
 
 def at(name: str) -> str:
-    return "/" if name == page.INDEX else f"/web/{name}"
+    return {page.INDEX: "/", page.DOCS: "/docs"}.get(name, f"/web/{name}")
 
 
 @each_name
