@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Protocol
 
 from engine.api import (
@@ -11,14 +12,16 @@ from engine.api import (
     Fatal,
     FinishReason,
     FromEngine,
+    Grammar,
     Output,
     Progress,
     Ready,
     Request,
     StepOutputs,
 )
+from engine.checker import Crowded, GrammarChecker
 from engine.collector import Collector
-from engine.config import EngineConfig
+from engine.config import TOKENIZER, EngineConfig
 from engine.process import Build
 from engine.supervisor import Died, Restarts, Supervisor
 
@@ -33,6 +36,10 @@ class TooLong(Refused):
 
 class QueueFull(Refused):
     """Too many requests are waiting; try again later."""
+
+
+class BadGrammar(Refused):
+    """Outputs cannot be held to the grammar."""
 
 
 class Unavailable(Refused):
@@ -87,6 +94,12 @@ class EngineClient(Protocol):
     def ready(self) -> Ready | None:
         """The bounds of the engine, from the first time it was ready; they outlive a restart."""
 
+    async def check(self, grammar: Grammar) -> None:
+        """Tries a grammar out, as every one should be before it is submitted; within seconds, whatever it is.
+
+        Raises BadGrammar, QueueFull or Unavailable.
+        """
+
     def submit(self, requests: Sequence[Request]) -> Generation:
         """Accepts all of the requests or none.
 
@@ -113,6 +126,7 @@ class ProcessClient:
     ) -> None:
         """`watch` is called with each new state. `build` must be picklable: a function of a module, or a partial."""
         self._supervisor = Supervisor(config, build, restarts, self._receive)
+        self._checker = GrammarChecker(Path(config.model) / TOKENIZER)
         self._watch = watch
         self._state: EngineState = Loading()
         self._ready: Ready | None = None
@@ -167,11 +181,23 @@ class ProcessClient:
         """Ends the engine process, whatever it is doing, and with it every open request."""
         self._close_door()
         self._fail_open("The server is shutting down.")
+        self._checker.close()
         if self._supervision is not None:
             self._supervision.cancel()
             await asyncio.wait([self._supervision])
             if not self._supervision.cancelled():
                 self._supervision.result()  # raises what should not have happened
+
+    async def check(self, grammar: Grammar) -> None:
+        """Tries a grammar out in a process of its own. Raises BadGrammar, QueueFull or Unavailable."""
+        if not isinstance(self._state, Ready):
+            raise Unavailable(_why_unavailable(self._state))
+        try:
+            complaint = await self._checker.check(grammar, self._state.eos_token_ids)
+        except Crowded:
+            raise QueueFull("Too many grammars are waiting to be compiled; try again later.") from None
+        if complaint is not None:
+            raise BadGrammar(complaint)
 
     def submit(self, requests: Sequence[Request]) -> Collector:
         """Accepts all of the requests or none. Raises TooLong, QueueFull or Unavailable."""

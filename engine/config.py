@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+TOKENIZER = "tokenizer.json"  # in the model's directory; what it holds is the API process's business, and llguidance's
+
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:

@@ -54,7 +54,7 @@ def main(
     A ModelError while building is the user's to repair and is reported as Fatal. Any other exception, then or in a
     step, leaves an engine that cannot be trusted: the process ends with status 1 and its supervisor starts another.
     """
-    _ignore_stop_signals()
+    ignore_stop_signals()
     inbox: SimpleQueue[ToEngine] = SimpleQueue()
     outbox: SimpleQueue[FromEngine | None] = SimpleQueue()
     Thread(target=_read, args=(requests, inbox), name="reader", daemon=True).start()
@@ -91,7 +91,7 @@ class ProgressReporter:
         self._send(progress)
 
 
-def _ignore_stop_signals() -> None:
+def ignore_stop_signals() -> None:
     """Ctrl-C and a supervisor's SIGTERM reach the whole group, but open requests still need the engine: the parent
     decides when it ends, by closing the pipe. It also blocked both signals while this process had no handlers."""
     stop_signals = {signal.SIGINT, signal.SIGTERM}

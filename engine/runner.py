@@ -5,7 +5,7 @@ Also where the engine starts: it loads the model, finds out what a step costs, a
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 
@@ -16,7 +16,8 @@ from torch import Tensor
 
 from engine import machine, sizing
 from engine.api import Progress, Ready, SamplingDefaults, SamplingParams, TokenLogprobs
-from engine.config import EngineConfig
+from engine.config import TOKENIZER, EngineConfig
+from engine.grammar import Grammars
 from engine.sampler import sample, score
 from engine.scheduler import Limits
 from engine.step import Batch, Row, Sample
@@ -34,11 +35,12 @@ Report = Callable[[Progress], None]
 
 @dataclass(frozen=True, slots=True)
 class ModelRunner:
-    """The model and its KV cache. Stateless but for the latter."""
+    """The model, its KV cache, and where the outputs stand in their grammars. Stateless but for the latter two."""
 
     model: Mixtral
     cache: KVCache
     sampled_vocab: int
+    grammars: Grammars = field(default_factory=Grammars)
 
     def run(self, batch: Batch) -> list[Sample]:
         """Computes the rows' tokens into the cache; returns what came of each row of `batch.answered`."""
@@ -52,7 +54,7 @@ class ModelRunner:
     def answers(self, batch: Batch, hidden: Tensor) -> list[Sample]:
         """The next tokens, and the log-probabilities of the prompts that ask for them. hidden [R + S, H]"""
         rows = batch.sampled
-        sampled = sample(self.model.logits(hidden[: len(rows)]), rows, self.sampled_vocab) if rows else []
+        sampled = self._sampled(rows, hidden[: len(rows)]) if rows else []
         if len(rows) == len(hidden):
             return sampled
         answers, tokens, start = [], iter(sampled), len(rows)
@@ -62,6 +64,11 @@ class ModelRunner:
             answers.append(replace(answer, prompt_logprobs=self._scores(row, hidden[start:end])))
             start = end
         return answers
+
+    def _sampled(self, rows: Sequence[Row], hidden: Tensor) -> list[Sample]:
+        """The next tokens, as far as the rows' grammars allow. hidden [R, H]"""
+        logits = self.model.logits(hidden)
+        return self.grammars.advance(rows, sample(logits, rows, self.sampled_vocab, self.grammars.allowed(rows)))
 
     def _scores(self, row: Row, hidden: Tensor) -> tuple[TokenLogprobs, ...]:
         """Of the row's targets, a few at a time: the logits of a long prompt would take gigabytes. hidden [S, H]"""
@@ -125,7 +132,8 @@ def start(config: EngineConfig, report: Report) -> tuple[ModelRunner, Limits, Re
     pool = sizing.make_pool(config, room.cache_bytes, KVCache.bytes_per_token(shape, model.activation_dtype))
     max_model_len = sizing.choose_max_model_len(config, shape, pool)
     cache = _allocate(model, pool.num_blocks, config.block_size)
-    runner = ModelRunner(model, cache, min(config.sampled_vocab or shape.vocab_size, shape.vocab_size))
+    grammars = Grammars(directory / TOKENIZER, generation.eos_token_ids)
+    runner = ModelRunner(model, cache, min(config.sampled_vocab or shape.vocab_size, shape.vocab_size), grammars)
     limits = Limits(max_model_len, room.max_num_seqs, room.step_tokens, shape.vocab_size, config.enable_prefix_caching)
     ready = Ready(
         max_model_len=max_model_len,

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -21,13 +22,18 @@ CHUNK = 256  # columns of the vocabulary that are summed at once
 CANDIDATES = (256, 4096)  # how many of the best a filter looks at, before a row is sorted whole
 
 
-def sample(logits: Tensor, rows: Sequence[Row], sampled_vocab: int) -> list[Sample]:
+def sample(
+    logits: Tensor, rows: Sequence[Row], sampled_vocab: int, allowed: NDArray[np.uint8] | None = None
+) -> list[Sample]:
     """One token for each row of `logits` [R, V]; ids from `sampled_vocab` on are never chosen.
 
-    A row that has a NaN or infinite maximum gets no token, and disturbs no other row.
+    `allowed` are the masks of the rows' grammars, [R, bytes], bit i % 8 of byte i // 8 for id i. A row that has a NaN
+    or infinite maximum gets no token, and disturbs no other row.
     """
     logits = logits[:, :sampled_vocab]
     edited = _edited(logits, rows)
+    if allowed is not None:
+        edited = _within(edited, logits, allowed)
     is_number = edited.amax(-1).isfinite()  # NaN and +inf spread to the maximum  # [R]
     tokens = _choose(edited, rows)  # [R]
     logprobs = _logprobs(logits, tokens, rows)
@@ -45,6 +51,18 @@ def _edited(logits: Tensor, rows: Sequence[Row]) -> Tensor:
     cells = logits[places].double()  # [E]
     cells = torch.where(cells > 0, cells / penalties, cells * penalties) + addends
     return logits.index_put(places, cells.to(logits.dtype))
+
+
+def _within(edited: Tensor, logits: Tensor, allowed: NDArray[np.uint8]) -> Tensor:
+    """The edited logits [R, V] without the tokens that the rows' grammars forbid.
+
+    Where bans leave a grammar no token they give way: an output ends where its grammar does, min_tokens or not.
+    """
+    columns = np.unpackbits(allowed, axis=-1, count=logits.shape[-1], bitorder="little")  # [R, V], 0 beyond the masks
+    forbidden = torch.from_numpy(columns == 0).to(logits.device)
+    kept = edited.masked_fill(forbidden, -torch.inf)
+    without = kept.amax(-1, keepdim=True).isneginf()  # [R, 1]
+    return kept.where(~without, logits.masked_fill(forbidden, -torch.inf)) if without.any() else kept
 
 
 def _choose(logits: Tensor, rows: Sequence[Row]) -> Tensor:

@@ -219,7 +219,7 @@ class Scheduler:
     def _take(self, seq: Sequence, row: Row, sample: Sample) -> Output | None:
         """What a sequence tells of one step; None while there is nothing."""
         if row.output is not None and sample.token is None:
-            return self._end(seq, FinishReason.ERROR, "The model's output was not a number.")
+            return self._end(seq, FinishReason.ERROR, sample.error)
         self._publish(seq, row.end)
         scores = seq.take_scores(row.start, sample.prompt_logprobs)
         if row.end == len(seq.tokens):  # else it was preempted, and this token came already
@@ -240,7 +240,7 @@ class Scheduler:
         tokens = () if sample.token is None else (sample.token,)
         seq.tokens += tokens
         self._extend_hashes(seq)
-        reason = seq.finish_reason(self.max_len)
+        reason = FinishReason.STOP if sample.ended else seq.finish_reason(self.max_len)
         output = Output(
             id=seq.request.id,
             token_ids=tokens,

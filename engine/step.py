@@ -50,6 +50,8 @@ class Batch:
 class Sample:
     """What came of one row."""
 
-    token: int | None  # the next one; None when its logits were not numbers, or when none was to be sampled
+    token: int | None  # the next one; None when there is none, as `error` says, or when none was to be sampled
     logprobs: TokenLogprobs | None = None
     prompt_logprobs: tuple[TokenLogprobs, ...] = ()  # of the row's targets
+    ended: bool = False  # nothing may follow: its grammar is fulfilled
+    error: str = "The model's output was not a number."

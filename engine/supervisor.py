@@ -139,7 +139,7 @@ class EngineProcess:
         self._process = context.Process(
             target=process.main, args=(request_reader, report_writer, config, build), name="octavo-engine"
         )
-        _start_deaf_to_stop_signals(self._process)
+        start_deaf_to_stop_signals(self._process)
         request_reader.close()  # now the child's alone, so that its death is seen as end-of-file
         report_writer.close()
         Thread(target=self._read, name="engine reader", daemon=True).start()
@@ -211,7 +211,7 @@ def _write(requests: "Connection[ToEngine, Any]", outbox: "SimpleQueue[ToEngine 
         requests.close()
 
 
-def _start_deaf_to_stop_signals(child: BaseProcess) -> None:
+def start_deaf_to_stop_signals(child: BaseProcess) -> None:
     """Starts the process with SIGINT and SIGTERM blocked; it ignores them as soon as it runs our code.
 
     Both reach the whole process group, and a child that is still importing would die of them.

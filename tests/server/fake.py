@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from engine.api import EngineStats, FinishReason, Output, Ready, Request, TokenLogprobs
+from engine.api import EngineStats, FinishReason, Grammar, Output, Ready, Request, TokenLogprobs
 from engine.client import EngineState, Refused
 
 READY = Ready(
@@ -95,7 +95,9 @@ class FakeEngineClient:
     state: EngineState = READY
     stats: EngineStats = field(default_factory=EngineStats)
     refusal: Refused | None = None
+    complaint: Refused | None = None  # about any grammar
     submitted: list[Request] = field(default_factory=list)
+    checked: list[Grammar] = field(default_factory=list)
     generations: list[FakeGeneration] = field(default_factory=list)
     aborted: list[str] = field(default_factory=list)
     deliver_after_abort: bool = False  # what was on its way when the request was given up
@@ -103,6 +105,11 @@ class FakeEngineClient:
     @property
     def ready(self) -> Ready | None:
         return self.state if isinstance(self.state, Ready) else None
+
+    async def check(self, grammar: Grammar) -> None:
+        self.checked.append(grammar)
+        if self.complaint is not None:
+            raise self.complaint
 
     def submit(self, requests: Sequence[Request]) -> FakeGeneration:
         if self.refusal is not None:
