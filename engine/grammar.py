@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
-from llguidance import LLMatcher, LLParserLimits, LLTokenizer, grammar_from
+from llguidance import LLMatcher, LLParserLimits, LLTokenizer, grammar_from, regex_to_lark
 from numpy.typing import NDArray
 
 from engine.api import Grammar, Request
@@ -32,8 +32,13 @@ LIMITS = LLParserLimits(
 )
 # Between the tokens of JSON. Bounded, or a model that has lost its way writes blanks until max_tokens.
 JSON_BLANKS = r"[ \t\n\r]{1,40}"
+ASCII_CLASSES = "dw"  # \d and \w mean what they do in JavaScript, and so in the patterns of JSON schemas
 KEPT = 64  # compiled grammars that are kept for the next request
 MASK_THREADS = 4
+
+
+STUCK = "No token of the model continues the output as its grammar wants; change the grammar."
+_EXHAUSTED = re.compile(r"fuel|too (many|big|large)|limit|max is")  # the library's words for one of LIMITS
 
 
 class GrammarError(Exception):
@@ -75,7 +80,7 @@ def _source(grammar: Grammar) -> str:
         case "json":
             return LLMatcher.grammar_from_json_schema(grammar.text, defaults={"whitespace_pattern": JSON_BLANKS})
         case "regex":
-            return LLMatcher.grammar_from_regex(grammar.text)
+            return f"start: /{regex_to_lark(grammar.text, ASCII_CLASSES)}/"
         case "choice":
             return "start: " + " | ".join(json.dumps(choice) for choice in json.loads(grammar.text))
         case "grammar":
@@ -104,7 +109,7 @@ def _sentence(reason: str) -> str:
         )
     if "NoExtension" in reason:
         return "No output can follow this grammar; correct it."
-    if re.search(r"fuel|too (many|big|large)|limit|max is", reason):
+    if _EXHAUSTED.search(reason):
         return "The grammar is too large or too ambiguous to be followed; simplify it."
     plain = " ".join(reason.split())
     return f"The grammar cannot be used: {plain[:MAX_REASON].rstrip('. ')}; correct it."
@@ -214,7 +219,8 @@ class Grammars:
         if (error := state.mask.exception()) is not None:
             return Sample(None, error=str(error))
         if not state.matcher.consume_token(sample.token):
-            return Sample(None, error="No token of the model continues the output as its grammar wants; change it.")
+            exhausted = _EXHAUSTED.search(state.matcher.get_error())
+            return Sample(None, error=_sentence(exhausted[0]) if exhausted else STUCK)
         state.outputs += 1
         if state.matcher.is_stopped():
             return replace(sample, ended=True)

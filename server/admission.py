@@ -8,9 +8,9 @@ from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
 
 from engine.api import Ready, Request, SamplingParams
-from engine.client import Generation, QueueFull, Refused, TooLong
+from engine.client import BadGrammar, Generation, QueueFull, Refused, TooLong
 from server.choices import Choice, Display
-from server.errors import ContextLengthExceeded, InvalidRequest, ServiceUnavailable, TooManyRequests
+from server.errors import ApiError, ContextLengthExceeded, InvalidRequest, ServiceUnavailable, TooManyRequests
 from server.job import Job
 from server.protocol import GenerationRequest, RequestT, parse
 from server.service import Service
@@ -63,8 +63,11 @@ def check_count(service: Service, ready: Ready, prompts: int, request: Generatio
         raise InvalidRequest(f"{prompts * count} choices are too many at once; this server takes {most}.", field)
 
 
-def admit(service: Service, http: HttpRequest, request: GenerationRequest, tasks: Sequence[Task], prefix: str) -> Job:
+async def admit(
+    service: Service, http: HttpRequest, request: GenerationRequest, tasks: Sequence[Task], prefix: str
+) -> Job:
     """Every prompt, n times, accepted by the engine together; or an error, and nothing is queued."""
+    await _check_grammars(service, request, tasks)
     id = f"{prefix}{uuid.uuid4().hex}"
     count, _ = request.candidates()
     salt = request.cache_salt or ""
@@ -85,12 +88,32 @@ def admit(service: Service, http: HttpRequest, request: GenerationRequest, tasks
     return Job(id, choices, count, generation, service, trace)
 
 
+async def _check_grammars(service: Service, request: GenerationRequest, tasks: Sequence[Task]) -> None:
+    """A grammar that the request did not ask for is made of its tools."""
+    constraint = request.constraint()
+    for grammar in {task.params.grammar for task in tasks}:
+        field = constraint.field if constraint is not None and constraint.grammar == grammar else "tools"
+        if grammar is not None:
+            try:
+                await service.client.check(grammar)
+            except Refused as refused:
+                raise _as_api_error(refused, field) from refused
+
+
 def _submit(service: Service, requests: Sequence[Request]) -> Generation:
     try:
         return service.client.submit(requests)
-    except TooLong as refused:
-        raise ContextLengthExceeded(str(refused)) from refused
-    except QueueFull as refused:
-        raise TooManyRequests(str(refused)) from refused
     except Refused as refused:
-        raise ServiceUnavailable(str(refused)) from refused
+        raise _as_api_error(refused) from refused
+
+
+def _as_api_error(refused: Refused, field: str | None = None) -> ApiError:
+    match refused:
+        case BadGrammar():
+            return InvalidRequest(f"'{field}': {refused}", field)
+        case TooLong():
+            return ContextLengthExceeded(str(refused))
+        case QueueFull():
+            return TooManyRequests(str(refused))
+        case _:
+            return ServiceUnavailable(str(refused))

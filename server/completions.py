@@ -61,7 +61,7 @@ def router(service: Service) -> APIRouter:
         prompts = request.prompts()
         check_count(service, ready, len(prompts), request)
         tasks = await asyncio.to_thread(_tasks, service.tokenizer, request, prompts, ready)
-        job = admit(service, http, request, tasks, "cmpl-")
+        job = await admit(service, http, request, tasks, "cmpl-")
         return await respond(http, job, CompletionShape(job, request, service.tokenizer), request.stream is True)
 
     return routes

@@ -27,7 +27,7 @@ async def begin(service: Service, http: HttpRequest, request: ChatRequest, prefi
     ready = require_ready(service.client)
     check_count(service, ready, 1, request)
     task, parser = await asyncio.to_thread(_prepared, service, request, ready)
-    return admit(service, http, request, [task], prefix), PartReaders(parser)
+    return await admit(service, http, request, [task], prefix), PartReaders(parser)
 
 
 def rendered(service: Service, request: ChatRequest) -> str:

@@ -9,6 +9,7 @@ from server.errors import InvalidRequest, from_validation
 from server.fields import Object, shaped
 from server.messages import Message
 from server.parameters import ParameterCheck
+from server.structured import Structured
 from server.tools import MAX_TOOLS, Tool, ToolChoice, ToolUse, check_tools, tool_use
 
 MAX_STOPS = 4
@@ -69,7 +70,7 @@ class ModelRequest(Object):
         return self.model_extra or {}
 
 
-class GenerationRequest(ModelRequest):
+class GenerationRequest(ModelRequest, Structured):
     """What completions and chat have in common."""
 
     model: str
@@ -129,6 +130,7 @@ class GenerationRequest(ModelRequest):
 
     def check(self) -> None:
         super().check()
+        self.constraint()
         if self.stream_options is not None and self.stream_options.model_fields_set and not self.stream:
             raise InvalidRequest("'stream_options' is only allowed with 'stream': true.", "stream_options")
         if self.truncate_prompt_tokens == 0:

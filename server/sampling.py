@@ -24,6 +24,7 @@ def sampling_params(request: GenerationRequest, ready: Ready, max_tokens: int, l
         top_k=max(_first(request.top_k, defaults.top_k, 0), 0),  # -1, too, keeps every token
         top_p=_first(request.top_p, defaults.top_p, 1.0),
         min_p=_first(request.min_p, defaults.min_p, 0.0),
+        grammar=None if (constraint := request.constraint()) is None else constraint.grammar,
         seed=(secrets.randbits(64) if request.seed is None else request.seed) & _UINT64,
         logprobs=logprobs,
         prompt_logprobs=request.prompt_logprobs,

@@ -4,6 +4,7 @@ import math
 from dataclasses import replace
 from itertools import product
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -268,3 +269,22 @@ def test_scores_are_log_probabilities_and_ranks(generator_seed, count):
             [values[t] - total for t in order[:count]], abs=1e-5
         )
         assert all(logprob == pytest.approx(values[token] - total, abs=1e-5) for token, logprob in found.top)
+
+
+@pytest.mark.parametrize("params", [{"temperature": 0.0}, {}, {"top_k": 2}, {"top_p": 0.9}])
+def test_what_a_grammar_forbids_is_never_chosen(params):
+    logits = torch.arange(20.0).expand(50, 20)
+    allowed = np.full((50, 4), 0xFF, np.uint8)  # of 32 ids, the last 12 padding
+    allowed[1:] = [0b00000110, 0, 0, 0xFF]
+    rows = [row(n, logprobs=1, **params) for n in range(50)]
+    free, *bound = sample(logits, rows, 20, allowed)
+    assert free.token is not None and free.token > 2
+    assert {each.token for each in bound} <= {1, 2}
+    assert all(each.logprobs.top[0][0] == 19 for each in bound)
+
+
+def test_a_ban_that_leaves_a_grammar_nothing_gives_way():
+    bound = row(0, min_tokens=5, stop_token_ids=(2,))
+    allowed = np.array([[0b100]], np.uint8)
+    assert tokens(torch.zeros(1, 4), [bound]) != [2]
+    assert [each.token for each in sample(torch.zeros(1, 4), [bound], 4, allowed)] == [2]

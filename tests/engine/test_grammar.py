@@ -1,0 +1,275 @@
+"""Grammars in the engine: what follows them, what is refused, and that they change nothing else."""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import jsonschema
+import numpy as np
+import pytest
+
+from engine.api import FinishReason, Grammar, Output, Request, SamplingParams
+from engine.config import EngineConfig
+from engine.engine import Engine, build
+from engine.grammar import Compiler, GrammarError
+from engine.runner import ModelRunner
+from tests.engine.fakes import Collector, check
+from tests.engine.schemas import random_schema
+from tests.server.vocab import BYTES, EOS, byte_level
+from tests.tiny import write_tiny_checkpoint
+
+TOKENS, PADDED = 259, 270  # ids of the tokenizer, rows of the embedding
+PROMPT = tuple(range(10, 30))
+# A model of random weights would seldom close what it opens.
+CLOSING = tuple((BYTES + byte, 4.0) for byte in b'"}],:')
+STOP, ERROR = FinishReason.STOP, FinishReason.ERROR
+
+
+@pytest.fixture(scope="module")
+def directory(tmp_path_factory) -> Path:
+    directory = tmp_path_factory.mktemp("tiny")
+    write_tiny_checkpoint(directory, vocab_size=PADDED, max_position_embeddings=4096)
+    byte_level().backend.save(str(directory / "tokenizer.json"))
+    return directory
+
+
+@pytest.fixture(scope="module")
+def compiler(directory) -> Compiler:
+    return Compiler(directory / "tokenizer.json", (EOS,))
+
+
+@pytest.fixture(scope="module")
+def core(directory) -> Engine:
+    return start(directory)
+
+
+def start(directory: Path, **changes: Any) -> Engine:
+    config = {"threads": 1, "kv_cache_memory": 2**23, "max_num_batched_tokens": 512, "device": "cpu"} | changes
+    core, _ = build(
+        EngineConfig(str(directory), dtype="float32", sampled_vocab=TOKENS, **config), lambda progress: None
+    )
+    return core
+
+
+def request(name: str, grammar: Grammar | None, **params: Any) -> Request:
+    defaults = {"max_tokens": 600, "seed": 5, "stop_token_ids": (EOS,), "logit_bias": CLOSING, "grammar": grammar}
+    return Request(name, PROMPT, SamplingParams(**(defaults | params)))
+
+
+def serve(core: Engine, *requests: Request) -> Collector:
+    """To the end of all; nothing is kept of them."""
+    collector = Collector()
+    for each in requests:
+        collector.take(core.add(each))
+    while core.has_work():
+        for output in core.step().outputs:
+            collector.take(output)
+        check(core)
+    assert collector.ended.keys() == {each.id for each in requests}
+    assert core.grammars._states == {} and core.grammars.compiling == 0
+    return collector
+
+
+def text(tokens: tuple[int, ...]) -> str:
+    return bytes(token - BYTES for token in tokens if token != EOS).decode()
+
+
+def answer(core: Engine, grammar: Grammar, **params: Any) -> str:
+    collector = serve(core, request("a", grammar, **params))
+    assert collector.reason("a") is STOP, collector.ended["a"]
+    return text(collector.tokens["a"])
+
+
+def schema(value: Any) -> Grammar:
+    return Grammar("json", json.dumps(value))
+
+
+def test_a_hundred_random_schemas(core):
+    random = Random(11)
+    schemas = {f"r{index}": random_schema(random) for index in range(100)}
+    requests = [request(name, schema(each), seed=index) for index, (name, each) in enumerate(schemas.items())]
+    collector = serve(core, *requests)
+    stopped = [name for name in schemas if collector.reason(name) is STOP]
+    for name in stopped:
+        jsonschema.validate(json.loads(text(collector.tokens[name])), schemas[name])
+    assert not any(collector.reason(name) is ERROR for name in schemas)
+    assert len(stopped) >= 90
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_any_object(core, temperature):
+    for seed in range(5):
+        assert isinstance(
+            json.loads(answer(core, schema({"type": "object"}), seed=seed, temperature=temperature)), dict
+        )
+
+
+@pytest.mark.parametrize("pattern", ["[0-9]{3}-[a-f]+x", "^(yes|no)$", "a?b", "é+!", r"\d{2}\.\d"])
+def test_a_regular_expression_matches_all_of_the_output(core, pattern):
+    for seed in range(4):
+        assert re.fullmatch(pattern, answer(core, Grammar("regex", pattern), seed=seed))
+
+
+@pytest.mark.parametrize("choices", [["red", "green", "blue"], ["a", "ab"], ['qu"o\\te\n', "é😀"], ["", "x"]])
+def test_the_output_is_one_of_the_choices(core, choices):
+    found = {answer(core, Grammar("choice", json.dumps(choices)), seed=seed) for seed in range(8)}
+    assert found <= set(choices)
+    assert len(found) > 1
+
+
+LARK = 'start: sum\nsum: NUMBER | "(" sum "+" sum ")"\nNUMBER: /[0-9]/'
+GBNF = 'root ::= sum\nsum ::= [0-9] | "(" sum "+" sum ")"'
+
+
+@pytest.mark.parametrize("grammar", [LARK, GBNF])
+def test_a_context_free_grammar(core, grammar):
+    for seed in range(5):
+        found = answer(core, Grammar("grammar", grammar), seed=seed, logit_bias=())
+        while found != (reduced := re.sub(r"\([0-9]\+[0-9]\)", "0", found)):
+            found = reduced
+        assert re.fullmatch("[0-9]", found)
+
+
+@pytest.mark.parametrize(
+    ("grammar", "words"),
+    [
+        (schema({"type": "array", "uniqueItems": True, "contains": {}}), '"contains", "uniqueItems"'),
+        (schema({"properties": {"a": {"not": {"type": "null"}}}}), 'not supported: "not"'),
+        (schema({"if": {}, "then": {}, "x-guidance": {"lenient": True}}), '"if", "then"'),
+        (Grammar("grammar", 'start: %json {"not": {}, "x-guidance": {"lenient": true}}'), 'not supported: "not"'),
+        (schema({"oneOf": [{"type": "string"}, {"maxLength": 3}]}), "'oneOf' is supported only where"),
+        (schema({"type": "string", "format": "shoe-size"}), "shoe-size"),
+        (schema({"$ref": "http://example.com/schema.json"}), "cannot be used"),
+        (schema({"type": "integer", "minimum": 5, "maximum": 3}), "minimum"),
+        (schema({"$ref": "#"}), "No output can follow"),
+        (schema({"enum": []}), "cannot be used"),
+        (Grammar("json", "{"), "cannot be used"),
+        (Grammar("json", "5"), "cannot be used"),
+        (Grammar("regex", "("), "unclosed group"),
+        (Grammar("regex", "(?=a)b"), "look-ahead"),
+        (Grammar("choice", '["\\ud800"]'), "cannot be used"),
+        (Grammar("grammar", 'start: "a" | missing'), "missing"),
+        (Grammar("grammar", 'root ::= "a" | missing'), "missing"),
+        (Grammar("grammar", "start: A\nA: " + " & ".join(f"/.*{n}.*/" for n in range(60))), "simplify it"),
+    ],
+)
+def test_what_cannot_be_used_is_refused_with_the_reason(compiler, core, grammar, words):
+    with pytest.raises(GrammarError) as refusal:
+        compiler.compile(grammar)
+    assert words in str(refusal.value)
+    ended = serve(core, request("a", grammar)).ended["a"]
+    assert (ended.finish_reason, ended.error) == (ERROR, str(refusal.value))
+
+
+def test_a_tokenizer_that_cannot_be_read(tmp_path):
+    with pytest.raises(GrammarError, match="does not allow for grammars"):
+        Compiler(tmp_path / "tokenizer.json", (EOS,))
+    (tmp_path / "tokenizer.json").write_text("{}")
+    with pytest.raises(GrammarError, match="does not allow for grammars"):
+        Compiler(tmp_path / "tokenizer.json", (EOS,))
+
+
+def test_others_are_served_as_if_nobody_had_a_grammar(core):
+    free = [request(f"free {seed}", None, seed=seed, max_tokens=40, logit_bias=()) for seed in range(3)]
+    bound = [request(f"bound {seed}", schema({"type": "object"}), seed=seed) for seed in range(3)]
+    alone, mixed = serve(core, *free), serve(core, *free, *bound)
+    assert all(mixed.tokens[each.id] == alone.tokens[each.id] for each in free)
+
+
+def test_preempted_sequences_continue_where_they_were(directory, core):
+    random = Random(3)
+    requests = [request(f"r{n}", schema(random_schema(random)), seed=n, max_tokens=80) for n in range(12)]
+    narrow = start(directory, kv_cache_memory=2 * 2 * 2 * 8 * 4 * 16 * 14, max_num_batched_tokens=23)
+    calm, pressed = serve(core, *requests), serve(narrow, *requests)
+    assert narrow.scheduler.stats().preemptions > 0 == core.scheduler.stats().preemptions
+    assert pressed.tokens == calm.tokens
+
+
+def test_choices_stand_in_the_grammar_each_for_itself(core):
+    """One compiled grammar, as many states as choices."""
+    grammar = Grammar("choice", '["red", "green", "blue", "violet"]')
+    collector = serve(core, *(request(f"c{choice}", grammar, choice=choice, logit_bias=()) for choice in range(12)))
+    found = {text(tokens) for tokens in collector.tokens.values()}
+    assert found <= {"red", "green", "blue", "violet"} and len(found) > 1
+
+
+@pytest.mark.parametrize("params", [{"min_tokens": 20}, {"stop_token_ids": ()}, {"min_tokens": 20, "temperature": 0.0}])
+def test_an_output_ends_where_its_grammar_does(core, params):
+    """Neither min_tokens nor ignore_eos makes a model go on when there is nothing left to say."""
+    for grammar in (Grammar("choice", '["ab", "abc"]'), Grammar("regex", "(ab){1,2}")):
+        assert re.fullmatch("abc?|abab", answer(core, grammar, logit_bias=(), **params))
+
+
+def test_min_tokens_keeps_an_output_going_while_its_grammar_can(core):
+    collector = serve(core, request("a", Grammar("regex", "[ab]*"), min_tokens=20, logit_bias=((EOS, 50.0),)))
+    assert len(collector.tokens["a"]) >= 20
+
+
+def test_an_output_may_be_cut_short(core):
+    collector = serve(core, request("a", Grammar("regex", "a{500}"), max_tokens=7))
+    assert (text(collector.tokens["a"]), collector.reason("a")) == ("aaaaaaa", FinishReason.LENGTH)
+    collector = serve(core, request("a", Grammar("regex", "a+b+"), stop_token_ids=(EOS, BYTES + ord("b"))))
+    assert re.fullmatch("a+b", text(collector.tokens["a"]))
+
+
+def test_logprobs_are_the_models_own(core):
+    """The constrained token was not the model's choice, and its probability says so."""
+    collector, outputs = Collector(), []
+    core.add(request("a", Grammar("regex", "[xyz]{8}"), logprobs=3, temperature=0.0, logit_bias=()))
+    while core.has_work():
+        outputs += core.step().outputs
+    found = [each for output in outputs for each in output.logprobs]
+    for output in outputs:
+        collector.take(output)
+    assert re.fullmatch("[xyz]{8}", text(collector.tokens["a"]))
+    assert any(token not in {BYTES + byte for byte in b"xyz"} for each in found for token, _ in each.top)
+    assert any(each.logprob < each.top[0][1] for each in found)
+
+
+def test_padding_of_the_vocabulary_is_never_allowed(compiler, core):
+    matcher = compiler.compile(Grammar("regex", "(?s:.*)"))
+    allowed = np.unpackbits(np.frombuffer(matcher.compute_bitmask(), np.uint8), bitorder="little")
+    assert allowed[BYTES + ord("a")] and not allowed[TOKENS:].any()
+    bias = tuple((token, 100.0) for token in range(TOKENS, PADDED))
+    collector = serve(core, request("a", Grammar("regex", "(?s:.){30}"), logit_bias=bias))
+    assert max(collector.tokens["a"]) < TOKENS
+
+
+def test_a_grammar_that_no_token_continues_ends_its_own_output_alone(core):
+    runner = core.runner
+    assert isinstance(runner, ModelRunner)
+    core.runner = replace(runner, sampled_vocab=BYTES + ord("a"))  # as if the letters were padding
+    try:
+        collector = serve(core, request("bad", Grammar("regex", "a+")), request("good", Grammar("regex", "[0-9]{5}")))
+    finally:
+        core.runner = runner
+    assert (collector.reason("bad"), collector.reason("good")) == (ERROR, STOP)
+
+
+def test_a_grammar_that_becomes_too_ambiguous_ends_its_own_output_alone(core):
+    nested = {"$defs": {"n": {"anyOf": [{"type": "array", "items": {"$ref": "#/$defs/n"}}] * 300}}, "$ref": "#/$defs/n"}
+    collector = serve(core, request("bad", schema(nested)), request("good", Grammar("regex", "[0-9]{50}")))
+    bad = collector.ended["bad"]
+    assert (bad.finish_reason, collector.reason("good")) == (ERROR, STOP)
+    assert "simplify it" in str(bad.error)
+
+
+def test_aborted_requests_leave_nothing(core):
+    grammar = Grammar("regex", "z{400}")
+    core.add(request("waiting", grammar))
+    assert core.has_work()
+    assert core.abort("waiting") == Output("waiting", finish_reason=FinishReason.ABORT)
+    core.add(request("running", grammar))
+    while not core.scheduler.running:
+        core.step()
+    assert core.abort("running") is not None
+    assert core.grammars._states == {} and not core.has_work()
+    assert core.abort("running") is None
+
+
+def test_a_request_that_cannot_run_is_refused_once_its_grammar_is_there(core):
+    ended = serve(core, Request("a", (), SamplingParams(5, grammar=schema({})))).ended["a"]
+    assert "prompt is empty" in str(ended.error)
