@@ -23,8 +23,9 @@ PATIENCE = 30_000  # milliseconds; the machine may be busy
 expect.set_options(timeout=PATIENCE)
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    """Of one module: while it is open an event loop runs in this thread, and asyncio.run, in other tests, refuses."""
     path = next(filter(None, map(shutil.which, NAMES)), None)
     if path is None:
         message = "there is no Chromium: install the package `chromium`, and the page is tested too"
