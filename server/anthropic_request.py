@@ -168,9 +168,13 @@ class CountRequest(TranslatedRequest):
 
     def chat(self) -> dict[str, Any]:
         """The body of the chat request."""
+        return self.amounting_to(self.conversation())
+
+    def conversation(self) -> dict[str, Any]:
+        """What of it is translated; null where the body says nothing."""
         config, choice = self.output_config or OutputConfig(), self.tool_choice
         continues = self.messages[-1].role == "assistant"
-        return self.handed_on() | {
+        return {
             "messages": [*self._system(), *(turn for message in self.messages for turn in _turns(message))],
             "add_generation_prompt": False if continues else None,
             "continue_final_message": True if continues else None,
@@ -202,8 +206,8 @@ class MessagesRequest(CountRequest):
     service_tier: Literal["auto", "standard_only"] | None = None
     """Accepted: there is one tier."""
 
-    def chat(self) -> dict[str, Any]:
-        return super().chat() | {
+    def conversation(self) -> dict[str, Any]:
+        return super().conversation() | {
             "max_tokens": self.max_tokens,
             "stop": self.stop_sequences or None,
             "temperature": self.temperature,

@@ -200,20 +200,22 @@ class ResponsesRequest(TranslatedRequest):
     def chat(self) -> dict[str, Any]:
         """The body of the chat request."""
         text = self.text or TextConfig()
-        return self.handed_on() | {
-            "messages": [*self._system(), *_messages(self.input)],
-            "max_completion_tokens": self.max_output_tokens,
-            "temperature": self.temperature,
-            "top_p": self.top_p,
-            "tools": None if self.tools is None else [tool.chat() for tool in self.tools],
-            "tool_choice": _tool_choice(self.tool_choice),
-            "parallel_tool_calls": self.parallel_tool_calls,
-            "response_format": None if text.format is None else text.format.chat(),
-            "verbosity": text.verbosity,
-            "reasoning_effort": None if self.reasoning is None else self.reasoning.effort,
-            "logprobs": self.includes_logprobs,
-            "top_logprobs": self.top_logprobs if self.includes_logprobs else None,
-        }
+        return self.amounting_to(
+            {
+                "messages": [*self._system(), *_messages(self.input)],
+                "max_completion_tokens": self.max_output_tokens,
+                "temperature": self.temperature,
+                "top_p": self.top_p,
+                "tools": None if self.tools is None else [tool.chat() for tool in self.tools],
+                "tool_choice": _tool_choice(self.tool_choice),
+                "parallel_tool_calls": self.parallel_tool_calls,
+                "response_format": None if text.format is None else text.format.chat(),
+                "verbosity": text.verbosity,
+                "reasoning_effort": None if self.reasoning is None else self.reasoning.effort,
+                "logprobs": self.includes_logprobs or None,
+                "top_logprobs": self.top_logprobs if self.includes_logprobs else None,
+            }
+        )
 
     def _system(self) -> Iterator[dict[str, Any]]:
         if self.instructions:

@@ -27,9 +27,10 @@ class TranslatedRequest(ModelRequest):
     def unknown(self) -> Mapping[str, Any]:
         return {}
 
-    def handed_on(self) -> dict[str, Any]:
-        """What is the same in a chat request."""
-        return {**(self.model_extra or {}), "model": self.model, "stream": self.stream}
+    def amounting_to(self, translated: Mapping[str, Any]) -> dict[str, Any]:
+        """The body of a chat request: fields as they came, under those that were translated and are not null."""
+        given = {name: value for name, value in translated.items() if value is not None}
+        return {**(self.model_extra or {}), "model": self.model, "stream": self.stream, **given}
 
 
 def translated(service: Service, payload: Mapping[str, Any], names: Names) -> ChatRequest:

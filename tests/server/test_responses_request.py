@@ -18,7 +18,14 @@ def call(id: str) -> dict[str, Any]:
 
 
 def test_the_least() -> None:
-    assert chat() == {"model": "m", "messages": [{"role": "user", "content": "a"}], "logprobs": False}
+    assert chat() == {"model": "m", "messages": [{"role": "user", "content": "a"}]}
+
+
+def test_the_chats_own_words_are_understood_where_the_body_is_silent() -> None:
+    form = {"type": "json_object"}
+    assert chat(response_format=form)["response_format"] == form
+    assert chat(response_format=form, text={"format": {"type": "text"}})["response_format"] == {"type": "text"}
+    assert chat(messages=[])["messages"] != []
 
 
 def test_calls_and_their_outputs() -> None:
