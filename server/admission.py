@@ -15,6 +15,7 @@ from server.job import Job
 from server.protocol import GenerationRequest, RequestT, parse
 from server.service import Service
 from server.streaming import ClientLeft
+from server.structured import Constraint
 from server.text import Tokenizer
 from server.trace import Trace
 
@@ -26,6 +27,7 @@ class Task:
     prompt: tuple[int, ...]
     params: SamplingParams
     shown: frozenset[int] = frozenset()  # special tokens that are part of the text
+    constraints: tuple[Constraint, ...] = ()  # grammars to be tried first, beside the request's own
     echo: str | None = None  # the text that each choice begins with; None: what was generated is all
 
 
@@ -89,15 +91,12 @@ async def admit(
 
 
 async def _check_grammars(service: Service, request: GenerationRequest, tasks: Sequence[Task]) -> None:
-    """A grammar that the request did not ask for is made of its tools."""
-    constraint = request.constraint()
-    for grammar in {task.params.grammar for task in tasks}:
-        field = constraint.field if constraint is not None and constraint.grammar == grammar else "tools"
-        if grammar is not None:
-            try:
-                await service.client.check(grammar)
-            except Refused as refused:
-                raise _as_api_error(refused, field) from refused
+    asked = request.constraint()
+    for constraint in (*([] if asked is None else [asked]), *(each for task in tasks for each in task.constraints)):
+        try:
+            await service.client.check(constraint.grammar)
+        except Refused as refused:
+            raise _as_api_error(refused, constraint.field) from refused
 
 
 def _submit(service: Service, requests: Sequence[Request]) -> Generation:

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import jinja2
@@ -9,6 +10,7 @@ from starlette.requests import Request as HttpRequest
 
 from engine.api import Ready, SamplingParams
 from server.admission import Task, admit, check_count
+from server.call_grammar import call_constraints
 from server.calls import CallParser, format_of, new_id
 from server.errors import InvalidRequest
 from server.health import require_ready
@@ -81,14 +83,13 @@ def _prepared(service: Service, request: ChatRequest, ready: Ready) -> tuple[Tas
     params = _params(request, ready, len(prompt))
     if use is None:
         return Task(prompt, params), PlainText
-    if use.required:
-        raise InvalidRequest(
-            "A call cannot be demanded on this server yet; set 'tool_choice' to \"auto\".", "tool_choice"
-        )
     format = format_of(template)
+    tokens = service.tokenizer.added_ids(format.tokens())
+    if constraints := call_constraints(request, use, format, tokens):
+        params = replace(params, grammar=constraints[-1].grammar)
     names = frozenset(tool.name for tool in use.callable)
     parser = partial(CallParser, format, names, new_id(template.wants_short_ids), use.parallel)
-    return Task(prompt, params, frozenset(service.tokenizer.added_ids(format.tokens()).values())), parser
+    return Task(prompt, params, frozenset(tokens.values()), constraints), parser
 
 
 def _params(request: ChatRequest, ready: Ready, prompt_tokens: int) -> SamplingParams:

@@ -29,11 +29,11 @@ CALLS = (
 )
 
 
-def mistral() -> Tokenizer:
-    """Its marker is a special token, which decoding hides elsewhere."""
+def mistral(source: str = MISTRAL_TOOLS, *more: str) -> Tokenizer:
+    """Its markers are special tokens, which decoding hides elsewhere."""
     backend = byte_level().backend
-    backend.add_special_tokens(["[TOOL_CALLS]"])
-    return Tokenizer(backend, ChatTemplate(MISTRAL_TOOLS, SPECIAL))
+    backend.add_special_tokens(["[TOOL_CALLS]", *more])
+    return Tokenizer(backend, ChatTemplate(source, SPECIAL))
 
 
 def marker(tokenizer: Tokenizer) -> int:
