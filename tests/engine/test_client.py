@@ -10,8 +10,9 @@ from typing import Any
 
 import pytest
 
-from engine.api import FinishReason, Output, Ready, Request, SamplingParams
+from engine.api import FinishReason, Grammar, Output, Ready, Request, SamplingParams
 from engine.client import (
+    BadGrammar,
     Draining,
     EngineState,
     Failed,
@@ -25,6 +26,7 @@ from engine.client import (
 from engine.config import EngineConfig
 from engine.supervisor import Restarts
 from tests.fake_engine import CRASH, REFUSED, Behaviour, fake_build
+from tests.server.vocab import byte_level
 
 PATIENCE = 60  # seconds; the machine may be busy
 QUICK = Restarts(first_delay=0.01, longest_delay=0.02)
@@ -297,3 +299,24 @@ def test_a_request_id_in_use_is_a_mistake_of_the_caller() -> None:
                 client.submit([request("a", 1)])
 
     asyncio.run(run())
+
+
+def test_grammars_are_tried_before_anything_is_submitted(tmp_path: Path) -> None:
+    byte_level().backend.save(str(tmp_path / "tokenizer.json"))
+
+    async def scenario() -> None:
+        client = ProcessClient(EngineConfig(model=str(tmp_path)), fake_build(Behaviour()), QUICK)
+        client.start()
+        try:
+            with pytest.raises(Unavailable, match="loading"):
+                await client.check(Grammar("regex", "a+"))
+            await until_ready(client)
+            await client.check(Grammar("regex", "a+"))
+            with pytest.raises(BadGrammar, match='not supported: "not"'):
+                await client.check(Grammar("json", '{"not": {}}'))
+        finally:
+            await client.stop()
+        with pytest.raises(Unavailable, match="shutting down"):
+            await client.check(Grammar("regex", "a+"))
+
+    asyncio.run(scenario())

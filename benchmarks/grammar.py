@@ -1,0 +1,57 @@
+"""What a token's mask costs: random JSON schemas over a checkpoint's vocabulary.
+
+python -m benchmarks.grammar [DIRECTORY]
+"""
+
+import json
+import sys
+import time
+from pathlib import Path
+from random import Random
+from statistics import median, quantiles
+
+import numpy as np
+
+from engine.api import Grammar
+from engine.config import TOKENIZER
+from engine.grammar import Compiler
+from model.config import GenerationConfig
+from model.upcycle import default_directory
+from tests.engine.schemas import random_schema
+
+SCHEMAS = 100
+TOKENS = 200  # at most, of one output
+
+
+def measure(compiler: Compiler, grammar: Grammar, random: Random) -> tuple[float, list[float]]:
+    """Seconds to compile, and seconds of each token: its mask, and taking in one of the tokens that it allows."""
+    started = time.perf_counter()
+    matcher = compiler.compile(grammar).deep_copy()
+    compiling = time.perf_counter() - started
+    seconds: list[float] = []
+    while len(seconds) < TOKENS and not matcher.is_stopped():
+        started = time.perf_counter()
+        mask = matcher.compute_bitmask()
+        spent = time.perf_counter() - started
+        allowed = np.flatnonzero(np.unpackbits(np.frombuffer(mask, np.uint8), bitorder="little"))
+        token = int(random.choice(allowed))
+        started = time.perf_counter()
+        matcher.consume_token(token)
+        seconds.append(spent + time.perf_counter() - started)
+    return compiling, seconds
+
+
+def main() -> None:
+    directory = Path(sys.argv[1]) if len(sys.argv) > 1 else default_directory(Path.home() / ".cache")
+    compiler = Compiler(directory / TOKENIZER, GenerationConfig.from_pretrained(directory).eos_token_ids)
+    random = Random(0)
+    found = [measure(compiler, Grammar("json", json.dumps(random_schema(random))), random) for _ in range(SCHEMAS)]
+    tokens = [seconds for _, each in found for seconds in each]
+    p99 = quantiles(tokens, n=100)[98]
+    print(f"{SCHEMAS} schemas, {len(tokens)} tokens, {directory.name}")
+    print(f"compile and first mask: median {median(seconds for seconds, _ in found) * 1e3:.2f} ms")
+    print(f"a token: median {median(tokens) * 1e6:.0f} us, p99 {p99 * 1e6:.0f} us, most {max(tokens) * 1e3:.1f} ms")
+
+
+if __name__ == "__main__":
+    main()
