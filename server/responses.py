@@ -213,7 +213,7 @@ class ResponseShape:
 
 def _text(request: ResponsesRequest) -> dict[str, Any]:
     given = request.text.format if request.text is not None else None
-    return {"format": {"type": "text"} if given is None else declared(given)}
+    return {"format": {"type": "text"} if given is None else given.repeated()}
 
 
 def _tool_choice(request: ResponsesRequest) -> Any:

@@ -131,9 +131,20 @@ class Format(Object):
     strict: bool | None = None
     """Whether the answer must validate against it."""
 
+    def check(self) -> None:
+        """Raises InvalidRequest for a schema that is missing, or has no name."""
+        for name in ("name", "schema"):
+            if self.type == "json_schema" and name not in declared(self):
+                where = f"text.format.{name}"
+                raise InvalidRequest(f"The required parameter '{where}' is missing.", where)
+
+    def repeated(self) -> dict[str, Any]:
+        """What of it means something."""
+        return declared(self) if self.type == "json_schema" else {"type": self.type}
+
     def chat(self) -> dict[str, Any]:
-        rest = {key: value for key, value in declared(self).items() if key != "type"}
-        return {"type": self.type, "json_schema": rest} if self.type == "json_schema" else {"type": self.type}
+        rest = {key: value for key, value in self.repeated().items() if key != "type"}
+        return {"type": self.type, "json_schema": rest} if rest else {"type": self.type}
 
 
 class TextConfig(Object):
@@ -190,6 +201,8 @@ class ResponsesRequest(TranslatedRequest):
                     f"'{name}' is not supported: this server keeps nothing between requests; send the whole input."
                 )
                 raise InvalidRequest(message, name)
+        if self.text is not None and self.text.format is not None:
+            self.text.format.check()
         for position, item in enumerate(self.input):
             item.check(position)
 

@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 
-from engine.api import FinishReason, Output
+from engine.api import FinishReason, Grammar, Output
 from engine.client import Loading, QueueFull
 from server.anthropic_request import UNSUPPORTED, CountRequest, MessagesRequest
 from tests.server.client import MODEL, Client, Reply
 from tests.server.fake import FakeEngineClient, outputs_of, replay
+from tests.server.test_structured import SCHEMA
 from tests.server.test_tools import CALLS, TOOLS, roomy
 from tests.server.vocab import EOS, byte_level, ids_of
 
@@ -181,6 +182,14 @@ def test_calls_of_tools() -> None:
     assert [block | {"id": ""} for block in streamed["content"]] == [block | {"id": ""} for block in whole["content"]]
     count = client.post("/v1/messages/count_tokens", {"model": MODEL, "messages": [USER], "tools": tools})
     assert count.json()["input_tokens"] == whole["usage"]["input_tokens"] - len("hi") + len("a")
+
+
+def test_a_format_binds_the_answer() -> None:
+    client = Client()
+    form = {"type": "json_schema", "schema": SCHEMA}
+    assert client.message(output_config={"format": form}).status == 200
+    assert client.engine.submitted[0].params.grammar == Grammar("json", json.dumps(SCHEMA))
+    assert client.message(output_config={"format": {"type": "json_schema"}}).status == 400
 
 
 def test_counting_takes_what_makes_the_prompt() -> None:

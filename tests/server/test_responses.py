@@ -1,13 +1,16 @@
 """/v1/responses: the chat's answer as items and events; every one of them is validated on its way back."""
 
+import json
 from typing import Any
 
 import pytest
 
-from engine.api import FinishReason, Output
+from engine.api import FinishReason, Grammar, Output
+from engine.client import BadGrammar
 from server.responses_request import STATEFUL, ResponsesRequest
 from tests.server.client import MODEL, Client, Reply
 from tests.server.fake import FakeEngineClient, outputs_of, replay
+from tests.server.test_structured import OBJECT, SCHEMA
 from tests.server.test_tools import CALLS, TOOLS, roomy
 from tests.server.vocab import BYTES, EOS, byte_level, ids_of
 
@@ -166,6 +169,8 @@ def test_logprobs_when_included() -> None:
         ({"tools": [{"type": "web_search"}]}, "tools.0.type"),
         ({"tool_choice": "perhaps"}, "tool_choice"),
         ({"text": {"format": {"type": "xml"}}}, "text.format.type"),
+        ({"text": {"format": {"type": "json_schema", "schema": {"type": "object"}}}}, "text.format.name"),
+        ({"text": {"format": {"type": "json_schema", "name": "n"}}}, "text.format.schema"),
         ({"text": {"verbosity": "high"}}, "text.verbosity"),
         ({"reasoning": {"effort": "high"}}, "reasoning.effort"),
         ({"previous_response_id": "resp_1"}, "previous_response_id"),
@@ -234,6 +239,29 @@ def test_what_the_chat_request_refuses_is_told_in_this_bodys_names(parameters: d
     reply = Client().respond(**parameters)
     assert (reply.status, reply.error["param"]) == (400, param)
     assert "function.name" not in reply.error["message"]
+
+
+@pytest.mark.parametrize(
+    ("form", "grammar"),
+    [
+        ({"type": "text", "name": "unheard"}, None),
+        ({"type": "json_object"}, OBJECT),
+        ({"type": "json_schema", "name": "n", "schema": SCHEMA}, Grammar("json", json.dumps(SCHEMA))),
+    ],
+)
+def test_formats_bind_the_answer(form: dict[str, Any], grammar: Grammar | None) -> None:
+    client = Client()
+    body = client.respond(text={"format": form}).json()
+    assert client.engine.submitted[0].params.grammar == grammar
+    assert body["text"]["format"] == (form if form["type"] == "json_schema" else {"type": form["type"]})
+
+
+def test_a_format_that_cannot_be_is_told_in_this_bodys_names() -> None:
+    client = Client(FakeEngineClient(complaint=BadGrammar("impossible")))
+    form = {"type": "json_schema", "name": "n", "schema": SCHEMA}
+    reply = client.respond(text={"format": form})
+    assert (reply.status, reply.error["param"]) == (400, "text.format")
+    assert client.respond(text={"format": form}, structured_outputs={"regex": "a"}).status == 400
 
 
 def test_split_characters_are_not_lost() -> None:
