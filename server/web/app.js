@@ -181,6 +181,10 @@ function fit(field) {
   field.style.height = `${field.scrollHeight + 2}px`;
 }
 
+function example(text) {
+  return element("li", {}, button(text, "example", () => mayAsk() && send(text)));
+}
+
 function onSubmit(form, action) {
   byId(form).addEventListener("submit", (event) => (event.preventDefault(), action()));
 }
@@ -203,7 +207,7 @@ byId("prompt").addEventListener("keydown", (event) => {
 });
 byId("stop").addEventListener("click", stop);
 byId("model").addEventListener("change", (event) => remember("model", event.target.value));
-byId("examples").append(...EXAMPLES.map((text) => element("li", {}, button(text, "example", () => mayAsk() && send(text)))));
+byId("examples").append(...EXAMPLES.map(example));
 addEventListener("keydown", (event) => event.key === "Escape" && !byId("settings").open && stop());
 addEventListener("pagehide", () => keepAgain(conversation));
 initSettings();

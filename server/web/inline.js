@@ -12,7 +12,10 @@ const SPANS = [
   ["_", "em"],
 ];
 const PLAIN = /[^\\`[\]!*_~<\nh]+|./suy; // `h` may begin a bare link
-const LINK = /(!?)\[((?:[^[\]\\\n]|\\.|\[[^[\]\n]*\])*)\]\(\s*<?([^\s<>()]*(?:\([^\s<>()]*\)[^\s<>()]*)*)>?(?:\s+"[^"\n]*")?\s*\)/suy;
+const LABEL = /(!?)\[((?:[^[\]\\\n]|\\.|\[[^[\]\n]*\])*)\]/;
+const ADDRESS = /<?([^\s<>()]*(?:\([^\s<>()]*\)[^\s<>()]*)*)>?/; // with parentheses in pairs
+const TITLE = /(?:\s+"[^"\n]*")?/;
+const LINK = new RegExp(`${LABEL.source}\\(\\s*${ADDRESS.source}${TITLE.source}\\s*\\)`, "suy");
 const ANGLE = /<((?:https?:\/\/|mailto:)[^\s<>]+)>/suy;
 const BARE = /https?:\/\/[^\s<>"'`]*[^\s<>"'`.,;:!?)\]*_~]/suy;
 
@@ -77,6 +80,7 @@ function link(text, at, depth) {
   const [whole, image, label, address] = match;
   // No image is loaded: it would tell its host who reads this.
   const made = safeLink(address, ...(image ? [label || address] : inline(label, depth + 1)));
+  made?.querySelectorAll("a").forEach((inner) => inner.replaceWith(...inner.childNodes)); // no link within a link
   return made && [made, at + whole.length];
 }
 

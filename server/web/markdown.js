@@ -157,7 +157,7 @@ function cells(line) {
 const isOrdered = (line) => /^\s*\d/.test(line);
 
 /** A fence is closed by one of its kind that is at least as long. */
-const closesFence = (line, fence) => line.trim().startsWith(fence) && line.trim() === fence[0].repeat(line.trim().length);
+const closesFence = (line, fence) => line.includes(fence) && !line.replaceAll(fence[0], "").trim();
 
 const dedented = (line, width) => line.slice(Math.min(width, indentation(line)));
 

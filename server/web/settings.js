@@ -60,5 +60,6 @@ function field(name, hint, control) {
   control.id = `set-${name}`;
   control.setAttribute("aria-describedby", `${name}-hint`);
   const label = element("label", { htmlFor: control.id }, element("code", {}, name));
-  return element("div", { className: "field" }, label, control, element("p", { id: `${name}-hint`, className: "hint" }, hint));
+  const note = element("p", { id: `${name}-hint`, className: "hint" }, hint);
+  return element("div", { className: "field" }, label, control, note);
 }

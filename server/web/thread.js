@@ -128,11 +128,17 @@ class AnswerView {
 
   #showEnding() {
     const { error, finish, stats, content } = this.message;
-    const expected = !this.#written && !content;
-    this.note.className = error ? "note error" : expected ? "note expected" : "note";
-    this.note.textContent = error?.message ?? (expected ? "…" : "");
+    const [kind, text] = error ? ["error", error.message] : content ? ["", ""] : this.#silence();
+    this.note.className = `note ${kind}`;
+    this.note.textContent = text;
     this.stats.textContent = [...measured(stats), ...(NOTES[finish] ? [NOTES[finish]] : [])].join(" · ");
     this.actions.hidden = !this.#written;
+  }
+
+  /** What stands where the text would be. */
+  #silence() {
+    if (!this.#written) return ["expected", "…"];
+    return this.message.finish === "stop" ? ["", "The model ended its answer before it said anything."] : ["", ""];
   }
 }
 

@@ -151,6 +151,15 @@ def test_settings_reach_the_request(page: Page, server: Server) -> None:
     assert sent[1].keys() == {"model", "messages", "stream", "stream_options"}
 
 
+def test_an_answer_without_words(page: Page, server: Server) -> None:
+    opened(page, server)
+    page.get_by_role("button", name="Settings").click()
+    page.get_by_role("textbox", name="stop").fill("h")
+    page.keyboard.press("Escape")
+    ask(page, "hello")
+    expect(page.locator(".assistant .note")).to_have_text("The model ended its answer before it said anything.")
+
+
 def test_several_conversations(page: Page, server: Server) -> None:
     opened(page, server)
     page.on("dialog", lambda dialog: dialog.accept())

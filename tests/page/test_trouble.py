@@ -114,16 +114,21 @@ def test_a_key_is_asked_for(page: Page, serve_echo: Callable[..., Server]) -> No
     expect_answer(page, "shut")
 
 
-def test_under_a_prefix(page: Page, serve_echo: Callable[..., Server]) -> None:
-    server = serve_echo("--root-path", "/octavo")
+def test_under_a_prefix_and_with_several_names(page: Page, serve_echo: Callable[..., Server]) -> None:
+    server = serve_echo("--root-path", "/octavo", "--served-model-name", "one,two")
     server.wait_for_health(200)
     page.goto(f"{server.url}/octavo/")
-    expect(page.locator("#model")).to_have_value("tiny")
+    expect(page.locator("#model")).to_have_value("one")
+    page.locator("#model").select_option("two")
+    page.reload()
+    expect(page.locator("#model")).to_have_value("two")
+    sent = bodies(page)
     paths: list[str] = []
     page.on("request", lambda request: paths.append(request.url.removeprefix(server.url)))
     ask(page, "behind a proxy")
     expect_answer(page, "behind a proxy")
     assert paths == ["/octavo/v1/chat/completions"]
+    assert sent[0]["model"] == "two"
 
 
 def test_a_hostile_answer_is_text(page: Page, server: Server) -> None:
