@@ -62,6 +62,8 @@ def _template(service: Service, request: ChatRequest) -> ChatTemplate:
         raise InvalidRequest(message, "chat_template")
     try:
         return ChatTemplate(request.chat_template) if own is None else own.replaced(request.chat_template)
+    except RecursionError as error:
+        raise InvalidRequest("'chat_template' is nested too deeply; simplify it.", "chat_template") from error
     except jinja2.TemplateSyntaxError as error:
         message = f"'chat_template' is broken at line {error.lineno}: {error.message}."
         raise InvalidRequest(message, "chat_template") from error

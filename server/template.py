@@ -120,7 +120,7 @@ class ChatTemplate:
             raise InvalidRequest(
                 f"The model's chat template refuses these messages: {error.message}", "messages"
             ) from error
-        except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError) as error:
+        except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError) as error:
             raise InvalidRequest(f"The model's chat template fails on these messages: {error}", "messages") from error
 
     def _adapted(self, messages: Sequence[Turn], tools: Sequence[Mapping[str, Any]]) -> Sequence[Turn]:

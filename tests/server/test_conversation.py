@@ -94,9 +94,17 @@ def test_a_template_of_the_client_only_where_that_is_allowed() -> None:
     assert prompt(without, chat_template=OWN) == "(hi)"
 
 
-def test_a_broken_template_of_the_client() -> None:
-    reply = Client.replaying(replay((65,)), trust_request_chat_template=True).chat(chat_template="{% if %}")
-    assert (reply.status, reply.error["param"]) == (400, "chat_template")
+@pytest.mark.parametrize(
+    ("source", "param"),
+    [
+        ("{% if %}", "chat_template"),
+        ("{{ " + "(" * 5000 + "1" + ")" * 5000 + " }}", "chat_template"),
+        ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "messages"),
+    ],
+)
+def test_a_broken_template_of_the_client(source: str, param: str) -> None:
+    reply = Client.replaying(replay((65,)), trust_request_chat_template=True).chat(chat_template=source)
+    assert (reply.status, reply.error["param"]) == (400, param)
 
 
 def test_further_variables_of_the_template() -> None:
