@@ -164,7 +164,8 @@ class CompletionRequest(GenerationRequest):
     suffix: str | None = None
     """Refused: no Mixtral model has tokens for filling in."""
     logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
-    """Tells the log-probability of each token and of as many likeliest; OpenAI stops at 5."""
+    """Tells the log-probability of each token and of as many likeliest, as the model has it: before bias, penalties,
+    temperature and filters. OpenAI stops at 5."""
 
     def check(self) -> None:
         super().check()
@@ -195,7 +196,7 @@ class ChatRequest(GenerationRequest):
     max_completion_tokens: int | None = Field(None, ge=1)
     """The newer name of max_tokens, and the stronger."""
     logprobs: bool | None = None
-    """Whether to tell the log-probability of each token."""
+    """Whether to tell the log-probability of each token, before bias, penalties, temperature and filters."""
     top_logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
     """How many of the likeliest tokens to tell too; only with `logprobs`."""
     add_generation_prompt: bool | None = None

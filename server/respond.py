@@ -1,5 +1,6 @@
 """One answer, two ways to send it: as a stream of chunks or as a whole, from the same deltas."""
 
+import asyncio
 from abc import ABC, abstractmethod
 from collections.abc import AsyncGenerator, Mapping, Sequence
 from contextlib import aclosing
@@ -62,8 +63,8 @@ async def respond(http: HttpRequest, job: Job, shape: Shape, stream: bool) -> Re
     if stream:
         return EventStream(_events(job, shape), job.service.config.keep_alive, job.close)
     try:
-        answer = await until_disconnect(_collect(job), http.receive)
-        return Response(encode_json(shape.whole(answer, job.usage())), media_type="application/json")
+        body = await until_disconnect(_whole(job, shape), http.receive)
+        return Response(body, media_type="application/json")
     finally:
         job.close()
 
@@ -91,6 +92,12 @@ async def _payloads(job: Job, shape: Shape) -> AsyncGenerator[Mapping[str, objec
     except Exception as error:
         for payload in shape.failed(as_api_error(error), job.usage()):
             yield payload
+
+
+async def _whole(job: Job, shape: Shape) -> bytes:
+    """Written in a thread: the log-probabilities of a long prompt take longer than the event loop may wait."""
+    answer, usage = await _collect(job), job.usage()
+    return await asyncio.to_thread(lambda: encode_json(shape.whole(answer, usage)))
 
 
 async def _collect(job: Job) -> list[Delta]:

@@ -175,7 +175,7 @@ def test_the_stream_is_the_whole_cut_into_pieces(name: str) -> None:
         assert [messages[index] for index in range(3)] == chat["choices"]
         assert stream.events()[-1]["usage"] == completion["usage"]
         assert chat_stream.events()[-1]["usage"] == chat["usage"]
-        _is_counted_exactly(client, completion, chat, parameters)
+        _is_counted_exactly(client, completion, chat)
         if name == "byte level":
             assert completion["usage"]["completion_tokens"] == sum(length(each, parameters) for each in ids)
         if not parameters["include_stop_str_in_output"]:
@@ -183,7 +183,7 @@ def test_the_stream_is_the_whole_cut_into_pieces(name: str) -> None:
             assert not any(stop in text for stop in parameters["stop"] for text in texts)
 
 
-def _is_counted_exactly(client: Client, completion: Any, chat: Any, parameters: dict[str, Any]) -> None:
+def _is_counted_exactly(client: Client, completion: Any, chat: Any) -> None:
     """A prompt counts once; of a choice each token that is reported, and no other."""
     first, _, _, _, _, _, third, *_ = client.engine.submitted
     assert completion["usage"]["prompt_tokens"] == len(first.prompt) == len(client.tokenizer.encode("hi", True))
