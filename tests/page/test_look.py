@@ -60,7 +60,7 @@ def test_the_order_of_focus(page: Page, server: Server) -> None:
     opened(page, server)
     ask(page, "hi")
     expect_answer(page, "hi")
-    sidebar = ["new-chat", "hi", "Delete “hi”", "clear-all"]
+    sidebar = ["new-chat", "hi", "Delete “hi”", "clear-all", "The API of this server"]
     header = ["model", "theme", "open-settings"]
     thread = ["Copy", "Edit", "Copy", "Regenerate"]
     assert order_of_focus(page) == ["Skip to the message field", *sidebar, *header, *thread, "prompt", "send"]
