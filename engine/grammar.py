@@ -33,7 +33,7 @@ LIMITS = LLParserLimits(
 # Between the tokens of JSON. Bounded, or a model that has lost its way writes blanks until max_tokens.
 JSON_BLANKS = r"[ \t\n\r]{1,40}"
 ASCII_CLASSES = "dw"  # \d and \w mean what they do in JavaScript, and so in the patterns of JSON schemas
-KEPT = 64  # compiled grammars that are kept for the next request
+KEPT = 16  # compiled grammars that are kept for the next request; the largest take 80 MB each
 MASK_THREADS = 4
 
 

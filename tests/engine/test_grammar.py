@@ -5,6 +5,7 @@ import re
 from dataclasses import replace
 from pathlib import Path
 from random import Random
+from threading import Event
 from typing import Any
 
 import jsonschema
@@ -14,7 +15,7 @@ import pytest
 from engine.api import FinishReason, Grammar, Output, Request, SamplingParams
 from engine.config import EngineConfig
 from engine.engine import Engine, build
-from engine.grammar import Compiler, GrammarError
+from engine.grammar import KEPT, Compiler, GrammarError
 from engine.runner import ModelRunner
 from tests.engine.fakes import Collector, check
 from tests.engine.schemas import random_schema
@@ -255,6 +256,38 @@ def test_a_grammar_that_becomes_too_ambiguous_ends_its_own_output_alone(core):
     bad = collector.ended["bad"]
     assert (bad.finish_reason, collector.reason("good")) == (ERROR, STOP)
     assert "simplify it" in str(bad.error)
+
+
+def test_nobody_waits_for_a_grammar_that_is_being_compiled(directory, monkeypatch):
+    core, may_end = start(directory), Event()
+    compile = core.grammars._compile
+
+    def compile_slowly(grammar: Grammar) -> Any:
+        may_end.wait()
+        return compile(grammar)
+
+    monkeypatch.setattr(core.grammars, "_compile", compile_slowly)
+    collector = Collector()
+    core.add(request("bound", Grammar("regex", "[0-9]{3}")))
+    core.add(request("free", None, max_tokens=10))
+    while "free" not in collector.ended:
+        step = core.step()
+        assert step.stats.waiting == 1
+        for output in step.outputs:
+            collector.take(output)
+    assert core.has_work() and core.step().outputs == ()
+    may_end.set()
+    while core.has_work():
+        for output in core.step().outputs:
+            collector.take(output)
+    assert re.fullmatch("[0-9]{3}", text(collector.tokens["bound"]))
+
+
+def test_compiled_grammars_are_kept_for_the_next_request_but_not_for_ever(core):
+    for n in (*range(KEPT + 3), 0):
+        assert answer(core, Grammar("regex", f"{n}")) == f"{n}"
+    assert len(core.grammars._matchers) == KEPT
+    assert Grammar("regex", "1") not in core.grammars._matchers
 
 
 def test_aborted_requests_leave_nothing(core):
