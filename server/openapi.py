@@ -1,8 +1,9 @@
 """/openapi.json: the API's own description, made from the types that bodies are read with and answers are built of."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from http import HTTPStatus
 from typing import Any, Literal
 
@@ -78,7 +79,7 @@ def router(config: ServerConfig, routers: Sequence[APIRouter]) -> APIRouter:
 def document(config: ServerConfig, routers: Sequence[APIRouter]) -> Json:
     """An OpenAPI 3.1 document. Its server is wherever it came from: it needs no knowledge of proxies before it."""
     routes = list(_routes(routers))
-    schemas, components = _schemas(type_ for route in routes for type_ in _types(route.operation))
+    schemas, components = _schemas(tuple(type_ for route in routes for type_ in _types(route.operation)))
     paths: dict[str, Json] = {}
     for route in routes:
         paths.setdefault(route.path, {})[route.method] = _operation(route, schemas, config)
@@ -105,8 +106,9 @@ def _types(operation: Operation) -> Iterator[Any]:
     yield operation.error
 
 
-def _schemas(types: Iterable[Any]) -> tuple[Schemas, Json]:
-    """The schema of each type, and the components that these refer to."""
+@cache
+def _schemas(types: tuple[Any, ...]) -> tuple[Schemas, Json]:
+    """The schema of each type, and the components that these refer to; made once, not for each app."""
     mode: Literal["validation"] = "validation"
     inputs = [(type_, mode, TypeAdapter(type_)) for type_ in dict.fromkeys(types)]
     found, rest = TypeAdapter.json_schemas(inputs, ref_template=REFERENCE, schema_generator=_Untitled)
