@@ -27,7 +27,7 @@ REFERENCE = "#/components/schemas/{model}"
 INTRODUCTION = (
     "OpenAI's API over a Mixtral-style model. A parameter that is null counts as absent. One that this server does not "
     "have is refused by name when it asks for something; names it has never heard of are passed over. Every failure is "
-    "OpenAI's error object."
+    "OpenAI's error object; under /v1/messages, which is Anthropic's API, it is Anthropic's."
 )
 STREAM = (
     "With `stream: true`: server-sent events, `data: ` and a JSON object each, then `data: [DONE]`. "
