@@ -38,7 +38,8 @@ function show(document) {
 function section(path, method, operation, schemas) {
   const name = element("code", {}, element("span", { className: "method" }, method.toUpperCase()), ` ${path}`);
   const summary = element("summary", {}, name, element("span", { className: "says" }, ` ${operation.summary}`));
-  const inside = element("div", { className: "inside" }, element("p", {}, operation.description));
+  const inside = element("div", { className: "inside" });
+  if (operation.description !== operation.summary) inside.append(element("p", {}, operation.description));
   const schema = operation.requestBody?.content["application/json"].schema;
   if (schema) inside.append(element("h3", {}, "Parameters"), table(schemas.rows(schema)));
   inside.append(element("h3", {}, "Answers"), table(answers(operation, schemas)));

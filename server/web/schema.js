@@ -36,11 +36,13 @@ export class Schemas {
   /** [{name, type, required, description}] of an object and of those within it: `messages[].role`. */
   rows(schema, prefix = "", depth = 0) {
     const found = this.resolve(schema);
-    return Object.entries(found.properties ?? {}).flatMap(([key, value]) => {
+    const required = (key) => (found.required ?? []).includes(key);
+    const fields = Object.entries(found.properties ?? {}).sort(([a], [b]) => required(b) - required(a));
+    return fields.flatMap(([key, value]) => {
       const row = {
         name: prefix + key,
         type: this.type(value),
-        required: (found.required ?? []).includes(key),
+        required: required(key),
         description: value.description ?? "",
       };
       return [row, ...(depth < DEEPEST ? this.within(value, prefix + key, depth + 1) : [])];

@@ -51,4 +51,4 @@ async function structured() {
   city.parse(answer.output);
 }
 
-await run(plain, streamed, completion);
+await run(plain, streamed, completion, tool, structured);

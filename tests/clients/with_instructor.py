@@ -40,4 +40,4 @@ def plain() -> None:
 
 
 if __name__ == "__main__":
-    run(plain)
+    run(plain, tool, structured, streamed)

@@ -50,4 +50,4 @@ def structured() -> None:
 
 
 if __name__ == "__main__":
-    run(plain, streamed, batch)
+    run(plain, streamed, batch, tool, structured)

@@ -1,5 +1,5 @@
 # /// script
-# dependencies = ["litellm"]
+# dependencies = ["litellm", "mcp"]
 # ///
 """LiteLLM, which proxies and many agent frameworks are built on."""
 
@@ -17,7 +17,12 @@ CALL = {
     "max_tokens": LIMIT,
     "messages": [{"role": "user", "content": QUESTION}],
 }
-CITY = {"type": "object", "properties": {"city": {"type": "string", "maxLength": 20}}, "required": ["city"]}
+CITY = {
+    "type": "object",
+    "properties": {"city": {"type": "string", "maxLength": 20}},
+    "required": ["city"],
+    "additionalProperties": False,
+}
 
 
 def plain() -> None:
@@ -50,4 +55,4 @@ def structured() -> None:
 
 
 if __name__ == "__main__":
-    run(plain, streamed, text_completion)
+    run(plain, streamed, text_completion, tool, structured)

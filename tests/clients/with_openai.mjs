@@ -65,4 +65,4 @@ async function structured() {
   assert.equal(typeof answer.choices[0].message.parsed.city, "string");
 }
 
-await run(plain, streamed, aborted, errors);
+await run(plain, streamed, aborted, errors, tool, toolStreamed, structured);

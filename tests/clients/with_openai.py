@@ -109,10 +109,11 @@ def responses() -> None:
 
 
 def responses_stream() -> None:
-    with client.responses.stream(model=MODEL, input=QUESTION, max_output_tokens=LIMIT) as stream:
-        told = "".join(event.delta for event in stream if event.type == "response.output_text.delta")
-        assert told == stream.get_final_response().output_text
+    *events, last = client.responses.create(model=MODEL, input=QUESTION, max_output_tokens=LIMIT, stream=True)
+    told = "".join(event.delta for event in events if event.type == "response.output_text.delta")
+    assert last.type in {"response.completed", "response.incomplete"} and told == last.response.output_text
 
 
 if __name__ == "__main__":
-    run(models, completion, completion_stream, plain, streamed, stream_helper, errors)
+    texts = (models, completion, completion_stream, plain, streamed, stream_helper, errors)
+    run(*texts, tool, tool_stream, structured, responses, responses_stream)

@@ -45,4 +45,4 @@ def structured() -> None:
 
 
 if __name__ == "__main__":
-    run(plain, streamed)
+    run(plain, streamed, tool, structured)
