@@ -38,7 +38,7 @@ def counted() -> None:
 
 
 def errors() -> None:
-    for expected, changes in ((NotFoundError, {"model": "another"}), (BadRequestError, {"temperature": 3})):
+    for expected, changes in ((NotFoundError, {"model": "another"}), (BadRequestError, {"max_tokens": -1})):
         try:
             client.messages.create(**CALL | changes)
         except expected as error:
@@ -63,7 +63,7 @@ def tool() -> None:
 def tool_stream() -> None:
     call = CALL | {"max_tokens": 64, "tools": [WEATHER], "tool_choice": {"type": "any"}}
     with client.messages.stream(**call) as stream:
-        (use,) = [block for block in stream.get_final_message().content if block.type == "tool_use"]
+        use, *_ = [block for block in stream.get_final_message().content if block.type == "tool_use"]
     assert use.input.keys() == {"city"}
 
 

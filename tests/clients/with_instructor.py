@@ -14,7 +14,7 @@ CALL = {"model": MODEL, "messages": MESSAGES, "max_tokens": 100, "max_retries": 
 
 class Person(BaseModel):
     name: str = Field(max_length=20)
-    age: int
+    age: int = Field(ge=0, le=150)
 
 
 def client(mode: instructor.Mode) -> instructor.Instructor:

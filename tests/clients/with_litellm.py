@@ -44,7 +44,7 @@ def text_completion() -> None:
 def tool() -> None:
     tools = [{"type": "function", "function": {"name": "get_weather", "parameters": CITY}}]
     answer = litellm.completion(**CALL | {"max_tokens": 64}, tools=tools, tool_choice="required")
-    (call,) = answer.choices[0].message.tool_calls
+    call, *_ = answer.choices[0].message.tool_calls
     assert json.loads(call.function.arguments).keys() == {"city"}
 
 

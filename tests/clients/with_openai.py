@@ -94,7 +94,7 @@ def tool_stream() -> None:
     with client.chat.completions.stream(
         model=MODEL, messages=MESSAGES, tools=[WEATHER], tool_choice="required", max_tokens=64
     ) as stream:
-        (call,) = stream.get_final_completion().choices[0].message.tool_calls
+        call, *_ = stream.get_final_completion().choices[0].message.tool_calls
     assert call.function.name == "get_weather" and json.loads(call.function.arguments).keys() == {"city"}
 
 
