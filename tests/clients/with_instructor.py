@@ -9,7 +9,7 @@ from pydantic import BaseModel, Field
 from report import API, KEY, MODEL, run
 
 MESSAGES = [{"role": "user", "content": "Ada is 36 years old."}]
-CALL = {"model": MODEL, "messages": MESSAGES, "max_tokens": 100, "max_retries": 0}
+CALL = {"model": MODEL, "messages": MESSAGES, "max_tokens": 400, "max_retries": 0}
 
 
 class Person(BaseModel):
