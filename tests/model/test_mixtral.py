@@ -48,7 +48,8 @@ def random_tokens(count: int, seed: int = 0) -> list[int]:
 @pytest.fixture
 def oracle() -> Callable[[Path], Any]:
     """Loads a checkpoint with transformers, in float32."""
-    transformers = pytest.importorskip("transformers")
+    import transformers
+
     return lambda directory: transformers.MixtralForCausalLM.from_pretrained(directory, dtype=torch.float32)
 
 
