@@ -37,10 +37,9 @@ def load_model(directory: Path, config: ModelConfig, device: torch.device, dtype
     precision = choose_precision(dtype, config.dtype, device)
     with ExitStack() as stack:
         shards = Shards.open(directory, stack)
-        fused = any(name.endswith(".experts.gate_up_proj") for name in shards.files)
         # A head that is stored is used, even where the config says "tied": transformers does so too.
         tied = config.tie_word_embeddings and HEAD not in shards.files
-        names = names_for(config, Layout.FUSED if fused else Layout.PER_EXPERT, tied)
+        names = names_for(config, Layout.of(config, shards.files), tied)
         shards.check(names.shapes())
         loader = _Loader(config, shards, device, precision)
         model = _assemble(loader, names, report)
@@ -98,13 +97,16 @@ class _Loader:
             num_kv_heads=config.num_key_value_heads,
             head_dim=config.head_dim,
         )
-        router = Router(self.tensor(names.router, self.precision.activations), config.num_experts_per_tok)
+        router = None if names.router is None else self.router(names.router)
         return DecoderLayer(
             input_norm=self.norm(names.input_norm),
             attention=attention,
             post_norm=self.norm(names.post_norm),
             moe=MoEBlock(index, router, ExpertWeights(gate_up, down)),
         )
+
+    def router(self, part: Part) -> Router:
+        return Router(self.tensor(part, self.precision.activations), self.config.num_experts_per_tok)
 
     def _dense(self, stack: Sequence[Matrix]) -> tuple[Tensor, ...]:
         whole = torch.empty((len(stack), *_shape(stack[0])), dtype=self.precision.weights, device=self.device)

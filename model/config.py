@@ -7,14 +7,36 @@ from typing import Any
 
 DTYPES = ("float32", "bfloat16", "float16")
 
+# What each model_type means where its config.json has no such key, as in transformers' configuration classes.
+_COMMON = {"num_key_value_heads": 8, "max_position_embeddings": 4096 * 32}
+FAMILIES: dict[str, dict[str, Any]] = {
+    "mixtral": {**_COMMON, "rms_norm_eps": 1e-5, "rope_theta": 1e6},
+    "mistral": {**_COMMON, "rms_norm_eps": 1e-6, "rope_theta": 1e4, "sliding_window": 4096},
+    "llama": {"max_position_embeddings": 2048, "rms_norm_eps": 1e-6, "rope_theta": 1e4},
+}
+
 
 class ModelError(Exception):
     """A checkpoint cannot be loaded; the message is one sentence for the user, saying what to do next."""
 
 
 @dataclass(frozen=True, slots=True)
+class RopeScaling:
+    """How Llama 3.1 stretches rotary wavelengths to a longer context: rope type "llama3"; see RotaryEmbedding."""
+
+    factor: float
+    low_freq_factor: float  # turns within the original context, below which a wavelength is stretched in full
+    high_freq_factor: float  # turns from which on it stays as it is; more than low_freq_factor
+    original_max_position_embeddings: int  # tokens
+
+
+@dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """The shape of a Mixtral decoder, under the names of its config.json (https://arxiv.org/abs/2401.04088)."""
+    """The shape of a Mixtral decoder, under the names of its config.json (https://arxiv.org/abs/2401.04088).
+
+    A dense decoder, Mistral's (https://arxiv.org/abs/2310.06825) or Llama's (https://arxiv.org/abs/2302.13971), is one
+    with a single expert that always runs, and no router.
+    """
 
     vocab_size: int
     hidden_size: int
@@ -25,8 +47,10 @@ class ModelConfig:
     head_dim: int  # even
     num_experts: int
     num_experts_per_tok: int  # 1 to num_experts
+    dense: bool = False  # no router; num_experts is 1
     rms_norm_eps: float = 1e-5
     rope_theta: float = 1e6
+    rope_scaling: RopeScaling | None = None
     max_position_embeddings: int = 4096 * 32  # tokens
     sliding_window: int | None = None  # position p sees the keys of (p - window, p]; None: all before it
     tie_word_embeddings: bool = False
@@ -43,8 +67,12 @@ class ModelConfig:
             )
         fields = _Fields.read(directory / "config.json")
         _refuse_other_models(fields)
+        model_type = fields.values["model_type"]
+        fields = _Fields(fields.path, FAMILIES[model_type] | fields.values)
+        dense = model_type != "mixtral"
         heads = fields.integer("num_attention_heads")
         hidden_size = fields.integer("hidden_size")
+        rope_theta, rope_scaling = _rope(fields)
         config = cls(
             vocab_size=fields.integer("vocab_size"),
             hidden_size=hidden_size,
@@ -53,12 +81,15 @@ class ModelConfig:
             num_attention_heads=heads,
             num_key_value_heads=fields.integer("num_key_value_heads", default=heads),
             head_dim=fields.integer("head_dim", default=max(1, hidden_size // heads)),
-            num_experts=fields.integer("num_local_experts", "num_experts"),
-            num_experts_per_tok=fields.integer("num_experts_per_tok"),
-            rms_norm_eps=fields.number("rms_norm_eps", default=1e-5),
-            rope_theta=_rope_theta(fields),
-            max_position_embeddings=fields.integer("max_position_embeddings", default=4096 * 32),
-            sliding_window=fields.optional_integer("sliding_window"),
+            num_experts=1 if dense else fields.integer("num_local_experts", "num_experts"),
+            num_experts_per_tok=1 if dense else fields.integer("num_experts_per_tok"),
+            dense=dense,
+            rms_norm_eps=fields.number("rms_norm_eps"),
+            rope_theta=rope_theta,
+            rope_scaling=rope_scaling,
+            max_position_embeddings=fields.integer("max_position_embeddings"),
+            # transformers' Llama sees every key, whatever a file says.
+            sliding_window=None if model_type == "llama" else fields.optional_integer("sliding_window"),
             tie_word_embeddings=fields.flag("tie_word_embeddings"),
             dtype=_dtype(fields),
             bos_token_id=fields.token_id("bos_token_id"),
@@ -70,10 +101,11 @@ class ModelConfig:
     def num_parameters(self) -> int:
         """All weights, the tied head counted once."""
         head = 0 if self.tie_word_embeddings else self.vocab_size * self.hidden_size
-        dense = self.vocab_size * self.hidden_size + head + self.hidden_size
+        outside = self.vocab_size * self.hidden_size + head + self.hidden_size
         attention = 2 * self.hidden_size * self.head_dim * (self.num_attention_heads + self.num_key_value_heads)
-        layer = attention + 2 * self.hidden_size + self.num_experts * (self.hidden_size + self._expert_parameters())
-        return dense + self.num_hidden_layers * layer
+        router = 0 if self.dense else self.num_experts * self.hidden_size
+        layer = attention + 2 * self.hidden_size + router + self.num_experts * self._expert_parameters()
+        return outside + self.num_hidden_layers * layer
 
     def num_active_parameters(self) -> int:
         """The weights that one token passes through."""
@@ -133,30 +165,52 @@ class GenerationConfig:
 def _refuse_other_models(fields: "_Fields") -> None:
     """Raises ModelError for whatever would be loaded without complaint and computed wrongly."""
     model_type = fields.values.get("model_type")
-    if model_type != "mixtral":
-        raise fields.error(f"model_type is {model_type!r}, and only 'mixtral' checkpoints can be served")
+    if model_type not in tuple(FAMILIES):  # not in the dict itself, which would hash whatever the file holds
+        known = ", ".join(map(repr, FAMILIES))
+        raise fields.error(f"model_type is {model_type!r}, and only {known} checkpoints can be served")
     hidden_act = fields.values.get("hidden_act") or "silu"
     if hidden_act != "silu":
         raise fields.error(f"hidden_act is {hidden_act!r}, and only 'silu' is known")
     for name in ("attention_bias", "mlp_bias"):
         if fields.values.get(name):
-            raise fields.error(f"{name} is set, and Mixtral layers have no bias")
+            raise fields.error(f"{name} is set, and layers with a bias are not known")
+    layer_types = fields.values.get("layer_types")
+    if isinstance(layer_types, list) and len(set(map(str, layer_types))) > 1:
+        raise fields.error("layer_types differ, and all layers of a model attend alike here")
     if fields.values.get("quantization_config"):
         raise fields.error("the checkpoint is quantised (quantization_config); use one in bfloat16, float16 or float32")
 
 
-def _rope_theta(fields: "_Fields") -> float:
-    """The base of the rotary frequencies, from rope_parameters (newer files) or beside it (older ones)."""
+def _rope(fields: "_Fields") -> tuple[float, RopeScaling | None]:
+    """The base of the rotary frequencies, and how they are scaled; rope_parameters is a newer name of rope_scaling."""
     rope = fields.values.get("rope_parameters") or fields.values.get("rope_scaling") or {}
     if not isinstance(rope, dict) or any(isinstance(value, dict) for value in rope.values()):
         raise fields.error("rope_parameters is not one set of numbers for all layers")
     kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind != "default":
-        raise fields.error(f"the rope type is {kind!r}, and only 'default' is known")
+    if kind not in ("default", "llama3"):
+        raise fields.error(f"the rope type is {kind!r}, and only 'default' and 'llama3' are known")
     if rope.get("partial_rotary_factor", 1) != 1 or (fields.values.get("partial_rotary_factor") or 1) != 1:
-        raise fields.error("partial_rotary_factor is set, and Mixtral rotates whole heads")
+        raise fields.error("partial_rotary_factor is set, and only whole heads are rotated")
     nested = _Fields(fields.path, rope)
-    return nested.number("rope_theta", default=fields.number("rope_theta", default=1e6))
+    theta = nested.number("rope_theta") if "rope_theta" in rope else fields.number("rope_theta")
+    return theta, _llama3(nested, fields) if kind == "llama3" else None
+
+
+def _llama3(rope: "_Fields", fields: "_Fields") -> RopeScaling:
+    original = "original_max_position_embeddings"
+    scaling = RopeScaling(
+        factor=rope.number("factor"),
+        low_freq_factor=rope.number("low_freq_factor"),
+        high_freq_factor=rope.number("high_freq_factor"),
+        original_max_position_embeddings=fields.optional_integer(original)
+        or rope.integer(original, default=fields.integer("max_position_embeddings")),
+    )
+    if scaling.high_freq_factor <= scaling.low_freq_factor:
+        raise rope.error(
+            f"high_freq_factor ({scaling.high_freq_factor}) is not more than "
+            f"low_freq_factor ({scaling.low_freq_factor})"
+        )
+    return scaling
 
 
 def _dtype(fields: "_Fields") -> str | None:
@@ -208,10 +262,11 @@ class _Fields:
             raise self.error(f"{name} is {value!r}, not a positive integer")
         return value
 
-    def number(self, name: str, *, default: float) -> float:
+    def number(self, name: str) -> float:
+        """A number above 0. Raises ModelError, also when there is none."""
         value = self.optional_number(name)
         if value is None:
-            return default
+            raise self.error(f"{name} is missing")
         if value <= 0:
             raise self.error(f"{name} is {value!r}, not a positive number")
         return value

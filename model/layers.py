@@ -1,11 +1,12 @@
 """The small parts of a decoder layer: normalisation, rotary positions, token embeddings."""
 
+import math
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from model.config import ModelConfig
+from model.config import ModelConfig, RopeScaling
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +50,27 @@ class RotaryEmbedding:
     @classmethod
     def create(cls, config: ModelConfig, device: torch.device) -> "RotaryEmbedding":
         pairs = torch.arange(0, config.head_dim, 2, dtype=torch.float32)
-        return cls((1.0 / config.rope_theta ** (pairs / config.head_dim)).to(device))
+        inv_freq = 1.0 / config.rope_theta ** (pairs / config.head_dim)
+        return cls((inv_freq if config.rope_scaling is None else _stretched(inv_freq, config.rope_scaling)).to(device))
 
     def at(self, positions: Tensor) -> Rotation:
         angles = positions[:, None, None].float() * self.inv_freq  # [T, 1, D/2]
         cos, sin = angles.cos(), angles.sin()
         return Rotation(torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1))
+
+
+def _stretched(inv_freq: Tensor, scaling: RopeScaling) -> Tensor:
+    """Llama 3.1's frequencies (https://arxiv.org/abs/2407.21783; Meta's llama-models, `apply_scaling`).
+
+    Pairs that turn often within the original context keep their frequency, those that turn seldom have it divided by
+    the factor, and between the two bounds it goes from one to the other in a straight line:
+
+        turns       0 .. low_freq_factor .. high_freq_factor ..
+        kept        0    0                  1                1
+    """
+    turns = inv_freq * (scaling.original_max_position_embeddings / (2 * math.pi))
+    kept = ((turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)).clamp(0, 1)
+    return inv_freq * (kept + (1 - kept) / scaling.factor)  # [D/2]
 
 
 @dataclass(frozen=True, slots=True)

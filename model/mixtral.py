@@ -1,4 +1,4 @@
-"""The Mixtral decoder: tokens in, logits out, for a flat batch of many sequences."""
+"""The Mixtral decoder, sparse or dense: tokens in, logits out, for a flat batch of many sequences."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -47,7 +47,10 @@ class DecoderLayer:
 
 @dataclass(frozen=True, slots=True)
 class Mixtral:
-    """Mixtral of experts (https://arxiv.org/abs/2401.04088). Holds weights only: whatever changes is an argument."""
+    """Mixtral of experts (https://arxiv.org/abs/2401.04088), and Mistral and Llama as the case of one expert.
+
+    Holds weights only: whatever changes is an argument.
+    """
 
     config: ModelConfig
     device: torch.device
@@ -63,7 +66,7 @@ class Mixtral:
     def forward(self, batch: ForwardBatch, cache: KVCache, observe: Observe | None = None) -> Tensor:
         """Logits [R, V] float32 of batch.logit_rows; the batch's keys and values are in the cache afterwards.
 
-        observe(layer, ids [T, k]) is called with the experts that each layer chose.
+        observe(layer, ids [T, k]) is called with the experts that each layer chose; a dense layer chooses none.
         """
         return self.logits(self.hidden(batch, cache, observe))
 
@@ -94,14 +97,15 @@ class Mixtral:
         """Memory that the weights take as they are held; a tied table counts once unless it is held twice."""
         small = [self.embedding.table, self.norm.weight]
         for layer in self.layers:
-            small += [layer.input_norm.weight, layer.post_norm.weight, layer.moe.router.weight]
+            small += [layer.input_norm.weight, layer.post_norm.weight]
+            small += [] if layer.moe.router is None else [layer.moe.router.weight]
         return sum({id(weight): weight.nbytes for weight in (*small, *self.matrices())}.values())
 
     def describe(self) -> str:
         """One line for the log: size, and how the weights are held and computed."""
-        parameters, active = self.config.num_parameters(), self.config.num_active_parameters()
+        active = "dense" if self.config.dense else f"{_count(self.config.num_active_parameters())} active"
         return (
-            f"{_count(parameters)} parameters, {_count(active)} active, {SHORT[self.weight_dtype]} weights "
+            f"{_count(self.config.num_parameters())} parameters, {active}, {SHORT[self.weight_dtype]} weights "
             f"({self.weight_bytes / 1e9:.1f} GB), {SHORT[self.activation_dtype]} activations"
         )
 

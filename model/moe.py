@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 
 from model.ops import Ops
@@ -28,13 +29,16 @@ class Router:
 
 @dataclass(frozen=True, slots=True)
 class MoEBlock:
-    """x -> the weighted sum of the chosen experts' outputs."""
+    """x -> the weighted sum of the chosen experts' outputs; in a dense model, the output of its only one."""
 
     layer: int
-    router: Router
+    router: Router | None  # None: nothing is chosen, the one expert always runs, and nobody observes it
     experts: ExpertWeights
 
     def __call__(self, x: Tensor, ops: Ops, observe: Observe | None = None) -> Tensor:
+        if self.router is None:
+            always = torch.zeros(x.shape[0], 1, dtype=torch.int64, device=x.device)
+            return ops.experts(x, always, torch.ones(x.shape[0], 1, device=x.device), self.experts)  # [T, H]
         weights, ids = self.router(x, ops)
         if observe is not None:
             observe(self.layer, ids)

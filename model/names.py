@@ -1,18 +1,28 @@
-"""Where the weights of a Mixtral decoder lie in its checkpoint: tensor names and shapes as tables."""
+"""Where the weights of a decoder lie in its checkpoint: tensor names and shapes as tables."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from enum import Enum
+from enum import Enum, auto
 
 from model.config import ModelConfig
 
 HEAD = "lm_head.weight"
+DERIVED = ".rotary_emb.inv_freq"  # a table in older Llama checkpoints that config.json implies: nobody reads it
 
 
 class Layout(Enum):
-    """How the experts are stored; the value is the prefix of the sparse block inside its layer."""
+    """How the experts are stored."""
 
-    PER_EXPERT = "block_sparse_moe"  # one tensor per expert and projection, as released
-    FUSED = "mlp"  # one tensor per projection, as transformers 5 holds them
+    PER_EXPERT = auto()  # one tensor per expert and projection, as Mixtral was released
+    FUSED = auto()  # one tensor per projection, as transformers 5 holds them
+    DENSE = auto()  # Mistral's and Llama's: no router, one feed-forward
+
+    @classmethod
+    def of(cls, config: ModelConfig, names: Iterable[str]) -> "Layout":
+        """The layout of a checkpoint that holds tensors of these names."""
+        if config.dense:
+            return cls.DENSE
+        return cls.FUSED if any(name.endswith(".experts.gate_up_proj") for name in names) else cls.PER_EXPERT
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +45,14 @@ class LayerNames:
     qkv: Matrix
     o: Matrix
     post_norm: Part
-    router: Part
+    router: Part | None  # None in a dense layer
     gate_up: tuple[Matrix, ...]  # one per expert
     down: tuple[Matrix, ...]
 
     def parts(self) -> tuple[Part, ...]:
         matrices = (self.qkv, self.o, *self.gate_up, *self.down)
-        return (self.input_norm, self.post_norm, self.router, *(part for matrix in matrices for part in matrix))
+        router = () if self.router is None else (self.router,)
+        return (self.input_norm, self.post_norm, *router, *(part for matrix in matrices for part in matrix))
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,9 +85,7 @@ def _layer(config: ModelConfig, layout: Layout, prefix: str) -> LayerNames:
     hidden = config.hidden_size
     queries = config.num_attention_heads * config.head_dim
     keys = config.num_key_value_heads * config.head_dim
-    experts = _experts_fused if layout is Layout.FUSED else _experts_apart
-    sparse = f"{prefix}.{layout.value}"
-    gate_up, down = experts(config, f"{sparse}.experts")
+    router, gate_up, down = _FEED_FORWARD[layout](config, prefix)
     return LayerNames(
         input_norm=Part(f"{prefix}.input_layernorm.weight", (hidden,)),
         qkv=(
@@ -86,25 +95,43 @@ def _layer(config: ModelConfig, layout: Layout, prefix: str) -> LayerNames:
         ),
         o=(Part(f"{prefix}.self_attn.o_proj.weight", (hidden, queries)),),
         post_norm=Part(f"{prefix}.post_attention_layernorm.weight", (hidden,)),
-        router=Part(f"{sparse}.gate.weight", (config.num_experts, hidden)),
+        router=router,
         gate_up=gate_up,
         down=down,
     )
 
 
-def _experts_apart(config: ModelConfig, prefix: str) -> tuple[tuple[Matrix, ...], tuple[Matrix, ...]]:
+FeedForward = tuple[Part | None, tuple[Matrix, ...], tuple[Matrix, ...]]  # router, gate_up, down
+
+
+def _experts_apart(config: ModelConfig, layer: str) -> FeedForward:
+    prefix = f"{layer}.block_sparse_moe"
     wide, hidden = config.intermediate_size, config.hidden_size
     gate_up, down = [], []
     for n in range(config.num_experts):
-        gate_up.append(
-            (Part(f"{prefix}.{n}.w1.weight", (wide, hidden)), Part(f"{prefix}.{n}.w3.weight", (wide, hidden)))
-        )
-        down.append((Part(f"{prefix}.{n}.w2.weight", (hidden, wide)),))
-    return tuple(gate_up), tuple(down)
+        expert = f"{prefix}.experts.{n}"
+        gate_up.append((Part(f"{expert}.w1.weight", (wide, hidden)), Part(f"{expert}.w3.weight", (wide, hidden))))
+        down.append((Part(f"{expert}.w2.weight", (hidden, wide)),))
+    return _router(config, prefix), tuple(gate_up), tuple(down)
 
 
-def _experts_fused(config: ModelConfig, prefix: str) -> tuple[tuple[Matrix, ...], tuple[Matrix, ...]]:
+def _experts_fused(config: ModelConfig, layer: str) -> FeedForward:
+    prefix = f"{layer}.mlp"
     count, wide, hidden = config.num_experts, config.intermediate_size, config.hidden_size
-    gate_up = tuple((Part(f"{prefix}.gate_up_proj", (count, 2 * wide, hidden), n),) for n in range(count))
-    down = tuple((Part(f"{prefix}.down_proj", (count, hidden, wide), n),) for n in range(count))
-    return gate_up, down
+    gate_up = tuple((Part(f"{prefix}.experts.gate_up_proj", (count, 2 * wide, hidden), n),) for n in range(count))
+    down = tuple((Part(f"{prefix}.experts.down_proj", (count, hidden, wide), n),) for n in range(count))
+    return _router(config, prefix), gate_up, down
+
+
+def _dense(config: ModelConfig, layer: str) -> FeedForward:
+    prefix = f"{layer}.mlp"
+    wide, hidden = config.intermediate_size, config.hidden_size
+    gate, up = (Part(f"{prefix}.{name}_proj.weight", (wide, hidden)) for name in ("gate", "up"))
+    return None, ((gate, up),), ((Part(f"{prefix}.down_proj.weight", (hidden, wide)),),)
+
+
+def _router(config: ModelConfig, prefix: str) -> Part:
+    return Part(f"{prefix}.gate.weight", (config.num_experts, config.hidden_size))
+
+
+_FEED_FORWARD = {Layout.PER_EXPERT: _experts_apart, Layout.FUSED: _experts_fused, Layout.DENSE: _dense}

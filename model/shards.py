@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from model.config import ModelError
-from model.names import Part
+from model.names import DERIVED, Part
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -34,7 +34,8 @@ class Shards:
         files: dict[str, Any] = {}
         for path in _paths(directory):
             handle = stack.enter_context(_open(path))
-            names = handle.keys()
+            stored = handle.keys()
+            names = [name for name in stored if not name.endswith(DERIVED)]
             twice = files.keys() & names
             if twice:
                 raise ModelError(f"Cannot load {directory}: {min(twice)} is in two files; download it again.")

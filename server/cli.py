@@ -57,7 +57,7 @@ def _parser() -> argparse.ArgumentParser:
         "serve",
         usage="octavo serve [MODEL] [flags]",
         help="serve a checkpoint over the OpenAI API",
-        description="Serves a Mixtral checkpoint over the OpenAI API.",
+        description="Serves a Mixtral, Mistral or Llama checkpoint over the OpenAI API.",
         epilog=SERVE_EPILOG,
         formatter_class=_Formatter,
         allow_abbrev=False,

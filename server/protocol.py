@@ -162,7 +162,7 @@ class CompletionRequest(GenerationRequest):
     echo: bool | None = None
     """Whether the text begins with the prompt's, and the log-probabilities with its. Default: false."""
     suffix: str | None = None
-    """Refused: no Mixtral model has tokens for filling in."""
+    """Refused: nothing is filled in between two texts."""
     logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
     """Tells the log-probability of each token and of as many likeliest, as the model has it: before bias, penalties,
     temperature and filters. OpenAI stops at 5."""

@@ -1,4 +1,4 @@
-"""Tiny random Mixtral checkpoints, written in seconds with torch and safetensors alone."""
+"""Tiny random checkpoints, Mixtral's or dense ones, written in seconds with torch and safetensors alone."""
 
 import json
 from pathlib import Path
@@ -30,10 +30,19 @@ CONFIG: dict[str, Any] = {
     "eos_token_id": 2,
     "torch_dtype": "float32",
 }
+LLAMA3_ROPE = {  # as Llama 3.1's, but shorter: the eight frequencies of a tiny head lie on both sides of the bounds
+    "rope_type": "llama3",
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
 
 
 def write_tiny_checkpoint(directory: Path, *, seed: int = 0, sharp: float = 1.0, **overrides: Any) -> Path:
     """Writes config.json and model.safetensors (per-expert layout); overrides are keys of config.json.
+
+    The model_type "mistral" or "llama" makes a dense one: without routers, one feed-forward a layer.
 
     sharp multiplies routers and head: larger values make the choice of experts and of the next token clearer.
     """
@@ -76,6 +85,11 @@ def tiny_tensors(config: dict[str, Any], seed: int = 0, sharp: float = 1.0) -> d
             "o": (hidden, queries),
         }.items():
             tensors[f"{layer}.self_attn.{name}_proj.weight"] = matrix(*shape)
+        if config["model_type"] != "mixtral":
+            tensors[f"{layer}.mlp.gate_proj.weight"] = matrix(wide, hidden)
+            tensors[f"{layer}.mlp.up_proj.weight"] = matrix(wide, hidden)
+            tensors[f"{layer}.mlp.down_proj.weight"] = matrix(hidden, wide, 2.0)
+            continue
         tensors[f"{layer}.block_sparse_moe.gate.weight"] = matrix(config["num_local_experts"], hidden, sharp)
         for expert in range(config["num_local_experts"]):
             prefix = f"{layer}.block_sparse_moe.experts.{expert}"

@@ -27,7 +27,7 @@ from model.mixtral import Mixtral
 from tests.engine.fakes import Collector, check, limits
 from tests.engine.test_edits import obvious
 from tests.model.pages import Pages
-from tests.tiny import write_tiny_checkpoint
+from tests.tiny import LLAMA3_ROPE, write_tiny_checkpoint
 
 VOCAB, BLOCK_SIZE = 256, 4
 ROUNDING = 1e-4  # how far logits may differ
@@ -35,10 +35,17 @@ SCORED = (3, 5, 8)  # whose prompts have their log-probabilities told, too
 EXPERT_MARGIN, TOKEN_MARGIN, NOISE_MARGIN = 1e-4, 1e-3, 1e-6
 
 
-@pytest.fixture(scope="module", params=[None, 9], ids=["full attention", "sliding window"])
+MODELS = {
+    "full attention": {},
+    "sliding window": {"sliding_window": 9},
+    "dense": {"model_type": "llama", "rope_scaling": LLAMA3_ROPE},
+}
+
+
+@pytest.fixture(scope="module", params=MODELS.values(), ids=MODELS.keys())
 def model(request, tmp_path_factory) -> Mixtral:
     directory: Path = tmp_path_factory.mktemp("tiny")
-    write_tiny_checkpoint(directory, seed=3, sharp=4.0, sliding_window=request.param)
+    write_tiny_checkpoint(directory, seed=3, sharp=4.0, **request.param)
     config = ModelConfig.from_pretrained(directory)
     return load_model(directory, config, torch.device("cpu"), "float32", lambda done, total: None)
 
@@ -151,7 +158,8 @@ def texts(served: Served) -> Iterator[tuple[Request, list[int]]]:
 def expected(model, alone) -> dict[str, Tensor]:
     """Logits [T, V] of every position of each finished text: one pass, alone, cold. Asserts the experts' margins."""
     margins: list[float] = []
-    routers = {id(layer.moe.router.weight): layer.moe.router.top_k for layer in model.layers}
+    chosen = [layer.moe.router for layer in model.layers if layer.moe.router is not None]
+    routers = {id(router.weight): router.top_k for router in chosen}
 
     def linear(x: Tensor, weight: Tensor) -> Tensor:
         out = model.ops.linear(x, weight)
@@ -164,8 +172,8 @@ def expected(model, alone) -> dict[str, Tensor]:
     found = {
         request.id: Pages(watched, 1, len(text), BLOCK_SIZE).prompt(text)[:, :VOCAB] for request, text in texts(alone)
     }
-    assert len(margins) == len(found) * len(model.layers)
-    assert min(margins) > EXPERT_MARGIN
+    assert len(margins) == len(found) * len(routers)
+    assert min(margins, default=1.0) > EXPERT_MARGIN
     return found
 
 
@@ -229,5 +237,7 @@ def test_the_logprobs_of_a_prompt_are_those_of_its_text(model, expected, way, mo
         scores = expected[request.id].log_softmax(-1)[: len(ids)]
         wanted = scores.gather(-1, ids[:, None])
         assert [each.logprob for each in told] == pytest.approx(wanted.squeeze(-1).tolist(), abs=1e-3)
-        assert [each.rank for each in told] == ((scores > wanted + 1e-3).sum(-1) + 1).tolist()
+        ranks = torch.tensor([each.rank for each in told])
+        # Rounding may swap those that are closer than this.
+        assert (((scores > wanted + 1e-3).sum(-1) < ranks) & (ranks <= (scores > wanted - 1e-3).sum(-1))).all()
         assert [[id for id, _ in each.top] for each in told] == scores.topk(2).indices.tolist()

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from model.checkpoint import load_model
 from model.config import ModelConfig
+from model.names import DERIVED
 from model.quantization import Fp16Weight, fp16_works
 from tests.model.checkpoints import CPU, Tensors, change, fuse, load, shard
 from tests.model.pages import Pages
@@ -59,6 +60,16 @@ def test_what_a_model_says_of_itself(tmp_path: Path) -> None:
     assert model.weight_bytes == 4 * parameters
     assert model.describe() == "0M parameters, 0M active, fp32 weights (0.0 GB), fp32 activations"
     assert (model.device, model.config.vocab_size) == (CPU, 8000)
+    dense = load(write_tiny_checkpoint(tmp_path / "dense", model_type="llama"))
+    assert dense.weight_bytes == 4 * dense.config.num_parameters()
+    assert dense.describe() == "0M parameters, dense, fp32 weights (0.0 GB), fp32 activations"
+
+
+def test_what_config_json_implies_may_lie_in_a_checkpoint_and_is_not_read(tmp_path: Path) -> None:
+    write_tiny_checkpoint(tmp_path, model_type="llama")
+    expected = logits(tmp_path)
+    change(tmp_path, lambda tensors: tensors.update({f"model.layers.0.self_attn{DERIVED}": torch.ones(4)}))
+    assert torch.equal(logits(tmp_path), expected)
 
 
 def test_a_head_that_is_stored_is_used_even_where_the_config_ties_it(tmp_path: Path) -> None:

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from model.config import GenerationConfig, ModelConfig, ModelError
-from tests.tiny import CONFIG
+from model.config import GenerationConfig, ModelConfig, ModelError, RopeScaling
+from tests.tiny import CONFIG, LLAMA3_ROPE
 
 ABSENT = object()
 ROOT = Path(__file__).parents[2]
@@ -77,17 +77,75 @@ def test_values_that_differ_from_the_defaults(tmp_path: Path) -> None:
     assert (config.eos_token_ids, config.bos_token_id) == ((2, 5), None)
 
 
-def test_without_a_theta_mixtrals_own_is_used(tmp_path: Path) -> None:
-    assert ModelConfig.from_pretrained(write(tmp_path, rope_theta=ABSENT)).rope_theta == 1e6
+DEFAULTED = (
+    "head_dim",
+    "max_position_embeddings",
+    "num_key_value_heads",
+    "rms_norm_eps",
+    "rope_theta",
+    "sliding_window",
+    "tie_word_embeddings",
+)
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("model_type", ["mixtral", "mistral", "llama"])
+@pytest.mark.parametrize("silent", [DEFAULTED, *((name,) for name in DEFAULTED), ()], ids=" ".join)
+def test_where_a_file_is_silent_it_means_what_transformers_makes_of_it(
+    tmp_path: Path, model_type: str, silent: tuple[str, ...]
+) -> None:
+    from transformers import AutoConfig
+
+    changes = {"model_type": model_type, "num_attention_heads": 16, "hidden_size": 64, "head_dim": 6}
+    write(tmp_path, **changes, **dict.fromkeys(set(silent) - changes.keys(), ABSENT))
+    ours, theirs = ModelConfig.from_pretrained(tmp_path), AutoConfig.from_pretrained(tmp_path)
+    for name in set(DEFAULTED) - {"rope_theta", "sliding_window"}:
+        assert getattr(ours, name) == getattr(theirs, name), name
+    assert ours.rope_theta == theirs.rope_parameters["rope_theta"]
+    assert ours.sliding_window == (None if model_type == "llama" else theirs.sliding_window)
+
+
+def test_a_window_of_null_is_none_at_all(tmp_path: Path) -> None:
+    assert (
+        ModelConfig.from_pretrained(write(tmp_path, model_type="mistral", sliding_window=None)).sliding_window is None
+    )
+    absent = write(tmp_path, model_type="mistral", sliding_window=ABSENT)
+    assert ModelConfig.from_pretrained(absent).sliding_window == 4096
+
+
+@pytest.mark.parametrize("model_type", ["mistral", "llama"])
+def test_a_dense_model_has_one_expert_and_no_router(tmp_path: Path, model_type: str) -> None:
+    config = ModelConfig.from_pretrained(
+        write(tmp_path, model_type=model_type, num_local_experts=ABSENT, num_experts_per_tok=ABSENT)
+    )
+    assert (config.dense, config.num_experts, config.num_experts_per_tok) == (True, 1, 1)
+    assert config.num_active_parameters() == config.num_parameters()
+    routed = replace(config, dense=False)
+    assert routed.num_parameters() - config.num_parameters() == config.num_hidden_layers * config.hidden_size
+
+
+@pytest.mark.parametrize("older", [True, False])
+def test_llama_3_says_how_it_stretches_its_context(tmp_path: Path, older: bool) -> None:
+    rope = {"rope_scaling": LLAMA3_ROPE} if older else {"rope_parameters": LLAMA3_ROPE | {"rope_theta": 1e4}}
+    config = ModelConfig.from_pretrained(write(tmp_path, model_type="llama", **rope))
+    assert (config.rope_theta, config.rope_scaling) == (1e4, RopeScaling(8.0, 1.0, 4.0, 64))
+    shorter = {key: value for key, value in LLAMA3_ROPE.items() if key != "original_max_position_embeddings"}
+    config = ModelConfig.from_pretrained(write(tmp_path, model_type="llama", rope_scaling=shorter))
+    assert config.rope_scaling == RopeScaling(8.0, 1.0, 4.0, 512)
 
 
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        ({"model_type": "llama"}, "model_type is 'llama', and only 'mixtral'"),
+        ({"model_type": "gpt2"}, "model_type is 'gpt2', and only 'mixtral', 'mistral', 'llama' checkpoints"),
+        ({"model_type": ["llama"]}, "model_type is ['llama']"),
         ({"model_type": ABSENT}, "model_type is None"),
         ({"rope_scaling": {"type": "yarn", "factor": 4}}, "rope type is 'yarn'"),
-        ({"rope_parameters": {"rope_type": "llama3"}}, "rope type is 'llama3'"),
+        ({"rope_scaling": {"rope_type": "linear", "factor": 2}}, "rope type is 'linear', and only 'default' and"),
+        ({"rope_parameters": {"rope_type": "llama3"}}, "factor is missing"),
+        ({"rope_parameters": LLAMA3_ROPE | {"low_freq_factor": "low"}}, "low_freq_factor is 'low'"),
+        ({"rope_parameters": LLAMA3_ROPE | {"low_freq_factor": 4}}, "high_freq_factor (4.0) is not more than"),
+        ({"rope_parameters": LLAMA3_ROPE | {"original_max_position_embeddings": 0.5}}, "original_max_position"),
         ({"rope_parameters": [1]}, "rope_parameters is not one set of numbers"),
         ({"rope_parameters": {"full_attention": {"rope_theta": 1e4}}}, "rope_parameters is not one set of numbers"),
         ({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}, "partial_rotary_factor"),
@@ -95,6 +153,8 @@ def test_without_a_theta_mixtrals_own_is_used(tmp_path: Path) -> None:
         ({"torch_dtype": "float8_e4m3fn"}, "torch_dtype is 'float8_e4m3fn', and only float32, bfloat16, float16"),
         ({"dtype": "int8"}, "dtype is 'int8'"),
         ({"attention_bias": True}, "attention_bias"),
+        ({"model_type": "llama", "mlp_bias": True}, "mlp_bias"),
+        ({"model_type": "mistral", "layer_types": ["full_attention", "sliding_attention"]}, "layer_types differ"),
         ({"quantization_config": {"quant_method": "gptq"}}, "quantised"),
         ({"hidden_size": ABSENT}, "hidden_size is missing"),
         ({"num_local_experts": ABSENT}, "num_local_experts is missing"),

@@ -1,9 +1,12 @@
 """Norm, rotary positions and embedding against their formulas."""
 
+import math
+from dataclasses import replace
+
 import pytest
 import torch
 
-from model.config import ModelConfig
+from model.config import ModelConfig, RopeScaling
 from model.layers import Embedding, RMSNorm, RotaryEmbedding
 
 CONFIG = ModelConfig(
@@ -46,6 +49,18 @@ def test_rotation_turns_each_pair_by_its_angle() -> None:
     expected = torch.cat((turned.real, turned.imag), dim=-1)
     torch.testing.assert_close(rotated.double(), expected, rtol=1e-4, atol=1e-4)
     assert torch.equal(rotated[0], heads[0])
+
+
+def test_llama_3_stretches_the_slow_pairs_only() -> None:
+    # Within 64 tokens the pairs of a head of 16 turn 10.2, 3.2, 1.02, 0.32 ... times: only two are between the bounds.
+    scaled = replace(CONFIG, head_dim=16, rope_scaling=RopeScaling(8.0, 1.0, 4.0, 64))
+    plain = RotaryEmbedding.create(replace(CONFIG, head_dim=16), torch.device("cpu")).inv_freq
+    ratio = (RotaryEmbedding.create(scaled, torch.device("cpu")).inv_freq / plain).tolist()
+    assert ratio[0] == 1
+    share = (64 / (2 * math.pi * 10**0.5) - 1) / 3  # of the way from one bound to the other
+    assert ratio[1] == pytest.approx(share + (1 - share) / 8)
+    assert 1 / 8 < ratio[2] < ratio[1]
+    assert ratio[3:] == [1 / 8] * 5
 
 
 def test_scores_depend_on_the_distance_only() -> None:

@@ -1,4 +1,4 @@
-"""The decoder against transformers' MixtralForCausalLM, and against itself: batched = alone, chunked = whole."""
+"""The decoder against transformers' own, sparse and dense, and against itself: batched = alone, chunked = whole."""
 
 import json
 from collections.abc import Callable
@@ -20,7 +20,7 @@ from model.ops import Ops
 from model.quantization import fp16_works
 from tests.model.checkpoints import load
 from tests.model.pages import Pages
-from tests.tiny import write_tiny_checkpoint
+from tests.tiny import LLAMA3_ROPE, write_tiny_checkpoint
 
 TOLERANCE = 1e-4
 SHARP = 20.0  # with it, choices are clear: the tests check the margins they rely on
@@ -39,6 +39,19 @@ SHAPES: dict[str, dict[str, Any]] = {
     "bfloat16 on disk": {"torch_dtype": "bfloat16"},
     "float16 on disk": {"torch_dtype": "float16"},
 }
+LLAMA, MISTRAL = {"model_type": "llama"}, {"model_type": "mistral"}
+DENSE_SHAPES: dict[str, dict[str, Any]] = {
+    "llama": LLAMA,
+    "llama, multi-head, tied": LLAMA | {"num_key_value_heads": 4, "tie_word_embeddings": True},
+    "llama, wide heads": LLAMA | {"head_dim": 16},
+    "llama 3": LLAMA | {"rope_scaling": LLAMA3_ROPE},
+    "llama 3, newer spelling": LLAMA | {"rope_parameters": LLAMA3_ROPE | {"rope_theta": 5e5}},
+    "llama with a window that nobody reads": LLAMA | {"sliding_window": 7},
+    "mistral": MISTRAL,
+    "mistral, multi-query, tied": MISTRAL | {"num_key_value_heads": 1, "tie_word_embeddings": True},
+    "mistral, sliding window": MISTRAL | {"sliding_window": 7},
+    "mistral, bfloat16 on disk": MISTRAL | {"torch_dtype": "bfloat16"},
+}
 
 
 def random_tokens(count: int, seed: int = 0) -> list[int]:
@@ -50,7 +63,7 @@ def oracle() -> Callable[[Path], Any]:
     """Loads a checkpoint with transformers, in float32."""
     import transformers
 
-    return lambda directory: transformers.MixtralForCausalLM.from_pretrained(directory, dtype=torch.float32)
+    return lambda directory: transformers.AutoModelForCausalLM.from_pretrained(directory, dtype=torch.float32)
 
 
 def assert_matches(directory: Path, model: Any, tokens: list[int]) -> None:
@@ -65,10 +78,16 @@ def assert_matches(directory: Path, model: Any, tokens: list[int]) -> None:
 
 
 @pytest.mark.oracle
-@pytest.mark.parametrize("overrides", SHAPES.values(), ids=SHAPES.keys())
-def test_logits_match_transformers(tmp_path: Path, oracle: Any, overrides: dict[str, Any]) -> None:
-    write_tiny_checkpoint(tmp_path, **overrides)
+@pytest.mark.parametrize("name", SHAPES | DENSE_SHAPES)
+def test_logits_match_transformers(tmp_path: Path, oracle: Any, name: str) -> None:
+    write_tiny_checkpoint(tmp_path, **(SHAPES | DENSE_SHAPES)[name])
     assert_matches(tmp_path, oracle(tmp_path), random_tokens(37))
+
+
+@pytest.mark.oracle
+def test_beyond_its_first_context_llama_3_is_still_transformers(tmp_path: Path, oracle: Any) -> None:
+    write_tiny_checkpoint(tmp_path, **LLAMA, rope_scaling=LLAMA3_ROPE)
+    assert_matches(tmp_path, oracle(tmp_path), random_tokens(200))
 
 
 @pytest.mark.oracle
@@ -87,15 +106,27 @@ def test_what_transformers_writes_is_read(
 
 
 @pytest.mark.oracle
-def test_greedy_tokens_are_those_of_transformers(tmp_path: Path, oracle: Any) -> None:
+@pytest.mark.parametrize("model_type", ["llama", "mistral"])
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+def test_what_transformers_writes_of_a_dense_model_is_read(
+    tmp_path: Path, oracle: Any, model_type: str, tied: bool
+) -> None:
+    model = oracle(write_tiny_checkpoint(tmp_path / "ours", model_type=model_type, tie_word_embeddings=tied))
+    model.save_pretrained(tmp_path / "theirs", max_shard_size="40KB")
+    assert_matches(tmp_path / "theirs", model, random_tokens(37))
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("name", ["four experts", "mistral, sliding window", "llama 3"])
+def test_greedy_tokens_are_those_of_transformers(tmp_path: Path, oracle: Any, name: str) -> None:
     prompts = [random_tokens(11, seed) for seed in range(20)]
-    model = oracle(write_tiny_checkpoint(tmp_path, seed=1, sharp=SHARP))
+    model = oracle(write_tiny_checkpoint(tmp_path, seed=1, sharp=SHARP, **(SHAPES | DENSE_SHAPES)[name]))
     with torch.inference_mode():
         settings = {"max_new_tokens": 64, "do_sample": False, "eos_token_id": None, "pad_token_id": 0}
         expected = model.generate(torch.tensor(prompts), **settings)
-        seen = model(expected, output_router_logits=True)
+        seen = model(expected, **({"output_router_logits": True} if name in SHAPES else {}))
     assert margin(seen.logits[:, 10:-1], 1) > 1e-3
-    assert min(margin(logits, 2) for logits in seen.router_logits) > 1e-3
+    assert all(margin(logits, 2) > 1e-3 for logits in seen.get("router_logits", ()))
     assert greedy(load(tmp_path), prompts, 64) == expected.tolist()
 
 
@@ -135,14 +166,18 @@ def watched(model: Mixtral) -> tuple[Mixtral, list[float]]:
     def watch(router: Router) -> Router:
         return WatchedRouter(router.weight, router.top_k, margins)
 
-    layers = tuple(replace(layer, moe=replace(layer.moe, router=watch(layer.moe.router))) for layer in model.layers)
-    return replace(model, layers=layers), margins
+    layers = (
+        layer if layer.moe.router is None else replace(layer, moe=replace(layer.moe, router=watch(layer.moe.router)))
+        for layer in model.layers
+    )
+    return replace(model, layers=tuple(layers)), margins
 
 
 @cache
-def sharp_model(dtype: str, window: int | None = None) -> Mixtral:
+def sharp_model(dtype: str, window: int | None = None, model_type: str = "mixtral") -> Mixtral:
     with TemporaryDirectory() as directory:
-        write_tiny_checkpoint(Path(directory), sharp=SHARP, sliding_window=window, num_local_experts=8)
+        shape = {"model_type": model_type, "sliding_window": window, "num_local_experts": 8}
+        write_tiny_checkpoint(Path(directory), sharp=SHARP, **shape)
         return load(Path(directory), dtype)
 
 
@@ -151,24 +186,26 @@ LENGTHS = (1, 5, 16, 23, 31)
 
 
 @cache
-def whole_and_alone(dtype: str, window: int | None) -> list[Tensor]:
+def whole_and_alone(dtype: str, window: int | None, model_type: str) -> list[Tensor]:
     """Each prompt in one step of its own, through routers that were not in doubt."""
-    model, margins = watched(sharp_model(dtype, window))
+    model, margins = watched(sharp_model(dtype, window, model_type))
     prompts = [random_tokens(length, seed) for seed, length in enumerate(LENGTHS)]
     logits = [Pages(model, sequences=1, length=len(prompt)).prompt(prompt) for prompt in prompts]
-    assert min(margins) > 1e-3
+    assert min(margins, default=1.0) > 1e-3
     return logits
 
 
 @settings(derandomize=True, max_examples=15, deadline=None)
 @given(steps=st.lists(st.tuples(*[st.integers(0, 12)] * len(LENGTHS)), max_size=6))
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("window", [None, 6])
-def test_batched_and_chunked_is_alone_and_whole(dtype: str, window: int | None, steps: list[tuple[int, ...]]) -> None:
+@pytest.mark.parametrize(("window", "model_type"), [(None, "mixtral"), (6, "mixtral"), (6, "mistral")])
+def test_batched_and_chunked_is_alone_and_whole(
+    dtype: str, window: int | None, model_type: str, steps: list[tuple[int, ...]]
+) -> None:
     """Each step takes so many tokens of each prompt; a last one takes what is left."""
-    model = sharp_model(dtype, window)
+    model = sharp_model(dtype, window, model_type)
     prompts = [random_tokens(length, seed) for seed, length in enumerate(LENGTHS)]
-    expected = whole_and_alone(dtype, window)
+    expected = whole_and_alone(dtype, window, model_type)
     pages = Pages(model, sequences=len(prompts), length=max(LENGTHS))
     done = [0] * len(prompts)
     for counts in (*steps, LENGTHS):
@@ -200,6 +237,10 @@ def test_an_observer_sees_every_layer_once_per_step() -> None:
     batch = pages.batch([(0, 0, random_tokens(9))])
     model.forward(batch, pages.cache, lambda layer, ids: seen.append((layer, ids.shape)))
     assert seen == [(0, (9, 2)), (1, (9, 2))]
+    dense = sharp_model("float32", model_type="mistral")
+    pages = Pages(dense, sequences=1, length=9)
+    dense.forward(pages.batch([(0, 0, random_tokens(9))]), pages.cache, lambda layer, ids: seen.append((layer, ids)))
+    assert len(seen) == 2
 
 
 def test_bfloat16_is_near(tmp_path: Path) -> None:

@@ -57,12 +57,12 @@ def write(name: str, text: str) -> Callable[[Path], None]:
     [
         (remove("config.json"), "has no config.json"),
         (write("config.json", "{"), "config.json"),
-        (write("config.json", json.dumps({"model_type": "llama", "architectures": ["LlamaForCausalLM"]})), "llama"),
+        (write("config.json", json.dumps({"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]})), "gpt2"),
         (remove("tokenizer.json"), "has no tokenizer.json"),
         (write("tokenizer.json", "{}"), "not a readable tokenizer"),
         (write("tokenizer_config.json", '{"chat_template": "{% if %}"}'), "template"),
     ],
-    ids=["no config", "broken config", "not Mixtral", "no tokenizer", "broken tokenizer", "broken template"],
+    ids=["no config", "broken config", "another model", "no tokenizer", "broken tokenizer", "broken template"],
 )
 def test_a_checkpoint_that_cannot_be_served(
     model: Path, spoil: Callable[[Path], None], words: str, capsys: pytest.CaptureFixture[str]
