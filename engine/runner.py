@@ -26,7 +26,7 @@ from model.checkpoint import load_model
 from model.config import GenerationConfig, ModelConfig, ModelError
 from model.kv_cache import KVCache
 from model.mixtral import Mixtral
-from model.quantization import choose_precision
+from model.precision import choose_precision
 
 SCORED_AT_ONCE = 64  # prompt tokens
 

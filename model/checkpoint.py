@@ -18,7 +18,8 @@ from model.moe import MoEBlock, Router
 from model.names import HEAD, LayerNames, Layout, Matrix, Names, Part, names_for
 from model.ops import select_ops
 from model.ops.experts import ExpertWeights
-from model.quantization import Fp16Weight, Precision, Weight, choose_precision, fits_fp16
+from model.precision import Precision, choose_precision
+from model.quantization import Fp16Weight, Weight, fits_fp16
 from model.shards import Shards
 
 log = logging.getLogger(__name__)

@@ -1,22 +1,29 @@
-"""Weight types: what a matrix is held as, and what one is held as on which device."""
+"""Weight types: what a matrix is held as, how it gets there, and how to have it back."""
 
-import platform
+import math
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar, Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
-
-from model.config import DTYPES, ModelError
 
 # What a weight may lose when it is stored in float16: rounding costs 3e-4, more means subnormal numbers.
 FP16_TOLERANCE = 1e-3
-CHECKED = 1 << 16  # elements that are checked at a time: the temporaries stay in the CPU's cache
+CHECKED = 1 << 16  # elements that are checked or quantised at a time: the temporaries stay in the CPU's cache
+
+GROUP = 32  # consecutive inputs that share a scale
+TILE = 16  # outputs that are computed together: one register of 32-bit sums
+ALIGNED = 2 * TILE  # outputs are held in whole pairs of tiles
+FINE_SCALE = 2.0**-17  # a scale in float16 that is known to 1/256, subnormal as it is
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Fp16Weight:
     """A matrix in float16, in the tiles of FBGEMM's mixed-precision product with float32 activations; x86 only."""
+
+    bytes_per_weight: ClassVar[float] = 2.0
 
     packed: Any  # torch.ScriptObject, opaque
     shape: tuple[int, int]  # (out, in)
@@ -37,11 +44,194 @@ class Fp16Weight:
         return torch.ops.quantized.linear_unpack_fp16(self.packed)[0].float()
 
 
+Place = tuple[Tensor, Tensor]  # of rows: their tiles, and their outputs within the tile; both [n]
+
+
+@dataclass(frozen=True, slots=True)
+class Tiling:
+    """Where the rows of a quantised matrix lie: in tiles of 16 outputs, along which the inputs run in groups of 32.
+
+    The rows are padded with zeros to whole pairs of tiles, the inputs to whole groups. Where two halves are multiplied
+    elementwise (gate above up), their tiles alternate, so that one pass over the weights has both factors:
+
+        plain          rows  0-15 | 16-31 | 32-47 | ...
+        interleaved    gate  0-15 | up 0-15 | gate 16-31 | up 16-31 | ...      each half padded for itself
+    """
+
+    shape: tuple[int, int]  # (out, in)
+    interleaved: bool = False  # the upper half of the rows with the lower half
+
+    @property
+    def tiles(self) -> int:
+        halves = 2 if self.interleaved else 1
+        return halves * _round_up(self.shape[0] // halves, ALIGNED) // TILE
+
+    @property
+    def groups(self) -> int:
+        return _round_up(self.shape[1], GROUP) // GROUP
+
+    def places(self, first: int, count: int) -> Place:
+        """Where `count` rows from `first` on are."""
+        rows = torch.arange(first, first + count)
+        if not self.interleaved:
+            return rows // TILE, rows % TILE
+        half = self.shape[0] // 2
+        return rows % half // TILE * 2 + rows // half, rows % half % TILE
+
+
+@dataclass(frozen=True, slots=True)
+class Groups:
+    """A quantised matrix without its packing: weight = quant * scale (+ min)."""
+
+    quants: Tensor  # [out, groups, 32] float32, whole numbers
+    scales: Tensor  # [out, groups] float32
+    mins: Tensor | None = None  # [out, groups] float32
+
+    def dense(self) -> Tensor:
+        """[out, groups * 32] float32; exact, but for the sum with a min."""
+        values = self.quants * self.scales[..., None]
+        return (values if self.mins is None else values + self.mins[..., None]).flatten(1)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GroupedWeight(ABC):
+    """A matrix in few bits, with scales of its own for each 32 inputs of an output; empty until rows are put in."""
+
+    levels: ClassVar[int]  # steps of a scale, from its zero to the end of its range
+
+    tiling: Tiling
+    quants: Tensor  # uint8, in the tiles of the type
+    scales: Tensor  # [tiles, groups, 16] float16
+
+    @classmethod
+    def pack(cls, dense: Tensor, interleaved: bool = False) -> Self:
+        """Quantises dense [out, in] of any floating type, whose largest magnitude the type `holds`."""
+        weight = cls.empty(Tiling((dense.shape[0], dense.shape[1]), interleaved), dense.device)
+        weight.fill(dense, 0)
+        return weight
+
+    @classmethod
+    @abstractmethod
+    def empty(cls, tiling: Tiling, device: torch.device) -> Self:
+        """All zeros."""
+
+    @classmethod
+    def holds(cls, largest: float) -> bool:
+        """Whether scales in float16 serve a matrix of that largest magnitude: not infinite, no crude subnormals."""
+        return largest == 0 or cls.levels * FINE_SCALE <= largest <= torch.finfo(torch.float16).max
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self.tiling.shape
+
+    @property
+    def nbytes(self) -> int:
+        """Memory it takes."""
+        return self.quants.nbytes + self.scales.nbytes
+
+    def fill(self, rows: Tensor, first: int) -> None:
+        """Quantises rows [n, in] of any floating type into the outputs from `first` on; slow and obvious."""
+        at_once = max(1, CHECKED // rows.shape[1])
+        for start in range(0, rows.shape[0], at_once):
+            part = rows[start : start + at_once].to(self.quants.device, torch.float32)
+            groups = F.pad(part, (0, self.tiling.groups * GROUP - part.shape[1])).unflatten(1, (-1, GROUP))
+            self._store(groups, self.tiling.places(first + start, len(part)))
+
+    @abstractmethod
+    def _store(self, groups: Tensor, place: Place) -> None:
+        """Quantises whole rows, [n, groups, 32] float32."""
+
+    @abstractmethod
+    def groups(self) -> Groups:
+        """What is held, in the order of the matrix."""
+
+    def dense(self) -> Tensor:
+        """The rounded weights as float32 [out, in]."""
+        return self.groups().dense()[:, : self.shape[1]]
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Int8Weight(GroupedWeight):
+    """A matrix in int8, symmetric: weight = (quant - 128) * scale; quants [tiles, groups * 8, 16, 4].
+
+    Four consecutive inputs of the 16 outputs of a tile are 64 bytes, an operand of VNNI's dot products.
+    """
+
+    bytes_per_weight: ClassVar[float] = 1 + 2 / GROUP
+    levels: ClassVar[int] = 127
+
+    @classmethod
+    def empty(cls, tiling: Tiling, device: torch.device) -> Self:
+        quants = torch.full((tiling.tiles, tiling.groups * 8, TILE, 4), 128, dtype=torch.uint8, device=device)
+        return cls(tiling, quants, _halves(tiling, device))
+
+    def _store(self, groups: Tensor, place: Place) -> None:
+        scales = (groups.abs().amax(-1) / self.levels).half()  # [n, groups]
+        quants = (groups / _divisor(scales)).round_().clamp_(-self.levels, self.levels) + 128
+        self.quants.transpose(1, 2)[place] = quants.to(torch.uint8).view(len(groups), -1, 4)
+        self.scales.transpose(1, 2)[place] = scales
+
+    def groups(self) -> Groups:
+        place = self.tiling.places(0, self.shape[0])
+        quants = self.quants.transpose(1, 2)[place].float() - 128  # [out, groups * 8, 4]
+        return Groups(quants.view(self.shape[0], -1, GROUP), self.scales.transpose(1, 2)[place].float())
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Int4Weight(GroupedWeight):
+    """A matrix in 4 bits: weight = quant * scale + min; quants [tiles, groups, 4, 16, 4].
+
+    A group is eight slices of four inputs. A byte holds an input of slice s < 4 in its low half and the same of slice
+    s + 4 in its high half: masked or shifted, 64 bytes are an operand of VNNI's dot products, as in Int8Weight.
+    """
+
+    bytes_per_weight: ClassVar[float] = 0.5 + 4 / GROUP
+    levels: ClassVar[int] = 15
+
+    mins: Tensor  # [tiles, groups, 16] float16
+
+    @classmethod
+    def empty(cls, tiling: Tiling, device: torch.device) -> Self:
+        quants = torch.zeros(tiling.tiles, tiling.groups, 4, TILE, 4, dtype=torch.uint8, device=device)
+        return cls(tiling, quants, _halves(tiling, device), _halves(tiling, device))
+
+    @property
+    def nbytes(self) -> int:
+        return self.quants.nbytes + self.scales.nbytes + self.mins.nbytes
+
+    def _store(self, groups: Tensor, place: Place) -> None:
+        low, high = groups.aminmax(dim=-1)  # [n, groups]
+        scales, mins = ((high - low) / self.levels).half(), low.half()
+        quants = ((groups - mins.float()[..., None]) / _divisor(scales)).round_().clamp_(0, self.levels)
+        lower, upper = quants.to(torch.uint8).view(*scales.shape, 2, 4, 4).unbind(2)  # [n, groups, slice, input]
+        self.quants.permute(0, 3, 1, 2, 4)[place] = lower | upper << 4
+        self.scales.transpose(1, 2)[place] = scales
+        self.mins.transpose(1, 2)[place] = mins
+
+    def groups(self) -> Groups:
+        place = self.tiling.places(0, self.shape[0])
+        pairs = self.quants.permute(0, 3, 1, 2, 4)[place]  # [out, groups, slice, input]
+        quants = torch.stack((pairs & 15, pairs >> 4), dim=2).float().flatten(2)
+        scales, mins = (values.transpose(1, 2)[place].float() for values in (self.scales, self.mins))
+        return Groups(quants, scales, mins)
+
+
+Weight = Tensor | Fp16Weight | Int8Weight | Int4Weight
+
+
+def _halves(tiling: Tiling, device: torch.device) -> Tensor:
+    """A number for each group of each output."""
+    return torch.zeros(tiling.tiles, tiling.groups, TILE, dtype=torch.float16, device=device)
+
+
+def _divisor(scales: Tensor) -> Tensor:
+    """scales [...] as float32 [..., 1]; dividing by what stands for a scale of zero gives zero."""
+    wide = scales.float()
+    return wide.masked_fill(wide == 0, math.inf)[..., None]
+
+
 def _round_up(size: int, step: int) -> int:
     return -(-size // step) * step
-
-
-Weight = Tensor | Fp16Weight
 
 
 def fits_fp16(dense: Tensor) -> bool:
@@ -54,56 +244,3 @@ def fits_fp16(dense: Tensor) -> bool:
         total += part.square().sum().item()
         lost += (part - part.half()).square().sum().item()
     return lost <= FP16_TOLERANCE**2 * total
-
-
-@dataclass(frozen=True, slots=True)
-class Precision:
-    """How a model is held and computed."""
-
-    weights: torch.dtype  # of the matrices
-    activations: torch.dtype  # and of the KV cache
-    packed: bool = False  # matrices are Fp16Weight
-
-
-def choose_precision(dtype: str, checkpoint: str | None, device: torch.device) -> Precision:
-    """What `--dtype` means on a device, for a checkpoint whose config names a dtype (or not). Raises ModelError."""
-    if dtype not in ("auto", *DTYPES):
-        raise ModelError(f"The dtype {dtype!r} is unknown; use auto, {', '.join(DTYPES)}.")
-    if dtype == "auto":
-        dtype = _fast_on_cpu() if device.type == "cpu" else _fast_on_cuda(checkpoint)
-    if dtype == "float16" and device.type == "cpu":
-        if not fp16_works():
-            raise ModelError("This CPU has no float16 product; use --dtype auto or float32.")
-        return Precision(torch.float16, torch.float32, packed=True)
-    exact: torch.dtype = getattr(torch, dtype)
-    return Precision(exact, exact)
-
-
-def _fast_on_cpu() -> str:
-    # Measured: FBGEMM's float16 decodes twice as fast as native bfloat16 even where the CPU has instructions for it.
-    if fp16_works():
-        return "float16"
-    return "bfloat16" if _native_bf16() else "float32"
-
-
-def _fast_on_cuda(checkpoint: str | None) -> str:
-    # The checkpoint's own 16 bits; bfloat16 for a float32 one, because it has float32's range.
-    if checkpoint == "float16" or not torch.cuda.is_bf16_supported(including_emulation=False):
-        return "float16"
-    return "bfloat16"
-
-
-def fp16_works() -> bool:
-    """Whether torch was built with FBGEMM and runs on a CPU that it supports: tried, not guessed."""
-    if platform.machine().lower() not in ("x86_64", "amd64"):
-        return False
-    try:
-        packed = Fp16Weight.pack(torch.ones(16, 16)).packed
-        return bool(torch.ops.quantized.linear_dynamic_fp16(torch.ones(1, 16), packed).eq(16).all())
-    except RuntimeError:
-        return False
-
-
-def _native_bf16() -> bool:
-    capabilities = torch.cpu.get_capabilities()
-    return any(capabilities.get(name, False) for name in ("avx512_bf16", "amx_bf16", "arm_bf16", "bf16"))

@@ -1,10 +1,12 @@
 """linear(x, weight): the type of the weight selects how it is multiplied."""
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.quantization import Fp16Weight, Weight
+from model.quantization import GROUP, Fp16Weight, GroupedWeight, Weight
 
 # Looked up once: the attribute chain costs more than a microsecond a call.
 _linear_fp16 = torch.ops.quantized.linear_dynamic_fp16.default
@@ -14,10 +16,36 @@ def linear(x: Tensor, weight: Weight) -> Tensor:
     """x [T, in] times weight [out, in] transposed -> [T, out], in the dtype of x."""
     if isinstance(weight, Fp16Weight):
         return _linear_fp16(x, weight.packed)
+    if isinstance(weight, GroupedWeight):  # slow, but exact in the activations, and on every device
+        return F.linear(x, weight.dense().to(x.dtype))
     return F.linear(x, weight)
 
 
 def linear_reference(x: Tensor, weight: Weight) -> Tensor:
-    """Every output a sum of its own, in float64."""
+    """Every output a sum of its own, in float64; with weights in groups, the activations are quantised too."""
+    if isinstance(weight, GroupedWeight):
+        return _grouped_reference(x, weight)
     dense = weight.dense() if isinstance(weight, Fp16Weight) else weight
     return (x.double()[:, None, :] * dense.double()).sum(-1).to(x.dtype)
+
+
+def quantise_activations(x: Tensor, groups: int) -> tuple[Tensor, Tensor]:
+    """x [T, in] float32 as whole numbers [T, groups, 32] from -127 to 127, and their scales [T, groups], in float32.
+
+    Each 32 inputs of a token have a scale of their own: no other token, nor another part of this one, has a say in it.
+    """
+    grouped = F.pad(x, (0, groups * GROUP - x.shape[1])).unflatten(1, (groups, GROUP))
+    scales = grouped.abs().amax(-1) / 127
+    # Rounds half to even; the scale of a group of zeros divides as infinity would.
+    return (grouped / scales.masked_fill(scales == 0, math.inf)[..., None]).round().clamp(-127, 127), scales
+
+
+def _grouped_reference(x: Tensor, weight: GroupedWeight) -> Tensor:
+    """The sums over a group are whole numbers, and exact; those over the groups are in float64."""
+    held = weight.groups()
+    quants, scales = quantise_activations(x, held.quants.shape[1])
+    wide = quants.double()[:, None]  # [T, 1, groups, 32]
+    sums = (wide * held.quants.double()).sum(-1) * held.scales.double()  # [T, out, groups]
+    if held.mins is not None:
+        sums += wide.sum(-1) * held.mins.double()
+    return (sums * scales.double()[:, None]).sum(-1).to(x.dtype)

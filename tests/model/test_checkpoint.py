@@ -14,7 +14,8 @@ from torch import Tensor
 from model.checkpoint import load_model
 from model.config import ModelConfig
 from model.names import DERIVED
-from model.quantization import Fp16Weight, fp16_works
+from model.precision import fp16_works
+from model.quantization import Fp16Weight
 from tests.model.checkpoints import CPU, Tensors, change, fuse, load, shard
 from tests.model.pages import Pages
 from tests.tiny import write_tiny_checkpoint

@@ -17,7 +17,7 @@ from torch import Tensor
 from model.mixtral import Mixtral
 from model.moe import Router
 from model.ops import Ops
-from model.quantization import fp16_works
+from model.precision import fp16_works
 from tests.model.checkpoints import load
 from tests.model.pages import Pages
 from tests.tiny import LLAMA3_ROPE, write_tiny_checkpoint

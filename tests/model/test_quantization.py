@@ -1,13 +1,15 @@
-"""What fits float16, what a packed weight keeps, and what `--dtype` means where."""
+"""What a weight type holds, where it holds it, and what it makes of a matrix."""
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
 
 from model import quantization
-from model.config import ModelError
-from model.quantization import Fp16Weight, Precision, choose_precision, fits_fp16, fp16_works
+from model.precision import fp16_works
+from model.quantization import Fp16Weight, GroupedWeight, Int4Weight, Int8Weight, Tiling, fits_fp16
 
-CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 needs_fbgemm = pytest.mark.skipif(not fp16_works(), reason="needs FBGEMM on x86")
 
 
@@ -45,42 +47,97 @@ def test_packing_rounds_to_float16_and_nothing_else() -> None:
     assert (weight.shape, weight.nbytes) == ((33, 17), 2 * 48 * 512)
 
 
-def have(monkeypatch: pytest.MonkeyPatch, fbgemm: bool, native_bf16: bool = False) -> None:
-    monkeypatch.setattr(quantization, "fp16_works", lambda: fbgemm)
-    monkeypatch.setattr(quantization, "_native_bf16", lambda: native_bf16)
+grouped = pytest.mark.parametrize("kind", [Int8Weight, Int4Weight])
+shapes = given(out=st.integers(1, 70), columns=st.integers(1, 100), interleaved=st.booleans())
+quick = settings(derandomize=True, max_examples=40, deadline=None)
 
 
-def test_auto_on_a_cpu_takes_what_the_cpu_computes_fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    packed = Precision(torch.float16, torch.float32, packed=True)
-    for checkpoint in ("bfloat16", "float16", "float32", None):
-        have(monkeypatch, fbgemm=True, native_bf16=True)
-        assert choose_precision("auto", checkpoint, CPU) == packed
-        have(monkeypatch, fbgemm=False, native_bf16=True)
-        assert choose_precision("auto", checkpoint, CPU) == Precision(torch.bfloat16, torch.bfloat16)
-        have(monkeypatch, fbgemm=False, native_bf16=False)
-        assert choose_precision("auto", checkpoint, CPU) == Precision(torch.float32, torch.float32)
+def random(out: int, columns: int) -> Tensor:
+    """A matrix whose groups differ in size and centre."""
+    torch.manual_seed(out * 1000 + columns)
+    return torch.randn(out, columns) * torch.rand(out, 1) + torch.randn(out, 1) * 0.1
 
 
-def test_auto_on_cuda_keeps_the_checkpoints_sixteen_bits(monkeypatch: pytest.MonkeyPatch) -> None:
-    for supported, fallback in ((True, torch.bfloat16), (False, torch.float16)):
-        monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, yes=supported: yes)
-        assert choose_precision("auto", "float16", CUDA).weights == torch.float16
-        assert choose_precision("auto", "bfloat16", CUDA).weights == fallback
-        assert choose_precision("auto", "float32", CUDA) == Precision(fallback, fallback)
-        assert choose_precision("auto", None, CUDA) == Precision(fallback, fallback)
+def rows_of(interleaved: bool, out: int) -> int:
+    return 2 * out if interleaved else out
 
 
-def test_an_explicit_dtype_is_honoured(monkeypatch: pytest.MonkeyPatch) -> None:
-    have(monkeypatch, fbgemm=True)
-    assert choose_precision("float32", "bfloat16", CPU) == Precision(torch.float32, torch.float32)
-    assert choose_precision("bfloat16", "float32", CPU) == Precision(torch.bfloat16, torch.bfloat16)
-    assert choose_precision("float16", "float32", CPU) == Precision(torch.float16, torch.float32, packed=True)
-    assert choose_precision("float16", "float32", CUDA) == Precision(torch.float16, torch.float16)
+@grouped
+@quick
+@shapes
+def test_a_weight_is_within_half_a_step_of_what_is_held(
+    kind: type[GroupedWeight], out: int, columns: int, interleaved: bool
+) -> None:
+    dense = random(rows_of(interleaved, out), columns)
+    weight = kind.pack(dense, interleaved)
+    assert weight.dense().shape == weight.shape == dense.shape
+    held = weight.groups()
+    assert held.quants.shape == (len(dense), -(-columns // 32), 32)
+    step = held.scales.repeat_interleave(32, dim=1)[:, :columns]
+    # Half a step, and what the rounding of scales and mins to float16 may shift.
+    limit = 0.5 * step + (127 / 2048 * step if kind is Int8Weight else 15 / 2048 * step + dense.abs().max() / 2048)
+    assert ((weight.dense() - dense).abs() <= limit).all()
 
 
-def test_what_is_impossible_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    have(monkeypatch, fbgemm=False)
-    with pytest.raises(ModelError, match="no float16 product; use --dtype"):
-        choose_precision("float16", None, CPU)
-    with pytest.raises(ModelError, match="'int8' is unknown; use auto, float32, bfloat16, float16"):
-        choose_precision("int8", None, CPU)
+@grouped
+@quick
+@shapes
+def test_padding_is_zero_and_counted(kind: type[GroupedWeight], out: int, columns: int, interleaved: bool) -> None:
+    rows = rows_of(interleaved, out)
+    weight = kind.pack(random(rows, columns), interleaved)
+    halves = 2 if interleaved else 1
+    padded = halves * -(-out // 32) * 32
+    assert weight.tiling.tiles * 16 == padded
+    assert weight.nbytes == round(kind.bytes_per_weight * padded * weight.tiling.groups * 32)
+    unused = torch.ones(weight.tiling.tiles, 16, dtype=torch.bool)
+    unused[weight.tiling.places(0, rows)] = False
+    assert unused.sum() == padded - rows
+    assert not weight.scales.transpose(1, 2)[unused].any()
+
+
+@grouped
+def test_rows_may_come_in_any_pieces_and_types(kind: type[GroupedWeight]) -> None:
+    dense = random(90, 70).bfloat16()
+    whole = kind.pack(dense, interleaved=True)
+    pieces = kind.empty(Tiling((90, 70), interleaved=True), dense.device)
+    for start, end in ((40, 57), (0, 40), (57, 90)):
+        pieces.fill(dense[start:end].float(), start)
+    assert torch.equal(whole.quants, pieces.quants)
+    assert torch.equal(whole.groups().dense(), pieces.groups().dense())
+
+
+def test_where_int8_keeps_a_weight() -> None:
+    dense = torch.zeros(64, 64)
+    dense[32 + 17, 32 + 6] = -3.0  # the second half, its second tile, second group
+    plain, alternating = Int8Weight.pack(dense), Int8Weight.pack(dense, interleaved=True)
+    # tile, slice of four inputs, output, input
+    assert [tuple(at) for at in (plain.quants != 128).nonzero().tolist()] == [(3, 9, 1, 2)]
+    assert [tuple(at) for at in (alternating.quants != 128).nonzero().tolist()] == [(3, 9, 1, 2)]
+    assert plain.quants[3, 9, 1, 2] == 128 - 127
+    assert plain.scales[3, 1, 1] == torch.tensor(3 / 127).half()
+    dense = torch.zeros(64, 64)
+    dense[32, 0] = 1.0  # the first row of the second half
+    assert (Int8Weight.pack(dense).quants[2, 0, 0, 0], Int8Weight.pack(dense, True).quants[1, 0, 0, 0]) == (255, 255)
+
+
+def test_where_int4_keeps_a_weight() -> None:
+    dense = torch.zeros(32, 64)
+    dense[17, 32 + 6] = 15.0  # slice 1 of the second group: a low half
+    dense[17, 32 + 22] = 5.0  # slice 5: the high half of the same byte
+    weight = Int4Weight.pack(dense)
+    assert [tuple(at) for at in weight.quants.nonzero().tolist()] == [(1, 1, 1, 1, 2)]
+    assert weight.quants[1, 1, 1, 1, 2] == 15 | 5 << 4
+    assert (weight.scales[1, 1, 1], weight.mins[1, 1, 1]) == (1, 0)
+
+
+@grouped
+def test_zeros_and_constants_stay_so(kind: type[GroupedWeight]) -> None:
+    assert not kind.pack(torch.zeros(33, 40)).dense().any()
+    constant = torch.full((33, 64), -0.25)
+    torch.testing.assert_close(kind.pack(constant).dense(), constant, rtol=2**-11, atol=0)
+
+
+@grouped
+def test_what_scales_in_float16_do_not_serve(kind: type[GroupedWeight]) -> None:
+    assert kind.holds(0) and kind.holds(0.01) and kind.holds(65504)
+    assert not kind.holds(1e-5) and not kind.holds(65505)

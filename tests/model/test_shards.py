@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from model.config import ModelError
-from model.quantization import fp16_works
+from model.precision import fp16_works
 from tests.model.checkpoints import Tensors, change, load, shard
 from tests.tiny import write_tiny_checkpoint
 

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from model.ops.linear import linear, linear_reference
-from model.quantization import Fp16Weight, fp16_works
+from model.ops.linear import linear, linear_reference, quantise_activations
+from model.precision import fp16_works
+from model.quantization import Fp16Weight, GroupedWeight, Int4Weight, Int8Weight
 
 SHAPES = [(1, 16, 16), (1, 33, 7), (5, 48, 20), (6, 8, 64), (70, 31, 129)]  # rows, in, out
 
@@ -36,3 +37,43 @@ def test_rows_that_are_not_contiguous() -> None:
     weight = Fp16Weight.pack(torch.randn(24, 8))
     x = torch.randn(5, 16)[:, :8]
     torch.testing.assert_close(linear(x, weight), linear_reference(x, weight))
+
+
+grouped = pytest.mark.parametrize("kind", [Int8Weight, Int4Weight])
+
+
+@grouped
+@pytest.mark.parametrize(("rows", "columns", "out"), SHAPES)
+def test_grouped_without_kernels_is_exact_in_the_activations(
+    kind: type[GroupedWeight], rows: int, columns: int, out: int
+) -> None:
+    torch.manual_seed(0)
+    x, weight = torch.randn(rows, columns), kind.pack(torch.randn(out, columns))
+    torch.testing.assert_close(linear(x, weight), linear_reference(x, weight.dense()), rtol=1e-5, atol=1e-4)
+
+
+@grouped
+@pytest.mark.parametrize(("rows", "columns", "out"), SHAPES)
+def test_the_grouped_reference_rounds_activations_and_nothing_else(
+    kind: type[GroupedWeight], rows: int, columns: int, out: int
+) -> None:
+    torch.manual_seed(0)
+    weight = kind.pack(torch.randn(out, columns))
+    x = torch.randint(-127, 128, (rows, columns)).float() * 2**-9
+    x[:, ::32] = 127 * 2**-9  # then every scale is 2^-9, and every activation a whole number of it
+    torch.testing.assert_close(linear_reference(x, weight), linear_reference(x, weight.dense()), rtol=1e-6, atol=1e-6)
+    x = torch.randn(rows, columns)
+    rounded = (linear_reference(x, weight) - linear_reference(x, weight.dense())).abs()
+    assert (rounded <= 0.5 * x.abs().max() / 127 * weight.dense().abs().sum(-1) + 1e-6).all()
+
+
+def test_activations_are_quantised_per_token_and_group() -> None:
+    x = torch.zeros(3, 70)
+    x[0, 0], x[0, 1], x[0, 32], x[1, 69] = 254.0, -3.0, 0.5, -1e-20  # 1.5 steps round to 2, half to even
+    quants, scales = quantise_activations(x, groups=3)
+    assert scales.tolist() == torch.tensor([[2.0, 0.5 / 127, 0], [0, 0, 1e-20 / 127], [0, 0, 0]]).tolist()
+    assert quants[0, 0, :3].tolist() == [127, -2, 0] and quants[0, 1, 0] == 127 and quants[1, 2, 5] == -127
+    assert not quants[2].any()
+    x[0, 0] = 1e30  # an outlier is the business of its own group alone
+    again, _ = quantise_activations(x, groups=3)
+    assert torch.equal(again[0, 1:], quants[0, 1:]) and torch.equal(again[1:], quants[1:])
