@@ -1,4 +1,7 @@
-"""An engine without a model: it counts upwards from the prompt's last token, one token a step for each request."""
+"""An engine without a model: it counts upwards from the prompt's last token, one token a step for each request.
+
+A test that needs to see it half-way says where it stops (Behaviour.held) and lets it go on by a file: never by a delay.
+"""
 
 import os
 import time
@@ -16,6 +19,8 @@ from model.config import ModelError
 POISON = 13  # a prompt that starts with it makes `add` raise
 CRASH = 66  # a prompt that starts with it makes the next step raise
 REFUSED = 99  # a prompt that starts with it is refused in-stream
+LAST_TOKEN, RESTART = "last-token", "restart"  # what may be held: the end of each request, the loading of later lives
+HELD_PAUSE = 0.01  # seconds between two looks at whether it still is
 
 
 @dataclass(frozen=True)
@@ -29,6 +34,10 @@ class Behaviour:
     fatal: str | None = None  # a ModelError while loading
     lives: Path | None = None  # each life appends its process id, one a line
     stillborn: tuple[int, ...] = ()  # lives, counted from 0, that end while loading
+    held: tuple[str, ...] = ()  # these wait until there is a file of their name beside `lives`
+
+    def holds(self, name: str) -> bool:
+        return name in self.held and not self.lives.with_name(name).exists()
 
 
 class FakeEngine:
@@ -59,8 +68,15 @@ class FakeEngine:
         while self.waiting and len(self.running) < self.behaviour.max_num_seqs:
             request = self.waiting.popleft()
             self.running[request.id] = (request, 0)
-        outputs = tuple(self._next(request, count) for request, count in list(self.running.values()))
+        going = [(request, count) for request, count in self.running.values() if not self.is_held(request, count)]
+        if self.running and not going:
+            time.sleep(HELD_PAUSE)
+        outputs = tuple(self._next(request, count) for request, count in going)
         return StepOutputs(outputs, EngineStats(running=len(self.running), waiting=len(self.waiting)))
+
+    def is_held(self, request: Request, count: int) -> bool:
+        """Whether its next token, after so many, must wait."""
+        return count + 1 == request.params.max_tokens and self.behaviour.holds(LAST_TOKEN)
 
     def _next(self, request: Request, count: int) -> Output:
         if request.prompt[0] == CRASH:
@@ -81,8 +97,11 @@ def fake_build(behaviour: Behaviour) -> Build:
 
 
 def _build(behaviour: Behaviour, config: EngineConfig, report: Report) -> tuple[FakeEngine, Ready]:
-    if _begin_life(behaviour) in behaviour.stillborn:
+    life = _begin_life(behaviour)
+    if life in behaviour.stillborn:
         os._exit(7)
+    while life > 0 and behaviour.holds(RESTART):
+        time.sleep(HELD_PAUSE)
     _load(behaviour.load_seconds, report)
     if behaviour.fatal is not None:
         raise ModelError(behaviour.fatal)

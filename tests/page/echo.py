@@ -1,6 +1,7 @@
 """An engine that says what it was told: its answer is the last user message, a byte a step. `octavo` around it.
 
-echo.py BEHAVIOUR-AS-JSON serve MODEL ...; "{n}" in a message becomes the number of requests of this life.
+echo.py BEHAVIOUR-AS-JSON serve MODEL ...; "{n}" in a message becomes the number of requests of this life, and at
+"{until NAME}" the answer waits until the test says so (Server.release).
 """
 
 import json
@@ -19,16 +20,25 @@ from tests import fake_engine
 from tests.fake_engine import Behaviour, FakeEngine
 from tests.server.vocab import BYTES, EOS, ids_of
 
+PAUSE = re.compile(r"\{until (\w+)\}")
+
 
 class EchoEngine(FakeEngine):
     def __init__(self, behaviour: Behaviour) -> None:
         super().__init__(behaviour)
         self.requests = 0
         self.answers: dict[str, list[int]] = {}
+        self.pauses: dict[str, dict[int, str]] = {}  # by request: what is waited for, by the number of tokens before it
 
     def add(self, request: Request) -> Output | None:
         self.requests += 1
-        self.answers[request.id] = [*ids_of(self._answer(request)), EOS]
+        answer, self.pauses[request.id] = [], {}
+        for index, part in enumerate(PAUSE.split(self._answer(request))):  # text, name, text, name, text
+            if index % 2:
+                self.pauses[request.id][len(answer)] = part
+            else:
+                answer += ids_of(part)
+        self.answers[request.id] = [*answer, EOS]
         return super().add(request)
 
     def _answer(self, request: Request) -> str:
@@ -36,6 +46,10 @@ class EchoEngine(FakeEngine):
         prompt = bytes(id - BYTES if id >= BYTES else 0 for id in request.prompt).decode()
         said = re.findall(r"<user>([^\0]*)\0", prompt)
         return str(said[-1]).replace("{n}", str(self.requests))
+
+    def is_held(self, request: Request, count: int) -> bool:
+        name = self.pauses[request.id].get(count)
+        return name is not None and not self.behaviour.lives.with_name(name).exists()
 
     def _next(self, request: Request, count: int) -> Output:
         answer = self.answers[request.id]

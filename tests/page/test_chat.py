@@ -10,8 +10,9 @@ from playwright.sync_api import Page, expect
 
 from tests.e2e.harness import Server
 
-LONG = "word " * 2000
-SHORT_STATS = re.compile(r"^\d+ tokens · [\d.]+ tokens/s · first token after [\d.]+ s$")
+UNFINISHED = "word word{until never} word"
+LATER = 24 * 60 * 60  # seconds: of the page's clock, where that is ours
+STATS = re.compile(r"^\d+ tokens · [\d.]+ tokens/s · first token after [\d.]+ s$")
 
 
 def opened(page: Page, server: Server) -> Page:
@@ -41,11 +42,13 @@ def test_an_answer_is_streamed_and_measured(page: Page, server: Server) -> None:
     opened(page, server)
     expect(page.locator("#empty")).to_be_visible()
     sent = bodies(page)
-    ask(page, "# One\n\nsome words, and more\n\n" * 20)
+    section = "# One\n\nsome words, and more\n\n"
+    ask(page, section + "{until released}" + section * 19)
+    expect(page.locator(".assistant h1")).to_have_count(1)  # the first block is there, the last is not
     expect(page.locator("#thread")).to_have_attribute("aria-busy", "true")
-    expect(page.locator(".assistant h1")).to_have_count(1)
-    expect(page.locator("#stop")).to_be_visible()  # the first block is there, the last is not
-    expect(page.locator(".assistant .stats")).to_have_text(SHORT_STATS)
+    expect(page.locator("#stop")).to_be_visible()
+    server.release("released")
+    expect(page.locator(".assistant .stats")).to_have_text(STATS)
     expect(page.locator("#thread")).to_have_attribute("aria-busy", "false")
     expect(page.locator(".assistant h1")).to_have_count(20)
     expect(page.locator("#empty")).to_be_hidden()
@@ -55,7 +58,7 @@ def test_an_answer_is_streamed_and_measured(page: Page, server: Server) -> None:
 
 def test_stop_keeps_what_there_is(page: Page, server: Server) -> None:
     opened(page, server)
-    ask(page, LONG)
+    ask(page, UNFINISHED)
     expect(page.locator(".assistant .text")).to_contain_text("word word")
     page.locator("#stop").click()
     expect(page.locator(".assistant .stats")).to_contain_text("stopped")
@@ -78,15 +81,17 @@ def test_reload_keeps_the_conversation(page: Page, server: Server) -> None:
     opened(page, server)
     ask(page, "**kept**")
     expect_answer(page, "kept")
+    stats = page.locator(".assistant .stats").inner_text()
+    assert "tokens" in stats
     page.reload()
     expect(page.locator(".assistant strong")).to_have_text("kept")
     expect(page.locator(".user .text")).to_have_text("**kept**")
-    expect(page.locator(".assistant .stats")).to_have_text(SHORT_STATS)
+    expect(page.locator(".assistant .stats")).to_have_text(stats)
 
 
 def test_reload_amid_an_answer_keeps_its_beginning(page: Page, server: Server) -> None:
     opened(page, server)
-    ask(page, LONG)
+    ask(page, UNFINISHED)
     expect(page.locator(".assistant .text")).to_contain_text("word word")
     page.reload()
     expect(page.locator(".assistant .text")).to_contain_text("word word")
@@ -181,7 +186,7 @@ def test_several_conversations(page: Page, server: Server) -> None:
 
 def test_leaving_a_conversation_stops_its_answer(page: Page, server: Server) -> None:
     opened(page, server)
-    ask(page, LONG)
+    ask(page, UNFINISHED)
     expect(page.locator(".assistant .text")).to_contain_text("word word")
     page.get_by_role("button", name="New chat").click()
     expect(page.locator("#send")).to_be_visible()
@@ -200,11 +205,16 @@ def test_an_example_is_a_question(page: Page, server: Server) -> None:
 
 def test_code_is_copied(page: Page, server: Server) -> None:
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+    page.clock.install(time=0)
     opened(page, server)
     ask(page, "```python\nprint('<b>')\n```")
     expect_answer(page, re.compile("print"))  # type: ignore[arg-type]
-    page.locator(".code").get_by_role("button", name="Copy").click()
-    expect(page.locator(".code").get_by_role("button", name="Copied")).to_be_visible()
+    page.clock.pause_at(LATER)
+    button = page.locator(".code button")
+    button.click()
+    expect(button).to_have_text("Copied")
+    page.clock.run_for(2000)
+    expect(button).to_have_text("Copy")
     assert page.evaluate("navigator.clipboard.readText()") == "print('<b>')"
 
 

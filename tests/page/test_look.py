@@ -6,7 +6,7 @@ import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.e2e.harness import Server
-from tests.page.test_chat import LONG, ask, expect_answer, opened
+from tests.page.test_chat import UNFINISHED, ask, expect_answer, opened
 
 RICH = (
     "# Title\n\nSome `code` and " + "x" * 200 + "\n\n```python\n" + "y = 1; " * 60 + "\n```\n\n"
@@ -49,7 +49,7 @@ def test_the_whole_chat_by_keyboard(page: Page, server: Server) -> None:
     page.keyboard.type("   ")
     page.keyboard.press("Enter")  # says nothing
     expect(page.locator("#thread > li")).to_have_count(2)
-    ask(page, LONG)
+    ask(page, UNFINISHED)
     expect(page.locator(".assistant .text").last).to_contain_text("word")
     page.keyboard.press("Escape")
     expect(page.locator(".assistant .stats").last).to_contain_text("stopped")

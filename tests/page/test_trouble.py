@@ -8,7 +8,8 @@ from collections.abc import Callable
 from playwright.sync_api import Page, Route, expect
 
 from tests.e2e.harness import Server
-from tests.page.test_chat import LONG, ask, bodies, expect_answer, opened
+from tests.fake_engine import RESTART
+from tests.page.test_chat import UNFINISHED, ask, bodies, expect_answer, opened
 
 HOSTILE = """<script>window.ran = 1</script>
 
@@ -43,19 +44,21 @@ def test_a_refusal_is_shown_in_the_servers_words(page: Page, server: Server) -> 
 
 
 def test_the_engine_is_killed_and_comes_back(page: Page, serve_echo: Callable[..., Server]) -> None:
-    server = serve_echo(step_seconds=0.005, load_seconds=0.5)
+    server = serve_echo(held=[RESTART])
     server.wait_for_health(200)
     opened(page, server)
-    ask(page, LONG)
+    ask(page, UNFINISHED)
     expect(page.locator(".assistant .text")).to_contain_text("word")
     os.kill(server.engine_pids()[-1], signal.SIGKILL)
     expect(page.locator(".note.error")).to_contain_text("engine process died")
     expect(page.locator(".assistant .text")).to_contain_text("word")  # what had come stays
     sent = bodies(page)
     ask(page, "and now?")  # is sent again until the engine is back
+    expect(page.locator(".note.waiting")).to_be_visible()
+    server.release(RESTART)
     expect_answer(page, "and now?")
     assert len(server.engine_pids()) == 2
-    assert [message["content"] for message in sent[-1]["messages"]][::2] == [LONG, "and now?"]
+    assert [message["content"] for message in sent[-1]["messages"]][::2] == [UNFINISHED, "and now?"]
 
 
 def test_while_the_model_loads_its_progress_is_told(page: Page, serve_echo: Callable[..., Server]) -> None:
@@ -89,6 +92,7 @@ def test_a_server_that_is_gone(page: Page, serve_echo: Callable[..., Server]) ->
     server.wait_for_health(200)
     opened(page, server)
     server.process.kill()
+    server.exit_status()
     ask(page, "hello?")
     expect(page.locator(".note.error")).to_have_text("The server cannot be reached.")
 
@@ -124,10 +128,10 @@ def test_under_a_prefix_and_with_several_names(page: Page, serve_echo: Callable[
     expect(page.locator("#model")).to_have_value("two")
     sent = bodies(page)
     paths: list[str] = []
-    page.on("request", lambda request: paths.append(request.url.removeprefix(server.url)))
+    page.on("request", lambda request: paths.append(request.url) if request.method == "POST" else None)
     ask(page, "behind a proxy")
     expect_answer(page, "behind a proxy")
-    assert paths == ["/octavo/v1/chat/completions"]
+    assert paths == [f"{server.url}/octavo/v1/chat/completions"]
     assert sent[0]["model"] == "two"
 
 
