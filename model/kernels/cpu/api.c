@@ -1,0 +1,121 @@
+/* The interface: sizes the workspace of a call, lays it out, and runs the kernels of the best instruction set. */
+#include <stdbool.h>
+#include <stddef.h>
+
+#include "kernels.h"
+
+enum { PORTABLE, AVX2, AVX512, LEVELS };
+
+static const Kernels *const LEVEL[LEVELS] = {
+    [PORTABLE] = &octavo_portable,
+#if defined(__x86_64__)
+    [AVX2] = &octavo_avx2,
+    [AVX512] = &octavo_avx512,
+#endif
+};
+
+static int64_t level; /* in use */
+
+static bool has(int64_t wanted) {
+#if defined(__x86_64__)
+    __builtin_cpu_init();
+    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
+    if (wanted == AVX2) return avx2;
+    if (wanted == AVX512) {
+        return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+               __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+               __builtin_cpu_supports("avx512vnni");
+    }
+#endif
+    return wanted == PORTABLE;
+}
+
+int64_t octavo_set_level(int64_t wanted) {
+    level = wanted < 0 || wanted >= LEVELS ? LEVELS - 1 : wanted;
+    while (!has(level)) level--;
+    return level;
+}
+
+__attribute__((constructor)) static void choose_level(void) { octavo_set_level(LEVELS - 1); }
+
+int64_t octavo_level(void) { return level; }
+
+const char *octavo_level_name(int64_t of) { return of >= 0 && of < LEVELS && LEVEL[of] ? LEVEL[of]->name : ""; }
+
+void octavo_set_threads(int64_t threads) { pool_set_threads(threads); }
+
+/* Lays arrays out one behind the other; with a base of NULL it only counts their bytes. */
+typedef struct {
+    unsigned char *base;
+    size_t used;
+} Layout;
+
+static void *take(Layout *layout, int64_t items, size_t size) {
+    unsigned char *at = layout->base ? layout->base + layout->used : NULL;
+    layout->used += (size_t)round_up(items * (int64_t)size, 64);
+    return at;
+}
+
+static Rows take_rows(Layout *layout, int64_t rows, int64_t inputs) {
+    const int64_t groups = round_up(inputs, GROUP) / GROUP;
+    Rows out = {.groups = groups};
+    out.quants = take(layout, rows * groups * GROUP, sizeof(int8_t));
+    out.scales = take(layout, rows * groups, sizeof(float));
+    out.sums = take(layout, rows * groups, sizeof(int32_t));
+    return out;
+}
+
+void octavo_rms_norm(const float *x, const float *weight, float eps, int64_t tokens, int64_t hidden, float *out) {
+    const NormCall call = {x, weight, eps, tokens, hidden, out};
+    pool_acquire(0);
+    pool_run(LEVEL[level]->rms_norm, &call);
+    pool_release();
+}
+
+void octavo_linear(const Weight *weight, const float *x, int64_t tokens, float *out) {
+    LinearCall call = {.weight = weight, .x = x, .tokens = tokens, .out = out};
+    Layout layout = {0};
+    take_rows(&layout, tokens, weight->inputs);
+    layout = (Layout){pool_acquire(layout.used), 0};
+    call.rows = take_rows(&layout, tokens, weight->inputs);
+    pool_run(LEVEL[level]->linear, &call);
+    pool_release();
+}
+
+static size_t lay_out(ExpertsCall *call, unsigned char *base) {
+    const Experts *experts = call->experts;
+    Layout layout = {base, 0};
+    call->normed = take(&layout, call->tokens * experts->hidden, sizeof(float));
+    call->rows = take_rows(&layout, call->tokens, experts->hidden);
+    call->inner = take_rows(&layout, call->pairs, experts->intermediate);
+    call->outputs = take(&layout, call->pairs * experts->hidden, sizeof(float));
+    call->order = take(&layout, call->pairs, sizeof(int64_t));
+    call->place = take(&layout, call->pairs, sizeof(int64_t));
+    call->starts = take(&layout, experts->num_experts + 1, sizeof(int64_t));
+    call->active = take(&layout, experts->num_experts, sizeof(int64_t));
+    call->num_active = take(&layout, 1, sizeof(int64_t));
+    return layout.used;
+}
+
+static void run_experts(ExpertsCall *call, void (*body)(Region *)) {
+    call->pairs = call->tokens * call->experts->top_k;
+    lay_out(call, pool_acquire(lay_out(call, NULL)));
+    pool_run(body, call);
+    pool_release();
+}
+
+void octavo_experts_layer(const Experts *experts, float *x, int64_t tokens, int64_t *ids, float *weights) {
+    ExpertsCall call = {.experts = experts, .x = x, .tokens = tokens, .ids = ids, .weights = weights, .out = x, .adds = 1};
+    run_experts(&call, LEVEL[level]->experts_layer);
+}
+
+void octavo_experts(const Experts *experts, const float *x, int64_t tokens, const int64_t *ids, const float *weights,
+                    float *out) {
+    ExpertsCall call = {.experts = experts,
+                        .x = x,
+                        .tokens = tokens,
+                        .ids = (int64_t *)ids, /* only the layer's router writes them */
+                        .weights = (float *)weights,
+                        .out = out};
+    run_experts(&call, LEVEL[level]->experts);
+}

@@ -1,0 +1,24 @@
+/* All kernels in the vocabulary of one instruction set, which the including file has brought; LEVEL names it. */
+#include <math.h>
+
+#include "kernels.h"
+
+#include "rows.h"
+
+#include "products.h"
+
+#include "experts.h"
+#include "linear.h"
+
+#define JOINED(a, b) a##b
+#define NAMED(level) JOINED(octavo_, level)
+#define STRING(name) #name
+#define QUOTED(name) STRING(name)
+
+const Kernels NAMED(LEVEL) = {
+    .name = QUOTED(LEVEL),
+    .rms_norm = rms_norm,
+    .linear = linear,
+    .experts = experts,
+    .experts_layer = experts_layer,
+};

@@ -1,0 +1,4 @@
+#define LEVEL portable
+#include "simd_portable.h"
+
+#include "level.h"

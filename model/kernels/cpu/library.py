@@ -1,0 +1,135 @@
+"""Library: the compiled kernels as functions over tensors, and the structs of octavo.h that they take."""
+
+import ctypes
+import importlib.machinery
+import threading
+from collections.abc import Sequence
+from ctypes import POINTER, c_char_p, c_float, c_int64, c_void_p
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+HOW_TO_BUILD = "with a C compiler (gcc or clang) on the PATH, install Octavo again"
+
+
+class WeightStruct(ctypes.Structure):
+    """`Weight` of octavo.h."""
+
+    _fields_ = (
+        ("quants", c_void_p),
+        ("scales", c_void_p),
+        ("mins", c_void_p),
+        ("outputs", c_int64),
+        ("inputs", c_int64),
+        ("bits", c_int64),
+    )
+
+
+class ExpertsStruct(ctypes.Structure):
+    """`Experts` of octavo.h."""
+
+    _fields_ = (
+        ("norm", c_void_p),
+        ("router", c_void_p),
+        ("gate_up", POINTER(WeightStruct)),
+        ("down", POINTER(WeightStruct)),
+        ("num_experts", c_int64),
+        ("top_k", c_int64),
+        ("hidden", c_int64),
+        ("intermediate", c_int64),
+        ("eps", c_float),
+    )
+
+
+SIGNATURES: dict[str, tuple[Any, Sequence[Any]]] = {
+    "octavo_set_threads": (None, (c_int64,)),
+    "octavo_level": (c_int64, ()),
+    "octavo_set_level": (c_int64, (c_int64,)),
+    "octavo_level_name": (c_char_p, (c_int64,)),
+    "octavo_rms_norm": (None, (c_void_p, c_void_p, c_float, c_int64, c_int64, c_void_p)),
+    "octavo_linear": (None, (POINTER(WeightStruct), c_void_p, c_int64, c_void_p)),
+    "octavo_experts": (None, (POINTER(ExpertsStruct), c_void_p, c_int64, c_void_p, c_void_p, c_void_p)),
+    "octavo_experts_layer": (None, (POINTER(ExpertsStruct), c_void_p, c_int64, c_void_p, c_void_p)),
+}
+
+
+class Library:
+    """The functions of octavo.h. Tensors are contiguous, on the CPU, and outlive the call."""
+
+    def __init__(self, path: Path) -> None:
+        self._functions = ctypes.CDLL(str(path))
+        self._threads = 0
+        self._lock = threading.Lock()
+        for name, (result, arguments) in SIGNATURES.items():
+            function = getattr(self._functions, name)
+            function.restype, function.argtypes = result, arguments
+        self._linear = self._functions.octavo_linear
+        self._experts = self._functions.octavo_experts
+        self._experts_layer = self._functions.octavo_experts_layer
+
+    def follow_torch(self) -> None:
+        """Takes as many threads as torch has now: once per step, a comparison unless that number has changed."""
+        if (threads := torch.get_num_threads()) != self._threads:
+            with self._lock:
+                self._functions.octavo_set_threads(threads)
+                self._threads = threads
+
+    @property
+    def level(self) -> str:
+        """The instruction set in use."""
+        return self.levels()[self._functions.octavo_level()]
+
+    def levels(self) -> list[str]:
+        """All instruction sets that were compiled, the plainest first."""
+        names: list[str] = []
+        while name := self._functions.octavo_level_name(len(names)).decode():
+            names.append(name)
+        return names
+
+    def set_level(self, name: str) -> bool:
+        """Uses this instruction set from now on, if the machine has it: for tests and benchmarks."""
+        wanted: int = self.levels().index(name)
+        return bool(self._functions.octavo_set_level(wanted) == wanted)
+
+    def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        """x [T, H] float32 / its root mean square * weight [H] -> [T, H]."""
+        out = torch.empty_like(x)
+        tokens, hidden = x.shape
+        self._functions.octavo_rms_norm(x.data_ptr(), weight.data_ptr(), eps, tokens, hidden, out.data_ptr())
+        return out
+
+    def linear(self, x: Tensor, weight: WeightStruct) -> Tensor:
+        """x [T, in] float32 times weight [out, in] transposed -> [T, out]."""
+        out = x.new_empty(x.shape[0], weight.outputs)
+        self._linear(weight, x.data_ptr(), x.shape[0], out.data_ptr())
+        return out
+
+    def experts(self, x: Tensor, ids: Tensor, weights: Tensor, experts: ExpertsStruct) -> Tensor:
+        """x [T, H] float32, ids [T, k] int64, weights [T, k] float32 -> [T, H]."""
+        out = torch.empty_like(x)
+        self._experts(experts, x.data_ptr(), x.shape[0], ids.data_ptr(), weights.data_ptr(), out.data_ptr())
+        return out
+
+    def experts_layer(self, x: Tensor, experts: ExpertsStruct) -> Tensor:
+        """Adds experts(norm(x)) to x [T, H] in place; returns the ids [T, k] that the router chose."""
+        ids = torch.empty(x.shape[0], experts.top_k, dtype=torch.int64)
+        weights = torch.empty(x.shape[0], experts.top_k)
+        self._experts_layer(experts, x.data_ptr(), x.shape[0], ids.data_ptr(), weights.data_ptr())
+        return ids
+
+
+@cache
+def library() -> Library | None:
+    """The kernels, or None where they were not built."""
+    path = find()
+    return None if path is None else Library(path)
+
+
+def find() -> Path | None:
+    """The compiled kernels: beside this file, under the name that setuptools gives them."""
+    here = Path(__file__).parent
+    paths = (here / f"_kernels{suffix}" for suffix in importlib.machinery.EXTENSION_SUFFIXES)
+    return next((path for path in paths if path.is_file()), None)

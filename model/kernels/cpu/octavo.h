@@ -1,0 +1,61 @@
+/* The C kernels' interface: plain structs and raw pointers, mirrored in structs.py.
+ *
+ * Activations are float32. Every function below is one parallel region over the pool's threads; calls from several
+ * threads take turns. None allocates per call beyond a workspace that grows to the largest step and is then reused.
+ *
+ * What a row of any result holds depends on that row's own input and on nothing else: not on how many rows come with
+ * it, what they hold, how many threads there are, or which instructions the machine has (given a fused multiply-add).
+ */
+#ifndef OCTAVO_H
+#define OCTAVO_H
+
+#include <stdint.h>
+
+#define API __attribute__((visibility("default")))
+
+enum { TILE = 16, GROUP = 32, SLICE = 4 }; /* outputs of a tile; inputs of a group, and of one dot product */
+
+/* A matrix [outputs, inputs] in int8 or int4, in tiles of 16 outputs; see model/quantization.py for the layout. */
+typedef struct {
+    const uint8_t *quants;
+    const uint16_t *scales; /* [tiles][groups][TILE] float16 */
+    const uint16_t *mins;   /* the same, int4 only */
+    int64_t outputs;
+    int64_t inputs;
+    int64_t bits; /* 8 or 4 */
+} Weight;
+
+/* One layer's experts. A dense layer has one expert, no router, and top_k 1. */
+typedef struct {
+    const float *norm;   /* [H] */
+    const float *router; /* [E, H], or NULL */
+    const Weight *gate_up; /* [E], tiles of gate and up in turn */
+    const Weight *down;    /* [E] */
+    int64_t num_experts;
+    int64_t top_k;
+    int64_t hidden;
+    int64_t intermediate;
+    float eps;
+} Experts;
+
+/* x [T, hidden] += experts(norm(x)); ids and weights [T, k] say what the router chose. */
+API void octavo_experts_layer(const Experts *experts, float *x, int64_t tokens, int64_t *ids, float *weights);
+
+/* out [T, hidden] = experts(x) with choices made before: the seam `experts`. */
+API void octavo_experts(const Experts *experts, const float *x, int64_t tokens, const int64_t *ids, const float *weights,
+                    float *out);
+
+/* out [T, outputs] = x [T, inputs] times weight transposed. */
+API void octavo_linear(const Weight *weight, const float *x, int64_t tokens, float *out);
+
+/* out [T, hidden] = x / rms(x) * weight. */
+API void octavo_rms_norm(const float *x, const float *weight, float eps, int64_t tokens, int64_t hidden, float *out);
+
+API void octavo_set_threads(int64_t threads);
+
+/* Instruction sets, best first: which of them this machine has is known after loading. */
+API int64_t octavo_level(void);
+API int64_t octavo_set_level(int64_t level); /* returns the level that is then in use */
+API const char *octavo_level_name(int64_t level);
+
+#endif

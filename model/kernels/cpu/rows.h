@@ -1,0 +1,91 @@
+/* Operations on one row of activations; included once for each instruction set. */
+
+/* The 16 floats from p[at] on, zeros behind p[size - 1]. */
+static inline vf load_padded(const float *p, int64_t at, int64_t size) {
+    if (at + TILE <= size) return vf_load(p + at);
+    float part[TILE] = {0};
+    for (int64_t n = at; n < size; n++) part[n - at] = p[n];
+    return vf_load(part);
+}
+
+static inline void store_padded(float *p, int64_t at, int64_t size, vf x) {
+    if (at + TILE <= size) {
+        vf_store(p + at, x);
+        return;
+    }
+    float part[TILE];
+    vf_store(part, x);
+    for (int64_t n = at; n < size; n++) p[n] = part[n - at];
+}
+
+/* The sum of 16 floats, always in the same order. */
+static inline float sum_of(vf x) {
+    float at[TILE];
+    vf_store(at, x);
+    for (int width = TILE / 2; width; width /= 2) {
+        for (int n = 0; n < width; n++) at[n] += at[n + width];
+    }
+    return at[0];
+}
+
+static inline float max_of(vf x) {
+    float at[TILE], most;
+    vf_store(at, x);
+    most = at[0];
+    for (int n = 1; n < TILE; n++) most = at[n] > most ? at[n] : most;
+    return most;
+}
+
+static float dot(const float *a, const float *b, int64_t size) {
+    vf sum = vf_set1(0);
+    for (int64_t n = 0; n < size; n += TILE) sum = vf_fma(load_padded(a, n, size), load_padded(b, n, size), sum);
+    return sum_of(sum);
+}
+
+/* e to the x, to two units in the last place; 0 below -87, where it is under 1e-38, and no more than e^88. */
+static inline vf exponential(vf x) {
+    const vf bounded = vf_max(vf_min(x, vf_set1(88.0f)), vf_set1(-87.0f));
+    const vf n = vf_round(vf_mul(bounded, vf_set1(1.44269504f)));
+    vf rest = vf_fma(n, vf_set1(-0.693359375f), bounded); /* ln 2 in two parts */
+    rest = vf_fma(n, vf_set1(2.12194440e-4f), rest);
+    vf p = vf_set1(1.9875691500e-4f); /* Cephes' expf: a minimax polynomial on [-ln 2 / 2, ln 2 / 2] */
+    p = vf_fma(p, rest, vf_set1(1.3981999507e-3f));
+    p = vf_fma(p, rest, vf_set1(8.3334519073e-3f));
+    p = vf_fma(p, rest, vf_set1(4.1665795894e-2f));
+    p = vf_fma(p, rest, vf_set1(1.6666665459e-1f));
+    p = vf_fma(p, rest, vf_set1(5.0000001201e-1f));
+    p = vf_fma(vf_mul(rest, rest), p, vf_add(rest, vf_set1(1.0f)));
+    return vf_times_power_of_2(p, n);
+}
+
+static inline vf silu(vf x) { return vf_div(x, vf_add(vf_set1(1.0f), exponential(vf_sub(vf_set1(0.0f), x)))); }
+
+/* Root-mean-square normalisation (https://arxiv.org/abs/1910.07467). */
+static void normalise(const float *x, const float *weight, float eps, int64_t size, float *out) {
+    const vf scale = vf_set1(1.0f / sqrtf(dot(x, x, size) / (float)size + eps));
+    for (int64_t n = 0; n < size; n += TILE) {
+        const vf scaled = vf_mul(load_padded(x, n, size), scale);
+        store_padded(out, n, size, vf_mul(scaled, load_padded(weight, n, size)));
+    }
+}
+
+/* One group in int8: scale = largest magnitude / 127. What is not finite makes the scale so, and with it the result. */
+static inline void quantise_group(vf low, vf high, int8_t *quants, float *scale, int32_t *sum) {
+    const vf poison = vf_mul(vf_add(vf_mul(low, vf_set1(0)), high), vf_set1(0));
+    const float most = max_of(vf_max(vf_abs(low), vf_abs(high)));
+    *scale = most / 127.0f;
+    const vf divisor = vf_set1(most > 0 ? *scale : 1.0f);
+    vf_store_int8(quants, vf_round(vf_div(low, divisor)));
+    vf_store_int8(quants + TILE, vf_round(vf_div(high, divisor)));
+    *scale += sum_of(poison);
+    *sum = 0;
+    for (int n = 0; n < GROUP; n++) *sum += quants[n];
+}
+
+static void quantise_row(const float *x, int64_t size, const Rows *rows, int64_t row) {
+    for (int64_t g = 0; g < rows->groups; g++) {
+        const int64_t at = row * rows->groups + g;
+        const vf low = load_padded(x, g * GROUP, size), high = load_padded(x, g * GROUP + TILE, size);
+        quantise_group(low, high, rows->quants + at * GROUP, rows->scales + at, rows->sums + at);
+    }
+}

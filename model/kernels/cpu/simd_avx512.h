@@ -1,0 +1,50 @@
+/* The vocabulary of the kernels in AVX512 with VNNI: one register holds what 16 outputs need. */
+#include <immintrin.h>
+#include <stdint.h>
+
+#define ROWS 8 /* of a tile product: 8 float and 8 integer sums, and the weights, are 17 of 32 registers */
+
+typedef __m512 vf;  /* 16 floats */
+typedef __m512i vi; /* 16 int32 */
+typedef __m512i vb; /* 64 bytes: 16 outputs of 4 inputs each */
+
+static inline vf vf_set1(float x) { return _mm512_set1_ps(x); }
+static inline vf vf_load(const float *p) { return _mm512_loadu_ps(p); }
+static inline void vf_store(float *p, vf x) { _mm512_storeu_ps(p, x); }
+static inline vf vf_add(vf a, vf b) { return _mm512_add_ps(a, b); }
+static inline vf vf_sub(vf a, vf b) { return _mm512_sub_ps(a, b); }
+static inline vf vf_mul(vf a, vf b) { return _mm512_mul_ps(a, b); }
+static inline vf vf_div(vf a, vf b) { return _mm512_div_ps(a, b); }
+static inline vf vf_max(vf a, vf b) { return _mm512_max_ps(a, b); }
+static inline vf vf_min(vf a, vf b) { return _mm512_min_ps(a, b); }
+static inline vf vf_fma(vf a, vf b, vf c) { return _mm512_fmadd_ps(a, b, c); }
+static inline vf vf_abs(vf a) { return _mm512_abs_ps(a); }
+static inline vf vf_round(vf a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+static inline vf vf_times_power_of_2(vf a, vf n) { return _mm512_scalef_ps(a, n); }
+static inline vf vf_from_half(const uint16_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)); }
+static inline vf vf_from_int(vi a) { return _mm512_cvtepi32_ps(a); }
+
+static inline void vf_store_int8(int8_t *p, vf a) { /* whole numbers from -127 to 127 */
+    _mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(a)));
+}
+
+static inline vi vi_zero(void) { return _mm512_setzero_si512(); }
+static inline vb vb_load(const uint8_t *p) { return _mm512_loadu_si512(p); }
+static inline vb vb_low(vb a) { return _mm512_and_si512(a, _mm512_set1_epi8(15)); }
+static inline vb vb_high(vb a) { return _mm512_and_si512(_mm512_srli_epi16(a, 4), _mm512_set1_epi8(15)); }
+
+static inline int32_t four_bytes(const int8_t *p) {
+    int32_t word;
+    __builtin_memcpy(&word, p, 4);
+    return word;
+}
+
+/* sum + w . a for weights from 0 to 15 and 4 activations, which all outputs share. */
+static inline vi vi_dot4(vi sum, vb w, const int8_t *a) {
+    return _mm512_dpbusd_epi32(sum, w, _mm512_set1_epi32(four_bytes(a)));
+}
+
+/* The same for weights stored as w + 128. VNNI multiplies unsigned bytes by signed ones, so it takes w + 128 as it is;
+ * the 128 times the activations' sum that this adds is taken off before. */
+static inline vi vi_begin8(int32_t activations) { return _mm512_set1_epi32(-128 * activations); }
+static inline vi vi_dot8(vi sum, vb w, const int8_t *a) { return vi_dot4(sum, w, a); }

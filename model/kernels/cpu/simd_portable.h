@@ -1,0 +1,81 @@
+/* The vocabulary of the kernels in plain C, for processors without a header of their own: compilers vectorise some of it. */
+#include <math.h>
+#include <stdint.h>
+
+#define ROWS 4 /* of a tile product */
+
+typedef struct { float at[16]; } vf;
+typedef struct { int32_t at[16]; } vi;
+typedef struct { uint8_t at[64]; } vb; /* 16 outputs of 4 inputs each */
+
+#define EACH for (int n = 0; n < 16; n++)
+#define MAP(expression)                                                                                               \
+    {                                                                                                                  \
+        vf out;                                                                                                        \
+        EACH out.at[n] = (expression);                                                                                 \
+        return out;                                                                                                    \
+    }
+
+static inline vf vf_set1(float x) MAP(x)
+static inline vf vf_load(const float *p) MAP(p[n])
+static inline void vf_store(float *p, vf x) { EACH p[n] = x.at[n]; }
+static inline vf vf_add(vf a, vf b) MAP(a.at[n] + b.at[n])
+static inline vf vf_sub(vf a, vf b) MAP(a.at[n] - b.at[n])
+static inline vf vf_mul(vf a, vf b) MAP(a.at[n] * b.at[n])
+static inline vf vf_div(vf a, vf b) MAP(a.at[n] / b.at[n])
+static inline vf vf_max(vf a, vf b) MAP(a.at[n] > b.at[n] ? a.at[n] : b.at[n])
+static inline vf vf_min(vf a, vf b) MAP(a.at[n] < b.at[n] ? a.at[n] : b.at[n])
+static inline vf vf_fma(vf a, vf b, vf c) MAP(fmaf(a.at[n], b.at[n], c.at[n]))
+static inline vf vf_abs(vf a) MAP(fabsf(a.at[n]))
+static inline vf vf_round(vf a) MAP(rintf(a.at[n]))
+static inline vf vf_times_power_of_2(vf a, vf power) MAP(ldexpf(a.at[n], (int)power.at[n]))
+static inline vf vf_from_int(vi a) MAP((float)a.at[n])
+
+static inline float half_to_float(uint16_t half) {
+    const uint32_t sign = (uint32_t)(half & 0x8000) << 16, magnitude = half & 0x7fff;
+    /* The exponent is rebased by a multiplication, which gets subnormal numbers right as well. */
+    union { uint32_t bits; float value; } wide = {magnitude << 13};
+    wide.value *= 0x1p112f;
+    wide.bits |= sign;
+    return wide.value;
+}
+
+static inline vf vf_from_half(const uint16_t *p) MAP(half_to_float(p[n]))
+
+static inline void vf_store_int8(int8_t *p, vf a) { EACH p[n] = (int8_t)a.at[n]; }
+
+static inline vi vi_zero(void) {
+    const vi zero = {{0}};
+    return zero;
+}
+
+static inline vb vb_load(const uint8_t *p) {
+    vb out;
+    __builtin_memcpy(out.at, p, 64);
+    return out;
+}
+
+static inline vb vb_low(vb a) {
+    for (int n = 0; n < 64; n++) a.at[n] &= 15;
+    return a;
+}
+
+static inline vb vb_high(vb a) {
+    for (int n = 0; n < 64; n++) a.at[n] >>= 4;
+    return a;
+}
+
+/* sum + w . a for weights from 0 to 15 and 4 activations, which all outputs share. */
+static inline vi vi_dot4(vi sum, vb w, const int8_t *a) {
+    for (int n = 0; n < 64; n++) sum.at[n / 4] += (int32_t)w.at[n] * a[n % 4];
+    return sum;
+}
+
+/* The same for weights stored as w + 128, which is taken off before. */
+static inline vi vi_begin8(int32_t activations) {
+    vi out;
+    EACH out.at[n] = -128 * activations;
+    return out;
+}
+
+static inline vi vi_dot8(vi sum, vb w, const int8_t *a) { return vi_dot4(sum, w, a); }
