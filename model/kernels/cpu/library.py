@@ -1,4 +1,4 @@
-"""Library: the compiled kernels as functions over tensors, and the structs of octavo.h that they take."""
+"""Library: the compiled kernels as functions over tensors."""
 
 import ctypes
 import importlib.machinery
@@ -12,36 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from model.kernels.cpu.structs import ExpertsStruct, WeightStruct
+
 HOW_TO_BUILD = "with a C compiler (gcc or clang) on the PATH, install Octavo again"
-
-
-class WeightStruct(ctypes.Structure):
-    """`Weight` of octavo.h."""
-
-    _fields_ = (
-        ("quants", c_void_p),
-        ("scales", c_void_p),
-        ("mins", c_void_p),
-        ("outputs", c_int64),
-        ("inputs", c_int64),
-        ("bits", c_int64),
-    )
-
-
-class ExpertsStruct(ctypes.Structure):
-    """`Experts` of octavo.h."""
-
-    _fields_ = (
-        ("norm", c_void_p),
-        ("router", c_void_p),
-        ("gate_up", POINTER(WeightStruct)),
-        ("down", POINTER(WeightStruct)),
-        ("num_experts", c_int64),
-        ("top_k", c_int64),
-        ("hidden", c_int64),
-        ("intermediate", c_int64),
-        ("eps", c_float),
-    )
 
 
 SIGNATURES: dict[str, tuple[Any, Sequence[Any]]] = {

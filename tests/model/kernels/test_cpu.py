@@ -1,0 +1,102 @@
+"""The C kernels against the references, on every instruction set that the machine has; and their rows, bit for bit."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from model.kernels.cpu import Library, library
+from model.kernels.cpu.structs import ExpertsStruct, WeightStruct
+from model.ops.experts import ExpertWeights, experts_reference
+from model.ops.linear import linear_reference
+from model.quantization import GroupedWeight, Int4Weight, Int8Weight
+
+KERNELS = library()
+LEVELS = [] if KERNELS is None else [level for level in KERNELS.levels() if KERNELS.set_level(level)]
+KINDS = [Int8Weight, Int4Weight]
+
+pytestmark = pytest.mark.skipif(KERNELS is None, reason="the C kernels were not built")
+each_kind = pytest.mark.parametrize("kind", KINDS)
+
+
+@pytest.fixture(params=LEVELS)
+def kernels(request: pytest.FixtureRequest) -> Iterator[Library]:
+    assert KERNELS is not None
+    before = KERNELS.level
+    assert KERNELS.set_level(request.param)
+    KERNELS.follow_torch()
+    yield KERNELS
+    KERNELS.set_level(before)
+
+
+def random_experts(kind: type[GroupedWeight], count: int, hidden: int, wide: int) -> ExpertWeights:
+    gate_up = torch.randn(count, 2 * wide, hidden) / hidden**0.5
+    down = torch.randn(count, hidden, wide) / wide**0.5
+    return ExpertWeights(
+        tuple(kind.pack(matrix, interleaved=True) for matrix in gate_up), tuple(kind.pack(matrix) for matrix in down)
+    )
+
+
+def chosen(tokens: int, top_k: int, among: int) -> tuple[Tensor, Tensor]:
+    ids = torch.stack([torch.randperm(among)[:top_k] for _ in range(tokens)])
+    return ids, torch.rand(tokens, top_k).softmax(-1)
+
+
+@each_kind
+@settings(derandomize=True, max_examples=25, deadline=None)
+@given(tokens=st.integers(1, 21), outputs=st.integers(1, 70), inputs=st.integers(1, 100), seed=st.integers(0, 99))
+def test_linear(kind: type[GroupedWeight], tokens: int, outputs: int, inputs: int, seed: int) -> None:
+    torch.manual_seed(seed)
+    weight, x = kind.pack(torch.randn(outputs, inputs)), torch.randn(tokens, inputs) * 3
+    expected = linear_reference(x, weight)
+    assert KERNELS is not None
+    for level in LEVELS:
+        KERNELS.set_level(level)
+        torch.testing.assert_close(KERNELS.linear(x, WeightStruct.of(weight)), expected, rtol=1e-5, atol=1e-4)
+
+
+@each_kind
+@pytest.mark.parametrize("tokens", [1, 2, 7, 40])
+@pytest.mark.parametrize("shape", [(64, 96), (40, 24)])
+def test_experts(kernels: Library, kind: type[GroupedWeight], tokens: int, shape: tuple[int, int]) -> None:
+    """Also with experts that nobody chose: the last two."""
+    torch.manual_seed(tokens)
+    weights = random_experts(kind, 7, *shape)
+    x = torch.randn(tokens, shape[0])
+    ids, shares = chosen(tokens, 2, 5)
+    actual = kernels.experts(x, ids, shares, ExpertsStruct.of(weights.gate_up, weights.down, 2))
+    torch.testing.assert_close(actual, experts_reference(x, ids, shares, weights), rtol=1e-3, atol=2e-3)
+
+
+@each_kind
+def test_a_row_is_the_same_bits_whatever_comes_with_it(kernels: Library, kind: type[GroupedWeight]) -> None:
+    torch.manual_seed(0)
+    weights = random_experts(kind, 8, 64, 96)
+    struct = ExpertsStruct.of(weights.gate_up, weights.down, 2)
+    x = torch.randn(33, 64)
+    ids, shares = chosen(33, 2, 8)
+    alone = [kernels.experts(x[t : t + 1], ids[t : t + 1], shares[t : t + 1], struct) for t in range(33)]
+    x[1::2] *= 1e4  # outliers among the others
+    together = kernels.experts(x, ids, shares, struct)
+    assert all(torch.equal(together[t], alone[t][0]) for t in range(0, 33, 2))
+
+
+@each_kind
+def test_every_level_gives_the_same_bits(kind: type[GroupedWeight]) -> None:
+    assert KERNELS is not None
+    torch.manual_seed(0)
+    weight, x = WeightStruct.of(held := kind.pack(torch.randn(48, 128))), torch.randn(9, 128)
+    results = [KERNELS.linear(x, weight) for level in LEVELS if KERNELS.set_level(level)]
+    assert held.shape == (48, 128)
+    assert all(torch.equal(result, results[0]) for result in results)
+
+
+@pytest.mark.parametrize("hidden", [5, 16, 100])
+def test_rms_norm(kernels: Library, hidden: int) -> None:
+    torch.manual_seed(hidden)
+    x, weight = torch.randn(9, hidden), torch.randn(hidden)
+    expected = torch.nn.functional.rms_norm(x.double(), (hidden,), weight.double(), 1e-5)
+    torch.testing.assert_close(kernels.rms_norm(x, weight, 1e-5).double(), expected, rtol=1e-5, atol=1e-5)
