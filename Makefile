@@ -46,5 +46,5 @@ $(VENV)/.core: pyproject.toml
 	touch $@
 
 $(VENV)/.dev: $(VENV)/.core
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[demo,dev,oracle]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[demo,dev,oracle,bench]"
 	touch $@

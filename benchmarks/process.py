@@ -56,7 +56,7 @@ class JsonLines:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise SystemExit("The process that runs transformers has ended; its own message is above.")
+            raise SystemExit("A process that is measured has ended; its own message is above.")
         return json.loads(line)
 
 
