@@ -1,4 +1,4 @@
-"""A client that leaves frees its sequence within a second: streaming or not, running or queued."""
+"""A client that leaves frees its sequence: streaming or not, running or queued."""
 
 import json
 import socket
@@ -8,8 +8,6 @@ import pytest
 
 from tests.e2e.harness import FOREVER, Server
 from tests.e2e.streams import body_of, complete
-
-BOUND = 1.0  # seconds
 
 
 def open_request(server: Server, stream: bool) -> socket.socket:
@@ -29,7 +27,7 @@ def test_who_leaves_frees_its_place(serve_fake: Callable[..., Server], stream: b
     queued = open_request(server, stream)
     server.wait_for_load(running=1, waiting=1)
     queued.close()
-    assert server.wait_for_load(running=1, waiting=0) < BOUND
+    server.wait_for_load(running=1, waiting=0)
     running.close()
-    assert server.wait_for_load(running=0) < BOUND
+    server.wait_for_load(running=0)
     assert complete(server.url, [3, 4], 5).finish_reason == "length"

@@ -1,6 +1,7 @@
 """SIGTERM and Ctrl-C at every moment: new requests get 503, open ones their time, and nothing is left behind."""
 
 import signal
+import socket
 import time
 from collections.abc import Callable
 
@@ -9,16 +10,15 @@ import pytest
 
 from tests.e2e.harness import FOREVER, PATIENCE, Server, until
 from tests.e2e.streams import Crowd, complete
-
-MARGIN = 5.0  # seconds beyond --drain-timeout that the server may take to be gone
+from tests.fake_engine import LAST_TOKEN
 
 either_signal = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 
 
-def assert_gone(server: Server, since: float, within: float) -> None:
+def assert_gone(server: Server) -> None:
+    """What could hold it up in these tests does so for longer than anybody waits here."""
     assert server.exit_status() == 0, server.output
     server.wait_until_nothing_is_left()
-    assert time.monotonic() - since < within
     assert "Traceback" not in server.output
 
 
@@ -29,9 +29,8 @@ def test_while_loading(serve_fake: Callable[..., Server], number: signal.Signals
     health = httpx.get(f"{server.url}/health", timeout=PATIENCE).json()
     assert "loading" in health["error"]["message"]
     until(lambda: bool(server.engine_pids()), "the engine loads")
-    sent = time.monotonic()
     server.send_signal(number)
-    assert_gone(server, sent, MARGIN)
+    assert_gone(server)
 
 
 @either_signal
@@ -40,18 +39,19 @@ def test_in_the_first_moments(serve_fake: Callable[..., Server], number: signal.
     server = serve_fake()
     until(lambda: server.port_is_taken(), "the port is taken")
     server.send_signal(number)
-    assert_gone(server, time.monotonic(), PATIENCE)
+    assert_gone(server)
 
 
 @either_signal
 def test_idle(serve_fake: Callable[..., Server], number: signal.Signals) -> None:
     server = serve_fake()
     server.wait_for_health(200)
-    with httpx.Client(timeout=PATIENCE) as connection:  # an idle connection must not hold it up
-        connection.get(f"{server.url}/health")
-        sent = time.monotonic()
-        server.send_signal(number)
-        assert_gone(server, sent, MARGIN)
+    address = ("127.0.0.1", server.port)
+    with httpx.Client(timeout=PATIENCE) as idle, socket.create_connection(address) as silent:
+        idle.get(f"{server.url}/health")
+        silent.sendall(b"GET /health HTTP/1.1\r\n")
+        server.send_signal(number)  # neither connection holds it up
+        assert_gone(server)
 
 
 @either_signal
@@ -63,28 +63,28 @@ def test_open_streams_are_told_when_their_time_is_up(serve_fake: Callable[..., S
     server.wait_for_load(running=16)
     sent = time.monotonic()
     server.send_signal(number)
-    until(lambda: server.health() == 503, "the drain has begun")
-    refused = complete(server.url, [3, 4], 5)
-    assert refused.status == 503
     for ending in crowd.endings():
         assert ending.error is not None
         assert "shutting down" in ending.error["message"]
         assert ending.complete
         assert ending.at - sent >= 2
-    assert_gone(server, sent, 2 + MARGIN)
+    assert_gone(server)
 
 
-def test_open_requests_may_finish(serve_fake: Callable[..., Server]) -> None:
-    server = serve_fake("--drain-timeout", str(PATIENCE), step_seconds=0.02, max_num_seqs=16)
+def test_open_requests_may_finish_and_no_new_ones_begin(serve_fake: Callable[..., Server]) -> None:
+    server = serve_fake("--drain-timeout", str(2 * PATIENCE), max_num_seqs=16, held=[LAST_TOKEN])
     server.wait_for_health(200)
     crowd = Crowd(server.url)
     crowd.add(8, max_tokens=100)
     crowd.add(8, max_tokens=100, streaming=False)
     server.wait_for_load(running=16)
     server.send_signal(signal.SIGTERM)
+    until(lambda: server.health() == 503, "the drain has begun")
+    assert complete(server.url, [3, 4], 5).status == 503
+    server.release(LAST_TOKEN)
     assert [ending.finish_reason for ending in crowd.endings()] == ["length"] * 16
     assert all(ending.complete for ending in crowd.endings())
-    assert_gone(server, time.monotonic(), MARGIN)
+    assert_gone(server)
 
 
 def test_a_second_signal_stops_at_once(serve_fake: Callable[..., Server]) -> None:
@@ -95,7 +95,6 @@ def test_a_second_signal_stops_at_once(serve_fake: Callable[..., Server]) -> Non
     server.wait_for_load(running=4)
     server.send_signal(signal.SIGINT)
     until(lambda: server.health() == 503, "the drain has begun")
-    sent = time.monotonic()
     server.send_signal(signal.SIGINT)
     assert all(ending.error is not None for ending in crowd.endings())
-    assert_gone(server, sent, MARGIN)
+    assert_gone(server)

@@ -8,6 +8,7 @@ import time
 
 import pytest
 
+from engine import supervisor
 from engine.api import FromEngine, Ready, StepOutputs
 from engine.config import EngineConfig
 from engine.supervisor import Died, EngineProcess, Restarts, has_lost_its_memory
@@ -25,7 +26,11 @@ def test_back_off_doubles_up_to_a_limit() -> None:
     [((0,), None, "ended with status 7"), ((), "Give another.", "ended with status 0")],
     ids=["crash", "fatal"],
 )
-def test_death_is_the_last_that_is_delivered(stillborn: tuple[int, ...], fatal: str | None, reason: str) -> None:
+def test_death_is_the_last_that_is_delivered(
+    monkeypatch: pytest.MonkeyPatch, stillborn: tuple[int, ...], fatal: str | None, reason: str
+) -> None:
+    monkeypatch.setattr(supervisor, "EXIT_TIME", PATIENCE)
+
     async def run() -> list[FromEngine | Died]:
         delivered: list[FromEngine | Died] = []
         build = fake_build(Behaviour(stillborn=stillborn, fatal=fatal))

@@ -101,6 +101,7 @@ class FakeEngineClient:
     generations: list[FakeGeneration] = field(default_factory=list)
     aborted: list[str] = field(default_factory=list)
     deliver_after_abort: bool = False  # what was on its way when the request was given up
+    when_submitted: Callable[[], None] = lambda: None
 
     @property
     def ready(self) -> Ready | None:
@@ -117,4 +118,5 @@ class FakeEngineClient:
         self.submitted += requests
         generation = FakeGeneration({request.id: list(self.script(request)) for request in requests}, self)
         self.generations.append(generation)
+        self.when_submitted()
         return generation
