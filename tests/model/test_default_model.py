@@ -60,6 +60,10 @@ def prompts(directory: Path) -> list[list[int]]:
 
 @pytest.fixture(scope="session")
 def answers(directory: Path, prompts: list[list[int]]) -> list[list[int]]:
+    return octavo(directory, prompts)
+
+
+def octavo(directory: Path, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
     """What Octavo generates in fp32, all prompts in one batch."""
     config = ModelConfig.from_pretrained(directory)
     model = load_model(directory, config, torch.device("cpu"), "float32", quiet)
@@ -106,6 +110,8 @@ def test_greedy_tokens_equal_those_of_the_dense_model(
     rounded = {name: torch.tensor(source.tensor(name)).bfloat16().float() for name in source.names}
     model.load_state_dict(rounded | {"lm_head.weight": rounded["model.embed_tokens.weight"]})
     assert generate(model, prompts) == answers
+    model.save_pretrained(tmp_path / "dense")
+    assert octavo(tmp_path / "dense", prompts) == answers
 
 
 def test_answers_are_real_english(directory: Path, answers: list[list[int]]) -> None:

@@ -18,9 +18,9 @@ from model.mixtral import Mixtral
 from model.moe import Router
 from model.ops import Ops
 from model.precision import fp16_works
-from tests.model.checkpoints import load
+from tests.model.checkpoints import Tensors, change, load
 from tests.model.pages import Pages
-from tests.tiny import LLAMA3_ROPE, write_tiny_checkpoint
+from tests.tiny import CONFIG, LLAMA3_ROPE, write_tiny_checkpoint
 
 TOLERANCE = 1e-4
 SHARP = 20.0  # with it, choices are clear: the tests check the margins they rely on
@@ -39,6 +39,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "bfloat16 on disk": {"torch_dtype": "bfloat16"},
     "float16 on disk": {"torch_dtype": "float16"},
 }
+DENSE_NAMES = {"w1.weight": "gate_proj", "w3.weight": "up_proj", "w2.weight": "down_proj"}
 LLAMA, MISTRAL = {"model_type": "llama"}, {"model_type": "mistral"}
 DENSE_SHAPES: dict[str, dict[str, Any]] = {
     "llama": LLAMA,
@@ -216,6 +217,28 @@ def test_batched_and_chunked_is_alone_and_whole(
         assert (logits - torch.cat([torch.empty(0, 256), *wanted])).abs().amax(-1).le(TOLERANCE * SHARP).all()
         done = [before + len(tokens) for before, (_, _, tokens) in zip(done, taken, strict=True)]
     assert tuple(done) == LENGTHS
+
+
+def test_copies_of_one_expert_are_that_expert_alone(tmp_path: Path) -> None:
+    def copy(tensors: Tensors) -> None:
+        for name in tensors:
+            prefix, expert, rest = name.partition(".experts.")
+            if expert:
+                tensors[name] = tensors[f"{prefix}.experts.0.{rest.split('.', 1)[1]}"].clone()
+
+    def collapse(tensors: Tensors) -> None:
+        for name in [name for name in tensors if "block_sparse_moe" in name]:
+            layer, _, rest = name.partition("block_sparse_moe.experts.0.")
+            weight = tensors.pop(name)
+            if rest:
+                tensors[f"{layer}mlp.{DENSE_NAMES[rest]}.weight"] = weight
+
+    sparse, dense = write_tiny_checkpoint(tmp_path / "sparse"), write_tiny_checkpoint(tmp_path / "dense")
+    change(sparse, copy)
+    change(dense, collapse)
+    (dense / "config.json").write_text(json.dumps(CONFIG | MISTRAL))
+    logits = [Pages(load(each), sequences=1, length=20).prompt(random_tokens(20)) for each in (sparse, dense)]
+    torch.testing.assert_close(*logits, atol=1e-5, rtol=0)
 
 
 def test_only_the_wanted_rows_have_logits() -> None:
