@@ -34,7 +34,7 @@ class Load:
         return self.streams * len(gaps) / sum(gaps)
 
 
-LOADS = (Load("1 stream", 1, 32, 33), Load("16 streams", 16, 32, 21), Load("prefill of 512", 1, 512, 1))
+LOADS = (Load("1 stream", 1, 8, 33), Load("16 streams", 16, 8, 21), Load("prefill of 512", 1, 512, 1))
 
 
 @dataclass(frozen=True, slots=True)
