@@ -12,14 +12,15 @@ import torch
 from torch import Tensor
 
 from model.config import ModelConfig, ModelError
+from model.kernels.cpu.decoder import fuse
+from model.kernels.cpu.library import library
 from model.layers import Embedding, RMSNorm, RotaryEmbedding
 from model.mixtral import Attention, DecoderLayer, Mixtral
 from model.moe import MoEBlock, Router
 from model.names import HEAD, LayerNames, Layout, Matrix, Names, Part, names_for
 from model.ops import select_ops
-from model.ops.experts import ExpertWeights
 from model.precision import Precision, choose_precision
-from model.quantization import Fp16Weight, Weight, fits_fp16
+from model.quantization import ExpertWeights, Fp16Weight, Weight, fits_fp16
 from model.shards import Shards
 
 log = logging.getLogger(__name__)
@@ -47,7 +48,8 @@ def load_model(directory: Path, config: ModelConfig, device: torch.device, dtype
     kept = sum(isinstance(weight, Tensor) for weight in model.matrices())
     if precision.packed and kept:
         log.warning("%d matrices are beyond the range of float16 and stay in float32", kept)
-    return model
+    kernels = library() if device.type == "cpu" else None
+    return model if kernels is None else fuse(model, kernels)
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -19,6 +20,15 @@ SHORT = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 
 
 @dataclass(frozen=True, slots=True)
+class Step:
+    """What all layers share while one batch runs through them."""
+
+    ops: Ops
+    plan: AttentionPlan
+    rotation: Rotation
+
+
+@dataclass(frozen=True, slots=True)
 class Attention:
     """Grouped-query attention (https://arxiv.org/abs/2305.13245) over the paged cache."""
 
@@ -28,11 +38,11 @@ class Attention:
     num_kv_heads: int  # Hkv
     head_dim: int  # D
 
-    def __call__(self, x: Tensor, rotation: Rotation, pages: LayerCache, plan: AttentionPlan, ops: Ops) -> Tensor:
-        heads = ops.linear(x, self.qkv).view(x.shape[0], -1, self.head_dim)  # [T, Hq + 2 Hkv, D]
+    def __call__(self, x: Tensor, pages: LayerCache, step: Step) -> Tensor:
+        heads = step.ops.linear(x, self.qkv).view(x.shape[0], -1, self.head_dim)  # [T, Hq + 2 Hkv, D]
         rotated, values = heads.split((self.num_heads + self.num_kv_heads, self.num_kv_heads), dim=1)
-        queries, keys = rotation(rotated).split((self.num_heads, self.num_kv_heads), dim=1)
-        return ops.linear(ops.attention(queries, keys, values, pages, plan), self.o)  # [T, H]
+        queries, keys = step.rotation(rotated).split((self.num_heads, self.num_kv_heads), dim=1)
+        return step.ops.linear(step.ops.attention(queries, keys, values, pages, step.plan), self.o)  # [T, H]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +53,21 @@ class DecoderLayer:
     attention: Attention
     post_norm: RMSNorm
     moe: MoEBlock
+    fused: "Fused | None" = None  # another way to the same result, of which the plain one is the reference
+
+    def __call__(self, x: Tensor, pages: LayerCache, step: Step, observe: Observe | None = None) -> Tensor:
+        """x [T, H] -> [T, H]; x may be overwritten."""
+        if self.fused is not None:
+            return self.fused(x, pages, step, observe)
+        x = x + self.attention(self.input_norm(x), pages, step)
+        return x + self.moe(self.post_norm(x), step.ops, observe)
+
+
+class Fused(Protocol):
+    """A whole layer in fewer, larger operations."""
+
+    def __call__(self, x: Tensor, pages: LayerCache, step: Step, observe: Observe | None = None) -> Tensor:
+        """As DecoderLayer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,10 +99,9 @@ class Mixtral:
         """The same up to the last layer: hidden states [R, H], for whoever wants the logits of a few at a time."""
         x = self.embedding(batch.tokens)  # [T, H]
         plan = self.ops.plan_attention(batch, cache, self.config.sliding_window)
-        rotation = self.rotary.at(batch.positions)
+        step = Step(self.ops, plan, self.rotary.at(batch.positions))
         for layer, pages in zip(self.layers, cache.layers, strict=True):
-            x = x + layer.attention(layer.input_norm(x), rotation, pages, plan, self.ops)
-            x = x + layer.moe(layer.post_norm(x), self.ops, observe)
+            x = layer(x, pages, step, observe)
         return x[batch.logit_rows]  # [R, H]
 
     def logits(self, hidden: Tensor) -> Tensor:

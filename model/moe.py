@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from model.ops import Ops
-from model.ops.experts import ExpertWeights
+from model.quantization import ExpertWeights
 
 Observe = Callable[[int, Tensor], None]  # (layer, ids [T, k])
 

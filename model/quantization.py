@@ -219,6 +219,14 @@ class Int4Weight(GroupedWeight):
 Weight = Tensor | Fp16Weight | Int8Weight | Int4Weight
 
 
+@dataclass(frozen=True, slots=True)
+class ExpertWeights:
+    """One layer's experts; where the weights are plain tensors, each tuple holds the views of one stacked tensor."""
+
+    gate_up: tuple[Weight, ...]  # E of [2I, H]: w1 above w3
+    down: tuple[Weight, ...]  # E of [H, I]: w2
+
+
 def _halves(tiling: Tiling, device: torch.device) -> Tensor:
     """A number for each group of each output."""
     return torch.zeros(tiling.tiles, tiling.groups, TILE, dtype=torch.float16, device=device)

@@ -8,11 +8,13 @@ from torch import Tensor
 
 from model.batch import ForwardBatch
 from model.config import ModelConfig
+from model.kernels.cpu.library import library
 from model.kv_cache import KVCache, LayerCache
 from model.ops.attention import AttentionPlan, attention, plan_attention
-from model.ops.experts import ExpertWeights, experts
+from model.ops.cpu import CpuOps
+from model.ops.experts import experts
 from model.ops.linear import linear
-from model.quantization import Weight
+from model.quantization import ExpertWeights, Weight
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +30,9 @@ class Ops:
 def select_ops(config: ModelConfig, device: torch.device) -> Ops:
     """Chooses once per model. Raises ValueError for a device that nothing here was tried on."""
     match device.type:
+        case "cpu" if (kernels := library()) is not None:
+            cpu = CpuOps(kernels)
+            return Ops(cpu.plan_attention, attention, cpu.experts, cpu.linear)
         case "cpu" | "cuda":
             return Ops(plan_attention, attention, experts, linear)
         case other:

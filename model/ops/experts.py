@@ -1,21 +1,11 @@
 """experts(x, ids, weights, expert_weights): SwiGLU experts, each token through the ones its router chose."""
 
-from dataclasses import dataclass
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from model.ops.linear import linear, linear_reference
-from model.quantization import Weight
-
-
-@dataclass(frozen=True, slots=True)
-class ExpertWeights:
-    """One layer's experts; where the weights are plain tensors, each tuple holds the views of one stacked tensor."""
-
-    gate_up: tuple[Weight, ...]  # E of [2I, H]: w1 above w3
-    down: tuple[Weight, ...]  # E of [H, I]: w2
+from model.quantization import ExpertWeights, Weight
 
 
 def experts(x: Tensor, ids: Tensor, weights: Tensor, expert_weights: ExpertWeights) -> Tensor:

@@ -2,7 +2,7 @@
 
 from ctypes import POINTER, Structure, c_float, c_int64, c_void_p
 
-from model.quantization import GroupedWeight, Int4Weight
+from model.quantization import ExpertWeights, GroupedWeight, Int4Weight, Weight
 
 
 class WeightStruct(Structure):
@@ -18,8 +18,9 @@ class WeightStruct(Structure):
     )
 
     @classmethod
-    def of(cls, weight: GroupedWeight) -> "WeightStruct":
-        """Valid for as long as the weight lives."""
+    def of(cls, weight: Weight) -> "WeightStruct":
+        """Valid for as long as the weight lives, which must be a grouped one."""
+        assert isinstance(weight, GroupedWeight)
         outputs, inputs = weight.shape
         mins = weight.mins.data_ptr() if isinstance(weight, Int4Weight) else None
         bits = 4 if isinstance(weight, Int4Weight) else 8
@@ -42,17 +43,11 @@ class ExpertsStruct(Structure):
     )
 
     @classmethod
-    def of(cls, gate_up: tuple[GroupedWeight, ...], down: tuple[GroupedWeight, ...], top_k: int) -> "ExpertsStruct":
-        """Experts whose choice is made elsewhere: without a norm and a router."""
-        count = len(down)
-        hidden, intermediate = down[0].shape
-        return cls(
-            None,
-            None,
-            (WeightStruct * count)(*map(WeightStruct.of, gate_up)),
-            (WeightStruct * count)(*map(WeightStruct.of, down)),
-            count,
-            top_k,
-            hidden,
-            intermediate,
+    def of(cls, experts: ExpertWeights, top_k: int) -> "ExpertsStruct":
+        """Experts, all of grouped weights, whose choice is made elsewhere: without a norm and a router."""
+        count = len(experts.down)
+        hidden, intermediate = experts.down[0].shape
+        gate_up, down = (
+            (WeightStruct * count)(*map(WeightStruct.of, side)) for side in (experts.gate_up, experts.down)
         )
+        return cls(None, None, gate_up, down, count, top_k, hidden, intermediate)

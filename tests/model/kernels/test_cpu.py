@@ -10,9 +10,9 @@ from torch import Tensor
 
 from model.kernels.cpu import Library, library
 from model.kernels.cpu.structs import ExpertsStruct, WeightStruct
-from model.ops.experts import ExpertWeights, experts_reference
+from model.ops.experts import experts_reference
 from model.ops.linear import linear_reference
-from model.quantization import GroupedWeight, Int4Weight, Int8Weight
+from model.quantization import ExpertWeights, GroupedWeight, Int4Weight, Int8Weight
 
 KERNELS = library()
 LEVELS = [] if KERNELS is None else [level for level in KERNELS.levels() if KERNELS.set_level(level)]
@@ -67,7 +67,7 @@ def test_experts(kernels: Library, kind: type[GroupedWeight], tokens: int, shape
     weights = random_experts(kind, 7, *shape)
     x = torch.randn(tokens, shape[0])
     ids, shares = chosen(tokens, 2, 5)
-    actual = kernels.experts(x, ids, shares, ExpertsStruct.of(weights.gate_up, weights.down, 2))
+    actual = kernels.experts(x, ids, shares, ExpertsStruct.of(weights, 2))
     torch.testing.assert_close(actual, experts_reference(x, ids, shares, weights), rtol=1e-3, atol=2e-3)
 
 
@@ -75,7 +75,7 @@ def test_experts(kernels: Library, kind: type[GroupedWeight], tokens: int, shape
 def test_a_row_is_the_same_bits_whatever_comes_with_it(kernels: Library, kind: type[GroupedWeight]) -> None:
     torch.manual_seed(0)
     weights = random_experts(kind, 8, 64, 96)
-    struct = ExpertsStruct.of(weights.gate_up, weights.down, 2)
+    struct = ExpertsStruct.of(weights, 2)
     x = torch.randn(33, 64)
     ids, shares = chosen(33, 2, 8)
     alone = [kernels.experts(x[t : t + 1], ids[t : t + 1], shares[t : t + 1], struct) for t in range(33)]
