@@ -52,11 +52,46 @@ typedef struct {
     int64_t *num_active;    /* and how many they are */
 } ExpertsCall;
 
+enum {
+    KEYS = 32,    /* that are scored at once, at positions that are multiples of it */
+    SPAN = 256,   /* keys of one running softmax, at multiples of it; those of several are then put together */
+    QUERIES = 32, /* of a unit, about: they share what is done to lay its keys and values out */
+};
+
+/* Consecutive query rows of one sequence, over the keys that any of them sees; for each key-value head an item of work.
+ * A single row has a unit for each span of its keys, so that one long sequence has work for many threads. */
+typedef struct {
+    int64_t sequence;
+    int64_t row, rows;   /* of the batch */
+    int64_t position;    /* of the first row, in its sequence */
+    int64_t first, last; /* keys, the last exclusive */
+    float *states;       /* [Hq] of the span's softmax; NULL: there is one unit for these rows, which finishes them */
+} Unit;
+
+/* What a row's units left, to be put together. */
+typedef struct {
+    const float *states; /* [spans, Hq] */
+    int64_t spans;
+} Partial;
+
+typedef struct {
+    const Heads *heads;
+    const Step *step;
+    const Pages *pages;
+    float *out; /* [T, Hq * D] */
+    Unit *units;
+    int64_t num_units;
+    Partial *partials; /* [T] */
+    float *states;     /* of all partials */
+    int64_t num_states;
+} AttentionCall;
+
 /* One instruction set's kernels: the bodies of parallel regions over the calls above. */
 typedef struct {
     const char *name;
     void (*rms_norm)(Region *);
     void (*linear)(Region *);
+    void (*attention)(Region *);
     void (*experts)(Region *);
     void (*experts_layer)(Region *);
 } Kernels;
@@ -67,5 +102,8 @@ extern const Kernels octavo_avx2, octavo_avx512;
 #endif
 
 static inline int64_t round_up(int64_t size, int64_t step) { return (size + step - 1) / step * step; }
+
+/* Floats of a query's running softmax: the largest score (and room to align it), 16 sums, and the outputs. */
+static inline int64_t state_size(int64_t head_dim) { return 2 * TILE + round_up(head_dim, TILE); }
 
 #endif

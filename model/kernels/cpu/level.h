@@ -1,5 +1,6 @@
 /* All kernels in the vocabulary of one instruction set, which the including file has brought; LEVEL names it. */
 #include <math.h>
+#include <string.h>
 
 #include "kernels.h"
 
@@ -7,6 +8,7 @@
 
 #include "products.h"
 
+#include "attention.h"
 #include "experts.h"
 #include "linear.h"
 
@@ -19,6 +21,7 @@ const Kernels NAMED(LEVEL) = {
     .name = QUOTED(LEVEL),
     .rms_norm = rms_norm,
     .linear = linear,
+    .attention = attention,
     .experts = experts,
     .experts_layer = experts_layer,
 };

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model.kernels.cpu.structs import ExpertsStruct, WeightStruct
+from model.kernels.cpu.structs import ExpertsStruct, HeadsStruct, PagesStruct, StepStruct, WeightStruct
 
 HOW_TO_BUILD = "with a C compiler (gcc or clang) on the PATH, install Octavo again"
 
@@ -24,6 +24,7 @@ SIGNATURES: dict[str, tuple[Any, Sequence[Any]]] = {
     "octavo_level_name": (c_char_p, (c_int64,)),
     "octavo_rms_norm": (None, (c_void_p, c_void_p, c_float, c_int64, c_int64, c_void_p)),
     "octavo_linear": (None, (POINTER(WeightStruct), c_void_p, c_int64, c_void_p)),
+    "octavo_attention": (None, (POINTER(HeadsStruct), POINTER(StepStruct), POINTER(PagesStruct), c_void_p)),
     "octavo_experts": (None, (POINTER(ExpertsStruct), c_void_p, c_int64, c_void_p, c_void_p, c_void_p)),
     "octavo_experts_layer": (None, (POINTER(ExpertsStruct), c_void_p, c_int64, c_void_p, c_void_p)),
 }
@@ -40,6 +41,7 @@ class Library:
             function = getattr(self._functions, name)
             function.restype, function.argtypes = result, arguments
         self._linear = self._functions.octavo_linear
+        self._attention = self._functions.octavo_attention
         self._experts = self._functions.octavo_experts
         self._experts_layer = self._functions.octavo_experts_layer
 
@@ -78,6 +80,16 @@ class Library:
         """x [T, in] float32 times weight [out, in] transposed -> [T, out]."""
         out = x.new_empty(x.shape[0], weight.outputs)
         self._linear(weight, x.data_ptr(), x.shape[0], out.data_ptr())
+        return out
+
+    def attention(self, q: Tensor, k: Tensor, v: Tensor, step: StepStruct, pages: PagesStruct) -> Tensor:
+        """q [T, Hq, D], k and v [T, Hkv, D] float32 -> [T, Hq * D]; the pages have the new keys and values afterwards.
+
+        They may be views, if a token's heads lie one behind the other. If the step has a rotation, it rotates q and k
+        in place.
+        """
+        out = torch.empty(q.shape[0], q.shape[1] * q.shape[2])
+        self._attention(HeadsStruct.of(q, k, v), step, pages, out.data_ptr())
         return out
 
     def experts(self, x: Tensor, ids: Tensor, weights: Tensor, experts: ExpertsStruct) -> Tensor:

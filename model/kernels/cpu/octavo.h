@@ -51,6 +51,37 @@ API void octavo_linear(const Weight *weight, const float *x, int64_t tokens, flo
 /* out [T, hidden] = x / rms(x) * weight. */
 API void octavo_rms_norm(const float *x, const float *weight, float eps, int64_t tokens, int64_t hidden, float *out);
 
+/* One step's tokens, as model/batch.py describes them: N sequences, whose new tokens are the last of their positions. */
+typedef struct {
+    int64_t tokens;    /* T */
+    int64_t sequences; /* N */
+    const int64_t *slots;       /* [T] where each key and value is written; -1 writes nothing */
+    const int32_t *q_starts;    /* [N + 1] */
+    const int32_t *kv_lens;     /* [N], 0 for rows of padding, which get zeros */
+    const int32_t *block_table; /* [N, table_width] */
+    int64_t table_width;
+    int64_t block_size;
+    int64_t window;        /* positions that a token sees, its own included; 0: all that are before it */
+    const float *cos, *sin; /* [T, D] rotary angles, the first half of sin negated; NULL: nothing is to be rotated */
+} Step;
+
+/* Queries [T, Hq, D], keys and values [T, Hkv, D] of the new tokens; strides are floats from one token to the next. */
+typedef struct {
+    float *q, *k;
+    const float *v;
+    int64_t q_stride, k_stride, v_stride;
+    int64_t num_heads, num_kv_heads, head_dim;
+} Heads;
+
+/* Where one layer's keys and values are kept, [num_blocks, block_size, Hkv, D] each. */
+typedef struct {
+    float *keys, *values;
+} Pages;
+
+/* Rotates q and k in place, stores k and v in the pages, and out [T, Hq * D] = causal attention of q over the pages.
+ * Keys and values that a token may not see are not read into its sums: they may hold anything, NaN included. */
+API void octavo_attention(const Heads *heads, const Step *step, const Pages *pages, float *out);
+
 API void octavo_set_threads(int64_t threads);
 
 /* Instruction sets, best first: which of them this machine has is known after loading. */

@@ -6,6 +6,7 @@
 
 #define INLINE static inline __attribute__((always_inline))
 #define UNROLL _Pragma("GCC unroll 8")
+#define UNROLL_ALL _Pragma("GCC unroll 16")
 
 enum { SLICES = GROUP / SLICE, BYTES_OF_SLICE = TILE * SLICE };
 
@@ -71,14 +72,9 @@ INLINE void products_int4(const Weight *weight, int64_t tile, const Operand *row
     UNROLL for (int r = 0; r < count; r++) out[r] = sums[r];
 }
 
-#define CASE(n) case n: weight->bits == 8 ? products_int8(weight, tile, rows, n, out) : products_int4(weight, tile, rows, n, out); break;
+#define PRODUCTS(n) case n: weight->bits == 8 ? products_int8(weight, tile, rows, n, out) : products_int4(weight, tile, rows, n, out); break;
 
 /* out[r] = the tile's 16 outputs for row r, for up to ROWS rows. */
 static void products(const Weight *weight, int64_t tile, const Operand *rows, int count, vf *out) {
-    switch (count) {
-        CASE(1) CASE(2) CASE(3) CASE(4)
-#if ROWS == 8
-        CASE(5) CASE(6) CASE(7) CASE(8)
-#endif
-    }
+    switch (count) { COUNTS(PRODUCTS) }
 }

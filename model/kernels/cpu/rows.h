@@ -28,23 +28,16 @@ static inline float sum_of(vf x) {
     return at[0];
 }
 
-static inline float max_of(vf x) {
-    float at[TILE], most;
-    vf_store(at, x);
-    most = at[0];
-    for (int n = 1; n < TILE; n++) most = at[n] > most ? at[n] : most;
-    return most;
-}
-
 static float dot(const float *a, const float *b, int64_t size) {
     vf sum = vf_set1(0);
     for (int64_t n = 0; n < size; n += TILE) sum = vf_fma(load_padded(a, n, size), load_padded(b, n, size), sum);
     return sum_of(sum);
 }
 
-/* e to the x, to two units in the last place; 0 below -87, where it is under 1e-38, and no more than e^88. */
+/* e to the x, to two units in the last place; 2e-38 from -87 down, and no more than e^88. A NaN stays one: of a NaN and a
+ * number, min and max give their second argument. */
 static inline vf exponential(vf x) {
-    const vf bounded = vf_max(vf_min(x, vf_set1(88.0f)), vf_set1(-87.0f));
+    const vf bounded = vf_max(vf_set1(-87.0f), vf_min(vf_set1(88.0f), x));
     const vf n = vf_round(vf_mul(bounded, vf_set1(1.44269504f)));
     vf rest = vf_fma(n, vf_set1(-0.693359375f), bounded); /* ln 2 in two parts */
     rest = vf_fma(n, vf_set1(2.12194440e-4f), rest);
@@ -72,7 +65,7 @@ static void normalise(const float *x, const float *weight, float eps, int64_t si
 /* One group in int8: scale = largest magnitude / 127. What is not finite makes the scale so, and with it the result. */
 static inline void quantise_group(vf low, vf high, int8_t *quants, float *scale, int32_t *sum) {
     const vf poison = vf_mul(vf_add(vf_mul(low, vf_set1(0)), high), vf_set1(0));
-    const float most = max_of(vf_max(vf_abs(low), vf_abs(high)));
+    const float most = vf_most(vf_max(vf_abs(low), vf_abs(high)));
     *scale = most / 127.0f;
     const vf divisor = vf_set1(most > 0 ? *scale : 1.0f);
     vf_store_int8(quants, vf_round(vf_div(low, divisor)));

@@ -3,6 +3,7 @@
 #include <stdint.h>
 
 #define ROWS 4 /* of a tile product: its 8 integer registers, the weights and a product leave few of 16 */
+#define COUNTS(CASE) CASE(1) CASE(2) CASE(3) CASE(4)
 
 typedef struct { __m256 lo, hi; } vf;  /* 16 floats */
 typedef struct { __m256i lo, hi; } vi; /* 16 int32 */
@@ -33,6 +34,13 @@ static inline vf vf_abs(vf a) {
     return BOTH(vf, _mm256_andnot_ps(sign, a.lo), _mm256_andnot_ps(sign, a.hi));
 }
 
+static inline float vf_most(vf a) {
+    const __m256 eight = _mm256_max_ps(a.lo, a.hi);
+    const __m128 four = _mm_max_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+    const __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+}
+
 static inline vf vf_round(vf a) {
     enum { NEAREST = _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC };
     return BOTH(vf, _mm256_round_ps(a.lo, NEAREST), _mm256_round_ps(a.hi, NEAREST));
@@ -44,6 +52,40 @@ static inline vf vf_times_power_of_2(vf a, vf n) {
     const __m256i hi = _mm256_slli_epi32(_mm256_cvtps_epi32(n.hi), 23);
     return BOTH(vf, _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(a.lo), lo)),
                 _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(a.hi), hi)));
+}
+
+static inline void transpose_8(__m256 *rows) {
+    __m256 pairs[8];
+    _Pragma("GCC unroll 8") for (int n = 0; n < 8; n += 2) {
+        pairs[n] = _mm256_unpacklo_ps(rows[n], rows[n + 1]);
+        pairs[n + 1] = _mm256_unpackhi_ps(rows[n], rows[n + 1]);
+    }
+    _Pragma("GCC unroll 8") for (int n = 0; n < 8; n += 4) {
+        const __m256d a = _mm256_castps_pd(pairs[n]), b = _mm256_castps_pd(pairs[n + 1]);
+        const __m256d c = _mm256_castps_pd(pairs[n + 2]), d = _mm256_castps_pd(pairs[n + 3]);
+        rows[n] = _mm256_castpd_ps(_mm256_unpacklo_pd(a, c));
+        rows[n + 1] = _mm256_castpd_ps(_mm256_unpackhi_pd(a, c));
+        rows[n + 2] = _mm256_castpd_ps(_mm256_unpacklo_pd(b, d));
+        rows[n + 3] = _mm256_castpd_ps(_mm256_unpackhi_pd(b, d));
+    }
+    _Pragma("GCC unroll 8") for (int n = 0; n < 4; n++) {
+        const __m256 low = _mm256_permute2f128_ps(rows[n], rows[n + 4], 0x20);
+        rows[n + 4] = _mm256_permute2f128_ps(rows[n], rows[n + 4], 0x31);
+        rows[n] = low;
+    }
+}
+
+/* 16 rows become columns: each quarter, and the two outer quarters change places. */
+static inline void vf_transpose(vf *rows) {
+    __m256 quarters[2][2][8]; /* [half of the rows][half of the columns] */
+    _Pragma("GCC unroll 16") for (int n = 0; n < 16; n++) {
+        quarters[n / 8][0][n % 8] = rows[n].lo;
+        quarters[n / 8][1][n % 8] = rows[n].hi;
+    }
+    _Pragma("GCC unroll 8") for (int n = 0; n < 4; n++) transpose_8(quarters[n / 2][n % 2]);
+    _Pragma("GCC unroll 16") for (int n = 0; n < 16; n++) {
+        rows[n] = BOTH(vf, quarters[0][n / 8][n % 8], quarters[1][n / 8][n % 8]);
+    }
 }
 
 static inline vf vf_from_half(const uint16_t *p) {

@@ -3,6 +3,7 @@
 #include <stdint.h>
 
 #define ROWS 4 /* of a tile product */
+#define COUNTS(CASE) CASE(1) CASE(2) CASE(3) CASE(4)
 
 typedef struct { float at[16]; } vf;
 typedef struct { int32_t at[16]; } vi;
@@ -30,6 +31,23 @@ static inline vf vf_abs(vf a) MAP(fabsf(a.at[n]))
 static inline vf vf_round(vf a) MAP(rintf(a.at[n]))
 static inline vf vf_times_power_of_2(vf a, vf power) MAP(ldexpf(a.at[n], (int)power.at[n]))
 static inline vf vf_from_int(vi a) MAP((float)a.at[n])
+
+static inline float vf_most(vf a) {
+    float most = a.at[0];
+    EACH most = a.at[n] > most ? a.at[n] : most;
+    return most;
+}
+
+/* Rows become columns. */
+static inline void vf_transpose(vf *rows) {
+    for (int row = 0; row < 16; row++) {
+        for (int n = 0; n < row; n++) {
+            const float swapped = rows[row].at[n];
+            rows[row].at[n] = rows[n].at[row];
+            rows[n].at[row] = swapped;
+        }
+    }
+}
 
 static inline float half_to_float(uint16_t half) {
     const uint32_t sign = (uint32_t)(half & 0x8000) << 16, magnitude = half & 0x7fff;

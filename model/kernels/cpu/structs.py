@@ -2,6 +2,11 @@
 
 from ctypes import POINTER, Structure, c_float, c_int64, c_void_p
 
+from torch import Tensor
+
+from model.batch import ForwardBatch
+from model.kv_cache import LayerCache
+from model.layers import Rotation
 from model.quantization import ExpertWeights, GroupedWeight, Int4Weight, Weight
 
 
@@ -25,6 +30,77 @@ class WeightStruct(Structure):
         mins = weight.mins.data_ptr() if isinstance(weight, Int4Weight) else None
         bits = 4 if isinstance(weight, Int4Weight) else 8
         return cls(weight.quants.data_ptr(), weight.scales.data_ptr(), mins, outputs, inputs, bits)
+
+
+class StepStruct(Structure):
+    """`Step` of octavo.h."""
+
+    _fields_ = (
+        ("tokens", c_int64),
+        ("sequences", c_int64),
+        ("slots", c_void_p),
+        ("q_starts", c_void_p),
+        ("kv_lens", c_void_p),
+        ("block_table", c_void_p),
+        ("table_width", c_int64),
+        ("block_size", c_int64),
+        ("window", c_int64),
+        ("cos", c_void_p),
+        ("sin", c_void_p),
+    )
+
+    @classmethod
+    def of(
+        cls, batch: ForwardBatch, block_size: int, window: int | None, rotation: Rotation | None = None
+    ) -> "StepStruct":
+        """Valid for as long as the batch and the rotation live; without a rotation, q and k come rotated."""
+        return cls(
+            batch.tokens.shape[0],
+            batch.kv_lens.shape[0],
+            batch.slots.data_ptr(),
+            batch.q_starts.data_ptr(),
+            batch.kv_lens.data_ptr(),
+            batch.block_table.data_ptr(),
+            batch.block_table.shape[1],
+            block_size,
+            window or 0,
+            None if rotation is None else rotation.cos.data_ptr(),
+            None if rotation is None else rotation.sin.data_ptr(),
+        )
+
+
+class HeadsStruct(Structure):
+    """`Heads` of octavo.h."""
+
+    _fields_ = (
+        ("q", c_void_p),
+        ("k", c_void_p),
+        ("v", c_void_p),
+        ("q_stride", c_int64),
+        ("k_stride", c_int64),
+        ("v_stride", c_int64),
+        ("num_heads", c_int64),
+        ("num_kv_heads", c_int64),
+        ("head_dim", c_int64),
+    )
+
+    @classmethod
+    def of(cls, q: Tensor, k: Tensor, v: Tensor) -> "HeadsStruct":
+        """q [T, Hq, D], k and v [T, Hkv, D] float32, whose heads lie one behind the other; valid while they live."""
+        (_, num_heads, head_dim), num_kv_heads = q.shape, k.shape[1]
+        strides = q.stride(0), k.stride(0), v.stride(0)
+        return cls(q.data_ptr(), k.data_ptr(), v.data_ptr(), *strides, num_heads, num_kv_heads, head_dim)
+
+
+class PagesStruct(Structure):
+    """`Pages` of octavo.h."""
+
+    _fields_ = (("keys", c_void_p), ("values", c_void_p))
+
+    @classmethod
+    def of(cls, pages: LayerCache) -> "PagesStruct":
+        """Valid for as long as the cache lives."""
+        return cls(pages.keys.data_ptr(), pages.values.data_ptr())
 
 
 class ExpertsStruct(Structure):

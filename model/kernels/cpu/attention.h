@@ -1,0 +1,285 @@
+/* Causal attention over the paged cache, with a softmax that runs along the keys (https://arxiv.org/abs/2205.14135);
+ * included once for each instruction set.
+ *
+ * A query meets its keys in the order of their positions, in tiles and spans that begin at fixed positions, and what it
+ * keeps of them is its own: so its result is the same bits whichever rows are computed beside it. A tile is laid out once
+ * for all queries of a unit, which are the rows of a group of heads:
+ *
+ *     pages   [position][head][D]   ->   keys [D][32]      so that 16 scores are one register, and
+ *                                        values [32][D']   so that 16 outputs are; D' is D in whole registers
+ */
+
+typedef struct {
+    const AttentionCall *call;
+    const Unit *unit;
+    int64_t head, group; /* of keys and values, and the query heads that share it */
+    int64_t dim, width;  /* D and D' */
+    float *keys, *values; /* of the tile */
+    float *states;        /* [queries] of the span; query n is row n / group, head n % group */
+} Item;
+
+/* The state of a running softmax: see state_size. Sums and outputs are relative to e to the largest score. */
+static inline float *sums_of(float *state) { return state + TILE; }
+static inline float *outputs_of(float *state) { return state + 2 * TILE; }
+
+static void begin_state(float *state, int64_t width) {
+    state[0] = -INFINITY;
+    for (int64_t n = TILE; n < 2 * TILE + width; n += TILE) vf_store(state + n, vf_set1(0));
+}
+
+/* Scores so far are to be relative to e to the `most`. */
+static void raise_to(float *state, float most, int64_t width) {
+    const vf factor = exponential(vf_set1(state[0] - most));
+    for (int64_t n = TILE; n < 2 * TILE + width; n += TILE) vf_store(state + n, vf_mul(vf_load(state + n), factor));
+    state[0] = most;
+}
+
+/* Adds what was kept of a later span. One of which the query saw nothing has no sum; any other has one of 1 at least. */
+static void merge(float *state, const float *later, int64_t width) {
+    if (sum_of(vf_load(later + TILE)) == 0) return;
+    if (later[0] > state[0]) raise_to(state, later[0], width);
+    const vf factor = exponential(vf_set1(later[0] - state[0]));
+    for (int64_t n = TILE; n < 2 * TILE + width; n += TILE) {
+        vf_store(state + n, vf_fma(vf_load(later + n), factor, vf_load(state + n)));
+    }
+}
+
+static void finish(float *state, int64_t dim, float *out) {
+    const float sum = sum_of(vf_load(sums_of(state)));
+    const vf share = vf_set1(sum == 0 ? 0 : 1 / sum); /* a row of padding sees nothing, and gets zeros */
+    for (int64_t n = 0; n < dim; n += TILE) store_padded(out, n, dim, vf_mul(vf_load(outputs_of(state) + n), share));
+}
+
+/* Where the tile's keys are in the pages, in floats; behind the last key that there is, that one's place again. */
+static void find_tile(const Item *item, int64_t position, int64_t *places) {
+    const Step *step = item->call->step;
+    const Heads *heads = item->call->heads;
+    const int32_t *blocks = step->block_table + item->unit->sequence * step->table_width;
+    int64_t block = position / step->block_size, offset = position % step->block_size;
+    for (int n = 0; n < KEYS; n++) {
+        const int64_t slot = blocks[block] * step->block_size + offset;
+        places[n] = (slot * heads->num_kv_heads + item->head) * heads->head_dim;
+        if (position + n + 1 >= item->unit->last) continue;
+        if (++offset == step->block_size) {
+            offset = 0;
+            block++;
+        }
+    }
+}
+
+static void lay_out_tile(const Item *item, int64_t position) {
+    const Pages *pages = item->call->pages;
+    int64_t places[KEYS];
+    find_tile(item, position, places);
+    for (int64_t d = 0; d < item->dim; d += TILE) {
+        for (int half = 0; half < KEYS; half += TILE) {
+            vf rows[TILE];
+            UNROLL_ALL for (int n = 0; n < TILE; n++) rows[n] = load_padded(pages->keys + places[half + n], d, item->dim);
+            vf_transpose(rows);
+            for (int n = 0; n < TILE && d + n < item->dim; n++) vf_store(item->keys + (d + n) * KEYS + half, rows[n]);
+        }
+    }
+    for (int n = 0; n < KEYS; n++) {
+        float *to = item->values + n * item->width;
+        for (int64_t d = 0; d < item->dim; d += TILE) vf_store(to + d, load_padded(pages->values + places[n], d, item->dim));
+    }
+}
+
+INLINE void score_half(const Item *item, const float *const *queries, int half, float (*scores)[KEYS], const int count) {
+    vf sums[ROWS];
+    UNROLL for (int r = 0; r < count; r++) sums[r] = vf_set1(0);
+    for (int64_t d = 0; d < item->dim; d++) {
+        const vf key = vf_load(item->keys + d * KEYS + half);
+        UNROLL for (int r = 0; r < count; r++) sums[r] = vf_fma(vf_set1(queries[r][d]), key, sums[r]);
+    }
+    UNROLL for (int r = 0; r < count; r++) vf_store(scores[r] + half, sums[r]);
+}
+
+#define SCORES(n) case n: score_half(item, queries, half, scores, n); break;
+
+/* scores[r] = the products of query r with the tile's keys. */
+static void score(const Item *item, const float *const *queries, int count, float (*scores)[KEYS]) {
+    for (int half = 0; half < KEYS; half += TILE) {
+        switch (count) { COUNTS(SCORES) }
+    }
+}
+
+static void hide(float *scores, int first, int last, float with) {
+    for (int n = 0; n < first; n++) scores[n] = with;
+    for (int n = last; n < KEYS; n++) scores[n] = with;
+}
+
+/* Turns a query's scores into e to the (score - largest so far), of the keys from first to last; the others are unseen. */
+static void weigh(const Item *item, float *state, float *scores, int first, int last) {
+    const vf scale = vf_set1(1 / sqrtf((float)item->dim));
+    hide(scores, first, last, -INFINITY);
+    const vf low = vf_mul(vf_load(scores), scale), high = vf_mul(vf_load(scores + TILE), scale);
+    const float most = vf_most(vf_max(low, high));
+    if (most > state[0]) raise_to(state, most, item->width);
+    const vf base = vf_set1(state[0]);
+    vf_store(scores, exponential(vf_sub(low, base)));
+    vf_store(scores + TILE, exponential(vf_sub(high, base)));
+    hide(scores, first, last, 0);
+    const vf sums = vf_add(vf_load(scores), vf_load(scores + TILE));
+    vf_store(sums_of(state), vf_add(vf_load(sums_of(state)), sums));
+}
+
+INLINE void add_values(const Item *item, float *states, const float (*weights)[KEYS], int first, int last, const int count) {
+    const int64_t size = state_size(item->dim);
+    for (int64_t d = 0; d < item->width; d += TILE) {
+        vf out[ROWS];
+        UNROLL for (int r = 0; r < count; r++) out[r] = vf_load(outputs_of(states + r * size) + d);
+        for (int n = first; n < last; n++) {
+            const vf value = vf_load(item->values + n * item->width + d);
+            UNROLL for (int r = 0; r < count; r++) out[r] = vf_fma(vf_set1(weights[r][n]), value, out[r]);
+        }
+        UNROLL for (int r = 0; r < count; r++) vf_store(outputs_of(states + r * size) + d, out[r]);
+    }
+}
+
+#define VALUES(n) case n: add_values(item, states, weights, first, last, n); break;
+
+static void add_weighted(const Item *item, float *states, const float (*weights)[KEYS], int first, int last, int count) {
+    switch (count) { COUNTS(VALUES) }
+}
+
+static inline int within_tile(int64_t at) { return at < 0 ? 0 : at > KEYS ? KEYS : (int)at; }
+
+/* Up to ROWS queries over the tile of keys that begins at a position. A query's own keys are from first to last: where
+ * all queries have the same, which is everywhere but at the ends of what they see, the values are read once for all. */
+static void attend_tile(const Item *item, int64_t position, int64_t query, int count) {
+    const Heads *heads = item->call->heads;
+    const int64_t window = item->call->step->window, size = state_size(item->dim);
+    const float *queries[ROWS];
+    float scores[ROWS][KEYS], *states = item->states + query * size;
+    int first[ROWS], last[ROWS], alike = 1, seen = 0;
+    for (int r = 0; r < count; r++) {
+        const int64_t row = (query + r) / item->group, of = (query + r) % item->group;
+        const int64_t own = item->unit->position + row - position;
+        queries[r] = heads->q + (item->unit->row + row) * heads->q_stride + (item->head * item->group + of) * item->dim;
+        first[r] = window ? within_tile(own + 1 - window) : 0;
+        last[r] = within_tile(own + 1);
+        alike &= first[r] == first[0] && last[r] == last[0];
+        seen |= first[r] < last[r];
+    }
+    if (!seen) return;
+    score(item, queries, count, scores);
+    for (int r = 0; r < count; r++) {
+        if (first[r] < last[r]) weigh(item, states + r * size, scores[r], first[r], last[r]);
+    }
+    if (alike) {
+        add_weighted(item, states, (const float(*)[KEYS])scores, first[0], last[0], count);
+        return;
+    }
+    for (int r = 0; r < count; r++) {
+        add_weighted(item, states + r * size, (const float(*)[KEYS])scores + r, first[r], last[r], 1);
+    }
+}
+
+/* The item's queries over the keys from first to last, which are within one span. */
+static void attend_span(const Item *item, int64_t first, int64_t last) {
+    const int64_t queries = item->unit->rows * item->group, size = state_size(item->dim);
+    for (int64_t n = 0; n < queries; n++) begin_state(item->states + n * size, item->width);
+    for (int64_t position = first / KEYS * KEYS; position < last; position += KEYS) {
+        lay_out_tile(item, position);
+        for (int64_t n = 0; n < queries; n += ROWS) {
+            attend_tile(item, position, n, (int)(queries - n < ROWS ? queries - n : ROWS));
+        }
+    }
+}
+
+/* All spans of the item one by one, put together as they come. */
+static void attend_rows(const Item *item, float *totals) {
+    const Unit *unit = item->unit;
+    const int64_t queries = unit->rows * item->group, size = state_size(item->dim), heads = item->call->heads->num_heads;
+    for (int64_t n = 0; n < queries; n++) begin_state(totals + n * size, item->width);
+    for (int64_t first = unit->first; first < unit->last; first = first / SPAN * SPAN + SPAN) {
+        const int64_t end = first / SPAN * SPAN + SPAN;
+        attend_span(item, first, end < unit->last ? end : unit->last);
+        for (int64_t n = 0; n < queries; n++) merge(totals + n * size, item->states + n * size, item->width);
+    }
+    for (int64_t n = 0; n < queries; n++) {
+        const int64_t row = unit->row + n / item->group, head = item->head * item->group + n % item->group;
+        finish(totals + n * size, item->dim, item->call->out + (row * heads + head) * item->dim);
+    }
+}
+
+static inline float *aligned(float *p) { return (float *)(((uintptr_t)p + 63) & ~(uintptr_t)63); }
+
+static void attend(const AttentionCall *call, const Unit *unit, int64_t head) {
+    const Heads *heads = call->heads;
+    const int64_t dim = heads->head_dim, width = round_up(dim, TILE), group = heads->num_heads / heads->num_kv_heads;
+    const int64_t states = unit->rows * group * state_size(dim);
+    float tile[KEYS * (dim + width) + TILE], *keys = aligned(tile);
+    Item item = {call, unit, head, group, dim, width, keys, keys + KEYS * dim, NULL};
+    if (unit->states) {
+        item.states = unit->states + head * group * state_size(dim);
+        attend_span(&item, unit->first, unit->last);
+        return;
+    }
+    float kept[2 * states + TILE];
+    item.states = aligned(kept);
+    attend_rows(&item, item.states + states);
+}
+
+static void attention_units(const void *arguments, int64_t first, int64_t last) {
+    const AttentionCall *call = arguments;
+    const int64_t heads = call->heads->num_kv_heads;
+    for (int64_t item = first; item < last; item++) attend(call, &call->units[item / heads], item % heads);
+}
+
+/* Puts a row's spans together, if it was left in several. */
+static void join_spans(const AttentionCall *call, int64_t row) {
+    const int64_t heads = call->heads->num_heads, dim = call->heads->head_dim, size = state_size(dim);
+    const Partial *partial = &call->partials[row];
+    float kept[size + TILE], *state = aligned(kept);
+    for (int64_t head = 0; head < heads && partial->spans; head++) {
+        begin_state(state, round_up(dim, TILE));
+        for (int64_t span = 0; span < partial->spans; span++) {
+            merge(state, partial->states + (span * heads + head) * size, round_up(dim, TILE));
+        }
+        finish(state, dim, call->out + (row * heads + head) * dim);
+    }
+}
+
+static void attention_join(const void *arguments, int64_t first, int64_t last) {
+    for (int64_t row = first; row < last; row++) join_spans(arguments, row);
+}
+
+/* Rotary position embedding (https://arxiv.org/abs/2104.09864) of pairs (i, i + D / 2), in place. */
+static void rotate(float *x, const float *cos, const float *sin, int64_t dim) {
+    const int64_t half = dim / 2;
+    for (int64_t n = 0; n < half; n += TILE) {
+        const vf low = load_padded(x, n, half), high = load_padded(x + half, n, half);
+        const vf turned = vf_mul(high, load_padded(cos + half, n, half));
+        store_padded(x, n, half, vf_fma(high, load_padded(sin, n, half), vf_mul(low, load_padded(cos, n, half))));
+        store_padded(x + half, n, half, vf_fma(low, load_padded(sin + half, n, half), turned));
+    }
+}
+
+static void attention_store(const void *arguments, int64_t first, int64_t last) {
+    const AttentionCall *call = arguments;
+    const Heads *heads = call->heads;
+    const Step *step = call->step;
+    const int64_t dim = heads->head_dim, kept = heads->num_kv_heads * dim;
+    for (int64_t row = first; row < last; row++) {
+        float *q = heads->q + row * heads->q_stride, *k = heads->k + row * heads->k_stride;
+        for (int64_t head = 0; head < heads->num_heads && step->cos; head++) {
+            rotate(q + head * dim, step->cos + row * dim, step->sin + row * dim, dim);
+        }
+        for (int64_t head = 0; head < heads->num_kv_heads && step->cos; head++) {
+            rotate(k + head * dim, step->cos + row * dim, step->sin + row * dim, dim);
+        }
+        const int64_t to = step->slots[row] * kept;
+        if (to < 0) continue;
+        memcpy(call->pages->keys + to, k, (size_t)kept * sizeof(float));
+        memcpy(call->pages->values + to, heads->v + row * heads->v_stride, (size_t)kept * sizeof(float));
+    }
+}
+
+static void attention(Region *region) {
+    const AttentionCall *call = region->arguments;
+    pool_stage(region, 0, call->step->tokens, pool_chunk(call->step->tokens, 16), attention_store);
+    pool_stage(region, 1, call->num_units * call->heads->num_kv_heads, 1, attention_units);
+    pool_stage(region, 2, call->step->tokens, pool_chunk(call->step->tokens, 16), attention_join);
+}
