@@ -8,16 +8,28 @@ far as the token budget goes. Decoding is the case where that is one token, a ch
 
 Both lists are in order of arrival. The oldest running sequence is never preempted, so it ends; then the next one is
 the oldest: nobody starves.
+
+Room is given by arrival, time by need. In each step
+
+    sequences that generate get their token,
+    half of what is left is the oldest prompt's, which so takes at most twice as long as if it were alone,
+    the other half, and what the oldest does not need, goes to the prompts that have the least to compute.
+
+So a short prompt passes long ones, and equal ones are done one after another, not all at the end.
 """
 
 from bisect import insort
+from collections.abc import Mapping
 from collections.abc import Sequence as Sized
 from dataclasses import dataclass
+from operator import attrgetter
 
 from engine.api import EngineStats, FinishReason, Output, Request, TokenLogprobs
 from engine.blocks import BlockPool
 from engine.sequence import Sequence
 from engine.step import Batch, Row, Sample
+
+BY_ARRIVAL = attrgetter("arrival")
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,24 +113,31 @@ class Scheduler:
     # A step, before.
 
     def schedule(self) -> Batch:
-        """Chooses the next step's tokens and counts them as computed: running sequences first, then waiting ones."""
+        """Chooses the next step's tokens and counts them as computed."""
+        shares = self._share_out(self._admit_waiting())
         rows: list[Row] = []
-        budget = self._continue_running(rows, self.limits.max_num_batched_tokens)
-        self._admit_waiting(rows, budget)
-        return Batch(tuple(rows))
-
-    def _continue_running(self, rows: list[Row], budget: int) -> int:
-        """Appends the rows of running sequences, oldest first; returns the tokens left."""
         index = 0
-        while index < len(self.running):  # preemption takes sequences off the end
+        while index < len(self.running):  # preemption takes sequences off the end: those that have no row yet
             seq = self.running[index]
             index += 1
-            behind = len(self.running) - index  # a long prompt leaves a token for each of them
-            count = min(seq.remaining, budget - behind)
+            count = shares.get(seq, 0)
             if count > 0 and self._make_room(seq, count):
                 rows.append(self._advance(seq, count))
-                budget -= count
-        return budget
+        return Batch(tuple(rows))
+
+    def _share_out(self, awaited: Mapping[Sequence, int]) -> dict[Sequence, int]:
+        """How many tokens each running sequence computes; one that is awaited counts as the shortest that waits."""
+        shares = {seq: 1 for seq in self.running if seq.remaining == 1}
+        prompts = [seq for seq in self.running if seq.remaining > 1]
+        left = self.limits.max_num_batched_tokens - len(shares)  # at least a token for each of `prompts`
+        for oldest in prompts[:1]:
+            shares[oldest] = min(oldest.remaining, -(-left // 2))
+            left -= shares[oldest]
+        for seq in sorted(prompts, key=lambda seq: min(seq.remaining, awaited.get(seq, seq.remaining))):
+            more = min(seq.remaining - shares.get(seq, 0), left)
+            shares[seq] = shares.get(seq, 0) + more
+            left -= more
+        return shares
 
     def _make_room(self, seq: Sequence, count: int) -> bool:
         """Gives a running sequence the blocks for its next tokens, preempting the newest; False if it was itself."""
@@ -135,44 +154,55 @@ class Scheduler:
         """Takes a sequence's blocks; it will compute its tokens again, or find them in the prefix cache."""
         self.running.remove(seq)
         self._release(seq)
-        insort(self.waiting, seq, key=_arrival)
+        insort(self.waiting, seq, key=BY_ARRIVAL)
         self._preemptions += 1
 
-    def _admit_waiting(self, rows: list[Row], budget: int) -> None:
-        """Appends the rows of sequences that start now, first come first served.
+    def _admit_waiting(self) -> dict[Sequence, int]:
+        """Starts sequences, first come first served, as far as there is room for all of their tokens.
 
         A sequence whose next block is being computed by another one waits for it, and may be passed meanwhile; one for
-        which there is no room may not, or it would wait forever.
+        which there is no room may not, or it would wait forever. Returns who is waited for, and the length of the
+        shortest that waits for it.
         """
-        claimed = {digest for seq in self.running for digest in seq.unpublished_hashes()}
+        awaited: dict[Sequence, int] = {}
+        if not self.waiting:
+            return awaited
+        claimed = {digest: seq for seq in self.running for digest in seq.unpublished_hashes()}
+        promised = sum(map(self._promised, self.running))
         for seq in list(self.waiting):
-            if budget == 0 or len(self.running) == self.max_running:
-                return
-            if seq.awaits in claimed:  # spares the match while nothing has changed
-                continue
-            reusable = seq.reusable_hashes(self.pool.block_size)
-            matched = self.pool.match(reusable)
-            seq.awaits = reusable[len(matched)] if len(matched) < len(reusable) else None
+            if len(self.running) == self.max_running:
+                break
+            matched = self._match(seq) if seq.awaits not in claimed else []  # spared while nothing has changed
             if seq.awaits in claimed:
-                continue
-            if not self._fits(seq, matched):
-                return
-            self._start(seq, matched)
-            claimed.update(seq.unpublished_hashes())
-            count = min(seq.remaining, budget)
-            self._make_room(seq, count)
-            rows.append(self._advance(seq, count))
-            budget -= count
+                other = claimed[seq.awaits]
+                awaited[other] = min(seq.remaining, awaited.get(other, seq.remaining))
+            elif self._fits(seq, matched, promised):
+                self._start(seq, matched)
+                promised += self._promised(seq)
+                claimed |= dict.fromkeys(seq.unpublished_hashes(), seq)
+            else:
+                break
+        return awaited
 
-    def _fits(self, seq: Sequence, matched: list[int]) -> bool:
-        """Room for all its known tokens and the next, and a block for each running sequence to grow into.
+    def _match(self, seq: Sequence) -> list[int]:
+        """The cached blocks of its longest prefix; notes which it would have to compute next."""
+        reusable = seq.reusable_hashes(self.pool.block_size)
+        matched = self.pool.match(reusable)
+        seq.awaits = reusable[len(matched)] if len(matched) < len(reusable) else None
+        return matched
 
-        Without the latter, what is admitted in one step would be preempted in the next. One that was preempted in this
-        step does not fit: what it held, and more, was needed.
+    def _promised(self, seq: Sequence) -> int:
+        """How many blocks a running sequence will take for the tokens it has, and one for it to grow into."""
+        return self.pool.blocks_for(len(seq.tokens)) - len(seq.blocks) + 1
+
+    def _fits(self, seq: Sequence, matched: list[int], promised: int) -> bool:
+        """Room for all its known tokens and the next, beside what was promised to those that run.
+
+        What is admitted in one step would else be preempted in the next.
         """
         following = min(seq.request.params.max_tokens, 1)
         needed = self.pool.blocks_for(len(seq.tokens) + following) - len(matched)
-        return needed + len(self.running) <= self.pool.available_beside(matched)
+        return needed + promised <= self.pool.available_beside(matched)
 
     def _start(self, seq: Sequence, matched: list[int]) -> None:
         self.pool.share(matched)
@@ -185,7 +215,7 @@ class Scheduler:
                 self._prefix_queries += len(seq.tokens)
                 self._prefix_hits += seq.computed
         self.waiting.remove(seq)
-        insort(self.running, seq, key=_arrival)
+        insort(self.running, seq, key=BY_ARRIVAL)
 
     def _advance(self, seq: Sequence, count: int) -> Row:
         start, end = seq.computed, seq.computed + count
@@ -271,7 +301,3 @@ class Scheduler:
     def _extend_hashes(self, seq: Sequence) -> None:
         if self.limits.enable_prefix_caching:
             seq.extend_hashes(self.pool.block_size)
-
-
-def _arrival(seq: Sequence) -> int:
-    return seq.arrival

@@ -76,17 +76,17 @@ def test_a_long_prompt_is_computed_in_chunks_beside_others():
     assert collector.tokens["long"] == continuation(range(20), 2)
 
 
-def test_an_older_prompt_leaves_a_token_for_each_sequence_behind_it():
+def test_an_older_prompt_leaves_a_token_for_each_sequence_that_generates():
     core = engine(max_num_batched_tokens=8, num_blocks=8, enable_prefix_caching=False)
     core.add(request("old", range(20), 8))
-    core.add(request("new", [1, 2], 8))
+    core.add(request("new", [1, 2], 9))
     old = core.scheduler.waiting[0]
     while len(core.scheduler.running) < 2:
         core.step()
     core.scheduler._preempt(old)  # it comes back with its whole prompt to compute, before the other
     core.step()
     core.step()
-    assert core.runner.steps[-2:] == [[("new", 1), ("old", 7)], [("old", 7), ("new", 1)]]
+    assert core.runner.steps[-2:] == [[("old", 7), ("new", 1)]] * 2
 
 
 def test_no_more_sequences_run_than_tokens_fit_in_a_step():
@@ -186,7 +186,7 @@ def test_a_sequence_that_waits_for_a_prefix_is_passed():
     core.step()
     assert core.runner.steps == [[("a", 12), ("other", 2)]]
     core.step()
-    assert core.runner.steps[1] == [("a", 1), ("other", 1), ("same", 4)]
+    assert core.runner.steps[1] == [("a", 1), ("same", 4), ("other", 1)]
 
 
 def test_the_end_of_the_sequence_waited_for_is_no_dead_end():
