@@ -39,7 +39,7 @@ model: $(VENV)/.core
 	$(BIN)/octavo demo-model $(ARGS)
 
 # torch goes first and alone: asked for by another package, pip would take its newest build.
-$(VENV)/.core: pyproject.toml
+$(VENV)/.core: pyproject.toml $(wildcard model/kernels/cpu/*.[ch])
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$(TORCH)"
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[demo]"

@@ -64,6 +64,12 @@ static void experts_sort(const void *arguments, int64_t first, int64_t last) {
     }
 }
 
+/* While the last rows of an expert keep the processor busy with weights that are near, the memory may bring the next ones:
+ * this many tiles further on. The first rows wait for the memory as it is. */
+static int64_t fetch_ahead(const ExpertsCall *call, int64_t expert, int64_t at, int64_t tiles) {
+    return at > call->starts[expert] && at + ROWS >= call->starts[expert + 1] ? tiles : 0;
+}
+
 /* One item is one group of an expert's inner activations: two tiles of gate and two of up, then int8 at once. */
 static void inner_group(const ExpertsCall *call, int64_t expert, int64_t group) {
     const Weight *gate_up = &call->experts->gate_up[expert];
@@ -72,10 +78,11 @@ static void inner_group(const ExpertsCall *call, int64_t expert, int64_t group) 
         const int count = (int)(end - at < ROWS ? end - at : ROWS);
         Operand rows[ROWS];
         vf gate[ROWS], up[ROWS], half[2][ROWS];
+        const int64_t next = group + 1 < call->inner.groups ? fetch_ahead(call, expert, at, 4) : 0;
         for (int r = 0; r < count; r++) rows[r] = operand(&call->rows, call->order[at + r] / call->experts->top_k);
         for (int h = 0; h < 2; h++) {
-            products(gate_up, group * 4 + h * 2, rows, count, gate);
-            products(gate_up, group * 4 + h * 2 + 1, rows, count, up);
+            products(gate_up, group * 4 + h * 2, rows, count, next, gate);
+            products(gate_up, group * 4 + h * 2 + 1, rows, count, next, up);
             for (int r = 0; r < count; r++) half[h][r] = vf_mul(silu(gate[r]), up[r]);
         }
         for (int r = 0; r < count; r++) {
@@ -99,7 +106,8 @@ static void output_tile(const ExpertsCall *call, int64_t expert, int64_t tile) {
         Operand rows[ROWS];
         vf out[ROWS];
         for (int r = 0; r < count; r++) rows[r] = operand(&call->inner, at + r);
-        products(&call->experts->down[expert], tile, rows, count, out);
+        const int64_t next = (tile + 1) * TILE < hidden ? fetch_ahead(call, expert, at, 1) : 0;
+        products(&call->experts->down[expert], tile, rows, count, next, out);
         for (int r = 0; r < count; r++) store_padded(call->outputs + (at + r) * hidden, tile * TILE, hidden, out[r]);
     }
 }

@@ -15,7 +15,7 @@ static void linear_tiles(const void *arguments, int64_t first, int64_t last) {
             Operand rows[ROWS];
             vf out[ROWS];
             for (int r = 0; r < count; r++) rows[r] = operand(&call->rows, t + r);
-            products(call->weight, tile, rows, count, out);
+            products(call->weight, tile, rows, count, 0, out);
             for (int r = 0; r < count; r++) store_padded(call->out + (t + r) * outputs, tile * TILE, outputs, out[r]);
         }
     }

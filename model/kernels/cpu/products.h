@@ -22,9 +22,10 @@ static inline Operand operand(const Rows *rows, int64_t row) {
     return out;
 }
 
-INLINE void products_int8(const Weight *weight, int64_t tile, const Operand *rows, const int count, vf *out) {
+INLINE void products_int8(const Weight *weight, int64_t tile, const Operand *rows, const int count, int64_t next, vf *out) {
     const int64_t groups = round_up(weight->inputs, GROUP) / GROUP;
     const uint8_t *quants = weight->quants + tile * groups * SLICES * BYTES_OF_SLICE;
+    const int64_t ahead = next * groups * SLICES * BYTES_OF_SLICE; /* bytes */
     const uint16_t *scales = weight->scales + tile * groups * TILE;
     vf sums[ROWS];
     UNROLL for (int r = 0; r < count; r++) sums[r] = vf_set1(0);
@@ -32,7 +33,9 @@ INLINE void products_int8(const Weight *weight, int64_t tile, const Operand *row
         vi dots[ROWS];
         UNROLL for (int r = 0; r < count; r++) dots[r] = vi_begin8(rows[r].sums[g]);
         UNROLL for (int s = 0; s < SLICES; s++) {
-            const vb weights = vb_load(quants + (g * SLICES + s) * BYTES_OF_SLICE);
+            const uint8_t *slice = quants + (g * SLICES + s) * BYTES_OF_SLICE;
+            if (next) __builtin_prefetch(slice + ahead, 0, 2);
+            const vb weights = vb_load(slice);
             UNROLL for (int r = 0; r < count; r++) {
                 dots[r] = vi_dot8(dots[r], weights, rows[r].quants + g * GROUP + s * SLICE);
             }
@@ -45,9 +48,10 @@ INLINE void products_int8(const Weight *weight, int64_t tile, const Operand *row
     UNROLL for (int r = 0; r < count; r++) out[r] = sums[r];
 }
 
-INLINE void products_int4(const Weight *weight, int64_t tile, const Operand *rows, const int count, vf *out) {
+INLINE void products_int4(const Weight *weight, int64_t tile, const Operand *rows, const int count, int64_t next, vf *out) {
     const int64_t groups = round_up(weight->inputs, GROUP) / GROUP;
     const uint8_t *quants = weight->quants + tile * groups * (SLICES / 2) * BYTES_OF_SLICE;
+    const int64_t ahead = next * groups * (SLICES / 2) * BYTES_OF_SLICE; /* bytes */
     const uint16_t *scales = weight->scales + tile * groups * TILE, *mins = weight->mins + tile * groups * TILE;
     vf sums[ROWS];
     UNROLL for (int r = 0; r < count; r++) sums[r] = vf_set1(0);
@@ -55,7 +59,9 @@ INLINE void products_int4(const Weight *weight, int64_t tile, const Operand *row
         vi dots[ROWS];
         UNROLL for (int r = 0; r < count; r++) dots[r] = vi_zero();
         UNROLL for (int s = 0; s < SLICES / 2; s++) { /* slice s in the low halves of the bytes, s + 4 in the high ones */
-            const vb both = vb_load(quants + (g * SLICES / 2 + s) * BYTES_OF_SLICE);
+            const uint8_t *slice = quants + (g * SLICES / 2 + s) * BYTES_OF_SLICE;
+            if (next) __builtin_prefetch(slice + ahead, 0, 2);
+            const vb both = vb_load(slice);
             const vb low = vb_low(both), high = vb_high(both);
             UNROLL for (int r = 0; r < count; r++) {
                 const int8_t *activations = rows[r].quants + g * GROUP + s * SLICE;
@@ -72,9 +78,14 @@ INLINE void products_int4(const Weight *weight, int64_t tile, const Operand *row
     UNROLL for (int r = 0; r < count; r++) out[r] = sums[r];
 }
 
-#define PRODUCTS(n) case n: weight->bits == 8 ? products_int8(weight, tile, rows, n, out) : products_int4(weight, tile, rows, n, out); break;
+#define PRODUCTS(n)                                                                                                   \
+    case n:                                                                                                            \
+        weight->bits == 8 ? products_int8(weight, tile, rows, n, next, out)                                           \
+                          : products_int4(weight, tile, rows, n, next, out);                                          \
+        break;
 
-/* out[r] = the tile's 16 outputs for row r, for up to ROWS rows. */
-static void products(const Weight *weight, int64_t tile, const Operand *rows, int count, vf *out) {
+/* out[r] = the tile's 16 outputs for row r, for up to ROWS rows; meanwhile the weights of the tile `next` tiles further on
+ * are brought nearer, unless that is 0. */
+static void products(const Weight *weight, int64_t tile, const Operand *rows, int count, int64_t next, vf *out) {
     switch (count) { COUNTS(PRODUCTS) }
 }

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from model.kernels.cpu import Library, library
+from model.kernels.cpu.library import Library, library
 from model.kernels.cpu.structs import ExpertsStruct, WeightStruct
 from model.ops.experts import experts_reference
 from model.ops.linear import linear_reference

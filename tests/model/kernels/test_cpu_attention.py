@@ -11,7 +11,7 @@ from torch import Tensor
 
 from model.batch import ForwardBatch
 from model.config import ModelConfig
-from model.kernels.cpu import Library, library
+from model.kernels.cpu.library import Library, library
 from model.kernels.cpu.structs import PagesStruct, StepStruct
 from model.kv_cache import KVCache, LayerCache
 from model.layers import RotaryEmbedding, Rotation

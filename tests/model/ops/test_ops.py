@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from model.kernels.cpu import library
+from model.kernels.cpu.library import library
 from model.ops import select_ops
 from model.ops.experts import experts
 from model.ops.linear import linear, linear_reference
