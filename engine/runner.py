@@ -24,9 +24,10 @@ from engine.step import Batch, Row, Sample
 from model.batch import ForwardBatch
 from model.checkpoint import load_model
 from model.config import GenerationConfig, ModelConfig, ModelError
+from model.kernels.cpu.library import library
 from model.kv_cache import KVCache
 from model.mixtral import Mixtral
-from model.precision import choose_precision
+from model.precision import Wanted, choose_precision
 
 SCORED_AT_ONCE = 64  # prompt tokens
 
@@ -158,13 +159,14 @@ def _load(config: EngineConfig, shape: ModelConfig, report: Report) -> Mixtral:
     if device.type == "cpu":
         torch.set_num_threads(config.threads or min(machine.processors(), torch.get_num_threads()))
     available = machine.available_memory() if device.type == "cpu" else torch.cuda.mem_get_info(device)[0]
-    weights = choose_precision(config.dtype, shape.dtype, device).weights
-    sizing.check_weights(shape.num_parameters() * weights.itemsize, available)
+    wanted = Wanted(config.dtype, config.quantization)
+    precision = choose_precision(wanted, shape.dtype, device, kernels=library() is not None)
+    sizing.check_weights(precision.weight_bytes(shape), available)
 
     def loaded(done: int, total: int) -> None:
         report(Progress("loading weights", done, total))
 
-    return load_model(Path(config.model), shape, device, config.dtype, loaded)
+    return load_model(Path(config.model), shape, device, precision, loaded)
 
 
 def _device(name: str) -> torch.device:

@@ -55,7 +55,7 @@ def check_weights(weight_bytes: int, available: int) -> None:
     if weight_bytes > available:
         raise ModelError(
             f"The weights take {weight_bytes / GIB:.1f} GiB and {available / GIB:.1f} GiB of memory are left: "
-            "free some, choose a 16-bit --dtype, or serve a smaller model."
+            "free some, choose a smaller --quantization or --dtype, or serve a smaller model."
         )
 
 

@@ -19,35 +19,47 @@ from model.mixtral import Attention, DecoderLayer, Mixtral
 from model.moe import MoEBlock, Router
 from model.names import HEAD, LayerNames, Layout, Matrix, Names, Part, names_for
 from model.ops import select_ops
-from model.precision import Precision, choose_precision
-from model.quantization import ExpertWeights, Fp16Weight, Weight, fits_fp16
+from model.precision import Precision
+from model.quantization import (
+    ExpertWeights,
+    Fp16Weight,
+    GroupedWeight,
+    Int4Weight,
+    Int8Weight,
+    Kind,
+    Tiling,
+    Weight,
+    fits_fp16,
+)
 from model.shards import Shards
 
 log = logging.getLogger(__name__)
 
 Report = Callable[[int, int], None]
+Fill = Callable[[GroupedWeight, Tensor, int], None]  # GroupedWeight.fill, or what does the same faster
 
 # What the staging buffers of all packing threads may take, as a share of the finished weights.
 STAGING_SHARE = 0.1
 
 
-def load_model(directory: Path, config: ModelConfig, device: torch.device, dtype: str, report: Report) -> Mixtral:
-    """Loads a Mixtral onto a device; dtype is auto, float32, bfloat16 or float16.
+def load_model(
+    directory: Path, config: ModelConfig, device: torch.device, precision: Precision, report: Report
+) -> Mixtral:
+    """Loads a Mixtral onto a device, quantising as it reads.
 
     report(bytes read, bytes in all) is called as it goes, from this thread. Raises ModelError.
     """
-    precision = choose_precision(dtype, config.dtype, device)
     with ExitStack() as stack:
         shards = Shards.open(directory, stack)
         # A head that is stored is used, even where the config says "tied": transformers does so too.
         tied = config.tie_word_embeddings and HEAD not in shards.files
         names = names_for(config, Layout.of(config, shards.files), tied)
         shards.check(names.shapes())
-        loader = _Loader(config, shards, device, precision)
+        loader = _Loader(config, shards, device, precision, GroupedWeight.fill)
         model = _assemble(loader, names, report)
-    kept = sum(isinstance(weight, Tensor) for weight in model.matrices())
-    if precision.packed and kept:
-        log.warning("%d matrices are beyond the range of float16 and stay in float32", kept)
+    kept = 0 if precision.is_plain else sum(isinstance(weight, Tensor) for weight in model.matrices())
+    if kept:
+        log.warning("%d matrices are beyond the range of %s and stay plain tensors", kept, precision.describe())
     kernels = library() if device.type == "cpu" else None
     return model if kernels is None else fuse(model, kernels)
 
@@ -60,14 +72,15 @@ class _Loader:
     shards: Shards
     device: torch.device
     precision: Precision
+    fill: Fill
 
     def norm(self, part: Part) -> RMSNorm:
         return RMSNorm.create(self.tensor(part, self.precision.activations), self.config.rms_norm_eps)
 
     def table(self, part: Part) -> Tensor:
         """The embedding: rows are looked up, not multiplied, so 16 bits on disk stay the same 16 bits."""
-        if not self.precision.packed:
-            return self.tensor(part, self.precision.weights)
+        if isinstance(self.precision.linears, torch.dtype):
+            return self.tensor(part, self.precision.linears)
         stored = self.shards.read(part)
         _check_finite(stored, part)
         wide = stored.dtype == torch.float32
@@ -75,24 +88,37 @@ class _Loader:
 
     def tensor(self, part: Part, dtype: torch.dtype) -> Tensor:
         out = torch.empty(part.shape, dtype=dtype, device=self.device)
-        self._fill(out, (part,))
+        self._copy(out, (part,))
         return out
 
-    def matrix(self, matrix: Matrix) -> Weight:
-        ((weight,),) = self.stacks((matrix,))
-        return weight
+    def head(self, part: Part) -> Weight:
+        (head,) = self.stack(((part,),), self.precision.linears, self.staging((part,)))
+        return head
 
-    def stacks(self, *stacks: Sequence[Matrix]) -> list[tuple[Weight, ...]]:
-        """Each stack holds matrices of one shape: packed one by one, or else all views of one tensor."""
-        if not self.precision.packed:
-            return [self._dense(stack) for stack in stacks]
-        # One buffer for all: with one per matrix, the freed ones are holes in the heap among the packed tiles.
-        staging = torch.empty(max(math.prod(_shape(stack[0])) for stack in stacks), dtype=torch.float32)
-        return [tuple(self._pack(matrix, staging) for matrix in stack) for stack in stacks]
+    def staging(self, *matrices: Matrix) -> Tensor:
+        """Room for the largest of the matrices in float32, where that is how they are packed.
+
+        One buffer for all: with one per matrix, the freed ones are holes in the heap among the packed tiles.
+        """
+        staged = self.precision.linears is Fp16Weight
+        return torch.empty(max(math.prod(_shape(matrix)) for matrix in matrices) if staged else 0)
+
+    def stack(self, matrices: Sequence[Matrix], kind: Kind, staging: Tensor, paired: bool = False) -> Sequence[Weight]:
+        """Matrices of one shape: packed one by one, or else all views of one tensor; paired: gate above up."""
+        if isinstance(kind, torch.dtype):
+            return self._plain(matrices, kind)
+        if issubclass(kind, GroupedWeight):
+            return [self._quantise(matrix, kind, paired) for matrix in matrices]
+        return [self._pack(matrix, staging) for matrix in matrices]
 
     def layer(self, index: int, names: LayerNames) -> DecoderLayer:
         config = self.config
-        (qkv,), (o,), gate_up, down = self.stacks((names.qkv,), (names.o,), names.gate_up, names.down)
+        linears, experts = self.precision.linears, self.precision.experts
+        staging = self.staging(names.qkv, names.o, names.gate_up[0], names.down[0])
+        (qkv,) = self.stack((names.qkv,), linears, staging)
+        (o,) = self.stack((names.o,), linears, staging)
+        gate_up = self.stack(names.gate_up, experts, staging, paired=True)
+        down = self.stack(names.down, experts, staging)
         attention = Attention(
             qkv=qkv,
             o=o,
@@ -105,25 +131,37 @@ class _Loader:
             input_norm=self.norm(names.input_norm),
             attention=attention,
             post_norm=self.norm(names.post_norm),
-            moe=MoEBlock(index, router, ExpertWeights(gate_up, down)),
+            moe=MoEBlock(index, router, ExpertWeights(tuple(gate_up), tuple(down))),
         )
 
     def router(self, part: Part) -> Router:
         return Router(self.tensor(part, self.precision.activations), self.config.num_experts_per_tok)
 
-    def _dense(self, stack: Sequence[Matrix]) -> tuple[Tensor, ...]:
-        whole = torch.empty((len(stack), *_shape(stack[0])), dtype=self.precision.weights, device=self.device)
-        for out, matrix in zip(whole, stack, strict=True):
-            self._fill(out, matrix)
+    def _plain(self, matrices: Sequence[Matrix], dtype: torch.dtype) -> tuple[Tensor, ...]:
+        whole = torch.empty((len(matrices), *_shape(matrices[0])), dtype=dtype, device=self.device)
+        for out, matrix in zip(whole, matrices, strict=True):
+            self._copy(out, matrix)
         return whole.unbind()
+
+    def _quantise(self, matrix: Matrix, kind: type[Int8Weight] | type[Int4Weight], paired: bool) -> Weight:
+        """Straight from the file, part by part: nothing is held unquantised."""
+        stored = [self.shards.read(part) for part in matrix]
+        if not kind.holds(max(_check_finite(rows, part) for rows, part in zip(stored, matrix, strict=True))):
+            return self._plain((matrix,), self.precision.activations)[0]
+        weight = kind.empty(Tiling(_shape(matrix), paired), self.device)
+        first = 0
+        for rows in stored:
+            self.fill(weight, rows, first)
+            first += len(rows)
+        return weight
 
     def _pack(self, matrix: Matrix, staging: Tensor) -> Weight:
         shape = _shape(matrix)
         dense = staging[: math.prod(shape)].view(shape)
-        self._fill(dense, matrix)
+        self._copy(dense, matrix)
         return Fp16Weight.pack(dense) if fits_fp16(dense) else dense.clone()
 
-    def _fill(self, out: Tensor, matrix: Matrix) -> None:
+    def _copy(self, out: Tensor, matrix: Matrix) -> None:
         """Copies the parts, one below the other, straight from the file, converting on the way."""
         row = 0
         for part in matrix:
@@ -134,7 +172,8 @@ class _Loader:
             row += stored.shape[0]
 
 
-def _check_finite(values: Tensor, part: Part) -> None:
+def _check_finite(values: Tensor, part: Part) -> float:
+    """The largest magnitude of the values. Raises ModelError."""
     low, high = torch.aminmax(values)  # both are NaN if anything is
     if not (low.isfinite() & high.isfinite()).item():
         dtype = str(values.dtype).removeprefix("torch.")
@@ -142,6 +181,7 @@ def _check_finite(values: Tensor, part: Part) -> None:
             f"The tensor {part.name} holds infinities or NaNs in {dtype}; download the checkpoint again, "
             "or use a wider --dtype."
         )
+    return max(-low.item(), high.item())
 
 
 def _shape(matrix: Matrix) -> tuple[int, int]:
@@ -151,9 +191,9 @@ def _shape(matrix: Matrix) -> tuple[int, int]:
 
 def _assemble(loader: _Loader, names: Names, report: Report) -> Mixtral:
     progress = _Progress(loader.shards, report)
-    tied = names.head is names.embedding and not loader.precision.packed
+    tied = names.head is names.embedding and loader.precision.is_plain
     # The head is the largest matrix: it is packed while little else is held, so that its staging is no peak.
-    head = None if tied else loader.matrix((names.head,))
+    head = None if tied else loader.head(names.head)
     progress.add(names.head)
     embedding = loader.table(names.embedding)
     progress.add(names.embedding)
@@ -167,8 +207,7 @@ def _assemble(loader: _Loader, names: Names, report: Report) -> Mixtral:
     return Mixtral(
         config=loader.config,
         device=loader.device,
-        weight_dtype=loader.precision.weights,
-        activation_dtype=loader.precision.activations,
+        precision=loader.precision,
         ops=select_ops(loader.config, loader.device),
         embedding=Embedding(embedding, loader.precision.activations),
         rotary=RotaryEmbedding.create(loader.config, loader.device),
@@ -179,13 +218,14 @@ def _assemble(loader: _Loader, names: Names, report: Report) -> Mixtral:
 
 
 def _threads(loader: _Loader, names: Names) -> int:
-    """Packing runs on one thread per matrix; as many as torch may use, while their staging buffers stay small."""
-    if not loader.precision.packed:
+    """Packing runs on one thread per layer; as many as torch may use, while their staging buffers stay small."""
+    if loader.precision.is_plain:
         return 1
-    held = loader.config.num_parameters() * loader.precision.weights.itemsize
+    threads = torch.get_num_threads()
     layer = names.layers[0]
-    staging = max(4 * math.prod(_shape(matrix)) for matrix in (layer.qkv, layer.o, layer.gate_up[0], layer.down[0]))
-    return max(1, min(torch.get_num_threads(), int(STAGING_SHARE * held) // staging))
+    staging = loader.staging(layer.qkv, layer.o, layer.gate_up[0], layer.down[0]).nbytes
+    room = int(STAGING_SHARE * loader.precision.weight_bytes(loader.config))
+    return max(1, min(threads, room // staging)) if staging else threads
 
 
 class _Progress:

@@ -112,6 +112,10 @@ class ModelConfig:
         idle = self.num_experts - self.num_experts_per_tok
         return self.num_parameters() - self.num_hidden_layers * idle * self._expert_parameters()
 
+    def num_expert_parameters(self) -> int:
+        """The weights of all experts."""
+        return self.num_hidden_layers * self.num_experts * self._expert_parameters()
+
     def _expert_parameters(self) -> int:
         return 3 * self.hidden_size * self.intermediate_size
 

@@ -14,9 +14,8 @@ from model.layers import Embedding, RMSNorm, RotaryEmbedding, Rotation
 from model.moe import MoEBlock, Observe
 from model.ops import Ops
 from model.ops.attention import AttentionPlan
+from model.precision import SHORT, Precision
 from model.quantization import Weight
-
-SHORT = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.float16: "fp16"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +78,7 @@ class Mixtral:
 
     config: ModelConfig
     device: torch.device
-    weight_dtype: torch.dtype  # of the matrices
-    activation_dtype: torch.dtype  # and of the KV cache
+    precision: Precision
     ops: Ops
     embedding: Embedding
     rotary: RotaryEmbedding
@@ -117,6 +115,11 @@ class Mixtral:
         yield self.head
 
     @property
+    def activation_dtype(self) -> torch.dtype:
+        """Also of the KV cache."""
+        return self.precision.activations
+
+    @property
     def weight_bytes(self) -> int:
         """Memory that the weights take as they are held; a tied table counts once unless it is held twice."""
         small = [self.embedding.table, self.norm.weight]
@@ -129,7 +132,7 @@ class Mixtral:
         """One line for the log: size, and how the weights are held and computed."""
         active = "dense" if self.config.dense else f"{_count(self.config.num_active_parameters())} active"
         return (
-            f"{_count(self.config.num_parameters())} parameters, {active}, {SHORT[self.weight_dtype]} weights "
+            f"{_count(self.config.num_parameters())} parameters, {active}, {self.precision.describe()} weights "
             f"({self.weight_bytes / 1e9:.1f} GB), {SHORT[self.activation_dtype]} activations"
         )
 

@@ -5,31 +5,113 @@ from dataclasses import dataclass
 
 import torch
 
-from model.config import DTYPES, ModelError
-from model.quantization import Fp16Weight
+from model.config import DTYPES, ModelConfig, ModelError
+from model.quantization import Fp16Weight, Int4Weight, Int8Weight, Kind
+
+QUANTIZATIONS = ("auto", "none", "int8", "int4")
+
+SHORT = {
+    torch.float32: "fp32",
+    torch.bfloat16: "bf16",
+    torch.float16: "fp16",
+    Fp16Weight: "fp16",
+    Int8Weight: "int8",
+    Int4Weight: "int4",
+}
 
 
 @dataclass(frozen=True, slots=True)
 class Precision:
-    """How a model is held and computed."""
+    """How a model is held and computed. Norms and routers are as the activations; the embedding has 16 bits or more."""
 
-    weights: torch.dtype  # of the matrices
     activations: torch.dtype  # and of the KV cache
-    packed: bool = False  # matrices are Fp16Weight
+    experts: Kind
+    linears: Kind  # of attention, and of the head
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether matrices are tensors, so that a tied head can be the embedding itself."""
+        return isinstance(self.linears, torch.dtype)
+
+    @classmethod
+    def plain(cls, dtype: torch.dtype) -> "Precision":
+        """One dtype for everything."""
+        return cls(dtype, dtype, dtype)
+
+    def weight_bytes(self, config: ModelConfig) -> int:
+        """What the weights of such a model will take, but for padding."""
+        experts = config.num_expert_parameters()
+        table = config.vocab_size * config.hidden_size
+        if isinstance(self.linears, torch.dtype):  # a tied head is the embedding itself
+            return round(experts * _bytes(self.experts) + (config.num_parameters() - experts) * self.linears.itemsize)
+        others = config.num_parameters() - experts - (0 if config.tie_word_embeddings else table)
+        return round(experts * _bytes(self.experts) + others * _bytes(self.linears) + 2 * table)
+
+    def describe(self) -> str:
+        """For the log: what the weights are held as."""
+        if self.linears is self.experts:
+            return SHORT[self.experts]
+        return f"{SHORT[self.experts]} expert and {SHORT[self.linears]} other"
 
 
-def choose_precision(dtype: str, checkpoint: str | None, device: torch.device) -> Precision:
-    """What `--dtype` means on a device, for a checkpoint whose config names a dtype (or not). Raises ModelError."""
-    if dtype not in ("auto", *DTYPES):
-        raise ModelError(f"The dtype {dtype!r} is unknown; use auto, {', '.join(DTYPES)}.")
+def _bytes(kind: Kind) -> float:
+    return kind.itemsize if isinstance(kind, torch.dtype) else kind.bytes_per_weight
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What the user asked for: the flags of the same names."""
+
+    dtype: str = "auto"  # auto, or one of DTYPES
+    quantization: str = "auto"  # one of QUANTIZATIONS
+
+
+def choose_precision(wanted: Wanted, checkpoint: str | None, device: torch.device, kernels: bool) -> Precision:
+    """What the flags mean on a device, for a checkpoint whose config names a dtype (or not). Raises ModelError.
+
+    kernels: whether the C kernels are there, without which a CPU multiplies quantised weights slowly.
+    """
+    if wanted.dtype not in ("auto", *DTYPES):
+        raise ModelError(f"The dtype {wanted.dtype!r} is unknown; use auto, {', '.join(DTYPES)}.")
+    match wanted.quantization:
+        case "auto" if wanted.dtype == "auto" and device.type == "cpu" and kernels:
+            return Precision(torch.float32, Int8Weight, Int8Weight)
+        case "auto" | "none":
+            return _unquantised(wanted.dtype, checkpoint, device)
+        case "int8":
+            return Precision(_activations(wanted.dtype, checkpoint, device), Int8Weight, Int8Weight)
+        case "int4":
+            # Measured: attention in 4 bits too would more than double the loss, and saves little beside the experts.
+            return Precision(_activations(wanted.dtype, checkpoint, device), Int4Weight, Int8Weight)
+        case other:
+            raise ModelError(f"The quantization {other!r} is unknown; use {', '.join(QUANTIZATIONS)}.")
+
+
+def _activations(dtype: str, checkpoint: str | None, device: torch.device) -> torch.dtype:
+    """Beside quantised weights, `--dtype` is only what they are multiplied with."""
+    if device.type == "cuda":
+        return _dtype(_fast_on_cuda(checkpoint) if dtype == "auto" else dtype)
+    if dtype not in ("auto", "float32"):
+        raise ModelError(
+            f"On a CPU, quantised weights are multiplied with float32: leave out --dtype {dtype}, or use "
+            "--quantization none."
+        )
+    return torch.float32
+
+
+def _unquantised(dtype: str, checkpoint: str | None, device: torch.device) -> Precision:
     if dtype == "auto":
         dtype = _fast_on_cpu() if device.type == "cpu" else _fast_on_cuda(checkpoint)
     if dtype == "float16" and device.type == "cpu":
         if not fp16_works():
             raise ModelError("This CPU has no float16 product; use --dtype auto or float32.")
-        return Precision(torch.float16, torch.float32, packed=True)
-    exact: torch.dtype = getattr(torch, dtype)
-    return Precision(exact, exact)
+        return Precision(torch.float32, Fp16Weight, Fp16Weight)
+    return Precision.plain(_dtype(dtype))
+
+
+def _dtype(name: str) -> torch.dtype:
+    dtype: torch.dtype = getattr(torch, name)
+    return dtype
 
 
 def _fast_on_cpu() -> str:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 # What a weight may lose when it is stored in float16: rounding costs 3e-4, more means subnormal numbers.
 FP16_TOLERANCE = 1e-3
-CHECKED = 1 << 16  # elements that are checked or quantised at a time: the temporaries stay in the CPU's cache
+CHECKED, QUANTISED = 1 << 16, 1 << 14  # elements at a time: the temporaries stay in the CPU's cache
 
 GROUP = 32  # consecutive inputs that share a scale
 TILE = 16  # outputs that are computed together: one register of 32-bit sums
@@ -131,7 +131,7 @@ class GroupedWeight(ABC):
 
     def fill(self, rows: Tensor, first: int) -> None:
         """Quantises rows [n, in] of any floating type into the outputs from `first` on; slow and obvious."""
-        at_once = max(1, CHECKED // rows.shape[1])
+        at_once = max(1, QUANTISED // rows.shape[1])
         for start in range(0, rows.shape[0], at_once):
             part = rows[start : start + at_once].to(self.quants.device, torch.float32)
             groups = F.pad(part, (0, self.tiling.groups * GROUP - part.shape[1])).unflatten(1, (-1, GROUP))
@@ -217,6 +217,7 @@ class Int4Weight(GroupedWeight):
 
 
 Weight = Tensor | Fp16Weight | Int8Weight | Int4Weight
+Kind = torch.dtype | type[Fp16Weight] | type[Int8Weight] | type[Int4Weight]  # a dtype: of a plain Tensor
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,7 @@ from server.errors import StartupError
 
 PREFIX = "OCTAVO_"
 EXAMPLE = "mistralai/Mixtral-8x7B-Instruct-v0.1"
+QUANTIZATIONS = ("auto", "none", "int8", "int4")
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -121,6 +122,12 @@ GROUPS: dict[str, tuple[Option, ...]] = {
             "served_model_names",
         ),
         Option("dtype", "TYPE", _one_of("auto", *DTYPES), f"{', '.join(DTYPES)}, or auto: what the device does fast"),
+        Option(
+            "quantization",
+            "TYPE",
+            _one_of(*QUANTIZATIONS),
+            "hold the weights as int8 or int4, or not: none; auto: what the device does fast",
+        ),
         Option("device", "DEVICE", _one_of("auto", "cpu", "cuda"), "cpu, cuda, or auto: a GPU if there is one"),
         Option("threads", "N", _integer(1), "threads on a CPU (default: as many cores as it may use)"),
     ),

@@ -24,6 +24,7 @@ from model.checkpoint import load_model
 from model.config import ModelConfig
 from model.kv_cache import KVCache
 from model.mixtral import Mixtral
+from model.precision import Precision
 from tests.engine.fakes import Collector, check, limits
 from tests.engine.test_edits import obvious
 from tests.model.pages import Pages
@@ -47,7 +48,7 @@ def model(request, tmp_path_factory) -> Mixtral:
     directory: Path = tmp_path_factory.mktemp("tiny")
     write_tiny_checkpoint(directory, seed=3, sharp=4.0, **request.param)
     config = ModelConfig.from_pretrained(directory)
-    return load_model(directory, config, torch.device("cpu"), "float32", lambda done, total: None)
+    return load_model(directory, config, torch.device("cpu"), Precision.plain(torch.float32), lambda done, total: None)
 
 
 def prompts() -> dict[str, tuple[int, ...]]:

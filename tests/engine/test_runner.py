@@ -107,6 +107,8 @@ def test_the_context_shrinks_to_the_pool_unless_it_was_asked_for(checkpoint):
         ({"kv_cache_memory": 100}, "no room for a KV cache"),
         ({"kv_cache_memory": 2**60}, "memory are left: lower it"),
         ({"dtype": "int7"}, "int7"),
+        ({"quantization": "int7"}, "int7"),
+        ({"dtype": "bfloat16", "quantization": "int8"}, "leave out --dtype bfloat16"),
     ],
 )
 def test_what_the_user_can_mend_is_said_in_a_sentence(checkpoint, changes, words):

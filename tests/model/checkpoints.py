@@ -11,13 +11,16 @@ from torch import Tensor
 from model.checkpoint import load_model
 from model.config import ModelConfig
 from model.mixtral import Mixtral
+from model.precision import Wanted, choose_precision
 
 CPU = torch.device("cpu")
 Tensors = dict[str, Tensor]
 
 
-def load(directory: Path, dtype: str = "float32") -> Mixtral:
-    return load_model(directory, ModelConfig.from_pretrained(directory), CPU, dtype, lambda done, total: None)
+def load(directory: Path, dtype: str = "float32", quantization: str = "none") -> Mixtral:
+    config = ModelConfig.from_pretrained(directory)
+    precision = choose_precision(Wanted(dtype, quantization), config.dtype, CPU, kernels=False)
+    return load_model(directory, config, CPU, precision, lambda done, total: None)
 
 
 def change(directory: Path, edit: Callable[[Tensors], None]) -> None:

@@ -13,6 +13,7 @@ from model.checkpoint import load_model
 from model.config import ModelConfig, ModelError
 from model.gguf_source import GGUFSource
 from model.pinned import SMOLLM2, obtain
+from model.precision import Precision
 from model.upcycle import build, default_directory
 from tests.model.pages import Pages
 
@@ -66,7 +67,7 @@ def answers(directory: Path, prompts: list[list[int]]) -> list[list[int]]:
 def octavo(directory: Path, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
     """What Octavo generates in fp32, all prompts in one batch."""
     config = ModelConfig.from_pretrained(directory)
-    model = load_model(directory, config, torch.device("cpu"), "float32", quiet)
+    model = load_model(directory, config, torch.device("cpu"), Precision.plain(torch.float32), quiet)
     pages = Pages(model, len(prompts), max(map(len, prompts)) + NEW_TOKENS, block_size=16)
     rows = [(index, 0, prompt) for index, prompt in enumerate(prompts)]
     results: list[list[int]] = [[] for _ in prompts]

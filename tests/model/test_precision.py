@@ -1,13 +1,24 @@
 """What `--dtype` means where."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
 from model import precision
 from model.config import ModelError
-from model.precision import Precision, choose_precision
+from model.precision import Precision, Wanted, choose_precision
+from model.quantization import Fp16Weight, Int4Weight, Int8Weight
+from tests.model.checkpoints import load
+from tests.tiny import write_tiny_checkpoint
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+
+
+def chosen(
+    dtype: str, checkpoint: str | None, device: torch.device, quantization: str = "none", kernels: bool = True
+) -> Precision:
+    return choose_precision(Wanted(dtype, quantization), checkpoint, device, kernels)
 
 
 def have(monkeypatch: pytest.MonkeyPatch, fbgemm: bool, native_bf16: bool = False) -> None:
@@ -16,36 +27,82 @@ def have(monkeypatch: pytest.MonkeyPatch, fbgemm: bool, native_bf16: bool = Fals
 
 
 def test_auto_on_a_cpu_takes_what_the_cpu_computes_fast(monkeypatch: pytest.MonkeyPatch) -> None:
-    packed = Precision(torch.float16, torch.float32, packed=True)
+    packed = Precision(torch.float32, Fp16Weight, Fp16Weight)
     for checkpoint in ("bfloat16", "float16", "float32", None):
         have(monkeypatch, fbgemm=True, native_bf16=True)
-        assert choose_precision("auto", checkpoint, CPU) == packed
+        assert chosen("auto", checkpoint, CPU) == packed
         have(monkeypatch, fbgemm=False, native_bf16=True)
-        assert choose_precision("auto", checkpoint, CPU) == Precision(torch.bfloat16, torch.bfloat16)
+        assert chosen("auto", checkpoint, CPU) == Precision.plain(torch.bfloat16)
         have(monkeypatch, fbgemm=False, native_bf16=False)
-        assert choose_precision("auto", checkpoint, CPU) == Precision(torch.float32, torch.float32)
+        assert chosen("auto", checkpoint, CPU) == Precision.plain(torch.float32)
 
 
 def test_auto_on_cuda_keeps_the_checkpoints_sixteen_bits(monkeypatch: pytest.MonkeyPatch) -> None:
     for supported, fallback in ((True, torch.bfloat16), (False, torch.float16)):
         monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation, yes=supported: yes)
-        assert choose_precision("auto", "float16", CUDA).weights == torch.float16
-        assert choose_precision("auto", "bfloat16", CUDA).weights == fallback
-        assert choose_precision("auto", "float32", CUDA) == Precision(fallback, fallback)
-        assert choose_precision("auto", None, CUDA) == Precision(fallback, fallback)
+        assert chosen("auto", "float16", CUDA).linears == torch.float16
+        assert chosen("auto", "bfloat16", CUDA).linears == fallback
+        assert chosen("auto", "float32", CUDA) == Precision.plain(fallback)
+        assert chosen("auto", None, CUDA) == Precision.plain(fallback)
 
 
 def test_an_explicit_dtype_is_honoured(monkeypatch: pytest.MonkeyPatch) -> None:
     have(monkeypatch, fbgemm=True)
-    assert choose_precision("float32", "bfloat16", CPU) == Precision(torch.float32, torch.float32)
-    assert choose_precision("bfloat16", "float32", CPU) == Precision(torch.bfloat16, torch.bfloat16)
-    assert choose_precision("float16", "float32", CPU) == Precision(torch.float16, torch.float32, packed=True)
-    assert choose_precision("float16", "float32", CUDA) == Precision(torch.float16, torch.float16)
+    assert chosen("float32", "bfloat16", CPU) == Precision.plain(torch.float32)
+    assert chosen("bfloat16", "float32", CPU) == Precision.plain(torch.bfloat16)
+    assert chosen("float16", "float32", CPU) == Precision(torch.float32, Fp16Weight, Fp16Weight)
+    assert chosen("float16", "float32", CUDA) == Precision.plain(torch.float16)
 
 
 def test_what_is_impossible_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     have(monkeypatch, fbgemm=False)
     with pytest.raises(ModelError, match="no float16 product; use --dtype"):
-        choose_precision("float16", None, CPU)
+        chosen("float16", None, CPU)
+    with pytest.raises(ModelError, match="quantization 'int3' is unknown; use auto, none, int8, int4"):
+        chosen("auto", None, CPU, "int3")
     with pytest.raises(ModelError, match="'int8' is unknown; use auto, float32, bfloat16, float16"):
-        choose_precision("int8", None, CPU)
+        chosen("int8", None, CPU)
+
+
+INT8 = Precision(torch.float32, Int8Weight, Int8Weight)
+INT4 = Precision(torch.float32, Int4Weight, Int8Weight)
+
+
+def test_auto_quantises_where_the_kernels_are_and_no_dtype_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    have(monkeypatch, fbgemm=True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
+    packed = Precision(torch.float32, Fp16Weight, Fp16Weight)
+    assert chosen("auto", "bfloat16", CPU, "auto", kernels=True) == INT8
+    assert chosen("auto", "bfloat16", CPU, "auto", kernels=False) == packed
+    assert chosen("auto", "bfloat16", CPU, "none", kernels=True) == packed
+    assert chosen("float16", "bfloat16", CPU, "auto", kernels=True) == packed
+    assert chosen("float32", "bfloat16", CPU, "auto", kernels=True) == Precision.plain(torch.float32)
+    assert chosen("auto", "bfloat16", CUDA, "auto", kernels=True) == Precision.plain(torch.bfloat16)
+
+
+def test_a_quantisation_that_was_asked_for_needs_no_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
+    for dtype in ("auto", "float32"):
+        assert chosen(dtype, "bfloat16", CPU, "int8", kernels=False) == INT8
+        assert chosen(dtype, "bfloat16", CPU, "int4", kernels=False) == INT4
+    for dtype in ("bfloat16", "float16"):
+        with pytest.raises(ModelError, match=f"leave out --dtype {dtype}, or use --quantization none"):
+            chosen(dtype, "bfloat16", CPU, "int8")
+    assert chosen("auto", "bfloat16", CUDA, "int8") == Precision(torch.bfloat16, Int8Weight, Int8Weight)
+    assert chosen("float16", "bfloat16", CUDA, "int4") == Precision(torch.float16, Int4Weight, Int8Weight)
+
+
+def test_what_it_says_of_itself() -> None:
+    assert INT8.describe() == "int8"
+    assert INT4.describe() == "int4 expert and int8 other"
+    assert Precision.plain(torch.bfloat16).describe() == "bf16"
+
+
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("wanted", [("float32", "none"), ("bfloat16", "none"), ("auto", "int8"), ("auto", "int4")])
+def test_the_size_of_the_weights_is_known_before_loading(tmp_path: Path, wanted: tuple[str, str], tied: bool) -> None:
+    shape = {"vocab_size": 512, "hidden_size": 128, "intermediate_size": 256, "tie_word_embeddings": tied}
+    model = load(write_tiny_checkpoint(tmp_path, torch_dtype="bfloat16", **shape), *wanted)
+    estimate = model.precision.weight_bytes(model.config)
+    # Norms and routers are counted as the other matrices, and held as the activations.
+    assert 0.97 * model.weight_bytes < estimate <= model.weight_bytes

@@ -29,7 +29,7 @@ def test_flags_reach_their_fields() -> None:
     engine, server = configs(
         (
             "some/model",
-            *("--dtype", "float32", "--device", "cpu", "--threads", "3"),
+            *("--dtype", "float32", "--quantization", "none", "--device", "cpu", "--threads", "3"),
             *("--host", "::1", "--port", "0", "--served-model-name", "name", "--drain-timeout", "1.5"),
             *("--api-key", "a", "--api-key", "b", "--allowed-origins", "https://a,https://b"),
             *("--max-model-len", "100", "--max-num-seqs", "7", "--max-num-batched-tokens", "64", "--max-waiting", "0"),
@@ -41,6 +41,7 @@ def test_flags_reach_their_fields() -> None:
         model="/models/tiny",
         device="cpu",
         dtype="float32",
+        quantization="none",
         threads=3,
         max_model_len=100,
         max_num_seqs=7,
@@ -110,6 +111,7 @@ def test_the_command_line_wins() -> None:
         ("max-model-len", "-1"),
         ("max-num-seqs", "1.5"),
         ("dtype", "int3"),
+        ("quantization", "int3"),
         ("device", "tpu"),
         ("kv-cache-memory", "4 gigs"),
         ("kv-cache-memory", "GiB"),
