@@ -12,8 +12,7 @@ from model.config import ModelConfig
 from model.kv_cache import KVCache, LayerCache
 from model.layers import Embedding, RMSNorm, RotaryEmbedding, Rotation
 from model.moe import MoEBlock, Observe
-from model.ops import Ops
-from model.ops.attention import AttentionPlan
+from model.ops import Ops, Plan
 from model.precision import SHORT, Precision
 from model.quantization import Weight
 
@@ -23,7 +22,7 @@ class Step:
     """What all layers share while one batch runs through them."""
 
     ops: Ops
-    plan: AttentionPlan
+    plan: Plan
     rotation: Rotation
 
 

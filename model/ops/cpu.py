@@ -7,12 +7,20 @@ from torch import Tensor
 
 from model.batch import ForwardBatch
 from model.kernels.cpu.library import Library
-from model.kernels.cpu.structs import ExpertsStruct, WeightStruct
-from model.kv_cache import KVCache
-from model.ops.attention import AttentionPlan, plan_attention
+from model.kernels.cpu.structs import ExpertsStruct, PagesStruct, StepStruct, WeightStruct
+from model.kv_cache import KVCache, LayerCache
+from model.ops.attention import AttentionPlan, attention, plan_attention
 from model.ops.experts import experts
 from model.ops.linear import linear
 from model.quantization import ExpertWeights, GroupedWeight, Weight
+
+
+@dataclass(frozen=True, slots=True)
+class CpuPlan:
+    """A step as the kernels see it."""
+
+    batch: ForwardBatch  # what the struct points into
+    step: StepStruct
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,10 +29,20 @@ class CpuOps:
 
     kernels: Library
 
-    def plan_attention(self, batch: ForwardBatch, cache: KVCache, window: int | None) -> AttentionPlan:
+    def plan_attention(self, batch: ForwardBatch, cache: KVCache, window: int | None) -> "CpuPlan | AttentionPlan":
         """As model.ops.attention's; every step begins here."""
         self.kernels.follow_torch()
-        return plan_attention(batch, cache, window)
+        if cache.layers[0].keys.dtype != torch.float32:
+            return plan_attention(batch, cache, window)
+        return CpuPlan(batch, StepStruct.of(batch, cache.block_size, window))
+
+    def attention(
+        self, q: Tensor, k: Tensor, v: Tensor, cache_layer: LayerCache, plan: "CpuPlan | AttentionPlan"
+    ) -> Tensor:
+        """As model.ops.attention; the heads of a token lie one behind the other."""
+        if isinstance(plan, AttentionPlan):
+            return attention(q, k, v, cache_layer, plan)
+        return self.kernels.attention((q, k, v), plan.step, None, PagesStruct.of(cache_layer))
 
     def experts(self, x: Tensor, ids: Tensor, weights: Tensor, expert_weights: ExpertWeights) -> Tensor:
         """As model.ops.experts."""

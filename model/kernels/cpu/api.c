@@ -89,7 +89,7 @@ static void add_unit(AttentionCall *call, Unit unit) {
 
 /* A single row's units, one for each span of its keys. */
 static void add_spans(AttentionCall *call, const Unit *row) {
-    const int64_t heads = call->heads->num_heads, size = state_size(call->heads->head_dim);
+    const int64_t heads = call->heads.num_heads, size = state_size(call->heads.head_dim);
     const int64_t spans = (row->last - 1) / SPAN - row->first / SPAN + 1;
     if (call->units) call->partials[row->row] = (Partial){call->states + call->num_states * size, spans};
     for (int64_t first = row->first; first < row->last;) {
@@ -107,7 +107,7 @@ static void add_spans(AttentionCall *call, const Unit *row) {
 /* Cuts the step into units; without room for them it only counts. */
 static void cut(AttentionCall *call) {
     const Step *step = call->step;
-    const int64_t group = call->heads->num_heads / call->heads->num_kv_heads;
+    const int64_t group = call->heads.num_heads / call->heads.num_kv_heads;
     const int64_t at_once = group < QUERIES ? QUERIES / group : 1;
     call->num_units = call->num_states = 0;
     for (int64_t n = 0; n < step->sequences; n++) {
@@ -126,16 +126,51 @@ static size_t lay_out_attention(AttentionCall *call, unsigned char *base) {
     Layout layout = {base, 0};
     call->units = take(&layout, call->num_units, sizeof(Unit));
     call->partials = take(&layout, call->step->tokens, sizeof(Partial));
-    call->states = take(&layout, call->num_states * state_size(call->heads->head_dim), sizeof(float));
+    call->states = take(&layout, call->num_states * state_size(call->heads.head_dim), sizeof(float));
     return layout.used;
 }
 
-void octavo_attention(const Heads *heads, const Step *step, const Pages *pages, float *out) {
-    AttentionCall call = {.heads = heads, .step = step, .pages = pages, .out = out};
+void octavo_attention(const Heads *heads, const Step *step, const Rotation *rotation, const Pages *pages, float *out) {
+    AttentionCall call = {.heads = *heads, .step = step, .rotation = rotation, .pages = pages, .out = out};
     cut(&call);
     lay_out_attention(&call, pool_acquire(lay_out_attention(&call, NULL)));
     cut(&call);
     pool_run(LEVEL[level]->attention, &call);
+    pool_release();
+}
+
+/* What attention alone needs, and before it the buffers between the stages of the layer. */
+static size_t lay_out_layer(AttentionCall *call, unsigned char *base) {
+    const Attention *layer = call->layer;
+    const int64_t tokens = call->step->tokens, dim = layer->head_dim;
+    Layout layout = {base, 0};
+    const Rows normed = take_rows(&layout, tokens, layer->qkv.inputs), attended = take_rows(&layout, tokens, layer->o.inputs);
+    float *heads = take(&layout, tokens * layer->qkv.outputs, sizeof(float));
+    call->out = take(&layout, tokens * layer->o.inputs, sizeof(float));
+    call->qkv = (LinearCall){.weight = &layer->qkv, .tokens = tokens, .out = heads, .rows = normed};
+    call->o = (LinearCall){&layer->o, call->out, tokens, (float *)call->x, attended, 1};
+    if (base) {
+        call->heads.q = heads;
+        call->heads.k = heads + layer->num_heads * dim;
+        call->heads.v = call->heads.k + layer->num_kv_heads * dim;
+    }
+    return layout.used + lay_out_attention(call, base ? base + layout.used : NULL);
+}
+
+void octavo_attention_layer(const Attention *attention, const Step *step, const Rotation *rotation, const Pages *pages,
+                            float *x) {
+    const int64_t width = attention->qkv.outputs;
+    AttentionCall call = {.layer = attention, .step = step, .rotation = rotation, .pages = pages, .x = x};
+    call.heads = (Heads){.q_stride = width,
+                         .k_stride = width,
+                         .v_stride = width,
+                         .num_heads = attention->num_heads,
+                         .num_kv_heads = attention->num_kv_heads,
+                         .head_dim = attention->head_dim};
+    cut(&call);
+    lay_out_layer(&call, pool_acquire(lay_out_layer(&call, NULL)));
+    cut(&call);
+    pool_run(LEVEL[level]->attention_layer, &call);
     pool_release();
 }
 

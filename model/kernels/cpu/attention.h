@@ -53,7 +53,7 @@ static void finish(float *state, int64_t dim, float *out) {
 /* Where the tile's keys are in the pages, in floats; behind the last key that there is, that one's place again. */
 static void find_tile(const Item *item, int64_t position, int64_t *places) {
     const Step *step = item->call->step;
-    const Heads *heads = item->call->heads;
+    const Heads *heads = &item->call->heads;
     const int32_t *blocks = step->block_table + item->unit->sequence * step->table_width;
     int64_t block = position / step->block_size, offset = position % step->block_size;
     for (int n = 0; n < KEYS; n++) {
@@ -148,7 +148,7 @@ static inline int within_tile(int64_t at) { return at < 0 ? 0 : at > KEYS ? KEYS
 /* Up to ROWS queries over the tile of keys that begins at a position. A query's own keys are from first to last: where
  * all queries have the same, which is everywhere but at the ends of what they see, the values are read once for all. */
 static void attend_tile(const Item *item, int64_t position, int64_t query, int count) {
-    const Heads *heads = item->call->heads;
+    const Heads *heads = &item->call->heads;
     const int64_t window = item->call->step->window, size = state_size(item->dim);
     const float *queries[ROWS];
     float scores[ROWS][KEYS], *states = item->states + query * size;
@@ -191,7 +191,7 @@ static void attend_span(const Item *item, int64_t first, int64_t last) {
 /* All spans of the item one by one, put together as they come. */
 static void attend_rows(const Item *item, float *totals) {
     const Unit *unit = item->unit;
-    const int64_t queries = unit->rows * item->group, size = state_size(item->dim), heads = item->call->heads->num_heads;
+    const int64_t queries = unit->rows * item->group, size = state_size(item->dim), heads = item->call->heads.num_heads;
     for (int64_t n = 0; n < queries; n++) begin_state(totals + n * size, item->width);
     for (int64_t first = unit->first; first < unit->last; first = first / SPAN * SPAN + SPAN) {
         const int64_t end = first / SPAN * SPAN + SPAN;
@@ -207,7 +207,7 @@ static void attend_rows(const Item *item, float *totals) {
 static inline float *aligned(float *p) { return (float *)(((uintptr_t)p + 63) & ~(uintptr_t)63); }
 
 static void attend(const AttentionCall *call, const Unit *unit, int64_t head) {
-    const Heads *heads = call->heads;
+    const Heads *heads = &call->heads;
     const int64_t dim = heads->head_dim, width = round_up(dim, TILE), group = heads->num_heads / heads->num_kv_heads;
     const int64_t states = unit->rows * group * state_size(dim);
     float tile[KEYS * (dim + width) + TILE], *keys = aligned(tile);
@@ -224,13 +224,13 @@ static void attend(const AttentionCall *call, const Unit *unit, int64_t head) {
 
 static void attention_units(const void *arguments, int64_t first, int64_t last) {
     const AttentionCall *call = arguments;
-    const int64_t heads = call->heads->num_kv_heads;
+    const int64_t heads = call->heads.num_kv_heads;
     for (int64_t item = first; item < last; item++) attend(call, &call->units[item / heads], item % heads);
 }
 
 /* Puts a row's spans together, if it was left in several. */
 static void join_spans(const AttentionCall *call, int64_t row) {
-    const int64_t heads = call->heads->num_heads, dim = call->heads->head_dim, size = state_size(dim);
+    const int64_t heads = call->heads.num_heads, dim = call->heads.head_dim, size = state_size(dim);
     const Partial *partial = &call->partials[row];
     float kept[size + TILE], *state = aligned(kept);
     for (int64_t head = 0; head < heads && partial->spans; head++) {
@@ -259,27 +259,63 @@ static void rotate(float *x, const float *cos, const float *sin, int64_t dim) {
 
 static void attention_store(const void *arguments, int64_t first, int64_t last) {
     const AttentionCall *call = arguments;
-    const Heads *heads = call->heads;
-    const Step *step = call->step;
+    const Heads *heads = &call->heads;
+    const Rotation *rotation = call->rotation;
     const int64_t dim = heads->head_dim, kept = heads->num_kv_heads * dim;
     for (int64_t row = first; row < last; row++) {
         float *q = heads->q + row * heads->q_stride, *k = heads->k + row * heads->k_stride;
-        for (int64_t head = 0; head < heads->num_heads && step->cos; head++) {
-            rotate(q + head * dim, step->cos + row * dim, step->sin + row * dim, dim);
+        for (int64_t n = 0; rotation && n < heads->num_heads + heads->num_kv_heads; n++) {
+            float *head = n < heads->num_heads ? q + n * dim : k + (n - heads->num_heads) * dim;
+            rotate(head, rotation->cos + row * dim, rotation->sin + row * dim, dim);
         }
-        for (int64_t head = 0; head < heads->num_kv_heads && step->cos; head++) {
-            rotate(k + head * dim, step->cos + row * dim, step->sin + row * dim, dim);
-        }
-        const int64_t to = step->slots[row] * kept;
+        const int64_t to = call->step->slots[row] * kept;
         if (to < 0) continue;
         memcpy(call->pages->keys + to, k, (size_t)kept * sizeof(float));
         memcpy(call->pages->values + to, heads->v + row * heads->v_stride, (size_t)kept * sizeof(float));
     }
 }
 
-static void attention(Region *region) {
+/* Three stages: every key is stored before any query looks for it. */
+static void attention_stages(Region *region, int stage, void (*join)(const void *, int64_t, int64_t)) {
     const AttentionCall *call = region->arguments;
-    pool_stage(region, 0, call->step->tokens, pool_chunk(call->step->tokens, 16), attention_store);
-    pool_stage(region, 1, call->num_units * call->heads->num_kv_heads, 1, attention_units);
-    pool_stage(region, 2, call->step->tokens, pool_chunk(call->step->tokens, 16), attention_join);
+    const int64_t tokens = call->step->tokens;
+    pool_stage(region, stage, tokens, pool_chunk(tokens, 16), attention_store);
+    pool_stage(region, stage + 1, call->num_units * call->heads.num_kv_heads, 1, attention_units);
+    pool_stage(region, stage + 2, tokens, pool_chunk(tokens, 16), join);
+}
+
+static void attention(Region *region) { attention_stages(region, 0, attention_join); }
+
+static void attention_norm(const void *arguments, int64_t first, int64_t last) {
+    const AttentionCall *call = arguments;
+    const Attention *layer = call->layer;
+    const int64_t hidden = layer->qkv.inputs;
+    float normed[hidden];
+    for (int64_t row = first; row < last; row++) {
+        normalise(call->x + row * hidden, layer->norm, layer->eps, hidden, normed);
+        quantise_row(normed, hidden, &call->qkv.rows, row);
+    }
+}
+
+static void attention_qkv(const void *arguments, int64_t first, int64_t last) {
+    linear_tiles(&((const AttentionCall *)arguments)->qkv, first, last);
+}
+
+static void attention_join_layer(const void *arguments, int64_t first, int64_t last) {
+    attention_join(arguments, first, last);
+    linear_quantise(&((const AttentionCall *)arguments)->o, first, last);
+}
+
+static void attention_o(const void *arguments, int64_t first, int64_t last) {
+    linear_tiles(&((const AttentionCall *)arguments)->o, first, last);
+}
+
+static void attention_layer(Region *region) {
+    const AttentionCall *call = region->arguments;
+    const int64_t tokens = call->step->tokens;
+    const int64_t qkv = round_up(call->layer->qkv.outputs, TILE) / TILE, o = round_up(call->layer->o.outputs, TILE) / TILE;
+    pool_stage(region, 0, tokens, pool_chunk(tokens, ROWS), attention_norm);
+    pool_stage(region, 1, qkv, pool_chunk(qkv, 8), attention_qkv);
+    attention_stages(region, 2, attention_join_layer);
+    pool_stage(region, 5, o, pool_chunk(o, 8), attention_o);
 }

@@ -1,15 +1,15 @@
 """FusedLayer: a decoder layer of int8 or int4 weights, as one call of the C kernels for each of its halves."""
 
-import ctypes
 from dataclasses import dataclass, replace
 
 from torch import Tensor
 
 from model.kernels.cpu.library import Library
-from model.kernels.cpu.structs import ExpertsStruct
+from model.kernels.cpu.structs import AttentionStruct, ExpertsStruct, PagesStruct, RotationStruct, WeightStruct
 from model.kv_cache import LayerCache
-from model.mixtral import DecoderLayer, Mixtral, Step
-from model.moe import Observe
+from model.layers import RMSNorm
+from model.mixtral import Attention, DecoderLayer, Mixtral, Step
+from model.moe import MoEBlock, Observe
 from model.quantization import GroupedWeight
 
 
@@ -17,30 +17,43 @@ from model.quantization import GroupedWeight
 class FusedLayer:
     """What DecoderLayer computes, in place."""
 
-    plain: DecoderLayer  # whose weights `experts` points into
+    plain: DecoderLayer  # whose weights the structs point into
     kernels: Library
+    attention: AttentionStruct
     experts: ExpertsStruct
 
     @classmethod
     def of(cls, layer: DecoderLayer, kernels: Library) -> "FusedLayer | None":
         """None for a layer with matrices of other types: where a weight is too large for them, for one."""
-        moe, norm = layer.moe, layer.post_norm
-        matrices = (layer.attention.qkv, layer.attention.o, *moe.experts.gate_up, *moe.experts.down)
+        attention, moe = layer.attention, layer.moe
+        matrices = (attention.qkv, attention.o, *moe.experts.gate_up, *moe.experts.down)
         if not all(isinstance(matrix, GroupedWeight) for matrix in matrices):
             return None
-        experts = ExpertsStruct.of(moe.experts, 1 if moe.router is None else moe.router.top_k)
-        experts.norm = norm.weight.data_ptr()
-        experts.eps = ctypes.c_float(norm.root_eps.item() ** 2)
-        experts.router = None if moe.router is None else moe.router.weight.data_ptr()
-        return cls(layer, kernels, experts)
+        return cls(layer, kernels, attention_struct(attention, layer.input_norm), experts_struct(moe, layer.post_norm))
 
     def __call__(self, x: Tensor, pages: LayerCache, step: Step, observe: Observe | None = None) -> Tensor:
-        plain = self.plain
-        x += plain.attention(plain.input_norm(x), pages, step)
+        rotation = RotationStruct.of(step.rotation)
+        self.kernels.attention_layer(x, self.attention, step.plan.step, rotation, PagesStruct.of(pages))
         ids = self.kernels.experts_layer(x, self.experts)
-        if observe is not None and plain.moe.router is not None:
-            observe(plain.moe.layer, ids)
+        if observe is not None and self.plain.moe.router is not None:
+            observe(self.plain.moe.layer, ids)
         return x
+
+
+def attention_struct(attention: Attention, norm: RMSNorm) -> AttentionStruct:
+    """Of grouped weights, and the norm before them; valid for as long as both live."""
+    matrices = WeightStruct.of(attention.qkv), WeightStruct.of(attention.o)
+    heads = attention.num_heads, attention.num_kv_heads, attention.head_dim
+    return AttentionStruct(norm.weight.data_ptr(), *matrices, *heads, norm.root_eps.item() ** 2)
+
+
+def experts_struct(moe: MoEBlock, norm: RMSNorm) -> ExpertsStruct:
+    """As attention_struct."""
+    experts = ExpertsStruct.of(moe.experts, 1 if moe.router is None else moe.router.top_k)
+    experts.norm = norm.weight.data_ptr()
+    experts.eps = norm.root_eps.item() ** 2
+    experts.router = None if moe.router is None else moe.router.weight.data_ptr()
+    return experts
 
 
 def fuse(model: Mixtral, kernels: Library) -> Mixtral:

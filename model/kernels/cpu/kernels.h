@@ -26,6 +26,7 @@ typedef struct {
     int64_t tokens;
     float *out;
     Rows rows; /* x, quantised */
+    int adds;  /* out += instead of out = */
 } LinearCall;
 
 /* The (token, choice) pairs are sorted by expert:
@@ -75,10 +76,14 @@ typedef struct {
 } Partial;
 
 typedef struct {
-    const Heads *heads;
+    const Attention *layer; /* NULL: attention alone, without norm, qkv and o */
+    Heads heads;
     const Step *step;
+    const Rotation *rotation; /* or NULL */
     const Pages *pages;
-    float *out; /* [T, Hq * D] */
+    float *out;          /* [T, Hq * D] */
+    const float *x;      /* [T, H] */
+    LinearCall qkv, o;   /* from x, normalised, to heads; from out to x */
     Unit *units;
     int64_t num_units;
     Partial *partials; /* [T] */
@@ -92,6 +97,7 @@ typedef struct {
     void (*rms_norm)(Region *);
     void (*linear)(Region *);
     void (*attention)(Region *);
+    void (*attention_layer)(Region *);
     void (*experts)(Region *);
     void (*experts_layer)(Region *);
 } Kernels;

@@ -8,9 +8,10 @@
 
 #include "products.h"
 
-#include "attention.h"
 #include "experts.h"
 #include "linear.h"
+
+#include "attention.h"
 
 #define JOINED(a, b) a##b
 #define NAMED(level) JOINED(octavo_, level)
@@ -22,6 +23,7 @@ const Kernels NAMED(LEVEL) = {
     .rms_norm = rms_norm,
     .linear = linear,
     .attention = attention,
+    .attention_layer = attention_layer,
     .experts = experts,
     .experts_layer = experts_layer,
 };

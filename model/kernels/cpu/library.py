@@ -12,11 +12,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model.kernels.cpu.structs import ExpertsStruct, HeadsStruct, PagesStruct, StepStruct, WeightStruct
+from model.kernels.cpu.structs import (
+    AttentionStruct,
+    ExpertsStruct,
+    HeadsStruct,
+    PagesStruct,
+    RotationStruct,
+    StepStruct,
+    WeightStruct,
+)
 
 HOW_TO_BUILD = "with a C compiler (gcc or clang) on the PATH, install Octavo again"
 
 
+Heads = tuple[Tensor, Tensor, Tensor]
+
+OF_STEP = (POINTER(StepStruct), POINTER(RotationStruct), POINTER(PagesStruct))
 SIGNATURES: dict[str, tuple[Any, Sequence[Any]]] = {
     "octavo_set_threads": (None, (c_int64,)),
     "octavo_level": (c_int64, ()),
@@ -24,7 +35,8 @@ SIGNATURES: dict[str, tuple[Any, Sequence[Any]]] = {
     "octavo_level_name": (c_char_p, (c_int64,)),
     "octavo_rms_norm": (None, (c_void_p, c_void_p, c_float, c_int64, c_int64, c_void_p)),
     "octavo_linear": (None, (POINTER(WeightStruct), c_void_p, c_int64, c_void_p)),
-    "octavo_attention": (None, (POINTER(HeadsStruct), POINTER(StepStruct), POINTER(PagesStruct), c_void_p)),
+    "octavo_attention": (None, (POINTER(HeadsStruct), *OF_STEP, c_void_p)),
+    "octavo_attention_layer": (None, (POINTER(AttentionStruct), *OF_STEP, c_void_p)),
     "octavo_experts": (None, (POINTER(ExpertsStruct), c_void_p, c_int64, c_void_p, c_void_p, c_void_p)),
     "octavo_experts_layer": (None, (POINTER(ExpertsStruct), c_void_p, c_int64, c_void_p, c_void_p)),
 }
@@ -42,6 +54,7 @@ class Library:
             function.restype, function.argtypes = result, arguments
         self._linear = self._functions.octavo_linear
         self._attention = self._functions.octavo_attention
+        self._attention_layer = self._functions.octavo_attention_layer
         self._experts = self._functions.octavo_experts
         self._experts_layer = self._functions.octavo_experts_layer
 
@@ -82,15 +95,22 @@ class Library:
         self._linear(weight, x.data_ptr(), x.shape[0], out.data_ptr())
         return out
 
-    def attention(self, q: Tensor, k: Tensor, v: Tensor, step: StepStruct, pages: PagesStruct) -> Tensor:
-        """q [T, Hq, D], k and v [T, Hkv, D] float32 -> [T, Hq * D]; the pages have the new keys and values afterwards.
+    def attention(self, heads: Heads, step: StepStruct, rotation: RotationStruct | None, pages: PagesStruct) -> Tensor:
+        """heads: q [T, Hq, D], k and v [T, Hkv, D] float32 -> [T, Hq * D]; the pages then have the new keys and values.
 
-        They may be views, if a token's heads lie one behind the other. If the step has a rotation, it rotates q and k
+        They may be views, if the heads of a token lie one behind the other. With a rotation, q and k are rotated first,
         in place.
         """
+        q, k, v = heads
         out = torch.empty(q.shape[0], q.shape[1] * q.shape[2])
-        self._attention(HeadsStruct.of(q, k, v), step, pages, out.data_ptr())
+        self._attention(HeadsStruct.of(q, k, v), step, rotation, pages, out.data_ptr())
         return out
+
+    def attention_layer(
+        self, x: Tensor, attention: AttentionStruct, step: StepStruct, rotation: RotationStruct, pages: PagesStruct
+    ) -> None:
+        """Adds o(attention(qkv(norm(x)))) to x [T, H] in place; the pages then have the new keys and values."""
+        self._attention_layer(attention, step, rotation, pages, x.data_ptr())
 
     def experts(self, x: Tensor, ids: Tensor, weights: Tensor, experts: ExpertsStruct) -> Tensor:
         """x [T, H] float32, ids [T, k] int64, weights [T, k] float32 -> [T, H]."""

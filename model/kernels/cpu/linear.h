@@ -16,7 +16,11 @@ static void linear_tiles(const void *arguments, int64_t first, int64_t last) {
             vf out[ROWS];
             for (int r = 0; r < count; r++) rows[r] = operand(&call->rows, t + r);
             products(call->weight, tile, rows, count, 0, out);
-            for (int r = 0; r < count; r++) store_padded(call->out + (t + r) * outputs, tile * TILE, outputs, out[r]);
+            for (int r = 0; r < count; r++) {
+                float *to = call->out + (t + r) * outputs;
+                if (call->adds) out[r] = vf_add(load_padded(to, tile * TILE, outputs), out[r]);
+                store_padded(to, tile * TILE, outputs, out[r]);
+            }
         }
     }
 }

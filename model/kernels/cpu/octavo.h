@@ -61,9 +61,14 @@ typedef struct {
     const int32_t *block_table; /* [N, table_width] */
     int64_t table_width;
     int64_t block_size;
-    int64_t window;        /* positions that a token sees, its own included; 0: all that are before it */
-    const float *cos, *sin; /* [T, D] rotary angles, the first half of sin negated; NULL: nothing is to be rotated */
+    int64_t window; /* positions that a token sees, its own included; 0: all that are before it */
 } Step;
+
+/* The rotary angles of a step's positions, as model/layers.py has them. */
+typedef struct {
+    const float *cos; /* [T, D] */
+    const float *sin; /* [T, D], the first half negated */
+} Rotation;
 
 /* Queries [T, Hq, D], keys and values [T, Hkv, D] of the new tokens; strides are floats from one token to the next. */
 typedef struct {
@@ -78,9 +83,22 @@ typedef struct {
     float *keys, *values;
 } Pages;
 
-/* Rotates q and k in place, stores k and v in the pages, and out [T, Hq * D] = causal attention of q over the pages.
- * Keys and values that a token may not see are not read into its sums: they may hold anything, NaN included. */
-API void octavo_attention(const Heads *heads, const Step *step, const Pages *pages, float *out);
+/* One layer's attention. */
+typedef struct {
+    const float *norm; /* [H] */
+    Weight qkv;        /* [(Hq + 2 Hkv) * D, H] */
+    Weight o;          /* [H, Hq * D] */
+    int64_t num_heads, num_kv_heads, head_dim;
+    float eps;
+} Attention;
+
+/* x [T, H] += o(attention(rotated qkv(norm(x)))); the pages have the new keys and values afterwards. */
+API void octavo_attention_layer(const Attention *attention, const Step *step, const Rotation *rotation, const Pages *pages,
+                                float *x);
+
+/* out [T, Hq * D] = causal attention: the seam `attention`. With a rotation it rotates q and k first, in place. Keys and
+ * values that a token may not see never enter its sums: there may be anything in their places, NaN included. */
+API void octavo_attention(const Heads *heads, const Step *step, const Rotation *rotation, const Pages *pages, float *out);
 
 API void octavo_set_threads(int64_t threads);
 

@@ -45,15 +45,11 @@ class StepStruct(Structure):
         ("table_width", c_int64),
         ("block_size", c_int64),
         ("window", c_int64),
-        ("cos", c_void_p),
-        ("sin", c_void_p),
     )
 
     @classmethod
-    def of(
-        cls, batch: ForwardBatch, block_size: int, window: int | None, rotation: Rotation | None = None
-    ) -> "StepStruct":
-        """Valid for as long as the batch and the rotation live; without a rotation, q and k come rotated."""
+    def of(cls, batch: ForwardBatch, block_size: int, window: int | None) -> "StepStruct":
+        """Valid for as long as the batch lives."""
         return cls(
             batch.tokens.shape[0],
             batch.kv_lens.shape[0],
@@ -64,9 +60,18 @@ class StepStruct(Structure):
             batch.block_table.shape[1],
             block_size,
             window or 0,
-            None if rotation is None else rotation.cos.data_ptr(),
-            None if rotation is None else rotation.sin.data_ptr(),
         )
+
+
+class RotationStruct(Structure):
+    """`Rotation` of octavo.h."""
+
+    _fields_ = (("cos", c_void_p), ("sin", c_void_p))
+
+    @classmethod
+    def of(cls, rotation: Rotation) -> "RotationStruct":
+        """Valid for as long as the rotation lives."""
+        return cls(rotation.cos.data_ptr(), rotation.sin.data_ptr())
 
 
 class HeadsStruct(Structure):
@@ -101,6 +106,20 @@ class PagesStruct(Structure):
     def of(cls, pages: LayerCache) -> "PagesStruct":
         """Valid for as long as the cache lives."""
         return cls(pages.keys.data_ptr(), pages.values.data_ptr())
+
+
+class AttentionStruct(Structure):
+    """`Attention` of octavo.h."""
+
+    _fields_ = (
+        ("norm", c_void_p),
+        ("qkv", WeightStruct),
+        ("o", WeightStruct),
+        ("num_heads", c_int64),
+        ("num_kv_heads", c_int64),
+        ("head_dim", c_int64),
+        ("eps", c_float),
+    )
 
 
 class ExpertsStruct(Structure):

@@ -11,11 +11,17 @@ from torch import Tensor
 
 from model.batch import ForwardBatch
 from model.config import ModelConfig
+from model.kernels.cpu.decoder import attention_struct
 from model.kernels.cpu.library import Library, library
-from model.kernels.cpu.structs import PagesStruct, StepStruct
+from model.kernels.cpu.structs import PagesStruct, RotationStruct, StepStruct
 from model.kv_cache import KVCache, LayerCache
-from model.layers import RotaryEmbedding, Rotation
+from model.layers import RMSNorm, RotaryEmbedding, Rotation
+from model.mixtral import Attention, Step
+from model.ops import Ops
 from model.ops.attention import attention_reference
+from model.ops.experts import experts_reference
+from model.ops.linear import linear_reference
+from model.quantization import GroupedWeight, Int4Weight, Int8Weight
 from tests.model.pages import flat_batch
 
 KERNELS = library()
@@ -88,7 +94,7 @@ class Case:
         """[T, Hq * D]; the new keys and values are in the layer afterwards."""
         batch = self.batch(rows)
         step = StepStruct.of(batch, self.block_size, self.window)
-        return kernels.attention(*self.split(rows), step, PagesStruct.of(layer))
+        return kernels.attention(self.split(rows), step, None, PagesStruct.of(layer))
 
     def whole(self, kernels: Library, sequence: int = 0) -> Tensor:
         """All positions of one sequence at once."""
@@ -141,7 +147,7 @@ def test_padding_rows_give_zeros_and_write_nothing(kernels: Library) -> None:
         real, slots=torch.tensor([int(real.slots[0]), -1]), kv_lens=torch.tensor([7, 0], dtype=torch.int32)
     )
     before = layer.keys.clone()
-    out = kernels.attention(*case.split(rows), StepStruct.of(padded, 4, None), PagesStruct.of(layer))
+    out = kernels.attention(case.split(rows), StepStruct.of(padded, 4, None), None, PagesStruct.of(layer))
     assert out[0].all()
     assert not out[1].any()
     assert (layer.keys != before).flatten(2).any(-1).sum() == 1
@@ -234,8 +240,67 @@ def test_rotation_on_the_way(kernels: Library, head_dim: int) -> None:
     untouched.keys.copy_(layer.keys)
     untouched.values.copy_(layer.values)
     expected = attention_reference(rotation(q), rotation(k), v, untouched, batch, None)
-    step = StepStruct.of(batch, 4, None, rotation)
-    actual = kernels.attention(q, k, v, step, PagesStruct.of(layer))
+    step, angles = StepStruct.of(batch, 4, None), RotationStruct.of(rotation)
+    actual = kernels.attention((q, k, v), step, angles, PagesStruct.of(layer))
     torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(layer.keys, untouched.keys, rtol=1e-6, atol=1e-6)
     assert torch.equal(layer.values, untouched.values)
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One attention sub-layer of quantised weights over two sequences of 30 positions."""
+
+    norm: RMSNorm
+    attention: Attention
+    rotary: RotaryEmbedding
+    case: Case  # its pages and tables; the heads are not used
+
+    @classmethod
+    def random(cls, kind: type[GroupedWeight], hidden: int, head_dim: int) -> "Layer":
+        matrices = kind.pack(torch.randn(8 * head_dim, hidden)), kind.pack(torch.randn(hidden, 4 * head_dim))
+        attention = Attention(*matrices, num_heads=4, num_kv_heads=2, head_dim=head_dim)
+        rotary = RotaryEmbedding.create(config(2, head_dim), torch.device("cpu"))
+        norm = RMSNorm.create(torch.rand(hidden), 1e-5)
+        return cls(norm, attention, rotary, Case.random((2, 30), 2, 2, head_dim, 4))
+
+    def run(self, kernels: Library, x: Tensor, layer: LayerCache, rows: Rows) -> Tensor:
+        batch = self.case.batch(rows)
+        rotation, out = self.rotary.at(batch.positions), x.clone()
+        structs = StepStruct.of(batch, 4, None), RotationStruct.of(rotation), PagesStruct.of(layer)
+        kernels.attention_layer(out, attention_struct(self.attention, self.norm), *structs)
+        return out
+
+    def reference(self, x: Tensor, layer: LayerCache, rows: Rows) -> Tensor:
+        batch = self.case.batch(rows)
+
+        def attend(q: Tensor, k: Tensor, v: Tensor, pages: LayerCache, plan: None) -> Tensor:
+            return attention_reference(q, k, v, pages, batch, None)
+
+        ops = Ops(lambda *_: None, attend, experts_reference, linear_reference)
+        return x + self.attention(self.norm(x), layer, Step(ops, None, self.rotary.at(batch.positions)))
+
+
+@pytest.mark.parametrize("kind", [Int8Weight, Int4Weight])
+@pytest.mark.parametrize("shape", [(64, 16), (40, 10)])
+def test_the_whole_sub_layer(kernels: Library, kind: type[GroupedWeight], shape: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    layer, rows = Layer.random(kind, *shape), [(0, 0, 21), (1, 0, 9), (0, 21, 1), (1, 9, 3)]
+    pages, expected_pages = layer.case.pages(), layer.case.pages()
+    for part in (rows[:2], rows[2:]):
+        x = torch.randn(sum(new for _, _, new in part), shape[0])
+        expected = layer.reference(x, expected_pages, part)
+        torch.testing.assert_close(layer.run(kernels, x, pages, part), expected, rtol=1e-2, atol=5e-2)
+
+
+@pytest.mark.parametrize("kind", [Int8Weight, Int4Weight])
+def test_a_row_of_the_sub_layer_is_the_same_bits_however_it_comes(kernels: Library, kind: type[GroupedWeight]) -> None:
+    torch.manual_seed(0)
+    layer = Layer.random(kind, 64, 16)
+    x = torch.randn(2, 30, 64)
+    whole = layer.run(kernels, x[0], layer.case.pages(), [(0, 0, 30)])
+    pages = layer.case.pages()
+    parts = [layer.run(kernels, x[0, n : n + 1], pages, [(0, n, 1)]) for n in range(11)]
+    x[1] *= 1e4  # outliers beside it
+    parts.append(layer.run(kernels, torch.cat((x[1, :7], x[0, 11:])), pages, [(1, 0, 7), (0, 11, 19)])[7:])
+    assert torch.equal(torch.cat(parts), whole)
