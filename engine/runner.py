@@ -27,6 +27,7 @@ from model.config import GenerationConfig, ModelConfig, ModelError
 from model.kernels.cpu.library import library
 from model.kv_cache import KVCache
 from model.mixtral import Mixtral
+from model.ops import select_ops
 from model.precision import Wanted, choose_precision
 
 SCORED_AT_ONCE = 64  # prompt tokens
@@ -128,7 +129,7 @@ def start(config: EngineConfig, report: Report) -> tuple[ModelRunner, Limits, Re
     shape = ModelConfig.from_pretrained(directory)
     generation = GenerationConfig.from_pretrained(directory)
     sizing.check_request(config, shape)
-    model = _load(config, shape, report)
+    model = load(config, shape, report)
     room = _Room.on_gpu(model, config) if model.device.type == "cuda" else _Room.on_cpu(model, config, report)
     pool = sizing.make_pool(config, room.cache_bytes, KVCache.bytes_per_token(shape, model.activation_dtype))
     max_model_len = sizing.choose_max_model_len(config, shape, pool)
@@ -154,7 +155,8 @@ def start(config: EngineConfig, report: Report) -> tuple[ModelRunner, Limits, Re
     return runner, limits, ready
 
 
-def _load(config: EngineConfig, shape: ModelConfig, report: Report) -> Mixtral:
+def load(config: EngineConfig, shape: ModelConfig, report: Report) -> Mixtral:
+    """Loads the model as the flags say. Raises ModelError."""
     device = _device(config.device)
     if device.type == "cpu":
         torch.set_num_threads(config.threads or min(machine.processors(), torch.get_num_threads()))
@@ -166,7 +168,8 @@ def _load(config: EngineConfig, shape: ModelConfig, report: Report) -> Mixtral:
     def loaded(done: int, total: int) -> None:
         report(Progress("loading weights", done, total))
 
-    return load_model(Path(config.model), shape, device, precision, loaded)
+    model = load_model(Path(config.model), shape, device, precision, loaded)
+    return replace(model, ops=select_ops(shape, device, config.batch_invariant))
 
 
 def _device(name: str) -> torch.device:

@@ -12,7 +12,7 @@ from model.config import ModelConfig
 from model.kv_cache import KVCache, LayerCache
 from model.layers import Embedding, RMSNorm, RotaryEmbedding, Rotation
 from model.moe import MoEBlock, Observe
-from model.ops import Ops, Plan
+from model.ops.seams import Ops, Plan
 from model.precision import SHORT, Precision
 from model.quantization import Weight
 

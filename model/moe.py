@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from model.ops import Ops
+from model.ops.seams import Ops
 from model.quantization import ExpertWeights
 
 Observe = Callable[[int, Tensor], None]  # (layer, ids [T, k])

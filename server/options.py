@@ -128,6 +128,12 @@ GROUPS: dict[str, tuple[Option, ...]] = {
             _one_of(*QUANTIZATIONS),
             "hold the weights as int8 or int4, or not: none; auto: what the device does fast",
         ),
+        Option(
+            "batch-invariant",
+            "",
+            _switch,
+            "give each request the same bits alone and in any batch; int8 and int4 on a CPU do so by themselves",
+        ),
         Option("device", "DEVICE", _one_of("auto", "cpu", "cuda"), "cpu, cuda, or auto: a GPU if there is one"),
         Option("threads", "N", _integer(1), "threads on a CPU (default: as many cores as it may use)"),
     ),

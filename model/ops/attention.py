@@ -63,7 +63,7 @@ def plan_attention(
 
 def _pieces(first: int, last: int, window: int | None, longest: int) -> list[tuple[int, int]]:
     """Positions first to last (exclusive) as ranges: one if it is a plain causal triangle, else short ones."""
-    if first == 0 and (window is None or last <= window):
+    if first == 0 and longest > 1 and (window is None or last <= window):
         return [(first, last)]
     return [(start, min(start + longest, last)) for start in range(first, last, longest)]
 

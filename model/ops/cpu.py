@@ -9,9 +9,7 @@ from model.batch import ForwardBatch
 from model.kernels.cpu.library import Library
 from model.kernels.cpu.structs import ExpertsStruct, PagesStruct, StepStruct, WeightStruct
 from model.kv_cache import KVCache, LayerCache
-from model.ops.attention import AttentionPlan, attention, plan_attention
-from model.ops.experts import experts
-from model.ops.linear import linear
+from model.ops.seams import Ops, Plan
 from model.quantization import ExpertWeights, GroupedWeight, Weight
 
 
@@ -28,31 +26,33 @@ class CpuOps:
     """The functions of Ops, over the C kernels."""
 
     kernels: Library
+    plain: Ops  # for all else
 
-    def plan_attention(self, batch: ForwardBatch, cache: KVCache, window: int | None) -> "CpuPlan | AttentionPlan":
+    def ops(self) -> Ops:
+        return Ops(self.plan_attention, self.attention, self.experts, self.linear)
+
+    def plan_attention(self, batch: ForwardBatch, cache: KVCache, window: int | None) -> Plan:
         """As model.ops.attention's; every step begins here."""
         self.kernels.follow_torch()
         if cache.layers[0].keys.dtype != torch.float32:
-            return plan_attention(batch, cache, window)
+            return self.plain.plan_attention(batch, cache, window)
         return CpuPlan(batch, StepStruct.of(batch, cache.block_size, window))
 
-    def attention(
-        self, q: Tensor, k: Tensor, v: Tensor, cache_layer: LayerCache, plan: "CpuPlan | AttentionPlan"
-    ) -> Tensor:
+    def attention(self, q: Tensor, k: Tensor, v: Tensor, cache_layer: LayerCache, plan: Plan) -> Tensor:
         """As model.ops.attention; the heads of a token lie one behind the other."""
-        if isinstance(plan, AttentionPlan):
-            return attention(q, k, v, cache_layer, plan)
+        if not isinstance(plan, CpuPlan):
+            return self.plain.attention(q, k, v, cache_layer, plan)
         return self.kernels.attention((q, k, v), plan.step, None, PagesStruct.of(cache_layer))
 
     def experts(self, x: Tensor, ids: Tensor, weights: Tensor, expert_weights: ExpertWeights) -> Tensor:
         """As model.ops.experts."""
         matrices = (*expert_weights.gate_up, *expert_weights.down)
         if x.dtype != torch.float32 or not all(isinstance(matrix, GroupedWeight) for matrix in matrices):
-            return experts(x, ids, weights, expert_weights)
+            return self.plain.experts(x, ids, weights, expert_weights)
         return self.kernels.experts(x, ids, weights, ExpertsStruct.of(expert_weights, ids.shape[1]))
 
     def linear(self, x: Tensor, weight: Weight) -> Tensor:
         """As model.ops.linear."""
         if isinstance(weight, GroupedWeight) and x.dtype == torch.float32:
             return self.kernels.linear(x.contiguous(), WeightStruct.of(weight))
-        return linear(x, weight)
+        return self.plain.linear(x, weight)

@@ -1,12 +1,15 @@
 """linear(x, weight): the type of the weight selects how it is multiplied."""
 
 import math
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from model.quantization import GROUP, Fp16Weight, GroupedWeight, Weight
+
+Linear = Callable[[Tensor, Weight], Tensor]
 
 # Looked up once: the attribute chain costs more than a microsecond a call.
 _linear_fp16 = torch.ops.quantized.linear_dynamic_fp16.default

@@ -5,10 +5,10 @@ import torch
 from torch import Tensor
 
 from model.moe import MoEBlock, Router
-from model.ops import Ops
 from model.ops.attention import attention, plan_attention
 from model.ops.experts import experts, experts_reference
 from model.ops.linear import linear
+from model.ops.seams import Ops
 from model.quantization import ExpertWeights
 
 OPS = Ops(plan_attention, attention, experts, linear)

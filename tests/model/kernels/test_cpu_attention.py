@@ -17,10 +17,10 @@ from model.kernels.cpu.structs import PagesStruct, RotationStruct, StepStruct
 from model.kv_cache import KVCache, LayerCache
 from model.layers import RMSNorm, RotaryEmbedding, Rotation
 from model.mixtral import Attention, Step
-from model.ops import Ops
 from model.ops.attention import attention_reference
 from model.ops.experts import experts_reference
 from model.ops.linear import linear_reference
+from model.ops.seams import Ops
 from model.quantization import GroupedWeight, Int4Weight, Int8Weight
 from tests.model.pages import flat_batch
 

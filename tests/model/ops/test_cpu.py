@@ -6,6 +6,7 @@ import torch
 from model.kernels.cpu.library import library
 from model.ops.attention import AttentionPlan, attention_reference
 from model.ops.cpu import CpuOps
+from model.ops.seams import TORCH
 from tests.model.ops.test_attention import HEAD_DIM, copy_of, random_cache
 from tests.model.pages import flat_batch
 
@@ -23,7 +24,7 @@ def test_attention(dtype: torch.dtype, window: int | None) -> None:
     batch = flat_batch([(0, 5, [0] * 9), (1, 11, [0])], table, 4)
     q, k, v = torch.randn(10, 4 + 2 + 2, HEAD_DIM).to(dtype).split((4, 2, 2), dim=1)
     expected = attention_reference(q, k, v, copy_of(cache.layers[0]), batch, window)
-    ops = CpuOps(KERNELS)
+    ops = CpuOps(KERNELS, TORCH)
     plan = ops.plan_attention(batch, cache, window)
     assert isinstance(plan, AttentionPlan) == (dtype != torch.float32)
     tolerance = 1e-5 if dtype == torch.float32 else 3e-2

@@ -1,0 +1,82 @@
+"""A request's logits are the same bits alone and beside fifteen others, however its prompt is cut into chunks.
+
+Int8 and int4 in the C kernels are so by themselves, everything else with --batch-invariant.
+"""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from engine.api import Request, SamplingParams
+from engine.config import EngineConfig
+from engine.runner import load
+from model.config import ModelConfig
+from model.kernels.cpu.library import library
+from model.mixtral import Mixtral
+from model.precision import fp16_works
+from tests.engine.test_equivalence import VOCAB, Served, serve
+from tests.tiny import write_tiny_checkpoint
+
+needs_kernels = pytest.mark.skipif(library() is None, reason="the C kernels were not built")
+needs_fp16 = pytest.mark.skipif(not fp16_works(), reason="needs FBGEMM on x86")
+
+WAYS = [
+    pytest.param({"quantization": "int8"}, id="int8", marks=needs_kernels),
+    pytest.param({"quantization": "int4"}, id="int4", marks=needs_kernels),
+    pytest.param({"dtype": "float16", "batch_invariant": True}, id="fp16", marks=needs_fp16),
+    pytest.param({"dtype": "float32", "batch_invariant": True}, id="fp32"),
+    pytest.param({"dtype": "bfloat16", "batch_invariant": True}, id="bf16"),
+]
+SHAPES = {
+    "sparse": {"num_local_experts": 8, "hidden_size": 64, "intermediate_size": 96},
+    "sliding window": {"sliding_window": 9},
+    "dense": {"model_type": "mistral"},
+}
+REQUESTS, ALONE = 16, (0, 5, 11)  # how many there are, and which of them also run by themselves
+
+
+def requests() -> list[Request]:
+    generator = torch.Generator().manual_seed(5)
+    lengths = torch.randint(1, 40, (REQUESTS,), generator=generator).tolist()
+    prompts = [tuple(torch.randint(3, VOCAB, (length,), generator=generator).tolist()) for length in lengths]
+    return [Request(f"{n}", prompt, SamplingParams(max_tokens=6, temperature=0)) for n, prompt in enumerate(prompts)]
+
+
+@pytest.fixture(scope="module", params=SHAPES.values(), ids=SHAPES.keys())
+def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_checkpoint(tmp_path_factory.mktemp("tiny"), seed=7, sharp=4.0, **request.param)
+
+
+@pytest.fixture(params=WAYS)
+def model(request: pytest.FixtureRequest, checkpoint: Path) -> Mixtral:
+    config = EngineConfig(str(checkpoint), threads=torch.get_num_threads(), **request.param)
+    return load(config, ModelConfig.from_pretrained(checkpoint), lambda progress: None)
+
+
+def test_the_same_bits_alone_and_beside_fifteen_others(model: Mixtral) -> None:
+    together = serve(model, [requests()], max_num_batched_tokens=23)
+    for n in ALONE:
+        alone = serve(model, [[requests()[n]]], enable_prefix_caching=False)
+        assert alone.tokens[f"{n}"] == together.tokens[f"{n}"]
+        same_bits(alone, together)
+
+
+@needs_kernels
+def test_outliers_of_others_change_nothing(checkpoint: Path) -> None:
+    """Tokens of another request whose activations are ten thousand times larger."""
+    config = EngineConfig(str(checkpoint), quantization="int8", threads=torch.get_num_threads())
+    model = load(config, ModelConfig.from_pretrained(checkpoint), lambda progress: None)
+    loud = {token for request in requests()[1:] for token in request.prompt} - set(requests()[0].prompt)
+    alone = serve(model, [requests()[:1]])
+    table = model.embedding.table.clone()
+    table[sorted(loud - set(alone.tokens["0"]))] *= 1e4
+    louder = replace(model, embedding=replace(model.embedding, table=table))
+    same_bits(alone, serve(louder, [requests()], enable_prefix_caching=False))
+
+
+def same_bits(alone: Served, together: Served) -> None:
+    assert alone.logits
+    for where, logits in alone.logits.items():
+        assert torch.equal(logits, together.logits[where]), where
