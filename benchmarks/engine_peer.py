@@ -4,7 +4,8 @@
 
 It is what `octavo serve` starts beside its API process. A question is {"streams", "prompt_tokens", "max_tokens"}: that
 many prompts of random tokens, all at once. The answer is {"steps": [[seconds, tokens], ...], "anonymous_bytes"}: when
-each step ended, how many tokens it brought, and what the process holds afterwards.
+each step ended, how many tokens it brought, and what the process holds afterwards. Another question is {"expert_layer":
+tokens}; the answer is what benchmarks.expert_layer measures.
 """
 
 import argparse
@@ -16,14 +17,16 @@ from typing import Any
 
 import torch
 
+from benchmarks import expert_layer
+from benchmarks.loads import Step
 from benchmarks.machine import anonymous_bytes
 from engine.api import Request, SamplingParams
 from engine.config import EngineConfig
 from engine.engine import build
+from engine.runner import ModelRunner
 from model.config import ModelConfig, ModelError
+from model.mixtral import Mixtral
 from server import options
-
-Step = tuple[float, int]  # seconds since the question, tokens that were generated
 
 
 class Peer:
@@ -36,6 +39,11 @@ class Peer:
         self._vocabulary = self.engine.scheduler.limits.vocab_size
         self._random = torch.Generator().manual_seed(0)
         self._questions = 0
+
+    @property
+    def model(self) -> Mixtral:
+        assert isinstance(self.engine.runner, ModelRunner)
+        return self.engine.runner.model
 
     def answer(self, streams: int, prompt_tokens: int, max_tokens: int) -> list[Step]:
         """Runs to the end of all streams. No prompt begins like an earlier one, so no prefix cache helps."""
@@ -75,8 +83,12 @@ def main() -> None:
     }
     print(json.dumps(hello), flush=True)
     for line in sys.stdin:
-        steps = peer.answer(**json.loads(line))
-        print(json.dumps({"steps": steps, "anonymous_bytes": anonymous_bytes()}), flush=True)
+        question = json.loads(line)
+        if "expert_layer" in question:
+            answer: Any = expert_layer.measure(peer.model, question["expert_layer"])
+        else:
+            answer = {"steps": peer.answer(**question), "anonymous_bytes": anonymous_bytes()}
+        print(json.dumps(answer), flush=True)
 
 
 if __name__ == "__main__":

@@ -7,35 +7,66 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.memory import watch
+
 START_LIMIT = 600  # seconds
 STOP_LIMIT = 30
+POLL = 0.1
 
 # Everything that is compared waits in the same way: OpenMP threads that spin would take the cores from the others.
 ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
 
 
-@contextmanager
-def octavo_server(model: str, arguments: Sequence[str], log: Path) -> Iterator[int]:
-    """The port of a server that is ready."""
-    port = _free_port()
-    command = [sys.executable, "-m", "server", "serve", model, "--port", str(port), *arguments]
-    with log.open("wb") as output, _running(command, stdout=output, stderr=subprocess.STDOUT) as process:
-        deadline = time.monotonic() + START_LIMIT
-        while not _healthy(port):
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise SystemExit(f"The server did not start; it said:\n{log.read_text(errors='replace')[-3000:]}")
-            time.sleep(0.2)
-        yield port
+@dataclass(frozen=True, slots=True)
+class Start:
+    """What it took until a process was ready."""
+
+    seconds: float
+    anonymous: int  # bytes at most: RssAnon
+    resident: int  # the same with mapped files
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """One that is ready."""
+
+    port: int
+    process: int
+    start: Start
 
 
 @contextmanager
-def json_lines(command: Sequence[str]) -> Iterator["JsonLines"]:
-    with _running(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+def octavo_server(model: str, arguments: Sequence[str], log: Path) -> Iterator[Server]:
+    """Octavo's own."""
+    with http_server([sys.executable, "-m", "server", "serve", model, *arguments], log) as server:
+        yield server
+
+
+@contextmanager
+def http_server(command: Sequence[str], log: Path, environment: Mapping[str, str] = ENVIRONMENT) -> Iterator[Server]:
+    """Any that takes --port and answers GET /health with 200 when it is ready."""
+    port, start = _free_port(), time.monotonic()
+    with (
+        log.open("wb") as output,
+        _running([*command, "--port", str(port)], environment, stdout=output, stderr=subprocess.STDOUT) as process,
+    ):
+        with watch(process.pid) as peak:
+            while not _healthy(port):
+                if process.poll() is not None or time.monotonic() > start + START_LIMIT:
+                    raise SystemExit(f"The server did not start; it said:\n{log.read_text(errors='replace')[-3000:]}")
+                time.sleep(POLL)
+        yield Server(port, process.pid, Start(time.monotonic() - start, peak.anonymous, peak.resident))
+
+
+@contextmanager
+def json_lines(command: Sequence[str], environment: Mapping[str, str] = ENVIRONMENT) -> Iterator["JsonLines"]:
+    with _running(command, environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         yield JsonLines(process)
 
 
@@ -44,6 +75,10 @@ class JsonLines:
 
     def __init__(self, process: "subprocess.Popen[str]") -> None:
         self._process = process
+
+    @property
+    def process(self) -> int:
+        return self._process.pid
 
     def ask(self, question: Any) -> Any:
         assert self._process.stdin is not None
@@ -61,8 +96,8 @@ class JsonLines:
 
 
 @contextmanager
-def _running(command: Sequence[str], **pipes: Any) -> Iterator["subprocess.Popen[Any]"]:
-    process = subprocess.Popen(command, env=os.environ | ENVIRONMENT, **pipes)
+def _running(command: Sequence[str], environment: Mapping[str, str], **pipes: Any) -> Iterator["subprocess.Popen[Any]"]:
+    process = subprocess.Popen(command, env={**os.environ, **environment}, **pipes)
     try:
         yield process
     finally:

@@ -101,8 +101,8 @@ def _run(model: str, arguments: argparse.Namespace) -> Results:
         print("transformers looks for its fastest form ...", file=sys.stderr)
         results = Results(peer.read())
         bar: tqdm[Any]
-        with octavo_server(model, flags, Path(scratch) / "server.log") as port:
-            target = Target("127.0.0.1", port, SERVED_NAME, arguments.max_tokens)
+        with octavo_server(model, flags, Path(scratch) / "server.log") as server:
+            target = Target("127.0.0.1", server.port, SERVED_NAME, arguments.max_tokens)
             asyncio.run(chat(target, "Warm up."))
             total = arguments.rounds * (
                 REQUESTS_PER_STREAM[1] + sum(streams * each for streams, each in REQUESTS_PER_STREAM.items())

@@ -14,9 +14,10 @@ from pathlib import Path
 from tqdm import tqdm
 
 from benchmarks.bench_model import SHAPES, obtain
+from benchmarks.loads import Load, Step
 from benchmarks.machine import describe
 from benchmarks.process import JsonLines, json_lines
-from benchmarks.sparsity_figures import LOADS, Load, Measured, Step, report, table
+from benchmarks.sparsity_figures import LOADS, Measured, report, table
 from benchmarks.sparsity_plot import draw
 
 # All prompts of a load in one step, for every model alike: left alone, the engine would choose for each its own.

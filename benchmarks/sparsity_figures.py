@@ -7,32 +7,11 @@ from typing import Any
 
 from benchmarks.bench_model import SHAPES
 from benchmarks.figures import Spread
+from benchmarks.loads import Load
 from model.config import ModelConfig
 
 SPARSE, SAME_TOTAL, SAME_ACTIVE = SHAPES
 NAMES = {SPARSE: "sparse", SAME_TOTAL: "dense, same total", SAME_ACTIVE: "dense, same active"}
-
-Step = tuple[float, int]  # seconds since the question, tokens that were generated
-
-
-@dataclass(frozen=True, slots=True)
-class Load:
-    """Prompts that come all at once, and answers of the same length."""
-
-    name: str
-    streams: int
-    prompt_tokens: int
-    max_tokens: int  # 1: what is measured is the prompts
-
-    def rate(self, steps: Sequence[Step]) -> float:
-        """Tokens a second: of the prompts, or of the steps of answers alone, while all streams go on."""
-        if self.max_tokens == 1:
-            return self.streams * self.prompt_tokens / steps[-1][0]
-        pairs = zip(steps, steps[1:], strict=False)
-        # The first step that brings a token to all may have computed a prompt's end, too: only those after it count.
-        gaps = [after - before for (before, first), (after, tokens) in pairs if first == tokens == self.streams]
-        return self.streams * len(gaps) / sum(gaps)
-
 
 LOADS = (Load("1 stream", 1, 8, 33), Load("16 streams", 16, 8, 21), Load("prefill of 512", 1, 512, 1))
 

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 from benchmarks.bench_model import SHAPES, WEIGHTS, build, tensors
 from model.checkpoint import load_model
 from model.config import ModelConfig
+from model.precision import Precision
 
 SMALL = {
     "vocab_size": 300,
@@ -48,7 +49,7 @@ def test_the_sparse_model_has_the_size_that_the_figures_name(tmp_path: Path) -> 
 def test_it_loads_and_activations_keep_their_size(tmp_path: Path) -> None:
     small(tmp_path)
     config = ModelConfig.from_pretrained(tmp_path)
-    model = load_model(tmp_path, config, torch.device("cpu"), "float32", lambda done, total: None)
+    model = load_model(tmp_path, config, torch.device("cpu"), Precision.plain(torch.float32), lambda done, total: None)
     assert model.embedding.table.std().item() == pytest.approx(1, abs=0.05)
     assert model.norm.weight.mean().item() == pytest.approx(1, abs=0.05)
     assert torch.is_tensor(model.head)

@@ -1,0 +1,38 @@
+"""One layer's experts alone, with the layers in turn: together their weights are far too large for any cache."""
+
+from statistics import median
+from time import perf_counter
+
+import torch
+from torch import Tensor
+
+from model.mixtral import Mixtral
+
+PASSES = 6  # over all layers; the first warms up
+
+
+@torch.inference_mode()
+def measure(model: Mixtral, tokens: int) -> tuple[float, float]:
+    """Seconds of one layer (the median over the passes) and bytes of the distinct experts it reads (the mean)."""
+    config = model.config
+    generator = torch.Generator().manual_seed(tokens)
+    x = torch.randn(tokens, config.hidden_size, generator=generator).to(model.activation_dtype)  # [T, H]
+    choices = [_choose(tokens, config.num_experts, config.num_experts_per_tok, generator) for _ in model.layers]
+    weights = torch.full((tokens, config.num_experts_per_tok), 1 / config.num_experts_per_tok)  # [T, k]
+    seconds = []
+    for _ in range(PASSES):
+        started = perf_counter()
+        for layer, ids in zip(model.layers, choices, strict=True):
+            model.ops.experts(x, ids, weights, layer.moe.experts)
+        seconds.append((perf_counter() - started) / len(model.layers))
+    touched = [
+        experts.gate_up[expert].nbytes + experts.down[expert].nbytes
+        for experts, ids in zip((layer.moe.experts for layer in model.layers), choices, strict=True)
+        for expert in ids.unique().tolist()
+    ]
+    return median(seconds[1:]), sum(touched) / len(model.layers)
+
+
+def _choose(tokens: int, experts: int, top_k: int, generator: torch.Generator) -> Tensor:
+    """Different experts for each token, all equally likely, [T, k]."""
+    return torch.rand(tokens, experts, generator=generator).topk(top_k).indices

@@ -1,0 +1,166 @@
+"""The figures of benchmarks.peers as Markdown tables, and as JSON."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from benchmarks.contenders import CONTENDERS, OCTAVO
+from benchmarks.figures import Spread
+from benchmarks.peers_figures import CLIENTS, EXPERT_TOKENS, LOADS, Measured, ratio, share, step_bytes
+from model.config import ModelConfig
+
+DECODING = tuple(load for load in LOADS if load.max_tokens > 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """Everything that one run found."""
+
+    machine: Mapping[str, Any]
+    config: ModelConfig
+    threads: int
+    rounds: int
+    measured: Mapping[str, Measured]  # contender -> ...
+
+    def markdown(self) -> str:
+        """Where it was measured, then a table for each thing that was."""
+        machine = self.machine
+        head = (
+            f"{machine['cpu']}, {self.threads} threads ({', '.join(machine['instructions'])}), "
+            f"{machine['memory_gb']} GB; load {machine['load_average']:.2f} before the run and "
+            f"{machine['load_average_after']:.2f} after it; {self.rounds} rounds: median (low to high)",
+            ", ".join(f"{name} {machine[name]}" for name in ("octavo", "torch", "transformers", "python"))
+            + f"; llama.cpp {machine['llama.cpp']}",
+        )
+        tables = (self._engine, self._shares, self._engine_ratios, self._experts, self._http, self._http_ratios)
+        parts = ["\n".join(head), *("\n".join(table()) for table in (*tables, self._starts))]
+        return "\n\n".join(part for part in parts if part)
+
+    def document(self) -> dict[str, Any]:
+        """Every round of everything, and the ratios."""
+        return {
+            "machine": dict(self.machine),
+            "model": asdict(self.config),
+            "threads": self.threads,
+            "rounds": self.rounds,
+            "contenders": {name: asdict(one) for name, one in self.measured.items()},
+        }
+
+    def _having(self, section: str) -> list[str]:
+        return [name for name, one in self.measured.items() if getattr(one, section)]
+
+    def _pairs(self, section: str) -> Iterator[tuple[str, str]]:
+        """Each Octavo with each other program."""
+        names = self._having(section)
+        ours = [name for name in names if CONTENDERS[name].program == OCTAVO]
+        return ((our, other) for our in ours for other in names if CONTENDERS[other].program != OCTAVO)
+
+    def _engine(self) -> Iterator[str]:
+        names = self._having("engine")
+        if not names:
+            return
+        yield from _head("without HTTP, tokens/s", *(load.name for load in LOADS))
+        for name in names:
+            rates = (_spread(Spread.over(self.measured[name].rates(load.name)), 1) for load in LOADS)
+            yield _line(CONTENDERS[name].title, *rates)
+        forms = [f"{CONTENDERS[name].title}: {self.measured[name].form}" for name in names if self.measured[name].form]
+        yield from ("", *forms)
+
+    def _shares(self) -> Iterator[str]:
+        names = self._having("engine")
+        if not names:
+            return
+        yield from _head("weights read, share of the bandwidth", *(load.name for load in DECODING))
+        for name in names:
+            cells = []
+            for load in DECODING:
+                contender = CONTENDERS[name]
+                nbytes = step_bytes(self.config, load.streams, contender.expert_bytes, contender.linear_bytes)
+                figures = self.measured[name].engine[load.name]
+                spread = Spread.over(100 * share(figure, load, nbytes) for figure in figures)
+                seen = Spread.over(figure.bandwidth / 1e9 for figure in figures)
+                cells.append(f"{_spread(spread, 0)} % of {seen.median:.1f} GB/s")
+            yield _line(CONTENDERS[name].title, *cells)
+
+    def _engine_ratios(self) -> Iterator[str]:
+        pairs = list(self._pairs("engine"))
+        if not pairs:
+            return
+        yield from _head("times as fast, without HTTP", *(load.name for load in LOADS))
+        for our, other in pairs:
+            ours, theirs = self.measured[our], self.measured[other]
+            cells = (_spread(ratio(ours.rates(load.name), theirs.rates(load.name)), 2) for load in LOADS)
+            yield _line(_versus(our, other), *cells)
+
+    def _experts(self) -> Iterator[str]:
+        names = self._having("experts")
+        if not names:
+            return
+        yield from _head("one layer's experts", *(f"{tokens} token{'s'[: tokens - 1]}" for tokens in EXPERT_TOKENS))
+        for name in names:
+            cells = []
+            for figures in self.measured[name].experts.values():
+                shares = Spread.over(100 * figure.share for figure in figures)
+                seconds = Spread.over(1e6 * figure.seconds for figure in figures)
+                read = Spread.over(figure.bandwidth / 1e9 for figure in figures)
+                cells.append(f"{_spread(shares, 0)} % of {read.median:.1f} GB/s; {seconds.median:.0f} us")
+            yield _line(CONTENDERS[name].title, *cells)
+
+    def _http(self) -> Iterator[str]:
+        names = self._having("http")
+        if not names:
+            return
+        yield from _head("over HTTP", "clients at once", "tokens/s", "first token p50", "between tokens p50", "failed")
+        for name in names:
+            for clients in CLIENTS:
+                row = self.measured[name].row(clients)
+                yield _line(
+                    CONTENDERS[name].title,
+                    str(clients),
+                    _spread(row.tokens_per_second, 1),
+                    _milliseconds(row.first_token_p50),
+                    _milliseconds(row.inter_token_p50),
+                    f"{row.failed} of {row.requests}",
+                )
+
+    def _http_ratios(self) -> Iterator[str]:
+        pairs = list(self._pairs("http"))
+        if not pairs:
+            return
+        columns = (f"{what}, {clients} at once" for what in ("tokens/s", "first token") for clients in CLIENTS)
+        yield from _head("times, over HTTP", *columns)
+        for our, other in pairs:
+            ours, theirs = self.measured[our], self.measured[other]
+            rates = (ratio(ours.http_rates(clients), theirs.http_rates(clients)) for clients in CLIENTS)
+            firsts = (ratio(ours.first_tokens(clients), theirs.first_tokens(clients)) for clients in CLIENTS)
+            yield _line(_versus(our, other), *(_spread(each, 2) for each in (*rates, *firsts)))
+
+    def _starts(self) -> Iterator[str]:
+        names = self._having("starts")
+        if not names:
+            return
+        yield from _head("until it is ready", "as", "seconds", "peak RssAnon, GB", "peak RSS with mapped files, GB")
+        for name in names:
+            for section, start in self.measured[name].starts.items():
+                sizes = (f"{start.anonymous / 1e9:.2f}", f"{start.resident / 1e9:.2f}")
+                yield _line(CONTENDERS[name].title, section, f"{start.seconds:.1f}", *sizes)
+
+
+def _versus(our: str, other: str) -> str:
+    return f"{CONTENDERS[our].title} / {CONTENDERS[other].title}"
+
+
+def _head(*cells: str) -> tuple[str, str]:
+    return _line(*cells), _line("---", *("---:",) * (len(cells) - 1))
+
+
+def _line(*cells: str) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+def _spread(spread: Spread, digits: int) -> str:
+    return f"{spread.median:.{digits}f} ({spread.low:.{digits}f} to {spread.high:.{digits}f})"
+
+
+def _milliseconds(seconds: float | None) -> str:
+    return "-" if seconds is None else f"{seconds * 1000:.0f} ms"
