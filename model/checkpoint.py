@@ -49,18 +49,18 @@ def load_model(
 
     report(bytes read, bytes in all) is called as it goes, from this thread. Raises ModelError.
     """
+    kernels = library() if device.type == "cpu" else None
     with ExitStack() as stack:
         shards = Shards.open(directory, stack)
         # A head that is stored is used, even where the config says "tied": transformers does so too.
         tied = config.tie_word_embeddings and HEAD not in shards.files
         names = names_for(config, Layout.of(config, shards.files), tied)
         shards.check(names.shapes())
-        loader = _Loader(config, shards, device, precision, GroupedWeight.fill)
+        loader = _Loader(config, shards, device, precision, GroupedWeight.fill if kernels is None else kernels.quantise)
         model = _assemble(loader, names, report)
     kept = 0 if precision.is_plain else sum(isinstance(weight, Tensor) for weight in model.matrices())
     if kept:
         log.warning("%d matrices are beyond the range of %s and stay plain tensors", kept, precision.describe())
-    kernels = library() if device.type == "cpu" else None
     return model if kernels is None else fuse(model, kernels)
 
 

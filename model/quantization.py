@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from model.grid import fit, rounded
+
 # What a weight may lose when it is stored in float16: rounding costs 3e-4, more means subnormal numbers.
 FP16_TOLERANCE = 1e-3
 CHECKED, QUANTISED = 1 << 16, 1 << 14  # elements at a time: the temporaries stay in the CPU's cache
@@ -200,13 +202,12 @@ class Int4Weight(GroupedWeight):
         return self.quants.nbytes + self.scales.nbytes + self.mins.nbytes
 
     def _store(self, groups: Tensor, place: Place) -> None:
-        low, high = groups.aminmax(dim=-1)  # [n, groups]
-        scales, mins = ((high - low) / self.levels).half(), low.half()
-        quants = ((groups - mins.float()[..., None]) / _divisor(scales)).round_().clamp_(0, self.levels)
-        lower, upper = quants.to(torch.uint8).view(*scales.shape, 2, 4, 4).unbind(2)  # [n, groups, slice, input]
+        scales, mins = fit(groups, self.levels)  # [n, groups]
+        quants = rounded(groups, scales, mins, self.levels).to(torch.uint8)
+        lower, upper = quants.view(*scales.shape, 2, 4, 4).unbind(2)  # [n, groups, slice, input]
         self.quants.permute(0, 3, 1, 2, 4)[place] = lower | upper << 4
-        self.scales.transpose(1, 2)[place] = scales
-        self.mins.transpose(1, 2)[place] = mins
+        self.scales.transpose(1, 2)[place] = scales.half()
+        self.mins.transpose(1, 2)[place] = mins.half()
 
     def groups(self) -> Groups:
         place = self.tiling.places(0, self.shape[0])

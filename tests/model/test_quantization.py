@@ -62,11 +62,11 @@ def rows_of(interleaved: bool, out: int) -> int:
     return 2 * out if interleaved else out
 
 
-@grouped
+@pytest.mark.parametrize(("kind", "steps"), [(Int8Weight, 0.5), (Int4Weight, 2)])  # int4 may cut extremes off
 @quick
 @shapes
-def test_a_weight_is_within_half_a_step_of_what_is_held(
-    kind: type[GroupedWeight], out: int, columns: int, interleaved: bool
+def test_a_weight_is_within_steps_of_what_is_held(
+    kind: type[GroupedWeight], steps: float, out: int, columns: int, interleaved: bool
 ) -> None:
     dense = random(rows_of(interleaved, out), columns)
     weight = kind.pack(dense, interleaved)
@@ -74,9 +74,8 @@ def test_a_weight_is_within_half_a_step_of_what_is_held(
     held = weight.groups()
     assert held.quants.shape == (len(dense), -(-columns // 32), 32)
     step = held.scales.repeat_interleave(32, dim=1)[:, :columns]
-    # Half a step, and what the rounding of scales and mins to float16 may shift.
-    limit = 0.5 * step + (127 / 2048 * step if kind is Int8Weight else 15 / 2048 * step + dense.abs().max() / 2048)
-    assert ((weight.dense() - dense).abs() <= limit).all()
+    rounding = kind.levels / 2048 * step + dense.abs().max() / 2048  # of scales and mins to float16
+    assert ((weight.dense() - dense).abs() <= steps * step + rounding).all()
 
 
 @grouped

@@ -65,6 +65,8 @@ static Rows take_rows(Layout *layout, int64_t rows, int64_t inputs) {
     return out;
 }
 
+void octavo_quantise(const Weight *weight, const Source *source) { LEVEL[level]->quantise(weight, source); }
+
 void octavo_rms_norm(const float *x, const float *weight, float eps, int64_t tokens, int64_t hidden, float *out) {
     const NormCall call = {x, weight, eps, tokens, hidden, out};
     pool_acquire(0);

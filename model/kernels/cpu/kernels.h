@@ -94,6 +94,7 @@ typedef struct {
 /* One instruction set's kernels: the bodies of parallel regions over the calls above. */
 typedef struct {
     const char *name;
+    void (*quantise)(const Weight *, const Source *); /* no region: on the calling thread */
     void (*rms_norm)(Region *);
     void (*linear)(Region *);
     void (*attention)(Region *);

@@ -10,6 +10,7 @@
 
 #include "experts.h"
 #include "linear.h"
+#include "quantise.h"
 
 #include "attention.h"
 
@@ -20,6 +21,7 @@
 
 const Kernels NAMED(LEVEL) = {
     .name = QUOTED(LEVEL),
+    .quantise = quantise,
     .rms_norm = rms_norm,
     .linear = linear,
     .attention = attention,

@@ -18,9 +18,11 @@ from model.kernels.cpu.structs import (
     HeadsStruct,
     PagesStruct,
     RotationStruct,
+    SourceStruct,
     StepStruct,
     WeightStruct,
 )
+from model.quantization import GroupedWeight
 
 HOW_TO_BUILD = "with a C compiler (gcc or clang) on the PATH, install Octavo again"
 
@@ -33,6 +35,7 @@ SIGNATURES: dict[str, tuple[Any, Sequence[Any]]] = {
     "octavo_level": (c_int64, ()),
     "octavo_set_level": (c_int64, (c_int64,)),
     "octavo_level_name": (c_char_p, (c_int64,)),
+    "octavo_quantise": (None, (POINTER(WeightStruct), POINTER(SourceStruct))),
     "octavo_rms_norm": (None, (c_void_p, c_void_p, c_float, c_int64, c_int64, c_void_p)),
     "octavo_linear": (None, (POINTER(WeightStruct), c_void_p, c_int64, c_void_p)),
     "octavo_attention": (None, (POINTER(HeadsStruct), *OF_STEP, c_void_p)),
@@ -81,6 +84,12 @@ class Library:
         """Uses this instruction set from now on, if the machine has it: for tests and benchmarks."""
         wanted: int = self.levels().index(name)
         return bool(self._functions.octavo_set_level(wanted) == wanted)
+
+    def quantise(self, weight: GroupedWeight, rows: Tensor, first: int) -> None:
+        """What GroupedWeight.fill does, for contiguous rows on the CPU; on the calling thread, without the GIL."""
+        struct = WeightStruct.of(weight)
+        for source in SourceStruct.all_of(rows, first, weight.tiling):
+            self._functions.octavo_quantise(struct, source)
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         """x [T, H] float32 / its root mean square * weight [H] -> [T, H]."""

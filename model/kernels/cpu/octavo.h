@@ -25,6 +25,21 @@ typedef struct {
     int64_t bits; /* 8 or 4 */
 } Weight;
 
+enum { FLOAT32, FLOAT16, BFLOAT16 };
+
+/* Rows of a matrix as a checkpoint has them. Row r becomes output (first + r) % TILE of tile
+ * `tile + (first + r) / TILE * step`: the step is 2 where the tiles of two halves alternate.
+ */
+typedef struct {
+    const void *rows; /* [count, inputs] */
+    int64_t type;     /* FLOAT32, ... */
+    int64_t count;
+    int64_t first, tile, step;
+} Source;
+
+/* Quantises rows into a weight: on the calling thread, so that several can fill the parts of a model at once. */
+API void octavo_quantise(const Weight *weight, const Source *source);
+
 /* One layer's experts. A dense layer has one expert, no router, and top_k 1. */
 typedef struct {
     const float *norm;   /* [H] */

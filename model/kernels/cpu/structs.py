@@ -2,12 +2,13 @@
 
 from ctypes import POINTER, Structure, c_float, c_int64, c_void_p
 
+import torch
 from torch import Tensor
 
 from model.batch import ForwardBatch
 from model.kv_cache import LayerCache
 from model.layers import Rotation
-from model.quantization import ExpertWeights, GroupedWeight, Int4Weight, Weight
+from model.quantization import ExpertWeights, GroupedWeight, Int4Weight, Tiling, Weight
 
 
 class WeightStruct(Structure):
@@ -23,7 +24,7 @@ class WeightStruct(Structure):
     )
 
     @classmethod
-    def of(cls, weight: Weight) -> "WeightStruct":
+    def of(cls, weight: Weight | GroupedWeight) -> "WeightStruct":
         """Valid for as long as the weight lives, which must be a grouped one."""
         assert isinstance(weight, GroupedWeight)
         outputs, inputs = weight.shape
@@ -120,6 +121,33 @@ class AttentionStruct(Structure):
         ("head_dim", c_int64),
         ("eps", c_float),
     )
+
+
+TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
+
+
+class SourceStruct(Structure):
+    """`Source` of octavo.h."""
+
+    _fields_ = (
+        ("rows", c_void_p),
+        ("type", c_int64),
+        ("count", c_int64),
+        ("first", c_int64),
+        ("tile", c_int64),
+        ("step", c_int64),
+    )
+
+    @classmethod
+    def all_of(cls, rows: Tensor, first: int, tiling: Tiling) -> "list[SourceStruct]":
+        """Rows that become the outputs from `first` on: in two parts where the halves of a matrix are interleaved."""
+        if not tiling.interleaved:
+            return [cls(rows.data_ptr(), TYPES[rows.dtype], len(rows), first, 0, 1)]
+        half = tiling.shape[0] // 2
+        above = rows[: max(0, half - first)]
+        below = rows[len(above) :]
+        parts = ((above, first, 0), (below, first + len(above) - half, 1))
+        return [cls(part.data_ptr(), TYPES[part.dtype], len(part), at, tile, 2) for part, at, tile in parts]
 
 
 class ExpertsStruct(Structure):

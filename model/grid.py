@@ -1,0 +1,58 @@
+"""The grids of int4: for each group of weights the scale and the min that lose least."""
+
+import math
+
+import torch
+from torch import Tensor
+
+CUTS = (0, 2)  # steps that the first grids leave out of a group's range
+REFITS = 3  # of each of them
+
+
+def fit(groups: Tensor, levels: int) -> tuple[Tensor, Tensor]:
+    """Scales and mins [...] of groups [..., 32], for little squared error; float32, and what float16 holds.
+
+    Rounding a group to the grid between its extremes, or to a finer one that cuts them off, says which quants the
+    weights get; least squares over these quants gives a better grid, which gives other quants, and so on.
+    """
+    low, high = groups.aminmax(dim=-1)
+    least = torch.full_like(low, math.inf)
+    best = torch.zeros_like(low), torch.zeros_like(low)
+    for cut in CUTS:
+        step = (high - low) / (levels + cut)
+        grid = _half(step), _half(low + _half(step) * (cut / 2))
+        for _ in range(REFITS + 1):
+            quants = rounded(groups, *grid, levels)
+            errors = _total((quants * grid[0][..., None] + grid[1][..., None] - groups).square())
+            best = torch.where(errors < least, grid[0], best[0]), torch.where(errors < least, grid[1], best[1])
+            least = torch.minimum(errors, least)
+            grid = _least_squares(groups, quants)
+    return best
+
+
+def rounded(groups: Tensor, scales: Tensor, mins: Tensor, levels: int) -> Tensor:
+    """groups [..., 32] on their grids: the nearest whole numbers from 0 to levels, zero where a scale is."""
+    inverse = torch.where(scales > 0, 1 / scales, 0)
+    return ((groups - mins[..., None]) * inverse[..., None]).round_().clamp_(0, levels)
+
+
+def _least_squares(groups: Tensor, quants: Tensor) -> tuple[Tensor, Tensor]:
+    """The grid whose points at the quants are nearest to the weights."""
+    count = groups.shape[-1]
+    weights, sums = _total(groups), _total(quants)
+    spread = count * _total(quants.square()) - sums.square()  # exact; zero where all quants are the same
+    slope = count * _total(quants * groups) - sums * weights
+    scales = _half(torch.where(spread > 0, slope / spread, 0))
+    return scales, _half((weights - scales * sums) / count)
+
+
+def _total(values: Tensor) -> Tensor:
+    """The sums of [..., 32], added in the order of quantise.h: four sums of every fourth number."""
+    total = values[..., :4]
+    for part in values.split(4, dim=-1)[1:]:
+        total = total + part
+    return (total[..., 0] + total[..., 1]) + (total[..., 2] + total[..., 3])
+
+
+def _half(values: Tensor) -> Tensor:
+    return values.half().float()

@@ -1,0 +1,203 @@
+/* Quantises weights, to the very bits of the references (model/quantization.py, model/grid.py); included once for each
+ * instruction set. Loops over the 16 outputs of a tile are what compilers vectorise.
+ */
+
+typedef float Tile[TILE];
+
+/* A group of a tile. */
+typedef struct {
+    uint32_t words[GROUP / SLICE][TILE]; /* of int4, half of them */
+    uint16_t scales[TILE], mins[TILE];
+} Packed;
+
+/* float32 to float16, rounding half to even, for what is not beyond float16's range. */
+static inline uint16_t to_half(float x) {
+    union { float value; uint32_t bits; } in = {x}, out;
+    const uint32_t sign = in.bits >> 16 & 0x8000, magnitude = in.bits & 0x7fffffff;
+    out.bits = magnitude;
+    out.value += 0.5f; /* a subnormal's unit is the last bit of 0.5 */
+    const uint32_t subnormal = out.bits - 0x3f000000;
+    const uint32_t normal = (magnitude + 0xfff + (magnitude >> 13 & 1) - (112u << 23)) >> 13;
+    return (uint16_t)(sign | (magnitude < 113u << 23 ? subnormal : normal));
+}
+
+static void round_to_half(const Tile in, Tile out, uint16_t *halves) {
+    for (int n = 0; n < TILE; n++) halves[n] = to_half(in[n]);
+    vf_store(out, vf_from_half(halves));
+}
+
+/* One group of a row as float32, zeros behind its end. */
+static void widen(const Source *source, int64_t row, int64_t inputs, int64_t at, float *out) {
+    const size_t width = source->type == FLOAT32 ? 4 : 2;
+    const unsigned char *from = (const unsigned char *)source->rows + (size_t)(row * inputs + at) * width;
+    unsigned char padded[GROUP * 4] = {0};
+    if (at + GROUP > inputs) from = memcpy(padded, from, (size_t)(inputs - at) * width);
+    if (source->type == FLOAT32) {
+        memcpy(out, from, GROUP * 4);
+        return;
+    }
+    uint16_t words[GROUP];
+    memcpy(words, from, sizeof words);
+    if (source->type == FLOAT16) {
+        for (int n = 0; n < GROUP; n += TILE) vf_store(out + n, vf_from_half(words + n));
+        return;
+    }
+    for (int n = 0; n < GROUP; n++) {
+        const uint32_t bits = (uint32_t)words[n] << 16;
+        memcpy(out + n, &bits, 4);
+    }
+}
+
+/* Slice s of a group's quants: a byte each of four inputs, for every output. */
+static inline void join(const Tile *quants, int s, uint32_t *words) {
+    for (int n = 0; n < TILE; n++) {
+        words[n] = (uint32_t)(int32_t)quants[s * SLICE][n] | (uint32_t)(int32_t)quants[s * SLICE + 1][n] << 8 |
+                   (uint32_t)(int32_t)quants[s * SLICE + 2][n] << 16 | (uint32_t)(int32_t)quants[s * SLICE + 3][n] << 24;
+    }
+}
+
+static void round_int8(const Tile *w, Packed *out) {
+    Tile most = {0}, scales;
+    for (int k = 0; k < GROUP; k++) {
+        for (int n = 0; n < TILE; n++) most[n] = fabsf(w[k][n]) > most[n] ? fabsf(w[k][n]) : most[n];
+    }
+    for (int n = 0; n < TILE; n++) scales[n] = most[n] / 127;
+    round_to_half(scales, scales, out->scales);
+    for (int n = 0; n < TILE; n++) scales[n] = scales[n] > 0 ? scales[n] : INFINITY;
+    Tile quants[GROUP];
+    for (int k = 0; k < GROUP; k++) {
+        for (int n = 0; n < TILE; n++) {
+            const float quant = rintf(w[k][n] / scales[n]);
+            quants[k][n] = (quant > 127 ? 127 : quant < -127 ? -127 : quant) + 128;
+        }
+    }
+    for (int s = 0; s < GROUP / SLICE; s++) join(quants, s, out->words[s]);
+}
+
+static inline float nearest(float w, float inverse, float min) {
+    const float quant = rintf((w - min) * inverse);
+    return quant > 15 ? 15 : quant < 0 ? 0 : quant;
+}
+
+static inline void inverses(const Tile scales, Tile out) {
+    for (int n = 0; n < TILE; n++) out[n] = scales[n] > 0 ? 1 / scales[n] : 0;
+}
+
+static inline void total(const Tile *parts, Tile out) {
+    for (int n = 0; n < TILE; n++) out[n] = (parts[0][n] + parts[1][n]) + (parts[2][n] + parts[3][n]);
+}
+
+typedef struct {
+    Tile error, weights, quants, squares, products; /* over a group */
+} Sums;
+
+static void sum_up(const Tile *w, const Tile scales, const Tile mins, Sums *sums) {
+    Tile error[SLICE] = {{0}}, weights[SLICE] = {{0}}, quants[SLICE] = {{0}}, squares[SLICE] = {{0}}, products[SLICE] = {{0}};
+    Tile inverse;
+    inverses(scales, inverse);
+    for (int k = 0; k < GROUP; k++) {
+        const int j = k % SLICE;
+        for (int n = 0; n < TILE; n++) {
+            const float quant = nearest(w[k][n], inverse[n], mins[n]);
+            const float off = quant * scales[n] + mins[n] - w[k][n];
+            error[j][n] += off * off;
+            weights[j][n] += w[k][n];
+            quants[j][n] += quant;
+            squares[j][n] += quant * quant;
+            products[j][n] += quant * w[k][n];
+        }
+    }
+    total(error, sums->error);
+    total(weights, sums->weights);
+    total(quants, sums->quants);
+    total(squares, sums->squares);
+    total(products, sums->products);
+}
+
+static void least_squares(const Sums *sums, Tile scales, Tile mins) {
+    uint16_t halves[TILE];
+    for (int n = 0; n < TILE; n++) {
+        const float spread = GROUP * sums->squares[n] - sums->quants[n] * sums->quants[n];
+        const float slope = GROUP * sums->products[n] - sums->quants[n] * sums->weights[n];
+        scales[n] = spread > 0 ? slope / spread : 0;
+    }
+    round_to_half(scales, scales, halves);
+    for (int n = 0; n < TILE; n++) mins[n] = (sums->weights[n] - scales[n] * sums->quants[n]) / GROUP;
+    round_to_half(mins, mins, halves);
+}
+
+static void fit_int4(const Tile *w, Tile best_scales, Tile best_mins) {
+    Tile low, high, fewest, scales, mins;
+    uint16_t halves[TILE];
+    Sums sums;
+    for (int n = 0; n < TILE; n++) low[n] = high[n] = w[0][n], fewest[n] = INFINITY, best_scales[n] = best_mins[n] = 0;
+    for (int k = 1; k < GROUP; k++) {
+        for (int n = 0; n < TILE; n++) {
+            low[n] = w[k][n] < low[n] ? w[k][n] : low[n];
+            high[n] = w[k][n] > high[n] ? w[k][n] : high[n];
+        }
+    }
+    for (int cut = 0; cut <= 2; cut += 2) {
+        for (int n = 0; n < TILE; n++) scales[n] = (high[n] - low[n]) / (float)(15 + cut);
+        round_to_half(scales, scales, halves);
+        for (int n = 0; n < TILE; n++) mins[n] = low[n] + scales[n] * (float)(cut / 2);
+        round_to_half(mins, mins, halves);
+        for (int refits = 0; refits <= 3; refits++) {
+            sum_up(w, scales, mins, &sums);
+            for (int n = 0; n < TILE; n++) {
+                const int better = sums.error[n] < fewest[n];
+                fewest[n] = better ? sums.error[n] : fewest[n];
+                best_scales[n] = better ? scales[n] : best_scales[n];
+                best_mins[n] = better ? mins[n] : best_mins[n];
+            }
+            least_squares(&sums, scales, mins);
+        }
+    }
+}
+
+static void round_int4(const Tile *w, Packed *out) {
+    Tile scales, mins, inverse, quants[GROUP];
+    fit_int4(w, scales, mins);
+    round_to_half(scales, scales, out->scales);
+    round_to_half(mins, mins, out->mins);
+    inverses(scales, inverse);
+    for (int k = 0; k < GROUP; k++) {
+        for (int n = 0; n < TILE; n++) quants[k][n] = nearest(w[k][n], inverse[n], mins[n]);
+    }
+    for (int s = 0; s < GROUP / SLICE / 2; s++) {
+        uint32_t high[TILE];
+        join(quants, s, out->words[s]);
+        join(quants, s + GROUP / SLICE / 2, high);
+        for (int n = 0; n < TILE; n++) out->words[s][n] |= high[n] << 4;
+    }
+}
+
+/* Rows first to last of the source become outputs of one tile, from output `at` on. */
+static void quantise_tile(const Weight *weight, const Source *source, int64_t tile, int64_t at, int64_t first, int64_t last) {
+    const int64_t groups = round_up(weight->inputs, GROUP) / GROUP, slices = weight->bits;
+    const size_t outputs = (size_t)(last - first);
+    for (int64_t g = 0; g < groups; g++) {
+        Tile w[GROUP] = {{0}};
+        for (int64_t row = first; row < last; row++) {
+            float group[GROUP];
+            widen(source, row, weight->inputs, g * GROUP, group);
+            for (int k = 0; k < GROUP; k++) w[k][at + row - first] = group[k];
+        }
+        Packed packed;
+        (weight->bits == 8 ? round_int8 : round_int4)(w, &packed);
+        const int64_t group = tile * groups + g, to = group * TILE + at;
+        uint8_t *quants = (uint8_t *)weight->quants + (group * slices * TILE + at) * SLICE;
+        for (int s = 0; s < slices; s++) memcpy(quants + s * TILE * SLICE, packed.words[s] + at, outputs * SLICE);
+        memcpy((uint16_t *)weight->scales + to, packed.scales + at, outputs * 2);
+        if (weight->bits == 4) memcpy((uint16_t *)weight->mins + to, packed.mins + at, outputs * 2);
+    }
+}
+
+static void quantise(const Weight *weight, const Source *source) {
+    for (int64_t row = 0; row < source->count;) {
+        const int64_t output = source->first + row, at = output % TILE;
+        const int64_t end = row + TILE - at < source->count ? row + TILE - at : source->count;
+        quantise_tile(weight, source, source->tile + output / TILE * source->step, at, row, end);
+        row = end;
+    }
+}

@@ -1,0 +1,75 @@
+"""quantise.h against GroupedWeight.fill, which it must equal to the last bit, on every instruction set."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from model.kernels.cpu.library import library
+from model.quantization import GroupedWeight, Int4Weight, Int8Weight, Tiling
+
+KERNELS = library()
+LEVELS = [] if KERNELS is None else [level for level in KERNELS.levels() if KERNELS.set_level(level)]
+DTYPES = [torch.float32, torch.float16, torch.bfloat16]
+
+pytestmark = pytest.mark.skipif(KERNELS is None, reason="the C kernels were not built")
+each_kind = pytest.mark.parametrize("kind", [Int8Weight, Int4Weight])
+
+
+def assert_same(kind: type[GroupedWeight], dense: Tensor, interleaved: bool, cut: int) -> None:
+    """In two pieces, on every instruction set; the last set is the best one, which stays."""
+    assert KERNELS is not None
+    expected = kind.pack(dense, interleaved)
+    for level in LEVELS:
+        KERNELS.set_level(level)
+        weight = kind.empty(Tiling((dense.shape[0], dense.shape[1]), interleaved), dense.device)
+        for rows, first in ((dense[:cut], 0), (dense[cut:], cut)):
+            KERNELS.quantise(weight, rows, first)
+        assert torch.equal(weight.quants, expected.quants)
+        assert torch.equal(weight.scales.view(torch.int16), expected.scales.view(torch.int16))
+        if isinstance(weight, Int4Weight) and isinstance(expected, Int4Weight):
+            assert torch.equal(weight.mins.view(torch.int16), expected.mins.view(torch.int16))
+
+
+@each_kind
+@settings(derandomize=True, max_examples=40, deadline=None)
+@given(
+    shape=st.tuples(st.integers(1, 40), st.integers(1, 100)),
+    interleaved=st.booleans(),
+    dtype=st.sampled_from(DTYPES),
+    power=st.integers(-12, 8),
+    data=st.data(),
+)
+def test_the_same_bits(
+    kind: type[GroupedWeight],
+    shape: tuple[int, int],
+    interleaved: bool,
+    dtype: torch.dtype,
+    power: int,
+    data: st.DataObject,
+) -> None:
+    torch.manual_seed(data.draw(st.integers(0, 99), label="seed"))
+    count, columns = 2 * shape[0] if interleaved else shape[0], shape[1]
+    dense = ((torch.randn(count, columns) + torch.randn(count, 1)) * 2.0**power).to(dtype)
+    assert_same(kind, dense, interleaved, data.draw(st.integers(0, count), label="first piece"))
+
+
+@each_kind
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_same_bits_of_strange_weights(kind: type[GroupedWeight], dtype: torch.dtype) -> None:
+    """Zeros of both signs, constants, ties, one outlier, subnormal scales, the largest magnitudes."""
+    torch.manual_seed(0)
+    groups = [
+        torch.zeros(32),
+        -torch.zeros(32),
+        torch.full((32,), -0.3),
+        torch.arange(32) / 2 - 8,
+        torch.eye(32)[5] * 65000,
+        torch.randn(32) * 1e-6,
+        torch.randn(32) * 2e-8,
+        torch.randn(32).sign() * 65000,
+        torch.randint(0, 16, (32,)) * 0.25 - 1,
+        *(torch.randn(32) ** 3 for _ in range(15)),
+    ]
+    assert_same(kind, torch.stack(groups).to(dtype), interleaved=False, cut=7)
