@@ -21,6 +21,7 @@ ENGINE_FLAGS = ("--max-num-batched-tokens", "512")
 CACHE_TOKENS = 8192  # of keys and values, in every server
 MOST_CLIENTS = 16
 
+SLOW_TOKENS = 7
 TRIAL = Load("trial", streams=1, prompt_tokens=16, max_tokens=17)
 
 
@@ -34,11 +35,18 @@ class Contender:
     expert_bytes: float  # of a weight
     linear_bytes: float  # of a weight of attention and head
 
+    @property
+    def serves(self) -> bool:
+        """Whether it can be asked over HTTP in this form."""
+        return self.program != TRANSFORMERS and HIDE not in self.form
 
+
+HIDE = "--without-kernels"  # a flag of benchmarks.engine_peer, not of octavo serve
 INT8 = 1 + 2 / 32  # bytes of a weight, with a scale in 16 bits for each 32; llama.cpp's Q8_0 has the same
 
 CONTENDERS = {
     "octavo-fp16": Contender("Octavo fp16", OCTAVO, ("--dtype", "float16"), 2.0, 2.0),
+    "octavo-fp16-torch": Contender("Octavo fp16 without C kernels", OCTAVO, ("--dtype", "float16", HIDE), 2.0, 2.0),
     "octavo-int8": Contender("Octavo int8", OCTAVO, ("--quantization", "int8"), INT8, INT8),
     "octavo-int4": Contender("Octavo int4", OCTAVO, ("--quantization", "int4"), 0.5 + 4 / 32, INT8),
     "transformers-fp32": Contender("transformers fp32", TRANSFORMERS, ("float32",), 4.0, 4.0),
@@ -86,11 +94,13 @@ class Worker:
 
     form = ""
 
-    def __init__(self, lines: JsonLines, start: Start) -> None:
-        self.lines, self.start = lines, start
+    def __init__(self, lines: JsonLines, start: Start, most_tokens: int) -> None:
+        """`most_tokens` of an answer are enough to know its rate: one whose steps are long takes few of them."""
+        self.lines, self.start, self._most_tokens = lines, start, most_tokens
 
     def ask(self, load: Load) -> list[Step]:
-        question = {"streams": load.streams, "prompt_tokens": load.prompt_tokens, "max_tokens": load.max_tokens}
+        tokens = min(load.max_tokens, self._most_tokens)
+        question = {"streams": load.streams, "prompt_tokens": load.prompt_tokens, "max_tokens": tokens}
         answer = self.lines.ask(question)
         self.form = ", ".join(f"{kind}: {name}" for kind, name in answer.get("experts", {}).items())
         return [(seconds, tokens) for seconds, tokens in answer["steps"]]
@@ -125,7 +135,8 @@ def engine(contender: Contender, setting: Setting) -> Iterator[Engine]:
     with json_lines([sys.executable, "-m", *_worker(contender, setting)]) as lines:
         with watch(lines.process) as peak:
             hello = lines.read()
-        yield Worker(lines, Start(hello["load_seconds"], peak.anonymous, peak.resident))
+        start = Start(hello["load_seconds"], peak.anonymous, peak.resident)
+        yield Worker(lines, start, SLOW_TOKENS if contender.program == TRANSFORMERS else sys.maxsize)
 
 
 def _worker(contender: Contender, setting: Setting) -> tuple[str, ...]:

@@ -1,6 +1,6 @@
 """Octavo's engine without HTTP, in a process of its own: a JSON question a line on stdin, an answer a line on stdout.
 
-    python -m benchmarks.engine_peer DIRECTORY [flags of octavo serve]
+    python -m benchmarks.engine_peer DIRECTORY [--without-kernels] [flags of octavo serve]
 
 It is what `octavo serve` starts beside its API process. A question is {"streams", "prompt_tokens", "max_tokens"}: that
 many prompts of random tokens, all at once. The answer is {"steps": [[seconds, tokens], ...], "anonymous_bytes"}: when
@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 
+import model.kernels.cpu.library as kernels
 from benchmarks import expert_layer
 from benchmarks.loads import Step
 from benchmarks.machine import anonymous_bytes
@@ -67,8 +68,11 @@ class Peer:
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.engine_peer")
+    parser.add_argument("--without-kernels", action="store_true", help="run as if the C kernels had not been built")
     options.add_to(parser)
     given: dict[str, Any] = vars(parser.parse_args())
+    if given.pop("without_kernels"):
+        kernels.find = lambda: None
     directory = given["model"]
     try:
         vocabulary = ModelConfig.from_pretrained(Path(directory)).vocab_size

@@ -1,7 +1,7 @@
 """The figures of benchmarks.peers as Markdown tables, and as JSON."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from benchmarks.contenders import CONTENDERS, OCTAVO
@@ -43,7 +43,7 @@ class Report:
             "model": asdict(self.config),
             "threads": self.threads,
             "rounds": self.rounds,
-            "contenders": {name: asdict(one) for name, one in self.measured.items()},
+            "contenders": {name: _document(one) for name, one in self.measured.items()},
         }
 
     def _having(self, section: str) -> list[str]:
@@ -144,6 +144,19 @@ class Report:
             for section, start in self.measured[name].starts.items():
                 sizes = (f"{start.anonymous / 1e9:.2f}", f"{start.resident / 1e9:.2f}")
                 yield _line(CONTENDERS[name].title, section, f"{start.seconds:.1f}", *sizes)
+
+
+def _document(one: Measured) -> dict[str, Any]:
+    """Of HTTP the figures of each round, not the times of every token."""
+    http = {
+        clients: {
+            "tokens_per_second": one.http_rates(clients),
+            "first_token": one.first_tokens(clients),
+            "all_rounds": asdict(one.row(clients)),
+        }
+        for clients in one.http
+    }
+    return asdict(replace(one, http={})) | {"http": http}
 
 
 def _versus(our: str, other: str) -> str:

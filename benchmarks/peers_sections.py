@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from benchmarks.bandwidth import Bandwidth
 from benchmarks.completions import Target, burst
-from benchmarks.contenders import CONTENDERS, OCTAVO, SERVED_NAME, TRANSFORMERS, Setting, Worker, engine, server
+from benchmarks.contenders import CONTENDERS, OCTAVO, SERVED_NAME, Setting, Worker, engine, server
 from benchmarks.figures import Round
 from benchmarks.loads import Load
 from benchmarks.peers_figures import CLIENTS, EXPERT_TOKENS, LOADS, Figure, LayerFigure, Measured
@@ -74,12 +74,12 @@ def measure_experts(run: Run) -> None:
 
 
 def measure_http(run: Run) -> None:
-    """Clients that come at once. transformers has no server."""
+    """Clients that come at once."""
     random = Random(0)
     with ExitStack() as stack:
         servers: dict[str, Server] = {}
         for name in run.among():
-            if CONTENDERS[name].program == TRANSFORMERS:
+            if not CONTENDERS[name].serves:
                 continue
             _say(f"starting {CONTENDERS[name].title} as a server")
             servers[name] = stack.enter_context(server(CONTENDERS[name], run.setting))

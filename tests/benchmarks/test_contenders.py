@@ -1,10 +1,11 @@
 """Each contender is started with what it is named after, and answers in the same form."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from benchmarks.contenders import CONTENDERS, OCTAVO, Contender, Setting, engine, server
+from benchmarks.contenders import CONTENDERS, HIDE, OCTAVO, Contender, Setting, engine, server
 from benchmarks.loads import Load
 from benchmarks.peers import SECTIONS, _some_of
 from tests.tiny import write_tiny_checkpoint
@@ -18,7 +19,8 @@ def setting(directory: Path) -> Setting:
 
 def test_the_engine_answers(tmp_path: Path) -> None:
     load = Load("", streams=2, prompt_tokens=4, max_tokens=3)
-    with engine(PLAIN, setting(tmp_path)) as one:
+    hidden = replace(PLAIN, form=(*PLAIN.form, HIDE))
+    with engine(hidden, setting(tmp_path)) as one:
         steps = one.ask(load)
         assert one.start is not None
         assert 0 < one.start.anonymous < one.start.resident
@@ -32,6 +34,11 @@ def test_every_server_has_the_same_cache(tmp_path: Path) -> None:
     keys_and_values, layers, heads, head_dim = 2, 2, 2, 8
     size = 4 * keys_and_values * layers * heads * head_dim * 8192
     assert flags[flags.index("--kv-cache-memory") + 1] == str(size)
+
+
+def test_only_servers_serve() -> None:
+    serving = [name for name, contender in CONTENDERS.items() if contender.serves]
+    assert serving == ["octavo-fp16", "octavo-int8", "octavo-int4", "llama-f16", "llama-q8_0"]
 
 
 def test_a_server_that_does_not_start_says_why(tmp_path: Path) -> None:
