@@ -11,7 +11,9 @@ CPU_CACHE_BYTES = 4 * GIB  # of KV cache, where there is memory for twice as muc
 CPU_MAX_SEQS, GPU_MAX_SEQS = 64, 256
 GPU_STEP_TOKENS = 8192
 STEP_SECONDS = 0.4  # what a full step of new tokens may take on a CPU; long contexts and sampling come on top
-PROBES = (16, 32, 64, 128, 256, 512, 1024, 2048)  # tokens
+FEWEST_STEP_TOKENS, MOST_STEP_TOKENS = 16, 2048  # with fewer a step takes hardly less time
+PROBES, REPEATS = 6, 3  # steps of at most so many sizes are tried, each so often
+NEAR = 1.1  # a probe within a tenth of the limit is the last
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,17 +99,27 @@ def choose_max_model_len(config: EngineConfig, model: ModelConfig, pool: Pool) -
     return wanted
 
 
-def measure_step_tokens(seconds: Callable[[int], float], at_least: int) -> int:
+def measure_step_tokens(seconds: Callable[[int], float]) -> int:
     """The token budget on a CPU: how many tokens a step computes in STEP_SECONDS; `seconds` runs one of that many.
 
-    Grows the step until it takes too long, then interpolates between the last two. Between `at_least` and the last of
-    PROBES; about two seconds of work.
+    The more tokens, the less each of them adds: the line through the last two probes meets the limit before the curve
+    does. So the probes come nearer from below, and hardly one takes too long; two or three seconds in all.
     """
-    tokens, spent = 0, 0.0
-    for probe in PROBES:
-        took = seconds(probe)
-        if took > STEP_SECONDS:
-            tokens += int((probe - tokens) * max(0.0, STEP_SECONDS - spent) / (took - spent))
+    before, spent, tokens, fitting = 0, 0.0, FEWEST_STEP_TOKENS, 0.0
+    for _ in range(PROBES):
+        took = _best(seconds, tokens)
+        each = (took - spent) / (tokens - before)
+        fitting = tokens + (STEP_SECONDS - took) / each if each > 0 else MOST_STEP_TOKENS
+        if fitting < NEAR * tokens or tokens == MOST_STEP_TOKENS:
             break
-        tokens, spent = probe, took
-    return max(at_least, tokens // 8 * 8)
+        before, spent, tokens = tokens, took, min(int(fitting), 4 * tokens, MOST_STEP_TOKENS)
+    return max(FEWEST_STEP_TOKENS, min(int(fitting), MOST_STEP_TOKENS) // 8 * 8)
+
+
+def _best(seconds: Callable[[int], float], tokens: int) -> float:
+    """Of several steps, since the machine may be busy; of one that is hopeless, once."""
+    best = seconds(tokens)
+    for _ in range(REPEATS - 1):
+        if best < 4 * STEP_SECONDS:
+            best = min(best, seconds(tokens))
+    return best

@@ -72,22 +72,44 @@ def test_a_context_that_no_pool_could_hold_is_refused_before_loading(wanted, wor
         sizing.check_request(replace(CONFIG, max_model_len=wanted), MODEL)
 
 
+def curve(fixed, experts, each):
+    """Seconds of a step as they are: weights are read whatever the size, experts as they are met, tokens computed."""
+    return lambda tokens: fixed + experts * (1 - 0.75**tokens) + each * tokens
+
+
 @pytest.mark.parametrize(
-    ("per_token", "overhead", "expected"),
+    ("fixed", "experts", "each", "expected"),
     [
-        (0.0, 0.0, 2048),  # never too long
-        (0.4 / 200, 0.0, 200),
-        (0.001, 0.2, 200),  # weights are read whatever the size
-        (0.1, 0.0, 64),  # too slow for all of its sequences at once: a token each
+        (0.0, 0.0, 0.0, 2048),  # never too long
+        (0.0, 0.0, 0.4 / 200, 200),
+        (0.1, 0.1, 0.001, 200),
+        (0.04, 0.06, 0.0024, 120),
+        (0.01, 0.02, 0.0001, 2048),
+        (0.1, 0.1, 0.02, 16),  # slow, but hardly faster with fewer
+        (3.0, 0.0, 1.0, 16),
     ],
 )
-def test_a_step_is_as_large_as_its_time_allows(per_token, overhead, expected):
-    asked = []
+def test_a_step_is_as_large_as_its_time_allows(fixed, experts, each, expected):
+    asked, seconds = [], curve(fixed, experts, each)
 
-    def seconds(tokens):
+    def took(tokens):
         asked.append(tokens)
-        return overhead + per_token * tokens
+        return seconds(tokens)
 
-    assert sizing.measure_step_tokens(seconds, at_least=64) == expected
-    assert asked == list(sizing.PROBES[: len(asked)])
-    assert sum(per_token * tokens > sizing.STEP_SECONDS for tokens in asked) <= 1
+    found = sizing.measure_step_tokens(took)
+    assert expected * 0.94 <= found <= expected
+    assert found % 8 == 0 and len(asked) <= sizing.PROBES * sizing.REPEATS
+    assert all(seconds(tokens) <= sizing.STEP_SECONDS + 1e-9 for tokens in asked if tokens > 16)
+    assert sum(map(seconds, asked)) < 3.5 or expected == 16
+
+
+def test_moments_in_which_the_machine_is_busy_change_nothing():
+    quiet = curve(0.04, 0.06, 0.0024)
+    calls = iter(range(1000))
+    found = sizing.measure_step_tokens(lambda tokens: quiet(tokens) * (1 if next(calls) % 3 == 1 else 2.5))
+    assert found == sizing.measure_step_tokens(quiet)
+
+
+@pytest.mark.parametrize("seconds", [lambda tokens: 0.2, lambda tokens: 0.3 if tokens == 16 else 0.1])
+def test_times_that_make_no_sense_have_an_end(seconds):
+    assert sizing.measure_step_tokens(seconds) == 2048
