@@ -15,6 +15,7 @@ from model.config import ModelConfig, ModelError
 from model.kernels.cpu.decoder import fuse
 from model.kernels.cpu.library import library
 from model.layers import Embedding, RMSNorm, RotaryEmbedding
+from model.memory import HugePages, Zeros
 from model.mixtral import Attention, DecoderLayer, Mixtral
 from model.moe import MoEBlock, Router
 from model.names import HEAD, LayerNames, Layout, Matrix, Names, Part, names_for
@@ -30,6 +31,7 @@ from model.quantization import (
     Tiling,
     Weight,
     fits_fp16,
+    zeros_on,
 )
 from model.shards import Shards
 
@@ -56,7 +58,9 @@ def load_model(
         tied = config.tie_word_embeddings and HEAD not in shards.files
         names = names_for(config, Layout.of(config, shards.files), tied)
         shards.check(names.shapes())
-        loader = _Loader(config, shards, device, precision, GroupedWeight.fill if kernels is None else kernels.quantise)
+        fill = GroupedWeight.fill if kernels is None else kernels.quantise
+        zeros = HugePages().zeros if device.type == "cpu" else zeros_on(device)
+        loader = _Loader(config, shards, device, precision, fill, zeros)
         model = _assemble(loader, names, report)
     kept = 0 if precision.is_plain else sum(isinstance(weight, Tensor) for weight in model.matrices())
     if kept:
@@ -73,6 +77,7 @@ class _Loader:
     device: torch.device
     precision: Precision
     fill: Fill
+    zeros: Zeros  # for quantised weights
 
     def norm(self, part: Part) -> RMSNorm:
         return RMSNorm.create(self.tensor(part, self.precision.activations), self.config.rms_norm_eps)
@@ -148,7 +153,7 @@ class _Loader:
         stored = [self.shards.read(part) for part in matrix]
         if not kind.holds(max(_check_finite(rows, part) for rows, part in zip(stored, matrix, strict=True))):
             return self._plain((matrix,), self.precision.activations)[0]
-        weight = kind.empty(Tiling(_shape(matrix), paired), self.device)
+        weight = kind.empty(Tiling(_shape(matrix), paired), self.zeros)
         first = 0
         for rows in stored:
             self.fill(weight, rows, first)

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model.grid import fit, rounded
+from model.memory import Zeros
 
 # What a weight may lose when it is stored in float16: rounding costs 3e-4, more means subnormal numbers.
 FP16_TOLERANCE = 1e-3
@@ -46,6 +47,11 @@ class Fp16Weight:
         return torch.ops.quantized.linear_unpack_fp16(self.packed)[0].float()
 
 
+def zeros_on(device: torch.device) -> Zeros:
+    """Memory as torch allocates it."""
+    return lambda shape, dtype: torch.zeros(shape, dtype=dtype, device=device)
+
+
 Place = tuple[Tensor, Tensor]  # of rows: their tiles, and their outputs within the tile; both [n]
 
 
@@ -71,6 +77,11 @@ class Tiling:
     @property
     def groups(self) -> int:
         return _round_up(self.shape[1], GROUP) // GROUP
+
+    @property
+    def parts(self) -> tuple[int, int, int]:
+        """Of something that each group of each output has one of."""
+        return (self.tiles, self.groups, TILE)
 
     def places(self, first: int, count: int) -> Place:
         """Where `count` rows from `first` on are."""
@@ -108,14 +119,14 @@ class GroupedWeight(ABC):
     @classmethod
     def pack(cls, dense: Tensor, interleaved: bool = False) -> Self:
         """Quantises dense [out, in] of any floating type, whose largest magnitude the type `holds`."""
-        weight = cls.empty(Tiling((dense.shape[0], dense.shape[1]), interleaved), dense.device)
+        weight = cls.empty(Tiling((dense.shape[0], dense.shape[1]), interleaved), zeros_on(dense.device))
         weight.fill(dense, 0)
         return weight
 
     @classmethod
     @abstractmethod
-    def empty(cls, tiling: Tiling, device: torch.device) -> Self:
-        """All zeros."""
+    def empty(cls, tiling: Tiling, zeros: Zeros) -> Self:
+        """All zeros, because all scales are."""
 
     @classmethod
     def holds(cls, largest: float) -> bool:
@@ -163,9 +174,9 @@ class Int8Weight(GroupedWeight):
     levels: ClassVar[int] = 127
 
     @classmethod
-    def empty(cls, tiling: Tiling, device: torch.device) -> Self:
-        quants = torch.full((tiling.tiles, tiling.groups * 8, TILE, 4), 128, dtype=torch.uint8, device=device)
-        return cls(tiling, quants, _halves(tiling, device))
+    def empty(cls, tiling: Tiling, zeros: Zeros) -> Self:
+        quants = zeros((tiling.tiles, tiling.groups * 8, TILE, 4), torch.uint8)
+        return cls(tiling, quants, zeros(tiling.parts, torch.float16))
 
     def _store(self, groups: Tensor, place: Place) -> None:
         scales = (groups.abs().amax(-1) / self.levels).half()  # [n, groups]
@@ -193,9 +204,9 @@ class Int4Weight(GroupedWeight):
     mins: Tensor  # [tiles, groups, 16] float16
 
     @classmethod
-    def empty(cls, tiling: Tiling, device: torch.device) -> Self:
-        quants = torch.zeros(tiling.tiles, tiling.groups, 4, TILE, 4, dtype=torch.uint8, device=device)
-        return cls(tiling, quants, _halves(tiling, device), _halves(tiling, device))
+    def empty(cls, tiling: Tiling, zeros: Zeros) -> Self:
+        quants = zeros((tiling.tiles, tiling.groups, 4, TILE, 4), torch.uint8)
+        return cls(tiling, quants, zeros(tiling.parts, torch.float16), zeros(tiling.parts, torch.float16))
 
     @property
     def nbytes(self) -> int:
@@ -227,11 +238,6 @@ class ExpertWeights:
 
     gate_up: tuple[Weight, ...]  # E of [2I, H]: w1 above w3
     down: tuple[Weight, ...]  # E of [H, I]: w2
-
-
-def _halves(tiling: Tiling, device: torch.device) -> Tensor:
-    """A number for each group of each output."""
-    return torch.zeros(tiling.tiles, tiling.groups, TILE, dtype=torch.float16, device=device)
 
 
 def _divisor(scales: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from model import quantization
 from model.precision import fp16_works
-from model.quantization import Fp16Weight, GroupedWeight, Int4Weight, Int8Weight, Tiling, fits_fp16
+from model.quantization import Fp16Weight, GroupedWeight, Int4Weight, Int8Weight, Tiling, fits_fp16, zeros_on
 
 needs_fbgemm = pytest.mark.skipif(not fp16_works(), reason="needs FBGEMM on x86")
 
@@ -98,7 +98,7 @@ def test_padding_is_zero_and_counted(kind: type[GroupedWeight], out: int, column
 def test_rows_may_come_in_any_pieces_and_types(kind: type[GroupedWeight]) -> None:
     dense = random(90, 70).bfloat16()
     whole = kind.pack(dense, interleaved=True)
-    pieces = kind.empty(Tiling((90, 70), interleaved=True), dense.device)
+    pieces = kind.empty(Tiling((90, 70), interleaved=True), zeros_on(dense.device))
     for start, end in ((40, 57), (0, 40), (57, 90)):
         pieces.fill(dense[start:end].float(), start)
     assert torch.equal(whole.quants, pieces.quants)

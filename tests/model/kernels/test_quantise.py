@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from model.kernels.cpu.library import library
-from model.quantization import GroupedWeight, Int4Weight, Int8Weight, Tiling
+from model.quantization import GroupedWeight, Int4Weight, Int8Weight, Tiling, zeros_on
 
 KERNELS = library()
 LEVELS = [] if KERNELS is None else [level for level in KERNELS.levels() if KERNELS.set_level(level)]
@@ -23,7 +23,7 @@ def assert_same(kind: type[GroupedWeight], dense: Tensor, interleaved: bool, cut
     expected = kind.pack(dense, interleaved)
     for level in LEVELS:
         KERNELS.set_level(level)
-        weight = kind.empty(Tiling((dense.shape[0], dense.shape[1]), interleaved), dense.device)
+        weight = kind.empty(Tiling((dense.shape[0], dense.shape[1]), interleaved), zeros_on(dense.device))
         for rows, first in ((dense[:cut], 0), (dense[cut:], cut)):
             KERNELS.quantise(weight, rows, first)
         assert torch.equal(weight.quants, expected.quants)
