@@ -1,0 +1,180 @@
+"""What weight types cost in quality: `python -m benchmarks.quality [DIRECTORY]`.
+
+Perplexity and logits on two texts, through the engine's own steps, against the same model in float32: prose, code and
+letters written for this (held_out.txt), and documentation, which Python brings along and models have seen.
+"""
+
+import argparse
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from pydoc_data.topics import topics
+
+import torch
+import torch.nn.functional as F
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from benchmarks.machine import describe
+from engine.api import SamplingParams
+from engine.config import TOKENIZER
+from engine.runner import to_forward_batch
+from engine.step import Batch, Row
+from model.checkpoint import load_model
+from model.config import ModelConfig
+from model.kernels.cpu.library import library
+from model.kv_cache import KVCache
+from model.mixtral import Mixtral
+from model.precision import Wanted, choose_precision
+from model.quantization import GroupedWeight, Int4Weight, Tiling, zeros_on
+from model.upcycle import default_directory
+
+HELD_OUT = Path(__file__).with_name("held_out.txt")
+TOPICS = ("yield", "naming", "exceptions", "import", "floating", "try", "with", "comparisons", "typesseq")
+WINDOW = 1024  # tokens of one sequence
+CHUNK = 256  # of one step: later ones find the earlier ones' keys in the cache
+KEPT = 8  # every eighth token's logits are compared
+BLOCK = 16
+CPU = torch.device("cpu")
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """What a model makes of a text."""
+
+    losses: Tensor  # [T] of each next token, in nats
+    logits: Tensor  # [T / KEPT, V]
+
+
+@dataclass(frozen=True, slots=True)
+class Quality:
+    """Scores beside those of the same model in float32."""
+
+    perplexity: float
+    increase: float  # of the perplexity, relative
+    uncertainty: float  # the increase's standard error
+    logit_rms: float  # of the differences, relative to the logits' standard deviation
+    logit_most: float  # the largest difference, relative to the same
+
+    @classmethod
+    def of(cls, scores: Scores, exact: Scores) -> "Quality":
+        lost = (scores.losses - exact.losses).double()
+        spread = (exact.logits - exact.logits.mean(-1, keepdim=True)).square().mean().sqrt()
+        off = (scores.logits - exact.logits) / spread
+        return cls(
+            perplexity=scores.losses.double().mean().exp().item(),
+            increase=lost.mean().exp().item() - 1,
+            uncertainty=(lost.std() / len(lost) ** 0.5).item(),
+            logit_rms=off.square().mean().sqrt().item(),
+            logit_most=off.abs().max().item(),
+        )
+
+
+def score(model: Mixtral, ids: list[int]) -> Scores:
+    """Each window is a sequence of its own; its first token is given, all others are predicted."""
+    blocks = tuple(range(WINDOW // BLOCK))
+    cache = KVCache.allocate(model.config, len(blocks), BLOCK, model.activation_dtype, model.device)
+    losses, logits = [], []
+    for begin in range(0, len(ids) - 1, WINDOW):
+        window = ids[begin : begin + WINDOW + 1]
+        for start in range(0, len(window) - 1, CHUNK):
+            targets = tuple(window[start + 1 : start + 1 + CHUNK])
+            given = tuple(window[start : start + len(targets)])
+            row = Row("text", start, given, blocks, SamplingParams(max_tokens=1), None, targets)
+            with torch.inference_mode():
+                found = model.forward(to_forward_batch(Batch((row,)), BLOCK, model.device), cache)  # [CHUNK, V]
+            losses.append(F.cross_entropy(found, torch.tensor(targets), reduction="none"))
+            logits.append(found[::KEPT].clone())
+    return Scores(torch.cat(losses), torch.cat(logits))
+
+
+def texts(tokenizer: Tokenizer, tokens: int) -> dict[str, list[int]]:
+    """The first tokens of each text."""
+    documentation = "\n".join(topics[topic] for topic in TOPICS)
+    whole = {"held out": HELD_OUT.read_text(encoding="utf-8"), "documentation": documentation}
+    return {name: tokenizer.encode(text).ids[: tokens + 1] for name, text in whole.items()}
+
+
+def regroup(model: Mixtral) -> None:
+    """Rounds the experts of a float32 model to int4 in place, in groups of inputs that are not neighbours.
+
+    The default model's experts were in 4 bits before, in the very groups that Int4Weight has, so int4 finds their grids
+    again. Over groups drawn at random it has to make new ones, as it has to for models that come in 16 bits.
+    """
+    fill: Callable[[GroupedWeight, Tensor, int], None] = GroupedWeight.fill
+    if (kernels := library()) is not None:
+        fill = kernels.quantise
+    for layer in model.layers:
+        for dense in (*layer.moe.experts.gate_up, *layer.moe.experts.down):
+            assert isinstance(dense, Tensor)
+            order = torch.randperm(dense.shape[1], generator=torch.Generator().manual_seed(0))
+            weight = Int4Weight.empty(Tiling((dense.shape[0], dense.shape[1])), zeros_on(CPU))
+            fill(weight, dense[:, order].contiguous(), 0)
+            dense[:, order] = weight.dense()
+
+
+def load(directory: Path, dtype: str, quantization: str) -> Mixtral:
+    config = ModelConfig.from_pretrained(directory)
+    precision = choose_precision(Wanted(dtype, quantization), config.dtype, CPU, library() is not None)
+    return load_model(directory, config, CPU, precision, lambda done, total: None)
+
+
+def measure(directory: Path, tokens: int) -> dict[str, dict[str, Quality]]:
+    """Of each weight type, on each text."""
+    given = texts(Tokenizer.from_file(str(directory / TOKENIZER)), tokens)
+    model = load(directory, "float32", "none")
+    exact = {name: score(model, ids) for name, ids in given.items()}
+    found: dict[str, dict[str, Quality]] = {}
+
+    def add(kind: str, model: Mixtral) -> None:
+        found[kind] = {name: Quality.of(score(model, ids), exact[name]) for name, ids in given.items()}
+        for name, quality in found[kind].items():
+            print(_line(kind, name, quality), flush=True)
+
+    found["fp32"] = {name: Quality.of(scores, scores) for name, scores in exact.items()}
+    for name, quality in found["fp32"].items():
+        print(_line("fp32", name, quality), flush=True)
+    regroup(model)
+    add("int4, regrouped", model)
+    del model
+    for kind, asked in {"fp16": ("float16", "none"), "int8": ("auto", "int8"), "int4": ("auto", "int4")}.items():
+        add(kind, load(directory, *asked))
+    return found
+
+
+def _line(kind: str, text: str, quality: Quality) -> str:
+    cells = (
+        kind,
+        text,
+        f"{quality.perplexity:.4f}",
+        f"{quality.increase:+.3%} ± {quality.uncertainty:.3%}",
+        f"{quality.logit_rms:.2%}",
+        f"{quality.logit_most:.1%}",
+    )
+    return f"| {' | '.join(cells)} |"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.quality", description=__doc__)
+    parser.add_argument("directory", nargs="?", type=Path, default=default_directory(Path.home() / ".cache"))
+    parser.add_argument("--tokens", type=int, default=4096, metavar="N", help="of each text, at most (default: 4096)")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write the figures here as JSON")
+    arguments = parser.parse_args()
+    machine = describe()
+    kernels = library()
+    print("| weights | text | perplexity | increase | logit error: rms | largest |\n|---|---|---:|---:|---:|---:|")
+    found = measure(arguments.directory, arguments.tokens)
+    if arguments.output:
+        figures = {kind: {name: asdict(each) for name, each in qualities.items()} for kind, qualities in found.items()}
+        report = {
+            "machine": machine | {"kernels": None if kernels is None else kernels.level},
+            "model": arguments.directory.name,
+            "tokens": arguments.tokens,
+            "quality": figures,
+        }
+        arguments.output.write_text(json.dumps(report, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
