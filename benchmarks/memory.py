@@ -16,6 +16,13 @@ class Peak:
     anonymous: int = 0  # held by the processes for themselves: RssAnon
     resident: int = 0  # with the pages of mapped files: VmRSS
 
+    @classmethod
+    def of(cls, process: int) -> "Peak":
+        """What it and all below it hold now."""
+        peak = cls()
+        peak.look(process)
+        return peak
+
     def look(self, process: int) -> None:
         """Takes in what the process and all below it hold now."""
         sizes = [_sizes(one) for one in _family(process)]

@@ -139,10 +139,18 @@ class Report:
         names = self._having("starts")
         if not names:
             return
-        yield from _head("until it is ready", "as", "seconds", "peak RssAnon, GB", "peak RSS with mapped files, GB")
+        yield from _head(
+            "until it is ready",
+            "as",
+            "seconds",
+            "peak RssAnon",
+            "peak RSS, with mapped files",
+            "RssAnon after all clients",
+        )
         for name in names:
             for section, start in self.measured[name].starts.items():
-                sizes = (f"{start.anonymous / 1e9:.2f}", f"{start.resident / 1e9:.2f}")
+                held = self.measured[name].served if section == "server" else 0
+                sizes = (f"{size / 1e9:.2f} GB" if size else "" for size in (start.anonymous, start.resident, held))
                 yield _line(CONTENDERS[name].title, section, f"{start.seconds:.1f}", *sizes)
 
 

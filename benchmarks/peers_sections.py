@@ -15,6 +15,7 @@ from benchmarks.completions import Target, burst
 from benchmarks.contenders import CONTENDERS, OCTAVO, SERVED_NAME, Setting, Worker, engine, server
 from benchmarks.figures import Round
 from benchmarks.loads import Load
+from benchmarks.memory import Peak
 from benchmarks.peers_figures import CLIENTS, EXPERT_TOKENS, LOADS, Figure, LayerFigure, Measured
 from benchmarks.process import Server
 
@@ -88,6 +89,8 @@ def measure_http(run: Run) -> None:
         for clients, name in _turns(run, CLIENTS, servers):
             for _ in range(CLIENTS[clients]):
                 run.measured[name].http.setdefault(clients, []).append(_burst(servers[name], clients, random))
+        for name, one in servers.items():
+            run.measured[name].served = Peak.of(one.process).anonymous
 
 
 def _burst(one: Server, clients: int, random: Random) -> Round:

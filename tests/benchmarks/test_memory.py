@@ -26,6 +26,4 @@ def test_the_peak_of_a_family() -> None:
 def test_a_process_that_has_ended_holds_nothing() -> None:
     with subprocess.Popen([sys.executable, "-c", "pass"]) as process:
         process.wait()
-    peak = Peak()
-    peak.look(process.pid)
-    assert peak == Peak(0, 0)
+    assert Peak.of(process.pid) == Peak(0, 0)
