@@ -24,7 +24,7 @@ from engine.step import Batch, Row, Sample
 from model.batch import ForwardBatch
 from model.checkpoint import load_model
 from model.config import GenerationConfig, ModelConfig, ModelError
-from model.kernels.cpu.library import library
+from model.kernels.cpu.library import how_to_build, library
 from model.kv_cache import KVCache
 from model.mixtral import Mixtral
 from model.ops import select_ops
@@ -142,7 +142,7 @@ def start(config: EngineConfig, report: Report) -> tuple[ModelRunner, Limits, Re
         pool_tokens=pool.tokens,
         max_num_seqs=min(limits.max_num_seqs, limits.max_num_batched_tokens),
         max_waiting=config.max_waiting,
-        description=(model.describe(), pool.describe(max_model_len, shape), limits.describe()),
+        description=(model.describe(), *_lost(model), pool.describe(max_model_len, shape), limits.describe()),
         eos_token_ids=generation.eos_token_ids,
         defaults=SamplingDefaults(
             generation.temperature,
@@ -170,6 +170,14 @@ def load(config: EngineConfig, shape: ModelConfig, report: Report) -> Mixtral:
 
     model = load_model(Path(config.model), shape, device, precision, loaded)
     return replace(model, ops=select_ops(shape, device, config.batch_invariant))
+
+
+def _lost(model: Mixtral) -> tuple[str, ...]:
+    """A line for the log where the C kernels could have made everything faster."""
+    if model.device.type != "cpu" or library() is not None:
+        return ()
+    cost = "every product unpacks its weights, slowly" if model.precision.is_quantised else "decoding is half as fast"
+    return (f"The kernels in C were not built, and without them {cost}: {how_to_build()}.",)
 
 
 def _device(name: str) -> torch.device:

@@ -33,6 +33,11 @@ class Precision:
         """Whether matrices are tensors, so that a tied head can be the embedding itself."""
         return isinstance(self.linears, torch.dtype)
 
+    @property
+    def is_quantised(self) -> bool:
+        """Whether matrices have 8 bits or fewer."""
+        return not self.is_plain and self.linears is not Fp16Weight
+
     @classmethod
     def plain(cls, dtype: torch.dtype) -> "Precision":
         """One dtype for everything."""

@@ -6,12 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from engine import runner
 from engine.api import FinishReason, SamplingDefaults, SamplingParams
 from engine.config import EngineConfig
 from engine.engine import build
 from engine.runner import ModelRunner, to_forward_batch
 from engine.step import Batch, Row
 from model.config import ModelError
+from model.kernels.cpu.library import library
 from tests.engine.fakes import Collector, request, run
 from tests.model.pages import flat_batch
 from tests.tiny import write_tiny_checkpoint
@@ -78,6 +80,16 @@ def test_start_reports_its_progress_and_states_its_bounds(checkpoint):
     assert core.scheduler.pool.num_blocks * 16 == ready.pool_tokens
 
 
+@pytest.mark.parametrize(("asked", "cost"), [("auto", "half as fast"), ("int8", "unpacks its weights, slowly")])
+def test_what_is_lost_without_the_kernels_is_said(checkpoint, monkeypatch, asked, cost):
+    _, with_kernels, _ = start(checkpoint)
+    monkeypatch.setattr(runner, "library", lambda: None)
+    _, ready, _ = start(checkpoint, quantization=asked, dtype="auto")
+    (line,) = (line for line in ready.description if "The kernels in C were not built" in line)
+    assert cost in line and "install a C compiler (gcc or clang), then run `" in line and "-m pip install" in line
+    assert (library() is None) == any("not built" in line for line in with_kernels.description)
+
+
 def test_generation_config_travels_with_ready(tmp_path):
     write_tiny_checkpoint(tmp_path)
     (tmp_path / "generation_config.json").write_text('{"temperature": 0.6, "top_p": 0.9, "eos_token_id": [2, 5]}')
@@ -138,12 +150,12 @@ def test_padding_of_the_vocabulary_is_never_sampled(checkpoint):
 
 def test_a_model_that_gives_nan_for_one_request_serves_the_others(checkpoint):
     core, _, _ = start(checkpoint)
-    runner = core.runner
-    assert isinstance(runner, ModelRunner)
+    loaded = core.runner
+    assert isinstance(loaded, ModelRunner)
     before, after = Collector(), Collector()
     core.add(request("good", range(3, 30), 8, temperature=0.0))
     run(core, before)
-    runner.model.embedding.table[200] = torch.nan
+    loaded.model.embedding.table[200] = torch.nan
     core.add(request("bad", [*range(3, 30), 200], 8))
     core.add(request("good", range(3, 30), 8, temperature=0.0))
     core.add(request("bad too", [200], 8, top_p=0.5, logprobs=3))

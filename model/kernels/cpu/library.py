@@ -2,6 +2,7 @@
 
 import ctypes
 import importlib.machinery
+import sys
 import threading
 from collections.abc import Sequence
 from ctypes import POINTER, c_char_p, c_float, c_int64, c_void_p
@@ -23,9 +24,6 @@ from model.kernels.cpu.structs import (
     WeightStruct,
 )
 from model.quantization import GroupedWeight
-
-HOW_TO_BUILD = "with a C compiler (gcc or clang) on the PATH, install Octavo again"
-
 
 Heads = tuple[Tensor, Tensor, Tensor]
 
@@ -140,6 +138,14 @@ def library() -> Library | None:
     """The kernels, or None where they were not built."""
     path = find()
     return None if path is None else Library(path)
+
+
+def how_to_build() -> str:
+    """What to do where the kernels were not built, as the end of a sentence."""
+    root = Path(__file__).parents[3]
+    source = f"--editable {root}" if (root / "pyproject.toml").is_file() else "DIRECTORY-OF-OCTAVO'S-SOURCE"
+    command = f"{sys.executable} -m pip install --force-reinstall --no-deps {source}"
+    return f"install a C compiler (gcc or clang), then run `{command}`"
 
 
 def find() -> Path | None:
