@@ -42,8 +42,7 @@ def _panel(axes: Any, title: str, spreads: Sequence[Spread]) -> Any:
     bars = axes.bar(range(len(spreads)), medians, color=COLOURS, width=0.72)
     axes.errorbar(range(len(spreads)), medians, ranges, fmt="none", ecolor=INK, elinewidth=1, capsize=2)
     for index, spread in enumerate(spreads):
-        label = f"{spread.median:.1f}" if spread.median < 100 else f"{spread.median:.0f}"
-        axes.annotate(label, (index, spread.high), (0, 3), textcoords="offset points", ha="center")
+        axes.annotate(_short(spread.median), (index, spread.high), (0, 3), textcoords="offset points", ha="center")
     axes.set_title(title, fontsize=10)
     axes.set_ylim(0, 1.15 * max(spread.high for spread in spreads))
     axes.set_xticks([])
@@ -52,3 +51,8 @@ def _panel(axes: Any, title: str, spreads: Sequence[Spread]) -> Any:
         axes.spines[side].set_visible(False)
     axes.spines["bottom"].set_color(INK)
     return bars
+
+
+def _short(value: float) -> str:
+    """Three digits or so."""
+    return f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f}"
