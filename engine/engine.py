@@ -2,14 +2,16 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from engine.api import FinishReason, Output, Progress, Ready, Request, StepOutputs
 from engine.blocks import BlockPool
 from engine.config import EngineConfig
-from engine.grammar import Grammars
 from engine.scheduler import Scheduler
 from engine.step import Batch, Sample
+
+if TYPE_CHECKING:
+    from engine.grammar import Grammars
 
 COMPILE_WAIT = 0.02  # seconds to wait for a grammar before looking for new messages, when there is nothing else to do
 
@@ -24,8 +26,10 @@ class Runner(Protocol):
 class Engine:
     """One model behind one scheduler. Not thread-safe: one loop owns it."""
 
-    def __init__(self, scheduler: Scheduler, runner: Runner, grammars: Grammars | None = None) -> None:
+    def __init__(self, scheduler: Scheduler, runner: Runner, grammars: "Grammars | None" = None) -> None:
         """`grammars` are those that the runner keeps to."""
+        from engine.grammar import Grammars  # its library loads here, in the engine's own process
+
         self.scheduler = scheduler
         self.runner = runner
         self.grammars = grammars or Grammars()

@@ -114,7 +114,9 @@ def to_forward_batch(batch: Batch, block_size: int, device: torch.device) -> For
 
 
 def _upload(arrays: Sequence[NDArray[np.generic]], device: torch.device) -> list[Tensor]:
-    """The arrays on the device, as views of one buffer that is copied at once."""
+    """The arrays on the device; on another than the CPU, as views of one buffer that is copied at once."""
+    if device.type == "cpu":
+        return [torch.from_numpy(array) for array in arrays]
     buffer = torch.from_numpy(np.concatenate([array.view(np.uint8).reshape(-1) for array in arrays])).to(device)
     parts = torch.split(buffer, [array.nbytes for array in arrays])
     return [part.view(_DTYPES[array.dtype.name]).view(array.shape) for part, array in zip(parts, arrays, strict=True)]

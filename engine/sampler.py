@@ -34,8 +34,9 @@ def sample(
     edited = _edited(logits, rows)
     if allowed is not None:
         edited = _within(edited, logits, allowed)
-    is_number = edited.amax(-1).isfinite()  # NaN and +inf spread to the maximum  # [R]
-    tokens = _choose(edited, rows)  # [R]
+    best = _argmax(edited)  # [R]
+    is_number = edited.gather(-1, best[:, None]).isfinite().squeeze(-1)  # NaN is larger than any number  # [R]
+    tokens = _choose(edited, best, rows)  # [R]
     logprobs = _logprobs(logits, tokens, rows)
     ids: list[int] = tokens.where(is_number, -1).tolist()
     return [Sample(None) if token < 0 else Sample(token, each) for token, each in zip(ids, logprobs, strict=True)]
@@ -65,8 +66,16 @@ def _within(edited: Tensor, logits: Tensor, allowed: NDArray[np.uint8]) -> Tenso
     return kept.where(~without, logits.masked_fill(forbidden, -torch.inf)) if without.any() else kept
 
 
-def _choose(logits: Tensor, rows: Sequence[Row]) -> Tensor:
-    tokens = logits.argmax(-1)  # [R]
+def _argmax(logits: Tensor) -> Tensor:
+    """The first of the largest logits [R, V], or of the NaN among them. [R]"""
+    if logits.device.type == "cpu":  # torch takes twenty times as long as numpy
+        return torch.from_numpy(logits.numpy().argmax(-1))
+    return logits.argmax(-1)
+
+
+def _choose(logits: Tensor, best: Tensor, rows: Sequence[Row]) -> Tensor:
+    """A token for each row of logits [R, V], whose likeliest are `best` [R]. [R]"""
+    tokens, peaks = best.clone(), logits.gather(-1, best[:, None])  # [R], [R, 1]
     drawn = [index for index, row in enumerate(rows) if row.params.temperature >= GREEDY]
     plain = [index for index in drawn if not _is_filtered(rows[index])]
     filtered = [index for index in drawn if _is_filtered(rows[index])]
@@ -74,9 +83,9 @@ def _choose(logits: Tensor, rows: Sequence[Row]) -> Tensor:
         if indices:
             controls = _controls([rows[index] for index in indices]).to(logits.device)  # [r, 5]
             chosen = torch.tensor(indices, device=logits.device)
-            scores = logits[chosen]  # [r, V], a copy
             # The maximum goes first: a small temperature then gives -inf, never inf - inf.
-            scores.sub_(scores.amax(-1, keepdim=True)).div_(controls[:, _TEMPERATURE, None].to(scores.dtype))
+            scores = logits.index_select(0, chosen).sub_(peaks[chosen])  # [r, V], a copy
+            scores.div_(controls[:, _TEMPERATURE, None].to(scores.dtype))
             tokens[chosen] = draw(scores, controls)
     return tokens
 
@@ -123,7 +132,9 @@ def _invert(weights: Tensor, share: Tensor) -> Tensor:
 
 def _draw_filtered(scores: Tensor, controls: Tensor) -> Tensor:
     """Top-k, then top-p of what it left, then min-p; inverse CDF from the most likely down. [r, V] -> [r]"""
-    total = scores.exp().sum(-1, keepdim=True, dtype=torch.float64)  # [r, 1]
+    total = torch.zeros(len(scores), 1, dtype=torch.float64, device=scores.device)
+    if (controls[:, _TOP_K] <= 0).any():  # of the others, what top-k leaves is the whole
+        total = scores.exp().sum(-1, keepdim=True, dtype=torch.float64)
     tokens = torch.zeros(len(scores), dtype=torch.int64, device=scores.device)
     rows = torch.arange(len(scores), device=scores.device)  # those without a token yet
     for count in (*CANDIDATES, scores.shape[-1]):
@@ -147,12 +158,37 @@ def _draw_among(count: int, scores: Tensor, total: Tensor, controls: Tensor) -> 
 
 
 def _ranked(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The `count` best scores of each row and their ids, best first, equal ones by id. [r, V] -> [r, C] twice"""
+    """The `count` best of scores that are at most 0, and their ids: best first, equal by id. [r, V] -> [r, C] twice"""
+    return (_ranked_by_keys if scores.device.type == "cpu" else _ranked_by_torch)(scores, count)
+
+
+def _ranked_by_torch(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
     if count == scores.shape[-1]:
         return torch.sort(scores, descending=True, stable=True)
     ids = scores.topk(count, sorted=False).indices.sort(-1).values
     ranked, order = torch.sort(scores.gather(-1, ids), descending=True, stable=True)
     return ranked, ids.gather(-1, order)
+
+
+def _ranked_by_keys(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """For a CPU, where torch's topk and sort are slow.
+
+    A key is a score's bits before its id. Of two floats that are not positive the larger has the smaller bits, so
+    keys in ascending order are scores in descending order. Only those are sorted that may be among the best:
+    as large as the last of the `count` largest peaks, where a peak is the maximum of a few neighbours.
+    """
+    keys = np.empty((len(scores), count), np.uint64)
+    least = np.full(len(scores), -np.inf, np.float32)  # [r]
+    if (width := scores.shape[-1] // (2 * count + 1)) > 1:
+        whole = scores[:, : scores.shape[-1] // width * width]
+        peaks = whole.reshape(len(scores), -1, width).amax(-1).numpy()  # [r, P], P > 2 * count
+        least = np.partition(peaks, -count, -1)[:, -count]
+    for best, row, bound in zip(keys, scores.numpy(), least, strict=True):
+        ids = np.flatnonzero(~(row < bound))  # a NaN is among the best, wherever it is
+        bits = (row[ids] + np.float32(0)).view(np.uint32).astype(np.uint64)  # -0 becomes 0
+        best[:] = np.sort(bits << np.uint64(32) | ids.astype(np.uint64))[:count]
+    ranked = (keys >> np.uint64(32)).astype(np.uint32).view(np.float32)
+    return torch.from_numpy(ranked), torch.from_numpy(keys.astype(np.uint32).astype(np.int64))
 
 
 def _keep(weights: Tensor, total: Tensor, controls: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from engine.api import SamplingParams
 from engine.noise import uniforms
-from engine.sampler import CANDIDATES, _invert, sample, score
+from engine.sampler import CANDIDATES, _invert, _ranked_by_keys, _ranked_by_torch, sample, score
 from engine.step import Row, Sample
 from tests.engine.test_edits import CASES
 from tests.engine.test_edits import obvious as obvious_edits
@@ -114,6 +114,28 @@ def test_equal_logits_are_ranked_by_id_however_many_are_looked_at(vocab):
     logits = torch.zeros(64, vocab)
     rows = [row(n, top_k=3) for n in range(64)]
     assert set(tokens(logits, rows)) == {0, 1, 2}
+
+
+SCORES = st.sampled_from([0.0, -0.0, -1e-40, -0.5, -0.5000001, -3.0, -3e38, -INF]) | st.floats(-9, 0, width=32)
+
+
+@SETTINGS
+@given(st.lists(SCORES, min_size=1, max_size=60), st.integers(0, 60), st.integers(1, 40))
+def test_keys_rank_as_torch_does(values, count, repeats):
+    """Equal ones too, of which there are many: the values come again and again."""
+    scores = torch.tensor([values * repeats, values[::-1] * repeats], dtype=torch.float32)
+    count = min(count, scores.shape[-1])
+    ours, theirs = _ranked_by_keys(scores, count), _ranked_by_torch(scores, count)
+    for n in range(2):
+        assert ours[0][n].tolist() == theirs[0][n].tolist()
+        before = theirs[0][n] > theirs[0][n][-1:] if count < scores.shape[-1] else slice(None)
+        assert ours[1][n][before].tolist() == theirs[1][n][before].tolist()  # of the last torch takes any
+
+
+def test_keys_rank_rows_of_no_numbers_too():
+    scores = torch.full((2, 900), float("nan"))
+    scores[1, ::2] = -1.0
+    assert _ranked_by_keys(scores, 256)[1].shape == (2, 256)
 
 
 def test_top_p_counts_all_of_a_top_k_that_lies_beyond_the_first_candidates():
