@@ -84,26 +84,29 @@ void octavo_linear(const Weight *weight, const float *x, int64_t tokens, float *
     pool_release();
 }
 
-static void add_unit(AttentionCall *call, Unit unit) {
-    if (call->units) call->units[call->num_units] = unit;
+static void add_unit(AttentionCall *call, const Unit *unit) {
+    if (call->units) call->units[call->num_units] = *unit;
     call->num_units++;
 }
 
-/* A single row's units, one for each span of its keys. */
-static void add_spans(AttentionCall *call, const Unit *row) {
-    const int64_t heads = call->heads.num_heads, size = state_size(call->heads.head_dim);
-    const int64_t spans = (row->last - 1) / SPAN - row->first / SPAN + 1;
-    if (call->units) call->partials[row->row] = (Partial){call->states + call->num_states * size, spans};
-    for (int64_t first = row->first; first < row->last;) {
-        const int64_t end = first / SPAN * SPAN + SPAN;
-        Unit unit = *row;
-        unit.first = first;
-        unit.last = end < row->last ? end : row->last;
-        if (call->units) unit.states = call->states + call->num_states * size;
-        add_unit(call, unit);
-        call->num_states += heads;
-        first = end;
+/* Of a single row. */
+static void add_spans(AttentionCall *call, Unit unit) {
+    const int64_t end = unit.last, spans = unit.last > unit.first ? (end - 1) / SPAN - unit.first / SPAN + 1 : 1;
+    unit.heads = call->heads.num_kv_heads;
+    if (call->units && spans > 1) call->partials[unit.row] = (Partial){call->states + call->used_states, spans};
+    for (int64_t n = 0; n < spans; n++) {
+        const int64_t next = unit.first / SPAN * SPAN + SPAN;
+        unit.last = next < end ? next : end;
+        unit.states = call->units && spans > 1 ? call->states + call->used_states : NULL;
+        add_unit(call, &unit);
+        unit.first = next;
+        call->used_states += spans > 1 ? call->heads.num_heads * state_size(call->heads.head_dim) : 0;
     }
+}
+
+static void add_heads(AttentionCall *call, Unit unit) {
+    unit.heads = 1;
+    for (unit.head = 0; unit.head < call->heads.num_kv_heads; unit.head++) add_unit(call, &unit);
 }
 
 /* Cuts the step into units; without room for them it only counts. */
@@ -111,15 +114,16 @@ static void cut(AttentionCall *call) {
     const Step *step = call->step;
     const int64_t group = call->heads.num_heads / call->heads.num_kv_heads;
     const int64_t at_once = group < QUERIES ? QUERIES / group : 1;
-    call->num_units = call->num_states = 0;
+    call->num_units = call->used_states = 0;
+    for (int64_t row = 0; row < step->tokens && call->units; row++) call->partials[row] = (Partial){NULL, 0};
     for (int64_t n = 0; n < step->sequences; n++) {
         const int64_t end = step->q_starts[n + 1], kv_len = step->kv_lens[n];
         for (int64_t row = step->q_starts[n]; row < end; row += at_once) {
             const int64_t rows = end - row < at_once ? end - row : at_once, position = kv_len - (end - row);
-            const int64_t oldest = step->window && position >= step->window ? position + 1 - step->window : 0;
-            const Unit unit = {n, row, rows, position, oldest, kv_len ? position + rows : 0, NULL};
-            for (int64_t r = 0; r < rows && call->units; r++) call->partials[row + r] = (Partial){NULL, 0};
-            rows == 1 && unit.last - unit.first > SPAN ? add_spans(call, &unit) : add_unit(call, unit);
+            Unit unit = {.sequence = n, .row = row, .rows = rows, .position = position};
+            unit.first = step->window && position >= step->window ? position + 1 - step->window : 0;
+            unit.last = kv_len ? position + rows : 0; /* a row of padding sees nothing */
+            rows == 1 ? add_spans(call, unit) : add_heads(call, unit);
         }
     }
 }
@@ -128,7 +132,7 @@ static size_t lay_out_attention(AttentionCall *call, unsigned char *base) {
     Layout layout = {base, 0};
     call->units = take(&layout, call->num_units, sizeof(Unit));
     call->partials = take(&layout, call->step->tokens, sizeof(Partial));
-    call->states = take(&layout, call->num_states * state_size(call->heads.head_dim), sizeof(float));
+    call->states = take(&layout, call->used_states, sizeof(float));
     return layout.used;
 }
 

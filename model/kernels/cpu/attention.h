@@ -9,13 +9,22 @@
  *                                        values [32][D']   so that 16 outputs are; D' is D in whole registers
  */
 
+/* Where the keys of a tile are in the pages, in floats from the first key on; the values are in the same places. */
+typedef struct {
+    int64_t at[KEYS];
+} Places;
+
 typedef struct {
     const AttentionCall *call;
     const Unit *unit;
-    int64_t head, group; /* of keys and values, and the query heads that share it */
-    int64_t dim, width;  /* D and D' */
-    float *keys, *values; /* of the tile */
-    float *states;        /* [queries] of the span; query n is row n / group, head n % group */
+    int64_t group;        /* query heads that share a head of keys and values */
+    int64_t dim, width;   /* D and D' */
+    float *keys, *values; /* of the tile and of one head */
+    float *states;        /* [heads, queries] of the span; query n is row n / group, head n % group */
+    int64_t position;     /* of the tile's first key */
+    int64_t head;         /* of the unit's, in the tile */
+    const Places *next;   /* what to bring nearer while the tile is worked on, or NULL; with the head's place added: */
+    int64_t next_head;
 } Item;
 
 /* The state of a running softmax: see state_size. Sums and outputs are relative to e to the largest score. */
@@ -50,15 +59,14 @@ static void finish(float *state, int64_t dim, float *out) {
     for (int64_t n = 0; n < dim; n += TILE) store_padded(out, n, dim, vf_mul(vf_load(outputs_of(state) + n), share));
 }
 
-/* Where the tile's keys are in the pages, in floats; behind the last key that there is, that one's place again. */
-static void find_tile(const Item *item, int64_t position, int64_t *places) {
+/* Behind the last key that there is, that one's place again. */
+static void find_tile(const Item *item, int64_t position, Places *places) {
     const Step *step = item->call->step;
-    const Heads *heads = &item->call->heads;
+    const int64_t size = item->call->heads.num_kv_heads * item->dim;
     const int32_t *blocks = step->block_table + item->unit->sequence * step->table_width;
     int64_t block = position / step->block_size, offset = position % step->block_size;
     for (int n = 0; n < KEYS; n++) {
-        const int64_t slot = blocks[block] * step->block_size + offset;
-        places[n] = (slot * heads->num_kv_heads + item->head) * heads->head_dim;
+        places->at[n] = (blocks[block] * step->block_size + offset) * size;
         if (position + n + 1 >= item->unit->last) continue;
         if (++offset == step->block_size) {
             offset = 0;
@@ -67,22 +75,27 @@ static void find_tile(const Item *item, int64_t position, int64_t *places) {
     }
 }
 
-static void lay_out_tile(const Item *item, int64_t position) {
-    const Pages *pages = item->call->pages;
-    int64_t places[KEYS];
-    find_tile(item, position, places);
+static void lay_out_tile(const Item *item, const Places *places) {
+    const int64_t head = (item->unit->head + item->head) * item->dim;
+    const float *keys = item->call->pages->keys + head, *values = item->call->pages->values + head;
     for (int64_t d = 0; d < item->dim; d += TILE) {
         for (int half = 0; half < KEYS; half += TILE) {
             vf rows[TILE];
-            UNROLL_ALL for (int n = 0; n < TILE; n++) rows[n] = load_padded(pages->keys + places[half + n], d, item->dim);
+            UNROLL_ALL for (int n = 0; n < TILE; n++) rows[n] = load_padded(keys + places->at[half + n], d, item->dim);
             vf_transpose(rows);
             for (int n = 0; n < TILE && d + n < item->dim; n++) vf_store(item->keys + (d + n) * KEYS + half, rows[n]);
         }
     }
     for (int n = 0; n < KEYS; n++) {
         float *to = item->values + n * item->width;
-        for (int64_t d = 0; d < item->dim; d += TILE) vf_store(to + d, load_padded(pages->values + places[n], d, item->dim));
+        for (int64_t d = 0; d < item->dim; d += TILE) vf_store(to + d, load_padded(values + places->at[n], d, item->dim));
     }
+}
+
+/* The n-th 64 bytes of the next tile. A processor drops what it is asked to fetch while it waits for as much as it can:
+ * so a tile's two times 2 D lines are asked for one by one, in the two times 2 D steps of the work on the tile before. */
+INLINE void fetch(const Item *item, const float *pages, int64_t n) {
+    if (item->next) __builtin_prefetch(pages + item->next->at[n % KEYS] + item->next_head + n / KEYS * TILE);
 }
 
 INLINE void score_half(const Item *item, const float *const *queries, int half, float (*scores)[KEYS], const int count) {
@@ -90,6 +103,7 @@ INLINE void score_half(const Item *item, const float *const *queries, int half, 
     UNROLL for (int r = 0; r < count; r++) sums[r] = vf_set1(0);
     for (int64_t d = 0; d < item->dim; d++) {
         const vf key = vf_load(item->keys + d * KEYS + half);
+        fetch(item, item->call->pages->keys, d * (KEYS / TILE) + half / TILE);
         UNROLL for (int r = 0; r < count; r++) sums[r] = vf_fma(vf_set1(queries[r][d]), key, sums[r]);
     }
     UNROLL for (int r = 0; r < count; r++) vf_store(scores[r] + half, sums[r]);
@@ -131,6 +145,7 @@ INLINE void add_values(const Item *item, float *states, const float (*weights)[K
         UNROLL for (int r = 0; r < count; r++) out[r] = vf_load(outputs_of(states + r * size) + d);
         for (int n = first; n < last; n++) {
             const vf value = vf_load(item->values + n * item->width + d);
+            fetch(item, item->call->pages->values, d / TILE * KEYS + n);
             UNROLL for (int r = 0; r < count; r++) out[r] = vf_fma(vf_set1(weights[r][n]), value, out[r]);
         }
         UNROLL for (int r = 0; r < count; r++) vf_store(outputs_of(states + r * size) + d, out[r]);
@@ -145,18 +160,19 @@ static void add_weighted(const Item *item, float *states, const float (*weights)
 
 static inline int within_tile(int64_t at) { return at < 0 ? 0 : at > KEYS ? KEYS : (int)at; }
 
-/* Up to ROWS queries over the tile of keys that begins at a position. A query's own keys are from first to last: where
+/* Up to ROWS queries over the tile. A query's own keys are from first to last: where
  * all queries have the same, which is everywhere but at the ends of what they see, the values are read once for all. */
-static void attend_tile(const Item *item, int64_t position, int64_t query, int count) {
+static void attend_tile(const Item *item, int64_t query, int count) {
     const Heads *heads = &item->call->heads;
     const int64_t window = item->call->step->window, size = state_size(item->dim);
     const float *queries[ROWS];
-    float scores[ROWS][KEYS], *states = item->states + query * size;
+    const int64_t before = item->head * item->unit->rows * item->group; /* queries of earlier heads */
+    float scores[ROWS][KEYS], *states = item->states + (before + query) * size;
     int first[ROWS], last[ROWS], alike = 1, seen = 0;
     for (int r = 0; r < count; r++) {
         const int64_t row = (query + r) / item->group, of = (query + r) % item->group;
-        const int64_t own = item->unit->position + row - position;
-        queries[r] = heads->q + (item->unit->row + row) * heads->q_stride + (item->head * item->group + of) * item->dim;
+        const int64_t own = item->unit->position + row - item->position;
+        queries[r] = heads->q + (item->unit->row + row) * heads->q_stride + ((item->unit->head + item->head) * item->group + of) * item->dim;
         first[r] = window ? within_tile(own + 1 - window) : 0;
         last[r] = within_tile(own + 1);
         alike &= first[r] == first[0] && last[r] == last[0];
@@ -176,22 +192,42 @@ static void attend_tile(const Item *item, int64_t position, int64_t query, int c
     }
 }
 
+static int64_t queries_of(const Item *item) { return item->unit->heads * item->unit->rows * item->group; }
+
+/* All queries of the unit over the tile and one head of it. */
+static void attend_head(Item *item, const Places *places) {
+    const int64_t queries = item->unit->rows * item->group;
+    lay_out_tile(item, places);
+    for (int64_t n = 0; n < queries; n += ROWS) {
+        attend_tile(item, n, (int)(queries - n < ROWS ? queries - n : ROWS));
+        item->next = NULL;
+    }
+}
+
 /* The item's queries over the keys from first to last, which are within one span. */
-static void attend_span(const Item *item, int64_t first, int64_t last) {
-    const int64_t queries = item->unit->rows * item->group, size = state_size(item->dim);
-    for (int64_t n = 0; n < queries; n++) begin_state(item->states + n * size, item->width);
-    for (int64_t position = first / KEYS * KEYS; position < last; position += KEYS) {
-        lay_out_tile(item, position);
-        for (int64_t n = 0; n < queries; n += ROWS) {
-            attend_tile(item, position, n, (int)(queries - n < ROWS ? queries - n : ROWS));
+static void attend_span(Item *item, int64_t first, int64_t last) {
+    const Unit *unit = item->unit;
+    for (int64_t n = 0; n < queries_of(item); n++) begin_state(item->states + n * state_size(item->dim), item->width);
+    Places places[2]; /* of this tile and the next, in turn */
+    int turn = 0;
+    item->position = first / KEYS * KEYS;
+    find_tile(item, item->position, &places[turn]);
+    for (; item->position < last; item->position += KEYS, turn = !turn) {
+        const int64_t after = item->position + KEYS;
+        if (after < unit->last) find_tile(item, after, &places[!turn]);
+        for (item->head = 0; item->head < unit->heads; item->head++) {
+            const int ends = item->head + 1 == unit->heads;
+            item->next = !ends ? &places[turn] : after < unit->last ? &places[!turn] : NULL;
+            item->next_head = (unit->head + (ends ? 0 : item->head + 1)) * item->dim;
+            attend_head(item, &places[turn]);
         }
     }
 }
 
 /* All spans of the item one by one, put together as they come. */
-static void attend_rows(const Item *item, float *totals) {
+static void attend_spans(Item *item, float *totals) {
     const Unit *unit = item->unit;
-    const int64_t queries = unit->rows * item->group, size = state_size(item->dim), heads = item->call->heads.num_heads;
+    const int64_t queries = queries_of(item), size = state_size(item->dim), heads = item->call->heads.num_heads;
     for (int64_t n = 0; n < queries; n++) begin_state(totals + n * size, item->width);
     for (int64_t first = unit->first; first < unit->last; first = first / SPAN * SPAN + SPAN) {
         const int64_t end = first / SPAN * SPAN + SPAN;
@@ -199,33 +235,32 @@ static void attend_rows(const Item *item, float *totals) {
         for (int64_t n = 0; n < queries; n++) merge(totals + n * size, item->states + n * size, item->width);
     }
     for (int64_t n = 0; n < queries; n++) {
-        const int64_t row = unit->row + n / item->group, head = item->head * item->group + n % item->group;
+        const int64_t row = unit->row + n / item->group % unit->rows;
+        const int64_t head = (unit->head + n / item->group / unit->rows) * item->group + n % item->group;
         finish(totals + n * size, item->dim, item->call->out + (row * heads + head) * item->dim);
     }
 }
 
 static inline float *aligned(float *p) { return (float *)(((uintptr_t)p + 63) & ~(uintptr_t)63); }
 
-static void attend(const AttentionCall *call, const Unit *unit, int64_t head) {
-    const Heads *heads = &call->heads;
-    const int64_t dim = heads->head_dim, width = round_up(dim, TILE), group = heads->num_heads / heads->num_kv_heads;
-    const int64_t states = unit->rows * group * state_size(dim);
+static void attend(const AttentionCall *call, const Unit *unit) {
+    const int64_t dim = call->heads.head_dim, width = round_up(dim, TILE);
     float tile[KEYS * (dim + width) + TILE], *keys = aligned(tile);
-    Item item = {call, unit, head, group, dim, width, keys, keys + KEYS * dim, NULL};
+    Item item = {call, unit, call->heads.num_heads / call->heads.num_kv_heads, dim, width, keys, keys + KEYS * dim, NULL, 0, 0, NULL, 0};
     if (unit->states) {
-        item.states = unit->states + head * group * state_size(dim);
+        item.states = unit->states;
         attend_span(&item, unit->first, unit->last);
         return;
     }
+    const int64_t states = queries_of(&item) * state_size(dim);
     float kept[2 * states + TILE];
     item.states = aligned(kept);
-    attend_rows(&item, item.states + states);
+    attend_spans(&item, item.states + states);
 }
 
 static void attention_units(const void *arguments, int64_t first, int64_t last) {
     const AttentionCall *call = arguments;
-    const int64_t heads = call->heads.num_kv_heads;
-    for (int64_t item = first; item < last; item++) attend(call, &call->units[item / heads], item % heads);
+    for (int64_t n = first; n < last; n++) attend(call, &call->units[n]);
 }
 
 /* Puts a row's spans together, if it was left in several. */
@@ -280,7 +315,7 @@ static void attention_stages(Region *region, int stage, void (*join)(const void 
     const AttentionCall *call = region->arguments;
     const int64_t tokens = call->step->tokens;
     pool_stage(region, stage, tokens, pool_chunk(tokens, 16), attention_store);
-    pool_stage(region, stage + 1, call->num_units * call->heads.num_kv_heads, 1, attention_units);
+    pool_stage(region, stage + 1, call->num_units, 1, attention_units);
     pool_stage(region, stage + 2, tokens, pool_chunk(tokens, 16), join);
 }
 

@@ -55,18 +55,20 @@ typedef struct {
 
 enum {
     KEYS = 32,    /* that are scored at once, at positions that are multiples of it */
-    SPAN = 256,   /* keys of one running softmax, at multiples of it; those of several are then put together */
+    SPAN = 128,   /* keys of one running softmax, at multiples of it; those of several are then put together */
     QUERIES = 32, /* of a unit, about: they share what is done to lay its keys and values out */
 };
 
-/* Consecutive query rows of one sequence, over the keys that any of them sees; for each key-value head an item of work.
- * A single row has a unit for each span of its keys, so that one long sequence has work for many threads. */
+/* An item of work: query rows of one sequence, over the keys that any of them sees. Several rows share them in the cache,
+ * one key-value head at a time. A single row is bound by memory, where the heads of a position are neighbours: so it takes
+ * all of them at once, in a unit for each span of its keys, that one long sequence has work for many threads. */
 typedef struct {
     int64_t sequence;
     int64_t row, rows;   /* of the batch */
+    int64_t head, heads; /* of keys and values, from `head` on */
     int64_t position;    /* of the first row, in its sequence */
     int64_t first, last; /* keys, the last exclusive */
-    float *states;       /* [Hq] of the span's softmax; NULL: there is one unit for these rows, which finishes them */
+    float *states;       /* [Hq] of the span's softmax; NULL: there is no other unit for these rows and heads */
 } Unit;
 
 /* What a row's units left, to be put together. */
@@ -88,7 +90,7 @@ typedef struct {
     int64_t num_units;
     Partial *partials; /* [T] */
     float *states;     /* of all partials */
-    int64_t num_states;
+    int64_t used_states; /* floats */
 } AttentionCall;
 
 /* One instruction set's kernels: the bodies of parallel regions over the calls above. */

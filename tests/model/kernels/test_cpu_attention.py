@@ -26,7 +26,7 @@ from tests.model.pages import flat_batch
 
 KERNELS = library()
 LEVELS = [] if KERNELS is None else [level for level in KERNELS.levels() if KERNELS.set_level(level)]
-SPAN = 256  # keys of one running softmax in C
+SPAN = 128  # keys of one running softmax in C
 
 pytestmark = pytest.mark.skipif(KERNELS is None, reason="the C kernels were not built")
 
