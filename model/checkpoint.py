@@ -15,7 +15,7 @@ from model.config import ModelConfig, ModelError
 from model.kernels.cpu.decoder import fuse
 from model.kernels.cpu.library import library
 from model.layers import Embedding, RMSNorm, RotaryEmbedding
-from model.memory import HugePages, Zeros
+from model.memory import Zeros, zeros_on
 from model.mixtral import Attention, DecoderLayer, Mixtral
 from model.moe import MoEBlock, Router
 from model.names import HEAD, LayerNames, Layout, Matrix, Names, Part, names_for
@@ -31,7 +31,6 @@ from model.quantization import (
     Tiling,
     Weight,
     fits_fp16,
-    zeros_on,
 )
 from model.shards import Shards
 
@@ -59,8 +58,7 @@ def load_model(
         names = names_for(config, Layout.of(config, shards.files), tied)
         shards.check(names.shapes())
         fill = GroupedWeight.fill if kernels is None else kernels.quantise
-        zeros = HugePages().zeros if device.type == "cpu" else zeros_on(device)
-        loader = _Loader(config, shards, device, precision, fill, zeros)
+        loader = _Loader(config, shards, device, precision, fill, zeros_on(device))
         model = _assemble(loader, names, report)
     kept = 0 if precision.is_plain else sum(isinstance(weight, Tensor) for weight in model.matrices())
     if kept:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from model.config import ModelConfig
+from model.memory import commit, zeros_on
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,11 +36,15 @@ class KVCache:
     def allocate(
         cls, config: ModelConfig, num_blocks: int, block_size: int, dtype: torch.dtype, device: torch.device | str
     ) -> "KVCache":
-        """Zeroed pages: a padding row that reads an unwritten slot must not meet a NaN."""
+        """Zeroed pages: a padding row that reads an unwritten slot must not meet a NaN.
+
+        All of the memory is taken now: what the system promises and cannot give would end the process later.
+        """
         shape = (num_blocks, block_size, config.num_key_value_heads, config.head_dim)
+        zeros = zeros_on(torch.device(device))
 
         def pages() -> tuple[Tensor, Tensor]:
-            slots = torch.zeros((num_blocks * block_size + 1, *shape[2:]), dtype=dtype, device=device)
+            slots = commit(zeros((num_blocks * block_size + 1, *shape[2:]), dtype))
             return slots[:-1].view(shape), slots
 
         layers = []

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model.grid import fit, rounded
-from model.memory import Zeros
+from model.memory import Zeros, zeros_on
 
 # What a weight may lose when it is stored in float16: rounding costs 3e-4, more means subnormal numbers.
 FP16_TOLERANCE = 1e-3
@@ -45,11 +45,6 @@ class Fp16Weight:
     def dense(self) -> Tensor:
         """The rounded weights as float32 [out, in]."""
         return torch.ops.quantized.linear_unpack_fp16(self.packed)[0].float()
-
-
-def zeros_on(device: torch.device) -> Zeros:
-    """Memory as torch allocates it."""
-    return lambda shape, dtype: torch.zeros(shape, dtype=dtype, device=device)
 
 
 Place = tuple[Tensor, Tensor]  # of rows: their tiles, and their outputs within the tile; both [n]
