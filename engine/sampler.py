@@ -111,7 +111,9 @@ def _draw_plain(scores: Tensor, controls: Tensor) -> Tensor:
     First the chunk, then the column in it: no running sum over the whole vocabulary is written out.
     """
     weights = scores.exp_()
-    chunks = pad(weights, (0, -weights.shape[-1] % CHUNK)).view(len(weights), -1, CHUNK)  # [r, C, CHUNK]
+    if missing := -weights.shape[-1] % CHUNK:
+        weights = pad(weights, (0, missing))
+    chunks = weights.view(len(weights), -1, CHUNK)  # [r, C, CHUNK]
     sums = chunks.sum(-1, dtype=torch.float64)  # [r, C]
     share = controls[:, _NOISE, None] * sums.sum(-1, keepdim=True)  # [r, 1]
     chunk = _invert(sums, share)  # [r, 1]
@@ -137,10 +139,12 @@ def _draw_filtered(scores: Tensor, controls: Tensor) -> Tensor:
         total = scores.exp().sum(-1, keepdim=True, dtype=torch.float64)
     tokens = torch.zeros(len(scores), dtype=torch.int64, device=scores.device)
     rows = torch.arange(len(scores), device=scores.device)  # those without a token yet
-    for count in (*CANDIDATES, scores.shape[-1]):
-        if len(rows) and count <= scores.shape[-1]:
-            tokens[rows], settled = _draw_among(count, scores[rows], total[rows], controls[rows])
+    vocab = scores.shape[-1]
+    for count in (*CANDIDATES, vocab):
+        if len(rows) and count <= vocab:
+            tokens[rows], settled = _draw_among(count, scores, total, controls)
             rows = rows[~settled]
+            scores, total, controls = scores[~settled], total[~settled], controls[~settled]
     return tokens
 
 
@@ -175,13 +179,13 @@ def _ranked_by_keys(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
     A key is a score's bits before its id. Of two floats that are not positive the larger has the smaller bits, so
     keys in ascending order are scores in descending order. Only those are sorted that may be among the best:
-    as large as the last of the `count` largest peaks, where a peak is the maximum of a few neighbours.
+    as large as the last of the `count` largest peaks, where a peak is the maximum of every P-th score.
     """
     keys = np.empty((len(scores), count), np.uint64)
     least = np.full(len(scores), -np.inf, np.float32)  # [r]
-    if (width := scores.shape[-1] // (2 * count + 1)) > 1:
-        whole = scores[:, : scores.shape[-1] // width * width]
-        peaks = whole.reshape(len(scores), -1, width).amax(-1).numpy()  # [r, P], P > 2 * count
+    places = max(1, 2 * count)
+    if (folds := scores.shape[-1] // places) > 1:
+        peaks = scores[:, : folds * places].view(-1, folds, places).amax(1).numpy()  # [r, P]
         least = np.partition(peaks, -count, -1)[:, -count]
     for best, row, bound in zip(keys, scores.numpy(), least, strict=True):
         ids = np.flatnonzero(~(row < bound))  # a NaN is among the best, wherever it is
