@@ -55,8 +55,9 @@ def main() -> int:
     config = ModelConfig.from_pretrained(model)
     report = Report(machine, config, arguments.threads, arguments.rounds, measured)
     print(report.markdown())
-    arguments.json.write_text(json.dumps(report.document(), indent=1) + "\n", encoding="utf-8")
-    print(f"\nevery round: {arguments.json}", file=sys.stderr)
+    file = arguments.json or _results(arguments.sections)
+    file.write_text(json.dumps(report.document(), indent=1) + "\n", encoding="utf-8")
+    print(f"\nevery round: {file}", file=sys.stderr)
     return 1 if any(one.failed for one in measured.values()) else 0
 
 
@@ -64,15 +65,20 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.peers", description="Measures Octavo beside transformers and llama.cpp."
     )
-    results = Path(__file__).parent / "results" / f"{datetime.now(UTC):%Y-%m-%d}-peers-cpu.json"
     parser.add_argument("--sections", type=_some_of(SECTIONS), default=list(SECTIONS), help=_list(SECTIONS))
     parser.add_argument("--peers", type=_some_of(CONTENDERS), default=list(CONTENDERS), help=_list(CONTENDERS))
     parser.add_argument("--rounds", type=int, default=3, help="how often everything is measured (default: 3)")
     parser.add_argument("--threads", type=int, default=2, help="of each contender (default: 2)")
     parser.add_argument("--model", type=Path, help="directory of a checkpoint (default: the sparse benchmark model)")
     parser.add_argument("--llama-cpp", type=Path, metavar="DIR", help="its programs (default: they are built)")
-    parser.add_argument("--json", type=Path, metavar="FILE", default=results, help="every round (default: %(default)s)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="every round (default: in benchmarks/results)")
     return parser.parse_args()
+
+
+def _results(sections: list[str]) -> Path:
+    """A run of some sections does not overwrite one of others."""
+    some = "" if len(sections) == len(SECTIONS) else f"-{'-'.join(sections)}"
+    return Path(__file__).parent / "results" / f"{datetime.now(UTC):%Y-%m-%d}-peers{some}-cpu.json"
 
 
 def _some_of(known: dict[str, object]) -> Callable[[str], list[str]]:

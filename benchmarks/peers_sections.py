@@ -64,6 +64,8 @@ def measure_experts(run: Run) -> None:
     with ExitStack() as stack:
         workers = {}
         for name in run.among(OCTAVO):
+            if not CONTENDERS[name].serves:
+                continue  # without the kernels, experts in fp16 are the same
             _say(f"starting {CONTENDERS[name].title}")
             workers[name] = stack.enter_context(engine(CONTENDERS[name], run.setting))
         for tokens, name in _turns(run, EXPERT_TOKENS, workers):

@@ -7,7 +7,7 @@ import pytest
 
 from benchmarks.contenders import CONTENDERS, HIDE, OCTAVO, Contender, Setting, engine, server
 from benchmarks.loads import Load
-from benchmarks.peers import SECTIONS, _some_of
+from benchmarks.peers import SECTIONS, _results, _some_of
 from tests.tiny import write_tiny_checkpoint
 
 PLAIN = Contender("Octavo fp32", OCTAVO, ("--device", "cpu", "--dtype", "float32"), 4.0, 4.0)
@@ -45,6 +45,11 @@ def test_a_server_that_does_not_start_says_why(tmp_path: Path) -> None:
     wrong = Contender("wrong", OCTAVO, ("--dtype", "float33"), 4.0, 4.0)
     with pytest.raises(SystemExit, match="did not start"), server(wrong, setting(tmp_path)):
         pytest.fail("it cannot be ready")
+
+
+def test_results_of_some_sections_have_a_file_of_their_own() -> None:
+    assert _results(["http"]).name.endswith("-peers-http-cpu.json")
+    assert _results(list(SECTIONS)).name.endswith("-peers-cpu.json")
 
 
 def test_names_are_checked() -> None:
