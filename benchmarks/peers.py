@@ -22,7 +22,7 @@ from pathlib import Path
 from benchmarks import llama_cpp
 from benchmarks.bandwidth import reader
 from benchmarks.bench_model import obtain, user_cache
-from benchmarks.contenders import CONTENDERS, LLAMA, Setting
+from benchmarks.contenders import CONTENDERS, DEFAULT, LLAMA, Setting
 from benchmarks.machine import describe
 from benchmarks.peers_figures import Measured
 from benchmarks.peers_report import Report
@@ -65,8 +65,15 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog="python -m benchmarks.peers", description="Measures Octavo beside transformers and llama.cpp."
     )
-    parser.add_argument("--sections", type=_some_of(SECTIONS), default=list(SECTIONS), help=_list(SECTIONS))
-    parser.add_argument("--peers", type=_some_of(CONTENDERS), default=list(CONTENDERS), help=_list(CONTENDERS))
+    parser.add_argument(
+        "--sections", type=_some_of(SECTIONS), default=list(SECTIONS), help=f"{_list(SECTIONS)} (default: all)"
+    )
+    parser.add_argument(
+        "--peers",
+        type=_some_of(CONTENDERS),
+        default=list(DEFAULT),
+        help=f"{_list(CONTENDERS)} (default: all but octavo-fp16)",
+    )
     parser.add_argument("--rounds", type=int, default=3, help="how often everything is measured (default: 3)")
     parser.add_argument("--threads", type=int, default=2, help="of each contender (default: 2)")
     parser.add_argument("--model", type=Path, help="directory of a checkpoint (default: the sparse benchmark model)")
@@ -94,7 +101,7 @@ def _some_of(known: dict[str, object]) -> Callable[[str], list[str]]:
 
 
 def _list(known: dict[str, object]) -> str:
-    return f"some of {','.join(known)} (default: all)"
+    return f"some of {','.join(known)}"
 
 
 if __name__ == "__main__":

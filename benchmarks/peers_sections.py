@@ -44,7 +44,8 @@ def measure_engine(run: Run) -> None:
     """Prefill and decoding without HTTP."""
     with ExitStack() as stack:
         engines = {}
-        for name in run.among():
+        # The largest first: what loading takes beside the weights is free again when the next one starts.
+        for name in sorted(run.among(), key=lambda name: -CONTENDERS[name].expert_bytes):
             _say(f"starting {CONTENDERS[name].title}")
             engines[name] = stack.enter_context(engine(CONTENDERS[name], run.setting))
             engines[name].ask(WARM_UP)
