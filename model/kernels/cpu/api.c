@@ -150,7 +150,8 @@ static size_t lay_out_layer(AttentionCall *call, unsigned char *base) {
     const Attention *layer = call->layer;
     const int64_t tokens = call->step->tokens, dim = layer->head_dim;
     Layout layout = {base, 0};
-    const Rows normed = take_rows(&layout, tokens, layer->qkv.inputs), attended = take_rows(&layout, tokens, layer->o.inputs);
+    const Rows normed = take_rows(&layout, tokens, layer->qkv.inputs);
+    const Rows attended = take_rows(&layout, tokens, layer->o.inputs);
     float *heads = take(&layout, tokens * layer->qkv.outputs, sizeof(float));
     call->out = take(&layout, tokens * layer->o.inputs, sizeof(float));
     call->qkv = (LinearCall){.weight = &layer->qkv, .tokens = tokens, .out = heads, .rows = normed};

@@ -59,9 +59,9 @@ enum {
     QUERIES = 32, /* of a unit, about: they share what is done to lay its keys and values out */
 };
 
-/* An item of work: query rows of one sequence, over the keys that any of them sees. Several rows share them in the cache,
- * one key-value head at a time. A single row is bound by memory, where the heads of a position are neighbours: so it takes
- * all of them at once, in a unit for each span of its keys, that one long sequence has work for many threads. */
+/* An item of work: query rows of one sequence, over the keys that any of them sees. Several rows share them in the
+ * cache, one key-value head at a time. A single row is bound by memory, where the heads of a position are neighbours: so
+ * it takes all of them at once, in a unit for each span of its keys, that one long sequence has work for many threads. */
 typedef struct {
     int64_t sequence;
     int64_t row, rows;   /* of the batch */

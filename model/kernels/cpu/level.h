@@ -12,7 +12,11 @@
 #include "linear.h"
 #include "quantise.h"
 
+#include "softmax.h"
+
 #include "attention.h"
+
+#include "attention_layer.h"
 
 #define JOINED(a, b) a##b
 #define NAMED(level) JOINED(octavo_, level)

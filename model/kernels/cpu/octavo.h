@@ -108,8 +108,8 @@ typedef struct {
 } Attention;
 
 /* x [T, H] += o(attention(rotated qkv(norm(x)))); the pages have the new keys and values afterwards. */
-API void octavo_attention_layer(const Attention *attention, const Step *step, const Rotation *rotation, const Pages *pages,
-                                float *x);
+API void octavo_attention_layer(const Attention *attention, const Step *step, const Rotation *rotation,
+                                const Pages *pages, float *x);
 
 /* out [T, Hq * D] = causal attention: the seam `attention`. With a rotation it rotates q and k first, in place. Keys and
  * values that a token may not see never enter its sums: there may be anything in their places, NaN included. */

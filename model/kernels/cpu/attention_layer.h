@@ -1,0 +1,77 @@
+/* The sub-layer around attention: norm, qkv, rotary and the pages before it, o after it; included once for each
+ * instruction set. */
+
+/* Rotary position embedding (https://arxiv.org/abs/2104.09864) of pairs (i, i + D / 2), in place. */
+static void rotate(float *x, const float *cos, const float *sin, int64_t dim) {
+    const int64_t half = dim / 2;
+    for (int64_t n = 0; n < half; n += TILE) {
+        const vf low = load_padded(x, n, half), high = load_padded(x + half, n, half);
+        const vf turned = vf_mul(high, load_padded(cos + half, n, half));
+        store_padded(x, n, half, vf_fma(high, load_padded(sin, n, half), vf_mul(low, load_padded(cos, n, half))));
+        store_padded(x + half, n, half, vf_fma(low, load_padded(sin + half, n, half), turned));
+    }
+}
+
+static void attention_store(const void *arguments, int64_t first, int64_t last) {
+    const AttentionCall *call = arguments;
+    const Heads *heads = &call->heads;
+    const Rotation *rotation = call->rotation;
+    const int64_t dim = heads->head_dim, kept = heads->num_kv_heads * dim;
+    for (int64_t row = first; row < last; row++) {
+        float *q = heads->q + row * heads->q_stride, *k = heads->k + row * heads->k_stride;
+        for (int64_t n = 0; rotation && n < heads->num_heads + heads->num_kv_heads; n++) {
+            float *head = n < heads->num_heads ? q + n * dim : k + (n - heads->num_heads) * dim;
+            rotate(head, rotation->cos + row * dim, rotation->sin + row * dim, dim);
+        }
+        const int64_t to = call->step->slots[row] * kept;
+        if (to < 0) continue;
+        memcpy(call->pages->keys + to, k, (size_t)kept * sizeof(float));
+        memcpy(call->pages->values + to, heads->v + row * heads->v_stride, (size_t)kept * sizeof(float));
+    }
+}
+
+/* Three stages: every key is stored before any query looks for it. */
+static void attention_stages(Region *region, int stage, void (*join)(const void *, int64_t, int64_t)) {
+    const AttentionCall *call = region->arguments;
+    const int64_t tokens = call->step->tokens;
+    pool_stage(region, stage, tokens, pool_chunk(tokens, 16), attention_store);
+    pool_stage(region, stage + 1, call->num_units, 1, attention_units);
+    pool_stage(region, stage + 2, tokens, pool_chunk(tokens, 16), join);
+}
+
+static void attention(Region *region) { attention_stages(region, 0, attention_join); }
+
+static void attention_norm(const void *arguments, int64_t first, int64_t last) {
+    const AttentionCall *call = arguments;
+    const Attention *layer = call->layer;
+    const int64_t hidden = layer->qkv.inputs;
+    float normed[hidden];
+    for (int64_t row = first; row < last; row++) {
+        normalise(call->x + row * hidden, layer->norm, layer->eps, hidden, normed);
+        quantise_row(normed, hidden, &call->qkv.rows, row);
+    }
+}
+
+static void attention_qkv(const void *arguments, int64_t first, int64_t last) {
+    linear_tiles(&((const AttentionCall *)arguments)->qkv, first, last);
+}
+
+static void attention_join_layer(const void *arguments, int64_t first, int64_t last) {
+    attention_join(arguments, first, last);
+    linear_quantise(&((const AttentionCall *)arguments)->o, first, last);
+}
+
+static void attention_o(const void *arguments, int64_t first, int64_t last) {
+    linear_tiles(&((const AttentionCall *)arguments)->o, first, last);
+}
+
+static void attention_layer(Region *region) {
+    const AttentionCall *call = region->arguments;
+    const int64_t tokens = call->step->tokens;
+    const int64_t qkv = round_up(call->layer->qkv.outputs, TILE) / TILE;
+    const int64_t o = round_up(call->layer->o.outputs, TILE) / TILE;
+    pool_stage(region, 0, tokens, pool_chunk(tokens, ROWS), attention_norm);
+    pool_stage(region, 1, qkv, pool_chunk(qkv, 8), attention_qkv);
+    attention_stages(region, 2, attention_join_layer);
+    pool_stage(region, 5, o, pool_chunk(o, 8), attention_o);
+}

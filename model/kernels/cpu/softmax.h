@@ -1,0 +1,36 @@
+/* A softmax that runs along the keys (https://arxiv.org/abs/1805.02867); included once for each instruction set.
+ *
+ * Its state is state_size(D) floats: the largest score so far and room to align the rest, 16 sums, and the outputs. Sums
+ * and outputs are relative to e to the largest score.
+ */
+
+static inline float *sums_of(float *state) { return state + TILE; }
+static inline float *outputs_of(float *state) { return state + 2 * TILE; }
+
+static void begin_state(float *state, int64_t width) {
+    state[0] = -INFINITY;
+    for (int64_t n = TILE; n < 2 * TILE + width; n += TILE) vf_store(state + n, vf_set1(0));
+}
+
+/* Scores so far are to be relative to e to the `most`. */
+static void raise_to(float *state, float most, int64_t width) {
+    const vf factor = exponential(vf_set1(state[0] - most));
+    for (int64_t n = TILE; n < 2 * TILE + width; n += TILE) vf_store(state + n, vf_mul(vf_load(state + n), factor));
+    state[0] = most;
+}
+
+/* Adds what was kept of later keys. Of none at all it has no sum, of any it is 1 at least. */
+static void merge(float *state, const float *later, int64_t width) {
+    if (sum_of(vf_load(later + TILE)) == 0) return;
+    if (later[0] > state[0]) raise_to(state, later[0], width);
+    const vf factor = exponential(vf_set1(later[0] - state[0]));
+    for (int64_t n = TILE; n < 2 * TILE + width; n += TILE) {
+        vf_store(state + n, vf_fma(vf_load(later + n), factor, vf_load(state + n)));
+    }
+}
+
+static void finish(float *state, int64_t dim, float *out) {
+    const float sum = sum_of(vf_load(sums_of(state)));
+    const vf share = vf_set1(sum == 0 ? 0 : 1 / sum); /* a row of padding sees nothing, and gets zeros */
+    for (int64_t n = 0; n < dim; n += TILE) store_padded(out, n, dim, vf_mul(vf_load(outputs_of(state) + n), share));
+}
