@@ -160,6 +160,8 @@ def test_matrices_beyond_the_scales_stay_in_float32(
     kept = [matrix for matrix in model.matrices() if isinstance(matrix, Tensor)]
     assert len(kept) == len(caplog.messages) == 1
     assert torch.equal(kept[0], load_file(tmp_path / "model.safetensors")[down])
+    exact, rounded = logits(tmp_path), logits(tmp_path, "auto", quantization)
+    assert (rounded - exact).abs().median() < 0.5 * exact.std()
 
 
 MEASURE = """
