@@ -13,6 +13,7 @@ llama.cpp its own llama-batched-bench, which samples nothing. Over HTTP, all cli
 import argparse
 import json
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Callable
@@ -38,6 +39,7 @@ SECTIONS: dict[str, Callable[[Run], None]] = {
 
 def main() -> int:
     arguments = _arguments()
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))  # as Ctrl-C: what was started is ended first
     machine = describe()  # the load average is the one before the run
     model = arguments.model or obtain("sparse")
     programs = arguments.llama_cpp or Path()
