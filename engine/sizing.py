@@ -12,7 +12,7 @@ CPU_MAX_SEQS, GPU_MAX_SEQS = 64, 256
 GPU_STEP_TOKENS = 8192
 STEP_SECONDS = 0.4  # what a full step of new tokens may take on a CPU; long contexts and sampling come on top
 FEWEST_STEP_TOKENS, MOST_STEP_TOKENS = 16, 2048  # with fewer a step takes hardly less time
-PROBES, REPEATS = 6, 3  # steps of at most so many sizes are tried, each so often
+PROBES, REPEATS = 6, 2  # steps of at most so many sizes are tried, each so often
 NEAR = 1.1  # a probe within a tenth of the limit is the last
 
 
