@@ -19,8 +19,8 @@ START_LIMIT = 600  # seconds
 STOP_LIMIT = 30
 POLL = 0.1
 
-# Everything that is compared waits in the same way: OpenMP threads that spin would take the cores from the others.
-ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE"}
+# As `octavo serve` starts its engine: OpenMP threads that spin for long would take the cores from the others.
+ENVIRONMENT = {"OMP_WAIT_POLICY": "PASSIVE", "GOMP_SPINCOUNT": "10000"}
 
 
 @dataclass(frozen=True, slots=True)

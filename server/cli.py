@@ -87,8 +87,10 @@ def _serve(arguments: argparse.Namespace) -> int:
     from server.text import Tokenizer
 
     given = options.from_environment(os.environ) | vars(arguments)
-    # OpenMP reads this when torch loads, in the engine's process: threads that spin take the CPU from this process.
+    # OpenMP reads these when torch loads, in the engine's process: threads that spin for long take the CPU from this
+    # process, and threads that sleep at once are woken for each of a step's hundreds of products. So: a tenth of a ms.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     _configure_logging()
     where = options.DEFAULTS | given
     with lifecycle.listen(where["host"], where["port"]) as listener:

@@ -71,4 +71,5 @@ def test_torch_is_in_the_engine_process_alone(server: Server) -> None:
     children = children_of(server.process.pid)
     (engine,) = [pid for pid in children if "libtorch" in maps(pid)]
     assert "libtorch" not in maps(server.process.pid)
-    assert b"OMP_WAIT_POLICY=" in Path(f"/proc/{engine}/environ").read_bytes()
+    environment = Path(f"/proc/{engine}/environ").read_bytes()
+    assert b"OMP_WAIT_POLICY=" in environment and b"GOMP_SPINCOUNT=" in environment

@@ -14,9 +14,10 @@ from tests.tiny import write_tiny_checkpoint
 
 @pytest.fixture(autouse=True)
 def harmless(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The command sets signal handlers, the log and a variable of its whole process, which here is the tests'."""
+    """The command sets signal handlers, the log and variables of its whole process, which here is the tests'."""
     monkeypatch.setattr(cli, "_on_stop_signals", lambda leave: None)
     monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+    monkeypatch.setenv("GOMP_SPINCOUNT", "10000")
     for option in options.OPTIONS:
         monkeypatch.delenv(option.variable, raising=False)
     monkeypatch.delenv("OCTAVO_MODEL", raising=False)
