@@ -213,7 +213,8 @@ class _Room:
         """Steps of the size that was asked for, or of the size that keeps them short, found by running some."""
         step_tokens = config.max_num_batched_tokens or max(_measure(model, config, report), config.max_num_seqs or 0)
         max_num_seqs = config.max_num_seqs or min(sizing.CPU_MAX_SEQS, step_tokens)
-        return cls(max_num_seqs, step_tokens, sizing.cpu_cache_bytes(config, machine.available_memory()))
+        available = machine.available_memory()
+        return cls(max_num_seqs, step_tokens, sizing.cpu_cache_bytes(config, model.weight_bytes, available))
 
     @classmethod
     def on_gpu(cls, model: Mixtral, config: EngineConfig) -> "_Room":

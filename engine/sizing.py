@@ -7,7 +7,9 @@ from engine.config import EngineConfig
 from model.config import ModelConfig, ModelError
 
 GIB = 2**30
-CPU_CACHE_BYTES = 4 * GIB  # of KV cache, where there is memory for twice as much
+# Of KV cache on a CPU, where there is memory for twice as much: as large as the weights, within these bounds. Taking a
+# GiB from the system costs up to a second at start, which a small model should not wait for.
+LEAST_CPU_CACHE_BYTES, MOST_CPU_CACHE_BYTES = 2 * GIB, 4 * GIB
 CPU_MAX_SEQS, GPU_MAX_SEQS = 64, 256
 GPU_STEP_TOKENS = 8192
 STEP_SECONDS = 0.4  # what a full step of new tokens may take on a CPU; long contexts and sampling come on top
@@ -61,11 +63,11 @@ def check_weights(weight_bytes: int, available: int) -> None:
         )
 
 
-def cpu_cache_bytes(config: EngineConfig, available: int) -> int:
-    """Bytes of KV cache on a CPU, given what is left beside the weights. Raises ModelError."""
+def cpu_cache_bytes(config: EngineConfig, weight_bytes: int, available: int) -> int:
+    """Bytes of KV cache on a CPU, given the weights and what is left beside them. Raises ModelError."""
     wanted = config.kv_cache_memory
     if wanted is None:
-        return min(CPU_CACHE_BYTES, available // 2)
+        return min(max(weight_bytes, LEAST_CPU_CACHE_BYTES), MOST_CPU_CACHE_BYTES, available // 2)
     if wanted > available:
         raise ModelError(
             f"--kv-cache-memory asks for {wanted / GIB:.2f} GiB and {available / GIB:.2f} GiB of memory are left: "

@@ -23,10 +23,12 @@ MODEL = ModelConfig(
 )
 
 
-def test_the_cache_takes_half_of_what_is_left_up_to_a_bound():
-    assert sizing.cpu_cache_bytes(CONFIG, 6 * sizing.GIB) == 3 * sizing.GIB
-    assert sizing.cpu_cache_bytes(CONFIG, 60 * sizing.GIB) == 4 * sizing.GIB
-    assert sizing.cpu_cache_bytes(replace(CONFIG, kv_cache_memory=500), 1000) == 500
+def test_the_cache_is_as_large_as_the_weights_within_bounds_and_half_of_what_is_left():
+    assert sizing.cpu_cache_bytes(CONFIG, 9 * sizing.GIB, 6 * sizing.GIB) == 3 * sizing.GIB
+    assert sizing.cpu_cache_bytes(CONFIG, 9 * sizing.GIB, 60 * sizing.GIB) == 4 * sizing.GIB
+    assert sizing.cpu_cache_bytes(CONFIG, 3 * sizing.GIB, 60 * sizing.GIB) == 3 * sizing.GIB
+    assert sizing.cpu_cache_bytes(CONFIG, 1, 60 * sizing.GIB) == 2 * sizing.GIB
+    assert sizing.cpu_cache_bytes(replace(CONFIG, kv_cache_memory=500), 1, 1000) == 500
 
 
 def test_weights_that_the_memory_cannot_hold_are_refused():
@@ -37,7 +39,7 @@ def test_weights_that_the_memory_cannot_hold_are_refused():
 
 def test_more_cache_than_memory_is_refused():
     with pytest.raises(ModelError, match="asks for 2.00 GiB and 1.00 GiB of memory are left: lower it"):
-        sizing.cpu_cache_bytes(replace(CONFIG, kv_cache_memory=2 * sizing.GIB), sizing.GIB)
+        sizing.cpu_cache_bytes(replace(CONFIG, kv_cache_memory=2 * sizing.GIB), 1, sizing.GIB)
 
 
 def test_a_pool_holds_whole_blocks():
