@@ -171,7 +171,7 @@ def load(config: EngineConfig, shape: ModelConfig, report: Report) -> Mixtral:
         report(Progress("loading weights", done, total))
 
     model = load_model(Path(config.model), shape, device, precision, loaded)
-    return replace(model, ops=select_ops(shape, device, config.batch_invariant))
+    return replace(model, ops=select_ops(shape, device, batch_invariant=True)) if config.batch_invariant else model
 
 
 def _lost(model: Mixtral) -> tuple[str, ...]:

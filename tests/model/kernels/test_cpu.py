@@ -1,7 +1,5 @@
 """The C kernels against the references, on every instruction set that the machine has; and their rows, bit for bit."""
 
-from collections.abc import Iterator
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -20,16 +18,6 @@ KINDS = [Int8Weight, Int4Weight]
 
 pytestmark = pytest.mark.skipif(KERNELS is None, reason="the C kernels were not built")
 each_kind = pytest.mark.parametrize("kind", KINDS)
-
-
-@pytest.fixture(params=LEVELS)
-def kernels(request: pytest.FixtureRequest) -> Iterator[Library]:
-    assert KERNELS is not None
-    before = KERNELS.level
-    assert KERNELS.set_level(request.param)
-    KERNELS.follow_torch()
-    yield KERNELS
-    KERNELS.set_level(before)
 
 
 def random_experts(kind: type[GroupedWeight], count: int, hidden: int, wide: int) -> ExpertWeights:

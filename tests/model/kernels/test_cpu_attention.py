@@ -1,6 +1,6 @@
 """Attention in C against its reference, on every instruction set that the machine has; and its rows, bit for bit."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import pytest
@@ -31,16 +31,6 @@ SPAN = 128  # keys of one running softmax in C
 pytestmark = pytest.mark.skipif(KERNELS is None, reason="the C kernels were not built")
 
 Rows = Sequence[tuple[int, int, int]]  # (sequence, tokens before, new tokens)
-
-
-@pytest.fixture(params=LEVELS)
-def kernels(request: pytest.FixtureRequest) -> Iterator[Library]:
-    assert KERNELS is not None
-    before = KERNELS.level
-    assert KERNELS.set_level(request.param)
-    KERNELS.follow_torch()
-    yield KERNELS
-    KERNELS.set_level(before)
 
 
 def config(kv_heads: int, head_dim: int) -> ModelConfig:
