@@ -1,4 +1,4 @@
-"""A streaming chat client that is as light as can be: it shares the machine with what it measures."""
+"""A streaming client that is as light as can be: it shares the machine with what it measures."""
 
 import asyncio
 import json
@@ -39,23 +39,30 @@ async def closed_loop(target: Target, prompts: Iterable[str], streams: int, tick
 
 async def chat(target: Target, prompt: str) -> Sample:
     """Sends one greedy request and notes when each piece of text arrives."""
+    asked = {"messages": [{"role": "user", "content": prompt}]}
+    sample = await streamed(target, "chat/completions", asked, lambda choice: choice["delta"].get("content"))
+    if sample.error is None and not (sample.arrivals and sample.tokens):
+        return Sample(error="the stream held no text or no usage")
+    return sample
+
+
+async def streamed(target: Target, path: str, asked: dict[str, Any], text: Callable[[Any], object]) -> Sample:
+    """One greedy request, of whichever endpoint; `text` finds the text in a choice of its stream."""
     start = perf_counter()
     arrivals: list[float] = []
     tokens = 0
     try:
         reader, writer = await asyncio.open_connection(target.host, target.port)
         try:
-            writer.write(_request(target, prompt))
+            writer.write(_request(target, path, asked))
             async for event in events(reader):
-                if event["choices"] and event["choices"][0]["delta"].get("content"):
+                if event["choices"] and text(event["choices"][0]):
                     arrivals.append(perf_counter() - start)
                 tokens = (event.get("usage") or {}).get("completion_tokens", tokens)
         finally:
             writer.close()
     except (OSError, StreamError, ValueError, LookupError) as error:
         return Sample(error=f"{type(error).__name__}: {error}")
-    if not arrivals or not tokens:
-        return Sample(error="the stream held no text or no usage")
     return Sample(tokens, tuple(arrivals))
 
 
@@ -85,20 +92,12 @@ async def events(reader: asyncio.StreamReader) -> AsyncIterator[dict[str, Any]]:
     raise StreamError("the stream ended without [DONE]")
 
 
-def _request(target: Target, prompt: str) -> bytes:
+def _request(target: Target, path: str, asked: dict[str, Any]) -> bytes:
     """In HTTP/1.0, whose answers come without chunked framing and end when the connection does."""
-    body = json.dumps(
-        {
-            "model": target.model,
-            "messages": [{"role": "user", "content": prompt}],
-            "max_tokens": target.max_tokens,
-            "temperature": 0,
-            "stream": True,
-            "stream_options": {"include_usage": True},
-        }
-    ).encode()
+    common = {"model": target.model, "max_tokens": target.max_tokens, "temperature": 0}
+    body = json.dumps(common | {"stream": True, "stream_options": {"include_usage": True}} | asked).encode()
     head = (
-        f"POST /v1/chat/completions HTTP/1.0\r\nHost: {target.host}:{target.port}\r\n"
+        f"POST /v1/{path} HTTP/1.0\r\nHost: {target.host}:{target.port}\r\n"
         f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
     )
     return head.encode() + body

@@ -11,7 +11,8 @@ from typing import TypeVar
 from tqdm import tqdm
 
 from benchmarks.bandwidth import Bandwidth
-from benchmarks.completions import Target, burst
+from benchmarks.client import Target
+from benchmarks.completions import burst
 from benchmarks.contenders import CONTENDERS, OCTAVO, SERVED_NAME, Setting, Worker, engine, server
 from benchmarks.figures import Round
 from benchmarks.loads import Load
@@ -97,7 +98,7 @@ def measure_http(run: Run) -> None:
 
 
 def _burst(one: Server, clients: int, random: Random) -> Round:
-    target = Target(one.port, SERVED_NAME, NEW_TOKENS)
+    target = Target("127.0.0.1", one.port, SERVED_NAME, NEW_TOKENS)
     # Ordinary ids of the benchmark model's vocabulary: no prompt begins like another, so no prefix cache helps.
     prompts = [[random.randrange(300, 32000) for _ in range(PROMPT_TOKENS)] for _ in range(clients)]
     return asyncio.run(burst(target, prompts))

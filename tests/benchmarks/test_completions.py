@@ -4,7 +4,8 @@ import asyncio
 import json
 from collections.abc import Callable
 
-from benchmarks.completions import Target, burst
+from benchmarks.client import Target
+from benchmarks.completions import burst
 from benchmarks.figures import Round
 
 OK = "HTTP/1.0 200 OK\r\ncontent-type: text/event-stream\r\n\r\n"
@@ -29,7 +30,7 @@ def ask(reply: Callable[[bytes], str], prompts: list[list[int]]) -> Round:
 
         server = await asyncio.start_server(answer, "127.0.0.1", 0)
         async with server:
-            return await burst(Target(server.sockets[0].getsockname()[1], "tiny", 2), prompts)
+            return await burst(Target("127.0.0.1", server.sockets[0].getsockname()[1], "tiny", 2), prompts)
 
     return asyncio.run(run())
 
