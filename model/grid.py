@@ -7,10 +7,11 @@ from torch import Tensor
 
 CUTS = (0, 2)  # steps that the first grids leave out of a group's range
 REFITS = 3  # of each of them
+FINE_SCALE = 2.0**-17  # a scale in float16 that is known to 1/256, subnormal as it is
 
 
 def fit(groups: Tensor, levels: int) -> tuple[Tensor, Tensor]:
-    """Scales and mins [...] of groups [..., 32], for little squared error; float32, and what float16 holds.
+    """Scales and mins [...] of groups [..., n], for little squared error; float32, and what float16 holds.
 
     Rounding a group to the grid between its extremes, or to a finer one that cuts them off, says which quants the
     weights get; least squares over these quants gives a better grid, which gives other quants, and so on.
@@ -31,7 +32,7 @@ def fit(groups: Tensor, levels: int) -> tuple[Tensor, Tensor]:
 
 
 def rounded(groups: Tensor, scales: Tensor, mins: Tensor, levels: int) -> Tensor:
-    """groups [..., 32] on their grids: the nearest whole numbers from 0 to levels, zero where a scale is."""
+    """groups [..., n] on their grids: the nearest whole numbers from 0 to levels, zero where a scale is."""
     inverse = torch.where(scales > 0, 1 / scales, 0)
     return ((groups - mins[..., None]) * inverse[..., None]).round_().clamp_(0, levels)
 
@@ -47,7 +48,7 @@ def _least_squares(groups: Tensor, quants: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _total(values: Tensor) -> Tensor:
-    """The sums of [..., 32], added in the order of quantise.h: four sums of every fourth number."""
+    """The sums of [..., n], n a multiple of 4, added in the order of quantise.h: four sums of every fourth number."""
     total = values[..., :4]
     for part in values.split(4, dim=-1)[1:]:
         total = total + part

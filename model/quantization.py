@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.grid import fit, rounded
+from model.grid import FINE_SCALE, fit, rounded
 from model.memory import Zeros, zeros_on
+from model.rows import RowWeight
 
 # What a weight may lose when it is stored in float16: rounding costs 3e-4, more means subnormal numbers.
 FP16_TOLERANCE = 1e-3
@@ -19,7 +20,6 @@ CHECKED, QUANTISED = 1 << 16, 1 << 14  # elements at a time: the temporaries sta
 GROUP = 32  # consecutive inputs that share a scale
 TILE = 16  # outputs that are computed together: one register of 32-bit sums
 ALIGNED = 2 * TILE  # outputs are held in whole pairs of tiles
-FINE_SCALE = 2.0**-17  # a scale in float16 that is known to 1/256, subnormal as it is
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -223,8 +223,9 @@ class Int4Weight(GroupedWeight):
         return Groups(quants, scales, mins)
 
 
-Weight = Tensor | Fp16Weight | Int8Weight | Int4Weight
-Kind = torch.dtype | type[Fp16Weight] | type[Int8Weight] | type[Int4Weight]  # a dtype: of a plain Tensor
+Weight = Tensor | Fp16Weight | Int8Weight | Int4Weight | RowWeight
+# A dtype: of a plain Tensor.
+Kind = torch.dtype | type[Fp16Weight] | type[Int8Weight] | type[Int4Weight] | type[RowWeight]
 
 
 @dataclass(frozen=True, slots=True)
