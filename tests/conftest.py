@@ -1,8 +1,14 @@
-"""The same tests on a machine without a C compiler: `pytest --without-kernels` hides the compiled kernels."""
+"""What holds for all tests: `--without-kernels` hides the C kernels; Triton's are interpreted where there is no GPU."""
+
+import os
 
 import pytest
+import torch
 
 import model.kernels.cpu.library as kernels
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # read once, when triton is first imported
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

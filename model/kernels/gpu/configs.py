@@ -1,0 +1,101 @@
+"""Which tile sizes a kernel runs with: a table by device, operation, kind of weights, shape and tokens; no torch.
+
+The table is configs.json, one configuration a line. A tuning run measures candidates and writes it (see save).
+"""
+
+import json
+from dataclasses import asdict, dataclass, fields
+from functools import cache
+from pathlib import Path
+
+FILE = Path(__file__).with_name("configs.json")
+ANY = "*"  # shape
+SAME_BYTES = {"fp16": "bf16"}  # a kind of weights that runs with the lines of another
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """How the work of one kernel is cut. Which of these a kernel uses is said at its wrapper."""
+
+    rows: int  # of the weights in a tile: M of the matrix instruction
+    tokens: int  # in a tile: N of the matrix instruction
+    inputs: int  # in a tile: one step along K
+    splits: int = 1  # programs that share K, each with partial sums of its own
+    warps: int = 4
+    stages: int = 3  # tiles along K under way at once
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Entry:
+    """One line of the table: for whom a configuration is."""
+
+    arch: str  # the first that it is for: sm_80, sm_86, sm_90
+    op: str  # module.function of the wrapper
+    kind: str  # of the weights: Stack.kind; or of the activations, where there are no weights
+    shape: str  # of one matrix, "out x in", or ANY
+    up_to: int  # tokens of the batch; the last entry is also for more
+
+
+Table = dict[Entry, Config]
+
+
+def arch_of(capability: tuple[int, int]) -> str:
+    """The table's name of a compute capability, as torch.cuda.get_device_capability gives it."""
+    major, minor = capability
+    return f"sm_{major}{minor}"
+
+
+def shape_of(shape: tuple[int, int]) -> str:
+    """The table's name of a matrix [out, in]."""
+    return f"{shape[0]}x{shape[1]}"
+
+
+def choose(op: str, kind: str, shape: tuple[int, int], tokens: int, arch: str) -> Config:
+    """The configuration for a batch of `tokens` on a device (see arch_of), with matrices of `shape` [out, in].
+
+    Entries of the device itself come before those of smaller ones, and those of the shape before those of any. Raises
+    ValueError where there are none: the kind is not for so small a device, or there is no such operation.
+    """
+    kind = SAME_BYTES.get(kind, kind)
+    entries = [entry for entry in table() if (entry.op, entry.kind) == (op, kind)]
+    archs = {entry.arch for entry in entries if _level(entry.arch) <= _level(arch)}
+    for known in sorted(archs, key=_level, reverse=True):
+        for wanted in (shape_of(shape), ANY):
+            if buckets := sorted(entry for entry in entries if (entry.arch, entry.shape) == (known, wanted)):
+                return table()[next((entry for entry in buckets if entry.up_to >= tokens), buckets[-1])]
+    raise ValueError(f"{op} has no configuration for {kind} on {arch}; add one to {FILE.name}.")
+
+
+@cache
+def table() -> Table:
+    """What is committed. Not to be changed in place."""
+    return parse(FILE.read_text(encoding="utf-8"))
+
+
+def parse(text: str) -> Table:
+    """The table of a file's text. Raises ValueError or TypeError where it is not one, or says something twice."""
+    lines = [({name: line.pop(name) for name in _keys()}, line) for line in json.loads(text)]
+    parsed = {Entry(**key): Config(**line) for key, line in lines}
+    if len(parsed) != len(lines):
+        raise ValueError("The table of configurations has two lines for the same.")
+    return parsed
+
+
+def dump(entries: Table) -> str:
+    """The text of a table: sorted, one line an entry, so that a difference shows what was tuned."""
+    lines = (json.dumps(asdict(entry) | asdict(entries[entry])) for entry in sorted(entries))
+    return "[\n" + ",\n".join(f"  {line}" for line in lines) + "\n]\n"
+
+
+def save(entries: Table, path: Path = FILE) -> None:
+    """Writes a table; choose() in this process sees it from now on."""
+    path.write_text(dump(entries), encoding="utf-8")
+    table.cache_clear()
+
+
+def _level(arch: str) -> int:
+    return int(arch.removeprefix("sm_"))  # sm_120 is after sm_90
+
+
+def _keys() -> list[str]:
+    return [field.name for field in fields(Entry)]
