@@ -75,7 +75,7 @@ class _Loader:
     device: torch.device
     precision: Precision
     fill: Fill
-    zeros: Zeros  # for quantised weights
+    zeros: Zeros  # for quantised weights and for staging
 
     def norm(self, part: Part) -> RMSNorm:
         return RMSNorm.create(self.tensor(part, self.precision.activations), self.config.rms_norm_eps)
@@ -101,10 +101,12 @@ class _Loader:
     def staging(self, *matrices: Matrix) -> Tensor:
         """Room for the largest of the matrices in float32, where that is how they are packed.
 
-        One buffer for all: with one per matrix, the freed ones are holes in the heap among the packed tiles.
+        One buffer for all: with one per matrix, the freed ones are holes in the heap among the packed tiles. In huge
+        pages: packing goes down the columns, which in small ones is a look into the page tables for each weight.
         """
         staged = self.precision.linears is Fp16Weight
-        return torch.empty(max(math.prod(_shape(matrix)) for matrix in matrices) if staged else 0)
+        size = max(math.prod(_shape(matrix)) for matrix in matrices) if staged else 0
+        return self.zeros((size,), torch.float32)
 
     def stack(self, matrices: Sequence[Matrix], kind: Kind, staging: Tensor, paired: bool = False) -> Sequence[Weight]:
         """Matrices of one shape: packed one by one, or else all views of one tensor; paired: gate above up."""

@@ -32,11 +32,18 @@ def test_large_and_tiny_weights_do_not() -> None:
 
 
 def test_a_large_matrix_is_checked_to_its_end() -> None:
-    wide = torch.ones(3, quantization.CHECKED)
-    wide[2] = 1e-7
+    wide = torch.full((3, quantization.CHECKED), 2.0**-20)  # subnormal, and exact
     assert fits_fp16(wide)
-    wide[:] = 1e-7
+    wide[2] *= 1.3
     assert not fits_fp16(wide)
+
+
+@settings(derandomize=True, deadline=None, max_examples=40)
+@given(st.floats(-24, 0), st.integers(0, 10))
+def test_what_fits_float16_is_what_it_loses(exponent: float, seed: int) -> None:
+    dense = torch.randn(30, 40, generator=torch.Generator().manual_seed(seed)) * 2.0**exponent
+    lost = (dense - dense.half()).norm() / dense.norm()
+    assert fits_fp16(dense) == bool(lost <= quantization.FP16_TOLERANCE)
 
 
 @needs_fbgemm
