@@ -1,0 +1,66 @@
+"""RMSNorm, and the addition to the residual stream that comes before it: one row in one program.
+
+Floor: x and delta are read, x' and the normed row written, 8 bytes an element in 16 bits: 0.7 us for 64 tokens of 4096
+at 3 TB/s, less than a launch takes; 90 us for 8192 tokens. So a row is read once and stays in registers, and what a row
+becomes depends on no other row.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+
+def add_norm(x: Tensor, delta: Tensor | None, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """x [T, H], delta [T, H] or None, weight [H] -> x' = x + delta, and x' normalised as model.layers.RMSNorm does it.
+
+    All are contiguous and of one dtype; x' is x itself where there is no delta.
+    """
+    tokens, hidden = x.shape
+    total = x if delta is None else torch.empty_like(x)
+    normed = torch.empty_like(x)
+    block = triton.next_power_of_2(hidden)
+    warps = min(max(block // 512, 1), 16)  # 16 elements a thread: two loads of 16 bytes from each tensor
+    _add_norm[(tokens,)](x, delta, weight, total, normed, eps, HIDDEN=hidden, BLOCK=block, num_warps=warps)
+    return total, normed
+
+
+@triton.jit
+def _add_norm(x_ptr, delta_ptr, weight_ptr, total_ptr, normed_ptr, eps, HIDDEN: tl.constexpr, BLOCK: tl.constexpr):
+    columns = tl.arange(0, BLOCK)
+    inside = columns < HIDDEN
+    at = tl.program_id(0).to(tl.int64) * HIDDEN + columns
+    weight = tl.load(weight_ptr + columns, mask=inside, other=0).to(tl.float32)
+    row = load_sum(x_ptr, delta_ptr, at, inside)
+    if delta_ptr is not None:
+        tl.store(total_ptr + at, row.to(total_ptr.dtype.element_ty), mask=inside)
+    normed = normalise(row, weight, eps, HIDDEN, normed_ptr.dtype.element_ty)
+    tl.store(normed_ptr + at, normed.to(normed_ptr.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def load_sum(x_ptr, delta_ptr, at, inside):
+    """x, or x + delta rounded as it is stored, at these offsets; float32, 0 outside."""
+    row = tl.load(x_ptr + at, mask=inside, other=0).to(tl.float32)
+    if delta_ptr is not None:
+        row += tl.load(delta_ptr + at, mask=inside, other=0).to(tl.float32)
+        row = row.to(x_ptr.dtype.element_ty).to(tl.float32)
+    return row
+
+
+@triton.jit
+def normalise(row, weight, eps, HIDDEN: tl.constexpr, DTYPE: tl.constexpr):
+    """row and weight [BLOCK] float32, 0 beyond HIDDEN -> float32 of what DTYPE can hold.
+
+    Rounded twice, as the plain path and the models' authors do: before the weight, and behind it.
+    """
+    inverse = tl.rsqrt(tl.sum(row * row, 0) / HIDDEN + eps)
+    return ((row * inverse).to(DTYPE).to(tl.float32) * weight).to(DTYPE).to(tl.float32)
+
+
+def add_norm_reference(x: Tensor, delta: Tensor | None, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
+    """The mean in float64."""
+    total = x if delta is None else x + delta
+    wide = total.double()
+    rms = (wide.square().mean(-1, keepdim=True) + eps).sqrt()
+    return total, weight * (wide / rms).to(x.dtype)

@@ -1,0 +1,150 @@
+"""The router of a sparse layer with the norm before it: gate logits, the top k of them, and their softmax.
+
+Floor: the norm's (norm.py), and the gate's matrix, 64 KB for 8 experts of 4096 inputs: from memory once, then from L2
+for every row. Up to some hundred tokens a launch and one trip to memory are all the time there is, so everything a row
+needs is asked for before anything is computed, and a row is one program: its choice depends on no other row.
+
+Logits stay float32, where the plain path rounds them to the activations' dtype: an expert is chosen by what the
+products of the rounded values are, and not by which of two nearly equal ones bfloat16 rounds up. Of exactly equal
+logits the lowest expert comes first (torch.topk leaves the order of equals open).
+"""
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from model.kernels.gpu.norm import add_norm_reference, load_sum, normalise
+
+EXPERTS_AT_ONCE = 8  # gate rows in registers: 8 of 4096 inputs in 16 bits are 32 registers a thread of 16 warps
+
+
+@dataclass(frozen=True, slots=True)
+class Routed:
+    """A step's rows after the router."""
+
+    x: Tensor  # [T, H], the residual stream
+    normed: Tensor  # [T, H], what the experts work on
+    weights: Tensor  # [T, k] float32, they sum to 1 in each row
+    ids: Tensor  # [T, k] int32, always experts that exist, even of rows that are no numbers
+
+
+def route(x: Tensor, delta: Tensor | None, norm_weight: Tensor, eps: float, gate: Tensor, top_k: int) -> Routed:
+    """x [T, H], delta [T, H] or None, norm_weight [H], gate [E, H] with E >= top_k; contiguous and of one dtype."""
+    tokens, hidden = x.shape
+    total = x if delta is None else torch.empty_like(x)
+    routed = Routed(
+        total,
+        torch.empty_like(x),
+        x.new_empty(tokens, top_k, dtype=torch.float32),
+        x.new_empty(tokens, top_k, dtype=torch.int32),
+    )
+    padded, block = triton.next_power_of_2(gate.shape[0]), triton.next_power_of_2(hidden)
+    _route[(tokens,)](
+        x,
+        delta,
+        norm_weight,
+        gate,
+        routed.x,
+        routed.normed,
+        routed.weights,
+        routed.ids,
+        eps,
+        HIDDEN=hidden,
+        BLOCK=block,
+        EXPERTS=gate.shape[0],
+        PADDED=padded,
+        GROUP=min(padded, EXPERTS_AT_ONCE),
+        TOP_K=top_k,
+        CHOICES=triton.next_power_of_2(top_k),
+        num_warps=min(max(block // 256, 1), 16),
+    )
+    return routed
+
+
+@triton.jit
+def _route(
+    x_ptr,
+    delta_ptr,
+    norm_ptr,
+    gate_ptr,
+    total_ptr,
+    normed_ptr,
+    weights_ptr,
+    ids_ptr,
+    eps,
+    HIDDEN: tl.constexpr,
+    BLOCK: tl.constexpr,
+    EXPERTS: tl.constexpr,
+    PADDED: tl.constexpr,
+    GROUP: tl.constexpr,
+    TOP_K: tl.constexpr,
+    CHOICES: tl.constexpr,
+):
+    token = tl.program_id(0).to(tl.int64)
+    columns = tl.arange(0, BLOCK)
+    inside = columns < HIDDEN
+    at = token * HIDDEN + columns
+    norm_weight = tl.load(norm_ptr + columns, mask=inside, other=0).to(tl.float32)
+    gate = _gate_rows(gate_ptr, 0, HIDDEN, BLOCK, EXPERTS, GROUP)
+    row = load_sum(x_ptr, delta_ptr, at, inside)
+    if delta_ptr is not None:
+        tl.store(total_ptr + at, row.to(total_ptr.dtype.element_ty), mask=inside)
+    normed = normalise(row, norm_weight, eps, HIDDEN, normed_ptr.dtype.element_ty)
+    tl.store(normed_ptr + at, normed.to(normed_ptr.dtype.element_ty), mask=inside)
+
+    experts = tl.arange(0, PADDED)
+    logits = tl.full((PADDED,), float("-inf"), tl.float32)
+    for first in tl.static_range(0, PADDED, GROUP):
+        part = tl.sum(gate.to(tl.float32) * normed[None, :], 1)  # [GROUP]
+        here = experts[:, None] == first + tl.arange(0, GROUP)[None, :]  # [PADDED, GROUP]
+        placed = tl.sum(tl.where(here, part[None, :], 0.0), 1)
+        logits = tl.where((experts >= first) & (experts < first + GROUP), placed, logits)
+        if first + GROUP < PADDED:
+            gate = _gate_rows(gate_ptr, first + GROUP, HIDDEN, BLOCK, EXPERTS, GROUP)
+    # What is no number counts as -inf: the lowest expert is then the first of equals, and the weights are no numbers.
+    logits = tl.where((experts < EXPERTS) & (logits == logits), logits, float("-inf"))
+
+    weights, ids = _choose(logits, PADDED, TOP_K, CHOICES)
+    choices = tl.arange(0, CHOICES)
+    tl.store(weights_ptr + token * TOP_K + choices, weights, mask=choices < TOP_K)
+    tl.store(ids_ptr + token * TOP_K + choices, ids, mask=choices < TOP_K)
+
+
+@triton.jit
+def _gate_rows(gate_ptr, first, HIDDEN: tl.constexpr, BLOCK: tl.constexpr, EXPERTS: tl.constexpr, GROUP: tl.constexpr):
+    """The gate's rows first : first + GROUP, [GROUP, BLOCK], as they are stored."""
+    expert = first + tl.arange(0, GROUP)[:, None]
+    column = tl.arange(0, BLOCK)[None, :]
+    return tl.load(gate_ptr + expert * HIDDEN + column, mask=(expert < EXPERTS) & (column < HIDDEN), other=0)
+
+
+@triton.jit
+def _choose(logits, PADDED: tl.constexpr, TOP_K: tl.constexpr, CHOICES: tl.constexpr):
+    """The largest of logits [PADDED], one by one: weights and ids [CHOICES].
+
+    The softmax over all experts, renormalised over the chosen ones, is the softmax of these: its denominator cancels.
+    """
+    experts, choices = tl.arange(0, PADDED), tl.arange(0, CHOICES)
+    chosen = tl.full((CHOICES,), float("-inf"), tl.float32)
+    ids = tl.zeros((CHOICES,), tl.int32)
+    for choice in tl.static_range(TOP_K):
+        best, expert = tl.max(logits, 0, return_indices=True, return_indices_tie_break_left=True)
+        chosen = tl.where(choices == choice, best, chosen)
+        ids = tl.where(choices == choice, expert, ids)
+        logits = tl.where(experts == expert, float("-inf"), logits)
+    shares = tl.exp(chosen - tl.max(chosen, 0))
+    return shares / tl.sum(shares, 0), ids
+
+
+def route_reference(
+    x: Tensor, delta: Tensor | None, norm_weight: Tensor, eps: float, gate: Tensor, top_k: int
+) -> Routed:
+    """In float64 from the normed rows on, with the softmax over all experts."""
+    total, normed = add_norm_reference(x, delta, norm_weight, eps)
+    shares = (normed.double() @ gate.double().T).softmax(-1)  # [T, E]
+    ids = shares.sort(dim=-1, descending=True, stable=True).indices[:, :top_k]
+    weights = shares.gather(1, ids)
+    return Routed(total, normed, (weights / weights.sum(-1, keepdim=True)).float(), ids.int())

@@ -1,0 +1,123 @@
+"""A stable counting sort of (token, choice) pairs by expert, and the tiles that cover each expert's range of it.
+
+Pair p = t * k + c is token t's choice c. With two choices of three experts, and tiles of two pairs:
+
+    ids         [[2, 0],      pair    0  1  2  3  4  5      order        1  2  3  4  0  5
+                 [0, 1],      expert  2  0  0  1  1  2      expert       0  0  1  1  2  2
+                 [1, 2]]
+                                          tile_expert  0  1  2 -1 -1        the bound is 3 + 6 // 2 = 5 tiles:
+                                          tile_start   0  2  4 -1 -1        how many are used, only the device knows
+                                          tile_end     2  4  6 -1 -1
+
+Floor: nothing but the launch. 128 pairs are 512 bytes, and even 16,384 are 64 KB; the work is a chain of dependent
+steps. So it is one program, which needs no atomics and no second launch: the order is the same in every run, and the
+rows of a product meet in the same tile wherever their pairs are the same. Padding rows of a CUDA graph's bucket are
+sorted like others: they are equal, so all of them together read two experts at most that nobody else chose.
+"""
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+BLOCK_CELLS = 8192  # of the table pairs x experts that is summed at a time: 32 registers a thread
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """All (token, choice) pairs in the order of their experts, and what each program of a product works on."""
+
+    order: Tensor  # [P] int32: the pair t * k + c at each place
+    tile_expert: Tensor  # [N] int32, the expert of each tile, or -1: no work
+    tile_start: Tensor  # [N] int32, the places start : end of order, all of one expert; -1 : -1 without work
+    tile_end: Tensor  # [N] int32
+
+
+def max_tiles(pairs: int, num_experts: int, tile: int) -> int:
+    """How many tiles any distribution of the pairs can take: each expert's last one may be almost empty."""
+    return min(pairs, num_experts + pairs // tile)
+
+
+def sort_pairs(ids: Tensor, num_experts: int, tile: int) -> Pairs:
+    """ids [T, k] int32 from 0 to num_experts - 1; tile: the most pairs of a tile."""
+    pairs = ids.numel()
+    tiles = max_tiles(pairs, num_experts, tile)
+    order = ids.new_empty(pairs)
+    table = ids.new_empty(3, tiles)
+    padded = triton.next_power_of_2(num_experts)
+    block = min(BLOCK_CELLS // padded, 128 if pairs <= 128 else 1024)
+    _sort_pairs[(1,)](
+        ids,
+        order,
+        table,
+        pairs,
+        tiles,
+        TILE=tile,
+        EXPERTS=padded,
+        BLOCK=block,
+        num_warps=4 if block * padded <= 1024 else 8,
+    )
+    return Pairs(order, *table.unbind())
+
+
+@triton.jit
+def _sort_pairs(
+    ids_ptr, order_ptr, table_ptr, pairs, tiles, TILE: tl.constexpr, EXPERTS: tl.constexpr, BLOCK: tl.constexpr
+):
+    experts = tl.arange(0, EXPERTS)
+    counts = tl.zeros((EXPERTS,), tl.int32)
+    for first in range(0, pairs, BLOCK):
+        chosen = _chosen(ids_ptr, first, pairs, EXPERTS, BLOCK)  # [BLOCK, EXPERTS]
+        counts += tl.sum(chosen, 0)
+    starts = tl.cumsum(counts, 0) - counts  # of each expert's range in order
+    _place(ids_ptr, order_ptr, pairs, starts, EXPERTS, BLOCK)
+
+    tile_counts = (counts + TILE - 1) // TILE
+    tile_ends = tl.cumsum(tile_counts, 0)  # of each expert's range in the table
+    used = tl.sum(tile_counts, 0)
+    for first in range(0, tiles, BLOCK):
+        n = first + tl.arange(0, BLOCK)
+        expert = tl.sum((tile_ends[None, :] <= n[:, None]).to(tl.int32), 1)  # [BLOCK]; EXPERTS where n >= used
+        mine = experts[None, :] == expert[:, None]  # [BLOCK, EXPERTS]
+        # Tile n of the table is tile n - (tile_ends - tile_counts) of its expert.
+        start = tl.sum(tl.where(mine, (starts - (tile_ends - tile_counts) * TILE)[None, :], 0), 1) + n * TILE
+        end = tl.minimum(start + TILE, tl.sum(tl.where(mine, (starts + counts)[None, :], 0), 1))
+        stored = n < tiles
+        tl.store(table_ptr + n, tl.where(n < used, expert, -1), mask=stored)
+        tl.store(table_ptr + tiles + n, tl.where(n < used, start, -1), mask=stored)
+        tl.store(table_ptr + 2 * tiles + n, tl.where(n < used, end, -1), mask=stored)
+
+
+@triton.jit
+def _chosen(ids_ptr, first, pairs, EXPERTS: tl.constexpr, BLOCK: tl.constexpr):
+    """1 where a pair's expert is this one, [BLOCK, EXPERTS] int32."""
+    pair = first + tl.arange(0, BLOCK)
+    ids = tl.load(ids_ptr + pair, mask=pair < pairs, other=-1)
+    return (ids[:, None] == tl.arange(0, EXPERTS)[None, :]).to(tl.int32)
+
+
+@triton.jit
+def _place(ids_ptr, order_ptr, pairs, starts, EXPERTS: tl.constexpr, BLOCK: tl.constexpr):
+    """Each pair goes behind those of smaller experts, and behind the earlier ones of its own."""
+    for first in range(0, pairs, BLOCK):
+        chosen = _chosen(ids_ptr, first, pairs, EXPERTS, BLOCK)
+        places = starts[None, :] + tl.cumsum(chosen, 0) - 1  # [BLOCK, EXPERTS], where chosen
+        pair = first + tl.arange(0, BLOCK)
+        tl.store(order_ptr + tl.sum(chosen * places, 1), pair, mask=pair < pairs)
+        starts += tl.sum(chosen, 0)
+
+
+def sort_pairs_reference(ids: Tensor, num_experts: int, tile: int) -> Pairs:
+    """One expert and one tile at a time."""
+    experts = ids.flatten().tolist()
+    order: list[int] = []
+    tiles: list[tuple[int, int, int]] = []
+    for expert in range(num_experts):
+        start = len(order)
+        order += [pair for pair, chosen in enumerate(experts) if chosen == expert]
+        tiles += [(expert, at, min(at + tile, len(order))) for at in range(start, len(order), tile)]
+    tiles += [(-1, -1, -1)] * (max_tiles(len(experts), num_experts, tile) - len(tiles))
+    table = torch.tensor(tiles, dtype=torch.int32, device=ids.device)  # [N, 3]
+    return Pairs(torch.tensor(order, dtype=torch.int32, device=ids.device), *table.unbind(1))

@@ -1,0 +1,50 @@
+"""RMSNorm with the addition before it, against its reference and against the model's own."""
+
+import pytest
+import torch
+
+from model.kernels.gpu.norm import add_norm, add_norm_reference
+from model.layers import RMSNorm
+
+EPS = 1e-5
+# One last place of each dtype: the reference's mean, in float64, may round a value the other way.
+TOLERANCE = {torch.float32: 1e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
+each_dtype = pytest.mark.parametrize("dtype", list(TOLERANCE), ids=str)
+
+
+def random_rows(tokens: int, hidden: int, dtype: torch.dtype, device: torch.device) -> list[torch.Tensor]:
+    """x, delta and weight."""
+    torch.manual_seed(tokens + hidden)
+    x, delta = torch.randn(2, tokens, hidden) * 3
+    return [tensor.to(device, dtype) for tensor in (x, delta, 1 + 0.1 * torch.randn(hidden))]
+
+
+@each_dtype
+@pytest.mark.parametrize(("tokens", "hidden"), [(1, 1), (1, 64), (5, 300), (2, 4096), (3, 6144)])
+def test_against_the_reference(device: torch.device, dtype: torch.dtype, tokens: int, hidden: int) -> None:
+    x, delta, weight = random_rows(tokens, hidden, dtype, device)
+    total, normed = add_norm(x, delta, weight, EPS)
+    expected_total, expected = add_norm_reference(x, delta, weight, EPS)
+    assert total.equal(expected_total)
+    torch.testing.assert_close(normed, expected, rtol=TOLERANCE[dtype], atol=1e-6)
+
+
+@each_dtype
+def test_as_the_models_own(device: torch.device, dtype: torch.dtype) -> None:
+    x, _, weight = random_rows(9, 300, dtype, device)
+    total, normed = add_norm(x, None, weight, EPS)
+    assert total is x
+    torch.testing.assert_close(normed, RMSNorm.create(weight, EPS)(x), rtol=TOLERANCE[dtype], atol=1e-6)
+
+
+def test_a_row_of_zeros_is_held_up_by_epsilon(device: torch.device) -> None:
+    x = torch.zeros(2, 64, device=device)
+    assert add_norm(x, x.clone(), torch.ones(64, device=device), EPS)[1].equal(x)
+
+
+def test_a_row_is_the_same_in_any_company(device: torch.device) -> None:
+    x, delta, weight = random_rows(6, 300, torch.bfloat16, device)
+    together = add_norm(x, delta, weight, EPS)
+    for row in range(6):
+        alone = add_norm(x[row : row + 1], delta[row : row + 1], weight, EPS)
+        assert all(one[0].equal(all_rows[row]) for one, all_rows in zip(alone, together, strict=True))

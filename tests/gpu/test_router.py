@@ -1,0 +1,95 @@
+"""The router against its reference: the same experts, in the same order, with the same shares."""
+
+import pytest
+import torch
+
+from model.kernels.gpu.router import Routed, route, route_reference
+
+EPS = 1e-5
+TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
+each_dtype = pytest.mark.parametrize("dtype", list(TOLERANCE), ids=str)
+
+
+def random_rows(
+    tokens: int, hidden: int, num_experts: int, dtype: torch.dtype, device: torch.device
+) -> list[torch.Tensor]:
+    """x, delta, norm weight and gate."""
+    torch.manual_seed(tokens + hidden)
+    x, delta = torch.randn(2, tokens, hidden) * 3
+    norm_weight, gate = 1 + 0.1 * torch.randn(hidden), torch.randn(num_experts, hidden) / hidden**0.5
+    return [tensor.to(device, dtype) for tensor in (x, delta, norm_weight, gate)]
+
+
+def assert_close(actual: Routed, expected: Routed, dtype: torch.dtype) -> None:
+    torch.testing.assert_close(actual.x, expected.x, rtol=0, atol=0)
+    torch.testing.assert_close(actual.normed, expected.normed, rtol=TOLERANCE[dtype], atol=1e-5)
+    torch.testing.assert_close(actual.weights, expected.weights, rtol=1e-3, atol=1e-4)
+    torch.testing.assert_close(actual.ids, expected.ids, rtol=0, atol=0)
+
+
+@each_dtype
+@pytest.mark.parametrize(("num_experts", "top_k"), [(1, 1), (2, 2), (8, 1), (8, 2), (9, 2), (60, 4)])
+@pytest.mark.parametrize("hidden", [64, 300])
+def test_against_the_reference(
+    device: torch.device, dtype: torch.dtype, num_experts: int, top_k: int, hidden: int
+) -> None:
+    x, delta, norm_weight, gate = random_rows(7, hidden, num_experts, dtype, device)
+    actual = route(x, delta, norm_weight, EPS, gate, top_k)
+    # From the same rounded rows: a last bit of one of them may decide between two experts.
+    expected = route_reference(x, delta, norm_weight, EPS, gate, top_k)
+    assert_close(actual, expected, dtype)
+
+
+def test_without_a_delta_the_stream_stays_where_it_is(device: torch.device) -> None:
+    x, _, norm_weight, gate = random_rows(3, 64, 8, torch.float32, device)
+    before = x.clone()
+    actual = route(x, None, norm_weight, EPS, gate, 2)
+    assert actual.x is x
+    assert_close(actual, route_reference(before, None, norm_weight, EPS, gate, 2), torch.float32)
+
+
+def test_of_equal_logits_the_lowest_expert_comes_first(device: torch.device) -> None:
+    x = torch.ones(3, 32, device=device)
+    gate = torch.zeros(9, 32, device=device)
+    gate[[2, 5, 8]] = 0.5
+    routed = route(x, None, torch.ones(32, device=device), EPS, gate, 4)
+    assert routed.ids.tolist() == [[2, 5, 8, 0]] * 3
+    shares = routed.weights[0].tolist()
+    assert shares[0] == shares[1] == shares[2] > shares[3]
+
+
+def test_all_experts_equal(device: torch.device) -> None:
+    """As an empty or padding row has it."""
+    x = torch.zeros(2, 32, device=device)
+    routed = route(x, None, torch.ones(32, device=device), EPS, torch.randn(8, 32, device=device), 2)
+    assert routed.ids.tolist() == [[0, 1]] * 2
+    assert routed.weights.tolist() == [[0.5, 0.5]] * 2
+
+
+def test_one_choice_has_all_the_weight(device: torch.device) -> None:
+    x, delta, norm_weight, gate = random_rows(5, 64, 8, torch.float16, device)
+    assert route(x, delta, norm_weight, EPS, gate, 1).weights.tolist() == [[1.0]] * 5
+
+
+@pytest.mark.parametrize("num_experts", [3, 8, 9])
+@pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")  # the interpreter is numpy
+def test_a_row_that_is_no_number_chooses_experts_that_exist(device: torch.device, num_experts: int) -> None:
+    """Else the kernels behind would read outside of the weights; that nothing comes of it shows in its weights."""
+    x, _, norm_weight, gate = random_rows(3, 64, num_experts, torch.float32, device)
+    whole = route(x, None, norm_weight, EPS, gate, 2)
+    x[1, 5] = float("nan")
+    routed = route(x, None, norm_weight, EPS, gate, 2)
+    assert ((routed.ids >= 0) & (routed.ids < num_experts)).all()
+    assert routed.weights[1].isnan().all()
+    for row in (0, 2):
+        assert routed.ids[row].equal(whole.ids[row])
+        assert routed.weights[row].equal(whole.weights[row])
+
+
+def test_a_row_is_the_same_in_any_company(device: torch.device) -> None:
+    x, delta, norm_weight, gate = random_rows(6, 300, 8, torch.bfloat16, device)
+    together = route(x, delta, norm_weight, EPS, gate, 2)
+    for row in range(6):
+        alone = route(x[row : row + 1], delta[row : row + 1], norm_weight, EPS, gate, 2)
+        for name in ("x", "normed", "weights", "ids"):
+            assert getattr(alone, name)[0].equal(getattr(together, name)[row]), name
