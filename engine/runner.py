@@ -28,7 +28,7 @@ from model.kernels.cpu.library import how_to_build, library
 from model.kv_cache import KVCache
 from model.mixtral import Mixtral
 from model.ops import select_ops
-from model.precision import Wanted, choose_precision
+from model.precision import Wanted, choose_precision, quantizations
 
 SCORED_AT_ONCE = 64  # prompt tokens
 
@@ -163,15 +163,22 @@ def load(config: EngineConfig, shape: ModelConfig, report: Report) -> Mixtral:
     if device.type == "cpu":
         torch.set_num_threads(config.threads or min(machine.processors(), torch.get_num_threads()))
     available = machine.available_memory() if device.type == "cpu" else torch.cuda.mem_get_info(device)[0]
-    wanted = Wanted(config.dtype, config.quantization)
-    precision = choose_precision(wanted, shape.dtype, device, kernels=library() is not None)
-    sizing.check_weights(precision.weight_bytes(shape), available)
+    kernels = library() is not None
+    precision = choose_precision(Wanted(config.dtype, config.quantization), shape.dtype, device, kernels)
+    others = {
+        name: choose_precision(Wanted(quantization=name), shape.dtype, device, kernels).weight_bytes(shape)
+        for name in quantizations(device)
+    }
+    sizing.check_weights(precision.weight_bytes(shape), available, others)
 
     def loaded(done: int, total: int) -> None:
         report(Progress("loading weights", done, total))
 
     model = load_model(Path(config.model), shape, device, precision, loaded)
-    return replace(model, ops=select_ops(shape, device, batch_invariant=True)) if config.batch_invariant else model
+    if not config.batch_invariant:
+        return model
+    # A GPU's fused layers round as the batch has it; a CPU's do not, and stay.
+    return replace(model, ops=select_ops(shape, device, batch_invariant=True), fused=None)
 
 
 def _lost(model: Mixtral) -> tuple[str, ...]:

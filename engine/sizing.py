@@ -1,6 +1,6 @@
 """How large everything is made: what the user asked for, held against the model and the machine. Pure arithmetic."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from engine.config import EngineConfig
@@ -54,13 +54,22 @@ def check_request(config: EngineConfig, model: ModelConfig) -> None:
         raise ModelError("--max-model-len must be at least 2: one token of a prompt and one of output.")
 
 
-def check_weights(weight_bytes: int, available: int) -> None:
-    """Refuses, before anything is loaded, a model that the memory cannot hold. Raises ModelError."""
-    if weight_bytes > available:
-        raise ModelError(
-            f"The weights take {weight_bytes / GIB:.1f} GiB and {available / GIB:.1f} GiB of memory are left: "
-            "free some, choose a smaller --quantization or --dtype, or serve a smaller model."
-        )
+def check_weights(weight_bytes: int, available: int, others: Mapping[str, int] | None = None) -> None:
+    """Refuses, before anything is loaded, a model that the memory cannot hold. Raises ModelError.
+
+    others: what the weights would take with each --quantization that the device has; the largest that fits is named.
+    """
+    if weight_bytes <= available:
+        return
+    fitting = {name: size for name, size in (others or {}).items() if size <= available}
+    advice = "serve a smaller model"
+    if fitting:
+        best = max(fitting, key=lambda name: fitting[name])
+        advice = f"choose --quantization {best}, which takes {fitting[best] / GIB:.1f} GiB"
+    raise ModelError(
+        f"The weights take {weight_bytes / GIB:.1f} GiB and {available / GIB:.1f} GiB of memory are left: "
+        f"free some, or {advice}."
+    )
 
 
 def cpu_cache_bytes(config: EngineConfig, weight_bytes: int, available: int) -> int:
@@ -96,7 +105,7 @@ def choose_max_model_len(config: EngineConfig, model: ModelConfig, pool: Pool) -
     if wanted > pool.tokens:
         raise ModelError(
             f"--max-model-len {wanted} does not fit the KV cache of {pool.tokens} tokens: "
-            "lower it or raise --kv-cache-memory."
+            f"lower it to {pool.tokens} or raise --kv-cache-memory."
         )
     return wanted
 

@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -32,7 +32,9 @@ from model.quantization import (
     Weight,
     fits_fp16,
 )
+from model.rows import RowWeight
 from model.shards import Shards
+from model.upload import LANES, Upload
 
 log = logging.getLogger(__name__)
 
@@ -58,10 +60,9 @@ def load_model(
         names = names_for(config, Layout.of(config, shards.files), tied)
         shards.check(names.shapes())
         fill = GroupedWeight.fill if kernels is None else kernels.quantise
-        loader = _Loader(config, shards, device, precision, fill, zeros_on(device))
+        loader = _Loader(config, shards, device, precision, fill, zeros_on(device), Upload(device))
         model = _assemble(loader, names, report)
-    kept = 0 if precision.is_plain else sum(isinstance(weight, Tensor) for weight in model.matrices())
-    if kept:
+    if kept := _kept_plain(model):
         log.warning("%d matrices are beyond the range of %s and stay plain tensors", kept, precision.describe())
     return model if kernels is None else fuse(model, kernels)
 
@@ -76,6 +77,7 @@ class _Loader:
     precision: Precision
     fill: Fill
     zeros: Zeros  # for quantised weights and for staging
+    upload: Upload
 
     def norm(self, part: Part) -> RMSNorm:
         return RMSNorm.create(self.tensor(part, self.precision.activations), self.config.rms_norm_eps)
@@ -112,6 +114,8 @@ class _Loader:
         """Matrices of one shape: packed one by one, or else all views of one tensor; paired: gate above up."""
         if isinstance(kind, torch.dtype):
             return self._plain(matrices, kind)
+        if issubclass(kind, RowWeight):
+            return self._rows(matrices, kind)
         if issubclass(kind, GroupedWeight):
             return [self._quantise(matrix, kind, paired) for matrix in matrices]
         return [self._pack(matrix, staging) for matrix in matrices]
@@ -148,6 +152,16 @@ class _Loader:
             self._copy(out, matrix)
         return whole.unbind()
 
+    def _rows(self, matrices: Sequence[Matrix], kind: type[RowWeight]) -> Sequence[Weight]:
+        """Quantised on the device, piece by piece as they arrive; all of them, or none."""
+        weights = kind.stack(len(matrices), _shape(matrices[0]), self.zeros)
+        largest = 0.0
+        for weight, matrix in zip(weights, matrices, strict=True):
+            for part, first, rows in self._arriving(matrix):
+                largest = max(largest, _check_finite(rows, part))
+                weight.fill(rows, first)
+        return weights if kind.holds(largest) else self._plain(matrices, self.precision.activations)
+
     def _quantise(self, matrix: Matrix, kind: type[Int8Weight] | type[Int4Weight], paired: bool) -> Weight:
         """Straight from the file, part by part: nothing is held unquantised."""
         stored = [self.shards.read(part) for part in matrix]
@@ -168,13 +182,28 @@ class _Loader:
 
     def _copy(self, out: Tensor, matrix: Matrix) -> None:
         """Copies the parts, one below the other, straight from the file, converting on the way."""
-        row = 0
-        for part in matrix:
-            stored = self.shards.read(part)
-            rows = out[row : row + stored.shape[0]]
+        for part, first, stored in self._arriving(matrix):
+            rows = out[first : first + len(stored)]
             rows.copy_(stored)
             _check_finite(rows, part)
-            row += stored.shape[0]
+
+    def _arriving(self, matrix: Matrix) -> Iterator[tuple[Part, int, Tensor]]:
+        """Rows of the matrix on the device, from top to bottom: their part, the first one's index, and they."""
+        above = 0
+        for part in matrix:
+            stored = self.shards.read(part)
+            for first, rows in self.upload(stored):
+                yield part, above + first, rows
+            above += len(stored)
+
+
+def _kept_plain(model: Mixtral) -> int:
+    """How many matrices are plain tensors that were to be packed or quantised."""
+    linears = [model.head, *(matrix for layer in model.layers for matrix in (layer.attention.qkv, layer.attention.o))]
+    sides = [(layer.moe.experts.gate_up, layer.moe.experts.down) for layer in model.layers]
+    experts = [matrix for gate_up, down in sides for matrix in (*gate_up, *down)]
+    wanted = ((linears, model.precision.linears), (experts, model.precision.experts))
+    return sum(isinstance(each, Tensor) for held, kind in wanted if not isinstance(kind, torch.dtype) for each in held)
 
 
 def _check_finite(values: Tensor, part: Part) -> float:
@@ -196,7 +225,7 @@ def _shape(matrix: Matrix) -> tuple[int, int]:
 
 def _assemble(loader: _Loader, names: Names, report: Report) -> Mixtral:
     progress = _Progress(loader.shards, report)
-    tied = names.head is names.embedding and loader.precision.is_plain
+    tied = names.head is names.embedding and loader.precision.has_plain_linears
     # The head is the largest matrix: it is packed while little else is held, so that its staging is no peak.
     head = None if tied else loader.head(names.head)
     progress.add(names.head)
@@ -224,9 +253,11 @@ def _assemble(loader: _Loader, names: Names, report: Report) -> Mixtral:
 
 def _threads(loader: _Loader, names: Names) -> int:
     """Packing runs on one thread per layer; as many as torch may use, while their staging buffers stay small."""
-    if loader.precision.is_plain:
-        return 1
     threads = torch.get_num_threads()
+    if loader.device.type == "cuda":
+        return min(threads, LANES)
+    if loader.precision.has_plain_linears:
+        return 1
     layer = names.layers[0]
     staging = loader.staging(layer.qkv, layer.o, layer.gate_up[0], layer.down[0]).nbytes
     room = int(STAGING_SHARE * loader.precision.weight_bytes(loader.config))

@@ -68,6 +68,13 @@ class Fused(Protocol):
         """As DecoderLayer."""
 
 
+class FusedLayers(Protocol):
+    """All layers in operations that cross the borders between them."""
+
+    def __call__(self, x: Tensor, cache: KVCache, step: Step, observe: Observe | None = None) -> Tensor:
+        """x [T, H] -> [T, H], as the layers one after the other."""
+
+
 @dataclass(frozen=True, slots=True)
 class Mixtral:
     """Mixtral of experts (https://arxiv.org/abs/2401.04088), and Mistral and Llama as the case of one expert.
@@ -84,6 +91,7 @@ class Mixtral:
     layers: tuple[DecoderLayer, ...]
     norm: RMSNorm
     head: Weight  # [V, H]
+    fused: "FusedLayers | None" = None  # another way through all layers, of which the plain one is the reference
 
     def forward(self, batch: ForwardBatch, cache: KVCache, observe: Observe | None = None) -> Tensor:
         """Logits [R, V] float32 of batch.logit_rows; the batch's keys and values are in the cache afterwards.
@@ -97,8 +105,11 @@ class Mixtral:
         x = self.embedding(batch.tokens)  # [T, H]
         plan = self.ops.plan_attention(batch, cache, self.config.sliding_window)
         step = Step(self.ops, plan, self.rotary.at(batch.positions))
-        for layer, pages in zip(self.layers, cache.layers, strict=True):
-            x = layer(x, pages, step, observe)
+        if self.fused is not None:
+            x = self.fused(x, cache, step, observe)
+        else:
+            for layer, pages in zip(self.layers, cache.layers, strict=True):
+                x = layer(x, pages, step, observe)
         return x[batch.logit_rows]  # [R, H]
 
     def logits(self, hidden: Tensor) -> Tensor:

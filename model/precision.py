@@ -7,8 +7,9 @@ import torch
 
 from model.config import DTYPES, ModelConfig, ModelError
 from model.quantization import Fp16Weight, Int4Weight, Int8Weight, Kind
+from model.rows import Fp8Rows, Int4Rows, Int8Rows, RowWeight
 
-QUANTIZATIONS = ("auto", "none", "int8", "int4")
+QUANTIZATIONS = ("auto", "none", "int8", "int4", "fp8")
 
 SHORT = {
     torch.float32: "fp32",
@@ -17,7 +18,12 @@ SHORT = {
     Fp16Weight: "fp16",
     Int8Weight: "int8",
     Int4Weight: "int4",
+    Int8Rows: "int8",
+    Int4Rows: "int4",
+    Fp8Rows: "fp8",
 }
+_ROWS: dict[str, type[RowWeight]] = {"int8": Int8Rows, "int4": Int4Rows, "fp8": Fp8Rows}
+FP8_CAPABILITY = (8, 9)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,14 +35,14 @@ class Precision:
     linears: Kind  # of attention, and of the head
 
     @property
-    def is_plain(self) -> bool:
-        """Whether matrices are tensors, so that a tied head can be the embedding itself."""
+    def has_plain_linears(self) -> bool:
+        """Whether all but the experts are tensors, so that a tied head can be the embedding itself."""
         return isinstance(self.linears, torch.dtype)
 
     @property
     def is_quantised(self) -> bool:
-        """Whether matrices have 8 bits or fewer."""
-        return not self.is_plain and self.linears is not Fp16Weight
+        """Whether experts have 8 bits or fewer."""
+        return not isinstance(self.experts, torch.dtype) and self.experts is not Fp16Weight
 
     @classmethod
     def plain(cls, dtype: torch.dtype) -> "Precision":
@@ -83,20 +89,37 @@ def choose_precision(wanted: Wanted, checkpoint: str | None, device: torch.devic
             return Precision(torch.float32, Int8Weight, Int8Weight)
         case "auto" | "none":
             return _unquantised(wanted.dtype, checkpoint, device)
+        case "int8" | "int4" | "fp8" if device.type == "cuda":
+            return _quantised_on_cuda(wanted, checkpoint, device)
         case "int8":
-            return Precision(_activations(wanted.dtype, checkpoint, device), Int8Weight, Int8Weight)
+            return Precision(_on_cpu(wanted.dtype), Int8Weight, Int8Weight)
         case "int4":
             # Measured on the default model, in groups that are new to it: perplexity +9% with experts in 4 bits, +21%
             # with attention too; the head in 4 bits alone costs 5%. Neither saves much beside the experts.
-            return Precision(_activations(wanted.dtype, checkpoint, device), Int4Weight, Int8Weight)
+            return Precision(_on_cpu(wanted.dtype), Int4Weight, Int8Weight)
+        case "fp8":
+            raise ModelError("fp8 needs a GPU that computes with it; on a CPU use --quantization int8.")
         case other:
             raise ModelError(f"The quantization {other!r} is unknown; use {', '.join(QUANTIZATIONS)}.")
 
 
-def _activations(dtype: str, checkpoint: str | None, device: torch.device) -> torch.dtype:
+def quantizations(device: torch.device) -> tuple[str, ...]:
+    """Those that a device has, `none` among them."""
+    if device.type == "cuda" and torch.cuda.get_device_capability(device) >= FP8_CAPABILITY:
+        return ("none", "fp8", "int8", "int4")
+    return ("none", "int8", "int4")
+
+
+def _quantised_on_cuda(wanted: Wanted, checkpoint: str | None, device: torch.device) -> Precision:
+    """Experts only: they are nearly all of a sparse model, and the rest is what quality depends on."""
+    if wanted.quantization == "fp8" and "fp8" not in quantizations(device):
+        raise ModelError("fp8 needs a GPU of compute capability 8.9 or more; use --quantization int8.")
+    linears = _dtype(_fast_on_cuda(checkpoint) if wanted.dtype == "auto" else wanted.dtype)
+    return Precision(linears, _ROWS[wanted.quantization], linears)
+
+
+def _on_cpu(dtype: str) -> torch.dtype:
     """Beside quantised weights, `--dtype` is only what they are multiplied with."""
-    if device.type == "cuda":
-        return _dtype(_fast_on_cuda(checkpoint) if dtype == "auto" else dtype)
     if dtype not in ("auto", "float32"):
         raise ModelError(
             f"On a CPU, quantised weights are multiplied with float32: leave out --dtype {dtype}, or use "

@@ -12,7 +12,7 @@ from server.errors import StartupError
 
 PREFIX = "OCTAVO_"
 EXAMPLE = "mistralai/Mixtral-8x7B-Instruct-v0.1"
-QUANTIZATIONS = ("auto", "none", "int8", "int4")
+QUANTIZATIONS = ("auto", "none", "int8", "int4", "fp8")
 DTYPES = ("float32", "bfloat16", "float16")
 
 
@@ -126,7 +126,7 @@ GROUPS: dict[str, tuple[Option, ...]] = {
             "quantization",
             "TYPE",
             _one_of(*QUANTIZATIONS),
-            "hold the weights as int8 or int4, or not: none; auto: what the device does fast",
+            "hold weights (on a GPU: experts) as int8, int4 or fp8, or not: none; auto: what the device does fast",
         ),
         Option(
             "batch-invariant",

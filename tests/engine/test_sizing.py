@@ -33,8 +33,18 @@ def test_the_cache_is_as_large_as_the_weights_within_bounds_and_half_of_what_is_
 
 def test_weights_that_the_memory_cannot_hold_are_refused():
     sizing.check_weights(100, 100)
-    with pytest.raises(ModelError, match="take 3.0 GiB and 2.0 GiB of memory are left"):
+    with pytest.raises(ModelError, match="take 3.0 GiB and 2.0 GiB of memory are left: .* serve a smaller model"):
         sizing.check_weights(3 * sizing.GIB, 2 * sizing.GIB)
+
+
+def test_the_widest_weights_that_would_fit_are_named():
+    others = {"none": 30 * sizing.GIB, "int8": 15 * sizing.GIB, "int4": 8 * sizing.GIB}
+    with pytest.raises(ModelError, match="choose --quantization int8, which takes 15.0 GiB"):
+        sizing.check_weights(30 * sizing.GIB, 24 * sizing.GIB, others)
+    with pytest.raises(ModelError, match="choose --quantization int4, which takes 8.0 GiB"):
+        sizing.check_weights(30 * sizing.GIB, 10 * sizing.GIB, others)
+    with pytest.raises(ModelError, match="serve a smaller model"):
+        sizing.check_weights(30 * sizing.GIB, 7 * sizing.GIB, others)
 
 
 def test_more_cache_than_memory_is_refused():
@@ -64,7 +74,7 @@ def test_the_context_is_the_models_as_far_as_the_pool_holds_it():
 def test_a_context_that_was_asked_for_fits_or_is_refused():
     pool = sizing.Pool(100, 16, 10)
     assert sizing.choose_max_model_len(replace(CONFIG, max_model_len=1600), MODEL, pool) == 1600
-    with pytest.raises(ModelError, match="2000 does not fit the KV cache of 1600 tokens: lower it or raise"):
+    with pytest.raises(ModelError, match="2000 does not fit the KV cache of 1600 tokens: lower it to 1600 or raise"):
         sizing.choose_max_model_len(replace(CONFIG, max_model_len=2000), MODEL, pool)
 
 

@@ -7,8 +7,9 @@ import torch
 
 from model import precision
 from model.config import ModelError
-from model.precision import Precision, Wanted, choose_precision
+from model.precision import Precision, Wanted, choose_precision, quantizations
 from model.quantization import Fp16Weight, Int4Weight, Int8Weight
+from model.rows import Fp8Rows, Int4Rows, Int8Rows
 from tests.model.checkpoints import load
 from tests.tiny import write_tiny_checkpoint
 
@@ -80,16 +81,13 @@ def test_auto_quantises_where_the_kernels_are_and_no_dtype_was_asked_for(monkeyp
     assert chosen("auto", "bfloat16", CUDA, "auto", kernels=True) == Precision.plain(torch.bfloat16)
 
 
-def test_a_quantisation_that_was_asked_for_needs_no_kernels(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
+def test_a_quantisation_that_was_asked_for_needs_no_kernels() -> None:
     for dtype in ("auto", "float32"):
         assert chosen(dtype, "bfloat16", CPU, "int8", kernels=False) == INT8
         assert chosen(dtype, "bfloat16", CPU, "int4", kernels=False) == INT4
     for dtype in ("bfloat16", "float16"):
         with pytest.raises(ModelError, match=f"leave out --dtype {dtype}, or use --quantization none"):
             chosen(dtype, "bfloat16", CPU, "int8")
-    assert chosen("auto", "bfloat16", CUDA, "int8") == Precision(torch.bfloat16, Int8Weight, Int8Weight)
-    assert chosen("float16", "bfloat16", CUDA, "int4") == Precision(torch.float16, Int4Weight, Int8Weight)
 
 
 def test_what_it_says_of_itself() -> None:
@@ -106,3 +104,21 @@ def test_the_size_of_the_weights_is_known_before_loading(tmp_path: Path, wanted:
     estimate = model.precision.weight_bytes(model.config)
     # Norms and routers are counted as the other matrices, and held as the activations.
     assert 0.97 * model.weight_bytes < estimate <= model.weight_bytes
+
+
+def test_on_cuda_the_experts_alone_are_quantised(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    for name, kind in (("int8", Int8Rows), ("int4", Int4Rows), ("fp8", Fp8Rows)):
+        assert chosen("auto", "bfloat16", CUDA, name) == Precision(torch.bfloat16, kind, torch.bfloat16)
+        assert chosen("float16", "bfloat16", CUDA, name) == Precision(torch.float16, kind, torch.float16)
+    assert quantizations(CUDA) == ("none", "fp8", "int8", "int4")
+
+
+def test_fp8_needs_a_gpu_that_has_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 6))
+    assert quantizations(CUDA) == quantizations(CPU) == ("none", "int8", "int4")
+    with pytest.raises(ModelError, match="capability 8.9 or more; use --quantization int8"):
+        chosen("auto", "bfloat16", CUDA, "fp8")
+    with pytest.raises(ModelError, match="on a CPU use --quantization int8"):
+        chosen("auto", "bfloat16", CPU, "fp8")
