@@ -29,7 +29,7 @@ def tree_of(path: Path) -> ast.Module:
 
 def is_kernel(function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
     """Whether it is Triton's language: a pointer per tensor, sizes one by one, no types."""
-    return "triton.jit" in map(ast.unparse, function.decorator_list)
+    return any(ast.unparse(decorator).startswith("triton.jit") for decorator in function.decorator_list)
 
 
 def imported(tree: ast.Module) -> Iterator[str]:
