@@ -49,7 +49,7 @@ def combine(
     return total, normed
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["pairs"])
 def _combine(
     partials_ptr,
     weights_ptr,

@@ -13,6 +13,10 @@ Floor: nothing but the launch. 128 pairs are 512 bytes, and even 16,384 are 64 K
 steps. So it is one program, which needs no atomics and no second launch: the order is the same in every run, and the
 rows of a product meet in the same tile wherever their pairs are the same. Padding rows of a CUDA graph's bucket are
 sorted like others: they are equal, so all of them together read two experts at most that nobody else chose.
+
+The last of the router's programs to finish could sort as well, since the result depends on the ids alone: a launch
+less, some 1 us of a layer's 300 and more, for a counter that every step must find at zero, and for fences whose lack no
+test would show.
 """
 
 from dataclasses import dataclass
@@ -44,14 +48,15 @@ def sort_pairs(ids: Tensor, num_experts: int, tile: int) -> Pairs:
     """ids [T, k] int32 from 0 to num_experts - 1; tile: the most pairs of a tile."""
     pairs = ids.numel()
     tiles = max_tiles(pairs, num_experts, tile)
-    order = ids.new_empty(pairs)
-    table = ids.new_empty(3, tiles)
+    sorted_pairs = Pairs(ids.new_empty(pairs), ids.new_empty(tiles), ids.new_empty(tiles), ids.new_empty(tiles))
     padded = triton.next_power_of_2(num_experts)
     block = min(BLOCK_CELLS // padded, 128 if pairs <= 128 else 1024)
     _sort_pairs[(1,)](
         ids,
-        order,
-        table,
+        sorted_pairs.order,
+        sorted_pairs.tile_expert,
+        sorted_pairs.tile_start,
+        sorted_pairs.tile_end,
         pairs,
         tiles,
         TILE=tile,
@@ -59,12 +64,21 @@ def sort_pairs(ids: Tensor, num_experts: int, tile: int) -> Pairs:
         BLOCK=block,
         num_warps=4 if block * padded <= 1024 else 8,
     )
-    return Pairs(order, *table.unbind())
+    return sorted_pairs
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["pairs", "tiles"])  # compiled once, not for each kind of number
 def _sort_pairs(
-    ids_ptr, order_ptr, table_ptr, pairs, tiles, TILE: tl.constexpr, EXPERTS: tl.constexpr, BLOCK: tl.constexpr
+    ids_ptr,
+    order_ptr,
+    tile_expert_ptr,
+    tile_start_ptr,
+    tile_end_ptr,
+    pairs,
+    tiles,
+    TILE: tl.constexpr,
+    EXPERTS: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
     experts = tl.arange(0, EXPERTS)
     counts = tl.zeros((EXPERTS,), tl.int32)
@@ -75,19 +89,19 @@ def _sort_pairs(
     _place(ids_ptr, order_ptr, pairs, starts, EXPERTS, BLOCK)
 
     tile_counts = (counts + TILE - 1) // TILE
-    tile_ends = tl.cumsum(tile_counts, 0)  # of each expert's range in the table
+    behind = tl.cumsum(tile_counts, 0)  # the tile behind each expert's last
     used = tl.sum(tile_counts, 0)
     for first in range(0, tiles, BLOCK):
         n = first + tl.arange(0, BLOCK)
-        expert = tl.sum((tile_ends[None, :] <= n[:, None]).to(tl.int32), 1)  # [BLOCK]; EXPERTS where n >= used
+        expert = tl.sum((behind[None, :] <= n[:, None]).to(tl.int32), 1)  # [BLOCK]; EXPERTS where n >= used
         mine = experts[None, :] == expert[:, None]  # [BLOCK, EXPERTS]
-        # Tile n of the table is tile n - (tile_ends - tile_counts) of its expert.
-        start = tl.sum(tl.where(mine, (starts - (tile_ends - tile_counts) * TILE)[None, :], 0), 1) + n * TILE
+        # Tile n is its expert's tile n - (behind - tile_counts).
+        start = n * TILE + tl.sum(tl.where(mine, (starts - (behind - tile_counts) * TILE)[None, :], 0), 1)
         end = tl.minimum(start + TILE, tl.sum(tl.where(mine, (starts + counts)[None, :], 0), 1))
         stored = n < tiles
-        tl.store(table_ptr + n, tl.where(n < used, expert, -1), mask=stored)
-        tl.store(table_ptr + tiles + n, tl.where(n < used, start, -1), mask=stored)
-        tl.store(table_ptr + 2 * tiles + n, tl.where(n < used, end, -1), mask=stored)
+        tl.store(tile_expert_ptr + n, tl.where(n < used, expert, -1), mask=stored)
+        tl.store(tile_start_ptr + n, tl.where(n < used, start, -1), mask=stored)
+        tl.store(tile_end_ptr + n, tl.where(n < used, end, -1), mask=stored)
 
 
 @triton.jit

@@ -1,0 +1,173 @@
+"""A layer's small operations at the sizes of Mixtral 8x7B: 8192 tokens, addresses beyond 32 bits, CUDA graphs."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from model.kernels.gpu.combine import combine, combine_reference
+from model.kernels.gpu.norm import add_norm, add_norm_reference
+from model.kernels.gpu.rotary import rotate_and_store, rotate_and_store_reference
+from model.kernels.gpu.router import route, route_reference
+from model.kernels.gpu.sort import sort_pairs, sort_pairs_reference
+from model.kv_cache import LayerCache
+from model.layers import RotaryEmbedding, Rotation
+
+pytestmark = pytest.mark.cuda
+each_count = pytest.mark.parametrize("tokens", [1, 3, 64, 256, 8192])
+
+HIDDEN, EXPERTS, TOP_K, HEADS, DIM = 4096, 8, 2, (32, 8), 128
+EPS, DTYPE = 1e-5, torch.bfloat16
+ONE_PLACE = {"rtol": 8e-3, "atol": 1e-4}  # the last place of bfloat16
+BLOCK_SIZE, BEYOND_32_BITS = 16, 140_000  # blocks of 16 slots of 1024 elements: 2.29e9 elements
+
+
+def rows(tokens: int, device: torch.device, hidden: int = HIDDEN) -> Tensor:
+    torch.manual_seed(tokens)
+    return torch.randn(tokens, hidden, device=device).to(DTYPE)
+
+
+def norm_weight(device: torch.device) -> Tensor:
+    return (1 + 0.1 * torch.randn(HIDDEN, device=device)).to(DTYPE)
+
+
+def gate(device: torch.device) -> Tensor:
+    return (torch.randn(EXPERTS, HIDDEN, device=device) / HIDDEN**0.5).to(DTYPE)
+
+
+def pages(num_blocks: int, device: torch.device) -> LayerCache:
+    def slots() -> Tensor:
+        return torch.zeros(num_blocks * BLOCK_SIZE + 1, HEADS[1], DIM, dtype=DTYPE, device=device)
+
+    keys, values = slots(), slots()
+    shape = (num_blocks, BLOCK_SIZE, HEADS[1], DIM)
+    return LayerCache(keys[:-1].view(shape), values[:-1].view(shape), keys, values)
+
+
+def rotation(tokens: int, device: torch.device) -> Rotation:
+    inv_freq = 1.0 / 1e6 ** (torch.arange(0, DIM, 2, dtype=torch.float32, device=device) / DIM)
+    return RotaryEmbedding(inv_freq).at(torch.arange(tokens, device=device))
+
+
+@each_count
+def test_norm(device: torch.device, tokens: int) -> None:
+    x, weight = rows(tokens, device), norm_weight(device)
+    delta = x.flip(0)
+    for actual, expected in zip(
+        add_norm(x, delta, weight, EPS), add_norm_reference(x, delta, weight, EPS), strict=True
+    ):
+        torch.testing.assert_close(actual, expected, **ONE_PLACE)
+
+
+@each_count
+def test_router(device: torch.device, tokens: int) -> None:
+    x, weight, experts = rows(tokens, device), norm_weight(device), gate(device)
+    actual = route(x, x.flip(0), weight, EPS, experts, TOP_K)
+    expected = route_reference(x, x.flip(0), weight, EPS, experts, TOP_K)
+    torch.testing.assert_close(actual.normed, expected.normed, **ONE_PLACE)
+    # A last place of a normed row may decide between two nearly equal experts, or move a share a little.
+    same = (actual.ids == expected.ids).all(-1)
+    assert same.float().mean() >= 0.998
+    torch.testing.assert_close(actual.weights[same], expected.weights[same], rtol=1e-3, atol=1e-3)
+
+
+@each_count
+@pytest.mark.parametrize("tile", [8, 64])
+def test_sort(device: torch.device, tokens: int, tile: int) -> None:
+    torch.manual_seed(tokens)
+    ids = torch.rand(tokens, EXPERTS, device=device).topk(TOP_K).indices.int()
+    actual, expected = sort_pairs(ids, EXPERTS, tile), sort_pairs_reference(ids, EXPERTS, tile)
+    assert actual.order.equal(expected.order)
+    assert actual.tile_expert.equal(expected.tile_expert)
+    assert actual.tile_start.equal(expected.tile_start)
+    assert actual.tile_end.equal(expected.tile_end)
+
+
+@each_count
+def test_rotary(device: torch.device, tokens: int) -> None:
+    qkv = rows(tokens, device, (HEADS[0] + 2 * HEADS[1]) * DIM)
+    slots = torch.randperm(8192, device=device)[:tokens]
+    slots[tokens // 2 :: 7] = -1
+    cache, expected_cache = (pages(8192 // BLOCK_SIZE, device) for _ in range(2))
+    q = rotate_and_store(qkv, rotation(tokens, device), slots, cache, HEADS)
+    expected = rotate_and_store_reference(qkv, rotation(tokens, device), slots, expected_cache, HEADS)
+    torch.testing.assert_close(q, expected, **ONE_PLACE)
+    torch.testing.assert_close(cache.key_slots, expected_cache.key_slots, **ONE_PLACE)
+    assert cache.value_slots.equal(expected_cache.value_slots)
+
+
+def test_slots_beyond_32_bits(device: torch.device) -> None:
+    """Pages of 9.2 GB."""
+    qkv = rows(2, device, (HEADS[0] + 2 * HEADS[1]) * DIM)
+    cache = pages(BEYOND_32_BITS, device)
+    last = BEYOND_32_BITS * BLOCK_SIZE - 1
+    rotate_and_store(qkv, rotation(2, device), torch.tensor([last, 1], device=device), cache, HEADS)
+    assert cache.values[-1, -1].equal(qkv[0, -HEADS[1] * DIM :].view(HEADS[1], DIM))
+    assert cache.values[0, 1].equal(qkv[1, -HEADS[1] * DIM :].view(HEADS[1], DIM))
+
+
+@each_count
+@pytest.mark.parametrize("splits", [1, 4])
+def test_combine(device: torch.device, tokens: int, splits: int) -> None:
+    x, weight = rows(tokens, device), norm_weight(device)
+    partials = torch.randn(splits, tokens * TOP_K, HIDDEN, device=device)
+    weights = torch.rand(tokens, TOP_K, device=device).softmax(-1)
+    total, normed = combine(partials, weights, x, weight, EPS)
+    expected = combine_reference(partials, weights, x, None, EPS)[0]
+    torch.testing.assert_close(total, expected, **ONE_PLACE)
+    torch.testing.assert_close(normed, add_norm_reference(total, None, weight, EPS)[1], **ONE_PLACE)
+
+
+def test_partials_beyond_32_bits(device: torch.device) -> None:
+    """8.7 GB of them, of which the last row is looked at."""
+    splits, tokens = 8, 33_000
+    x = torch.zeros(tokens, HIDDEN, dtype=DTYPE, device=device)
+    partials = torch.zeros(splits, tokens * TOP_K, HIDDEN, device=device)
+    partials[-1, -1] = torch.arange(HIDDEN, device=device)
+    total, _ = combine(partials, torch.ones(tokens, TOP_K, device=device), x, None, EPS)
+    assert total[-1].equal(partials[-1, -1].to(DTYPE))
+    assert not total[:-1].any()
+
+
+@each_count
+def test_a_row_is_the_same_in_any_company(device: torch.device, tokens: int) -> None:
+    """Of all rows of a step, the last one alone: what a graph's bucket or another request adds must not show."""
+    x, weight, experts = rows(tokens, device), norm_weight(device), gate(device)
+    together, alone = (route(some, None, weight, EPS, experts, TOP_K) for some in (x, x[-1:].clone()))
+    assert together.normed[-1:].equal(alone.normed)
+    assert together.ids[-1:].equal(alone.ids)
+    assert together.weights[-1:].equal(alone.weights)
+
+
+@pytest.mark.parametrize("tokens", [1, 64])
+def test_all_of_it_can_be_captured(device: torch.device, tokens: int) -> None:
+    """One CUDA graph of five launches; replayed with other numbers in the same places, it computes from those."""
+    weight, experts, turn = norm_weight(device), gate(device), rotation(tokens, device)
+    qkv, x = rows(tokens, device, (HEADS[0] + 2 * HEADS[1]) * DIM), rows(tokens, device)
+    slots, cache = torch.arange(tokens, device=device), pages(8192 // BLOCK_SIZE, device)
+    partials = torch.randn(4, tokens * TOP_K, HIDDEN, device=device)
+
+    def step() -> tuple[Tensor, ...]:
+        total, normed = add_norm(x, x, weight, EPS)
+        q = rotate_and_store(qkv, turn, slots, cache, HEADS)
+        routed = route(total, normed, weight, EPS, experts, TOP_K)
+        pairs = sort_pairs(routed.ids, EXPERTS, 16)
+        combined, _ = combine(partials, routed.weights, routed.x, weight, EPS)
+        return q, pairs.order, pairs.tile_expert, pairs.tile_start, pairs.tile_end, combined
+
+    replay, results = captured(step)
+    for tensor in (x, qkv, partials):
+        tensor.copy_(torch.randn_like(tensor))
+    replay()
+    for actual, expected in zip(results, step(), strict=True):
+        assert actual.equal(expected)
+
+
+def captured(step: Callable[[], tuple[Tensor, ...]]) -> tuple[Callable[[], None], tuple[Tensor, ...]]:
+    step()  # compiles
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        results = step()
+    return graph.replay, results
