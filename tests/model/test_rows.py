@@ -50,8 +50,8 @@ def test_a_weight_is_within_steps_of_what_is_held(kind: type[RowWeight], out: in
     weight = kind.pack(dense)
     held = weight.dense()
     assert (held.dtype, held.shape, weight.shape) == (torch.float32, dense.shape, dense.shape)
-    steps = weight.scales.float().repeat_interleave(-(-columns // weight.scales.shape[1] // 128) * 128, dim=1)
-    step = steps[:, :columns] if weight.scales.shape[1] > 1 else weight.scales.float()
+    scales = weight.scales.T.float()
+    step = scales if kind in (Int8Rows, Fp8Rows) else scales.repeat_interleave(128, dim=1)[:, :columns]
     if kind is Fp8Rows:
         step = dense.abs() / 8 + step * 2**-9  # three bits of mantissa, subnormal at the end
     limit = 2 if kind is Int4Rows else 0.5  # int4 may cut extremes off
@@ -61,9 +61,9 @@ def test_a_weight_is_within_steps_of_what_is_held(kind: type[RowWeight], out: in
 @each_kind
 def test_what_it_takes(kind: type[RowWeight]) -> None:
     weight = kind.pack(random(10, 640))
-    metadata = 4 * 10 if weight.scales.shape[1] == 1 else 0
+    metadata = 4 * 10 if len(weight.scales) == 1 else 0
     assert weight.nbytes == kind.bytes_per_weight * 6400 + metadata
-    assert all(part.shape[0] == 10 and part.is_contiguous() for part in weight.parts())
+    assert all(part.is_contiguous() for part in weight.parts())
 
 
 @each_kind
@@ -82,14 +82,25 @@ def test_a_group_far_from_zero_has_a_grid_that_reaches_it() -> None:
 
 def test_where_int4_keeps_a_weight() -> None:
     dense = torch.zeros(3, 200)
-    dense[1, 128:192] = torch.arange(64) % 16  # the second group, which is padded: a grid from 0 to 15
-    dense[1, 192 + 7] = 5.0
+    dense[1, 128:160] = torch.arange(32) % 16  # the second group, which is padded: a grid from 0 to 15
+    dense[1, 160 + 6] = 5.0  # the second quarter: four bits further on
+    dense[1, 160 + 7] = 9.0  # the other input of that pair: the word's upper half
     weight = Int4Rows.pack(dense)
-    assert [part.shape for part in weight.parts()] == [(3, 128), (3, 2), (3, 2)]
-    assert (weight.scales[1].tolist(), weight.zeros[1].tolist()) == ([0, 1], [0, 0])
-    assert weight.quants[1, 64:].tolist() == [j % 16 + (5 * 16 if j == 7 else 0) for j in range(64)]
+    assert [part.shape for part in weight.parts()] == [(3, 32), (2, 3), (2, 3)]
+    assert (weight.scales[:, 1].tolist(), weight.zeros[:, 1].tolist()) == ([0, 1], [0, 0])
+    pairs = [(2 * w % 16) | (2 * w + 1) % 16 << 16 for w in range(16)]
+    pairs[3] |= 5 << 4 | 9 << 20
+    assert weight.quants[1, 16:].tolist() == pairs
     shifted = replace(weight, zeros=weight.zeros + 8)  # half a step, where there is one
     torch.testing.assert_close(shifted.dense()[1, 128:], dense[1, 128:] - 0.5, rtol=0, atol=0)
+
+
+def test_int4_uses_all_bits_of_a_word() -> None:
+    dense = torch.arange(128).remainder(16).flip(0).float()[None]
+    dense[0, 97] = 15  # the sign bit of the first word
+    weight = Int4Rows.pack(dense)
+    assert weight.quants[0, 0] < 0
+    torch.testing.assert_close(weight.dense(), dense, rtol=0, atol=0)
 
 
 @each_kind
