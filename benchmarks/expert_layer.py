@@ -35,8 +35,9 @@ def measure(model: Mixtral, tokens: int) -> tuple[float, float]:
 
 
 def _run(model: Mixtral, layer: DecoderLayer, x: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
-    """As decoding does it: a fused layer has its structs at hand."""
+    """As decoding does it: a fused layer has its structs at hand, and each step begins with the number of threads."""
     if isinstance(layer.fused, FusedLayer):
+        layer.fused.kernels.follow_torch()
         return layer.fused.kernels.experts(x, ids, weights, layer.fused.experts)
     return model.ops.experts(x, ids, weights, layer.moe.experts)
 
