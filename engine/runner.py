@@ -18,7 +18,7 @@ from engine import machine, sizing
 from engine.api import Progress, Ready, SamplingDefaults, SamplingParams, TokenLogprobs
 from engine.config import TOKENIZER, EngineConfig
 from engine.grammar import Grammars
-from engine.sampler import sample, score
+from engine.sampler import draw, score
 from engine.scheduler import Limits
 from engine.step import Batch, Row, Sample
 from model.batch import ForwardBatch
@@ -70,7 +70,8 @@ class ModelRunner:
     def _sampled(self, rows: Sequence[Row], hidden: Tensor) -> list[Sample]:
         """The next tokens, as far as the rows' grammars allow. hidden [R, H]"""
         logits = self.model.logits(hidden)
-        return self.grammars.advance(rows, sample(logits, rows, self.sampled_vocab, self.grammars.allowed(rows)))
+        drawn = draw(logits, rows, self.sampled_vocab, self.grammars.allowed(rows), self.model.ops.draw)
+        return self.grammars.advance(rows, drawn.samples())
 
     def _scores(self, row: Row, hidden: Tensor) -> tuple[TokenLogprobs, ...]:
         """Of the row's targets, a few at a time: the logits of a long prompt would take gigabytes. hidden [S, H]"""

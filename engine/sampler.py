@@ -1,10 +1,13 @@
-"""From logits to tokens: every row of the batch with its own temperature, filters, noise and log-probabilities.
+"""From logits to samples: the rows' edits and grammars before a token is drawn, their log-probabilities after it.
 
-A row's token is a function of its logits, its parameters, its own tokens and its noise, never of its neighbours. Rows
-that need no filter pay for none, and nothing on the host loops over the vocabulary.
+    draw     launches everything and waits for nothing: the tokens are on the device for the step after this one
+    samples  waits for the copy that `draw` has sent to the host, and for no step that was launched meanwhile
+
+How a token is drawn is the model's operation (model/ops/sampling.py); noise, edits and masks are made on the host.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,16 +19,51 @@ from engine.api import TokenLogprobs
 from engine.edits import edits
 from engine.noise import uniforms
 from engine.step import Row, Sample
+from model.ops import sampling
+from model.ops.sampling import GREEDY, rank
 
-GREEDY = 1e-5  # temperatures below it are 0: the most likely token
-CHUNK = 256  # columns of the vocabulary that are summed at once
-CANDIDATES = (256, 4096)  # how many of the best a filter looks at, before a row is sorted whole
+Draw = Callable[[Tensor, Tensor], Tensor]  # as model.ops.sampling.draw
+Told = dict[int, TokenLogprobs]  # by the index of the row
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """What a step draws, perhaps before it is known."""
+
+    tokens: Tensor  # [R] int64, on the device of the logits; -1: none
+    copies: tuple[Tensor, ...]  # on the host, valid when `copied` has come: the tokens; then, for the rows that ask,
+    #                             their log-probabilities [r], those of the likeliest [r, C], and the ids of these
+    asked: tuple[tuple[int, int], ...]  # (row, how many of the likeliest) [r]
+    copied: torch.Event | None  # None on a CPU, where copies are the tensors themselves
+
+    def samples(self) -> list[Sample]:
+        """One for each row. The only place that waits."""
+        if self.copied is not None:
+            self.copied.synchronize()
+        ids, *logprobs = (copy.tolist() for copy in self.copies)
+        told = {} if not logprobs else _told(self.asked, *logprobs)
+        return [Sample(None) if token < 0 else Sample(token, told.get(row)) for row, token in enumerate(ids)]
 
 
 def sample(
-    logits: Tensor, rows: Sequence[Row], sampled_vocab: int, allowed: NDArray[np.uint8] | None = None
+    logits: Tensor,
+    rows: Sequence[Row],
+    sampled_vocab: int,
+    allowed: NDArray[np.uint8] | None = None,
+    choose: Draw = sampling.draw,
 ) -> list[Sample]:
-    """One token for each row of `logits` [R, V]; ids from `sampled_vocab` on are never chosen.
+    """As `draw`, and waits for the samples."""
+    return draw(logits, rows, sampled_vocab, allowed, choose).samples()
+
+
+def draw(
+    logits: Tensor,
+    rows: Sequence[Row],
+    sampled_vocab: int,
+    allowed: NDArray[np.uint8] | None = None,
+    choose: Draw = sampling.draw,
+) -> Drawn:
+    """One token for each row of `logits` [R, V] float32; ids from `sampled_vocab` on are never chosen.
 
     `allowed` are the masks of the rows' grammars, [R, bytes], bit i % 8 of byte i // 8 for id i. A row that has a NaN
     or infinite maximum gets no token, and disturbs no other row.
@@ -34,12 +72,33 @@ def sample(
     edited = _edited(logits, rows)
     if allowed is not None:
         edited = _within(edited, logits, allowed)
-    best = _argmax(edited)  # [R]
-    is_number = edited.gather(-1, best[:, None]).isfinite().squeeze(-1)  # NaN is larger than any number  # [R]
-    tokens = _choose(edited, best, rows)  # [R]
-    logprobs = _logprobs(logits, tokens, rows)
-    ids: list[int] = tokens.where(is_number, -1).tolist()
-    return [Sample(None) if token < 0 else Sample(token, each) for token, each in zip(ids, logprobs, strict=True)]
+    tokens = choose(edited, _uploaded(_controls(rows), logits.device))  # [R]
+    asked = tuple((index, row.params.logprobs) for index, row in enumerate(rows) if row.params.logprobs is not None)
+    found = (tokens, *(_logprobs(logits, tokens, asked) if asked else ()))
+    copies = tuple(each.to("cpu", non_blocking=True) for each in found)  # from a GPU, into pinned memory
+    copied = None
+    if logits.device.type == "cuda":
+        copied = torch.Event(logits.device)
+        copied.record()
+    return Drawn(tokens, copies, asked, copied)
+
+
+def _uploaded(array: NDArray[np.generic], device: torch.device) -> Tensor:
+    """The array on the device, without waiting for what runs there: its memory is pinned until it has been copied."""
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
+def _controls(rows: Sequence[Row]) -> NDArray[np.float64]:
+    """The numbers that a draw needs, in one array, so that one copy takes them to the device. [R, 5]"""
+    params = [row.params for row in rows]
+    wanted = [(0.0, p.temperature, p.top_k, p.top_p, p.min_p) for p in params]
+    controls = np.array(wanted, np.float64).reshape(-1, 5)
+    drawn = [index for index, p in enumerate(params) if p.temperature >= GREEDY]
+    if drawn:
+        seeds, choices = [params[index].seed for index in drawn], [params[index].choice for index in drawn]
+        controls[drawn, sampling.NOISE] = uniforms(seeds, choices, [rows[index].output or 0 for index in drawn])
+    return controls
 
 
 def _edited(logits: Tensor, rows: Sequence[Row]) -> Tensor:
@@ -47,8 +106,8 @@ def _edited(logits: Tensor, rows: Sequence[Row]) -> Tensor:
     found = edits(rows, logits.shape[-1])
     if found is None:
         return logits
-    places = torch.from_numpy(np.stack((found.rows, found.tokens))).to(logits.device).unbind()
-    penalties, addends = torch.from_numpy(np.stack((found.penalties, found.addends))).to(logits.device).unbind()
+    places = _uploaded(np.stack((found.rows, found.tokens)), logits.device).unbind()
+    penalties, addends = _uploaded(np.stack((found.penalties, found.addends)), logits.device).unbind()
     cells = logits[places].double()  # [E]
     cells = torch.where(cells > 0, cells / penalties, cells * penalties) + addends
     return logits.index_put(places, cells.to(logits.dtype))
@@ -59,168 +118,46 @@ def _within(edited: Tensor, logits: Tensor, allowed: NDArray[np.uint8]) -> Tenso
 
     Where bans leave a grammar no token they give way: an output ends where its grammar does, min_tokens or not.
     """
-    columns = np.unpackbits(allowed, axis=-1, count=logits.shape[-1], bitorder="little")  # [R, V], 0 beyond the masks
-    forbidden = torch.from_numpy(columns == 0).to(logits.device)
+    forbidden = _forbidden(allowed, logits)
     kept = edited.masked_fill(forbidden, -torch.inf)
+    if edited is logits:
+        return kept
     without = kept.amax(-1, keepdim=True).isneginf()  # [R, 1]
-    return kept.where(~without, logits.masked_fill(forbidden, -torch.inf)) if without.any() else kept
+    return kept.where(~without, logits.masked_fill(forbidden, -torch.inf))
 
 
-def _argmax(logits: Tensor) -> Tensor:
-    """The first of the largest logits [R, V], or of the NaN among them. [R]"""
-    if logits.device.type == "cpu":  # torch takes twenty times as long as numpy
-        return torch.from_numpy(logits.numpy().argmax(-1))
-    return logits.argmax(-1)
+def _forbidden(allowed: NDArray[np.uint8], logits: Tensor) -> Tensor:
+    """The masks as columns of the logits: [R, bytes] -> [R, V] bool. What is beyond the masks is forbidden."""
+    vocab = logits.shape[-1]
+    if logits.device.type == "cpu":
+        return torch.from_numpy(np.unpackbits(allowed, axis=-1, count=vocab, bitorder="little") == 0)
+    return ~_unpacked(_uploaded(allowed, logits.device), vocab)
 
 
-def _choose(logits: Tensor, best: Tensor, rows: Sequence[Row]) -> Tensor:
-    """A token for each row of logits [R, V], whose likeliest are `best` [R]. [R]"""
-    tokens, peaks = best.clone(), logits.gather(-1, best[:, None])  # [R], [R, 1]
-    drawn = [index for index, row in enumerate(rows) if row.params.temperature >= GREEDY]
-    plain = [index for index in drawn if not _is_filtered(rows[index])]
-    filtered = [index for index in drawn if _is_filtered(rows[index])]
-    for indices, draw in ((plain, _draw_plain), (filtered, _draw_filtered)):
-        if indices:
-            controls = _controls([rows[index] for index in indices]).to(logits.device)  # [r, 5]
-            chosen = torch.tensor(indices, device=logits.device)
-            # The maximum goes first: a small temperature then gives -inf, never inf - inf.
-            scores = logits.index_select(0, chosen).sub_(peaks[chosen])  # [r, V], a copy
-            scores.div_(controls[:, _TEMPERATURE, None].to(scores.dtype))
-            tokens[chosen] = draw(scores, controls)
-    return tokens
+def _unpacked(masks: Tensor, vocab: int) -> Tensor:
+    """Their bits, least significant first: [R, bytes] -> [R, V] bool. On a CPU numpy is far faster."""
+    bits = torch.arange(8, dtype=torch.uint8, device=masks.device)
+    columns = (masks[..., None] >> bits & 1).flatten(1)[:, :vocab]  # [R, <= V]
+    return pad(columns, (0, vocab - columns.shape[-1])).bool()
 
 
-def _is_filtered(row: Row) -> bool:
-    return row.params.top_k > 0 or row.params.top_p < 1 or row.params.min_p > 0
+def _logprobs(logits: Tensor, tokens: Tensor, asked: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor, Tensor]:
+    """Of the rows that ask, by the model's own distribution, before edits and filters: [r], [r, C] and its ids."""
+    index, counts = zip(*asked, strict=True)
+    chosen = _uploaded(np.array(index), logits.device)
+    scores = logits[chosen].log_softmax(-1)  # [r, V]
+    sampled = scores.gather(-1, tokens[chosen, None].clamp(min=0)).squeeze(-1)
+    return sampled, *rank(scores, min(max(counts), scores.shape[-1]))
 
 
-_NOISE, _TEMPERATURE, _TOP_K, _TOP_P, _MIN_P = range(5)  # columns of the controls
-
-
-def _controls(rows: Sequence[Row]) -> Tensor:
-    """The numbers that a draw needs, in one tensor, so that one copy takes them to the device. [r, 5] float64"""
-    params = [row.params for row in rows]
-    noise = uniforms([p.seed for p in params], [p.choice for p in params], [row.output or 0 for row in rows])
-    others = [(p.temperature, p.top_k, p.top_p, p.min_p) for p in params]
-    return torch.from_numpy(np.column_stack((noise, np.array(others, np.float64))))
-
-
-def _draw_plain(scores: Tensor, controls: Tensor) -> Tensor:
-    """Inverse CDF in the order of the vocabulary. scores [r, V], at most 0 -> tokens [r]
-
-    First the chunk, then the column in it: no running sum over the whole vocabulary is written out.
-    """
-    weights = scores.exp_()
-    if missing := -weights.shape[-1] % CHUNK:
-        weights = pad(weights, (0, missing))
-    chunks = weights.view(len(weights), -1, CHUNK)  # [r, C, CHUNK]
-    sums = chunks.sum(-1, dtype=torch.float64)  # [r, C]
-    share = controls[:, _NOISE, None] * sums.sum(-1, keepdim=True)  # [r, 1]
-    chunk = _invert(sums, share)  # [r, 1]
-    before = (sums.cumsum(-1) - sums).gather(-1, chunk)
-    column = _invert(chunks.take_along_dim(chunk[..., None], 1).squeeze(1), share - before)
-    return (chunk * CHUNK + column).squeeze(-1)
-
-
-def _invert(weights: Tensor, share: Tensor) -> Tensor:
-    """The first column where the running sum of `weights` [r, C] passes `share` [r, 1]. [r, 1]
-
-    Its weight is never 0, whatever was rounded on the way: the share is held inside of [0, total).
-    """
-    sums = weights.cumsum(-1, dtype=torch.float64)
-    share = share.clamp(min=0).minimum(sums[:, -1:] * (1 - 2.0**-52))
-    return torch.searchsorted(sums, share, right=True).clamp_(max=weights.shape[-1] - 1)  # NaN would be beyond
-
-
-def _draw_filtered(scores: Tensor, controls: Tensor) -> Tensor:
-    """Top-k, then top-p of what it left, then min-p; inverse CDF from the most likely down. [r, V] -> [r]"""
-    total = torch.zeros(len(scores), 1, dtype=torch.float64, device=scores.device)
-    if (controls[:, _TOP_K] <= 0).any():  # of the others, what top-k leaves is the whole
-        total = scores.exp().sum(-1, keepdim=True, dtype=torch.float64)
-    tokens = torch.zeros(len(scores), dtype=torch.int64, device=scores.device)
-    rows = torch.arange(len(scores), device=scores.device)  # those without a token yet
-    vocab = scores.shape[-1]
-    for count in (*CANDIDATES, vocab):
-        if len(rows) and count <= vocab:
-            tokens[rows], settled = _draw_among(count, scores, total, controls)
-            rows = rows[~settled]
-            scores, total, controls = scores[~settled], total[~settled], controls[~settled]
-    return tokens
-
-
-def _draw_among(count: int, scores: Tensor, total: Tensor, controls: Tensor) -> tuple[Tensor, Tensor]:
-    """Draws among the `count` best of each row; also says which rows a larger count would not change. [r], [r]"""
-    ranked, ids = _ranked(scores, count)  # [r, C]
-    weights = ranked.double().exp()
-    keep = _keep(weights, total, controls)  # [r, C], a prefix of each row
-    kept = weights * keep
-    column = _invert(kept, controls[:, _NOISE, None] * kept.sum(-1, keepdim=True))  # [r, 1]
-    # Settled: the mass of the top k is known, and no score equal to the last kept one can be missing.
-    last = ranked.gather(-1, keep.sum(-1, keepdim=True) - 1)
-    settled = (controls[:, _TOP_K, None] <= count) & (last > ranked[:, -1:])
-    return ids.gather(-1, column).squeeze(-1), settled.squeeze(-1)
-
-
-def _ranked(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The `count` best of scores that are at most 0, and their ids: best first, equal by id. [r, V] -> [r, C] twice"""
-    return (_ranked_by_keys if scores.device.type == "cpu" else _ranked_by_torch)(scores, count)
-
-
-def _ranked_by_torch(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    if count == scores.shape[-1]:
-        return torch.sort(scores, descending=True, stable=True)
-    ids = scores.topk(count, sorted=False).indices.sort(-1).values
-    ranked, order = torch.sort(scores.gather(-1, ids), descending=True, stable=True)
-    return ranked, ids.gather(-1, order)
-
-
-def _ranked_by_keys(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """For a CPU, where torch's topk and sort are slow.
-
-    A key is a score's bits before its id. Of two floats that are not positive the larger has the smaller bits, so
-    keys in ascending order are scores in descending order. Only those are sorted that may be among the best:
-    as large as the last of the `count` largest peaks, where a peak is the maximum of every P-th score.
-    """
-    keys = np.empty((len(scores), count), np.uint64)
-    least = np.full(len(scores), -np.inf, np.float32)  # [r]
-    places = max(1, 2 * count)
-    if (folds := scores.shape[-1] // places) > 1:
-        peaks = scores[:, : folds * places].view(-1, folds, places).amax(1).numpy()  # [r, P]
-        least = np.partition(peaks, -count, -1)[:, -count]
-    for best, row, bound in zip(keys, scores.numpy(), least, strict=True):
-        ids = np.flatnonzero(~(row < bound))  # a NaN is among the best, wherever it is
-        bits = (row[ids] + np.float32(0)).view(np.uint32).astype(np.uint64)  # -0 becomes 0
-        best[:] = np.sort(bits << np.uint64(32) | ids.astype(np.uint64))[:count]
-    ranked = (keys >> np.uint64(32)).astype(np.uint32).view(np.float32)
-    return torch.from_numpy(ranked), torch.from_numpy(keys.astype(np.uint32).astype(np.int64))
-
-
-def _keep(weights: Tensor, total: Tensor, controls: Tensor) -> Tensor:
-    """Which candidates, most likely first, the row's filters leave; at least the first. [r, C], [r, 1] -> [r, C]"""
-    rank = torch.arange(weights.shape[-1], device=weights.device)
-    top_k, top_p, min_p = (controls[:, column, None] for column in (_TOP_K, _TOP_P, _MIN_P))
-    keep = (rank < top_k) | (top_k <= 0)
-    kept = weights * keep
-    mass = kept.sum(-1, keepdim=True).where(top_k > 0, total)  # without top-k: of the whole vocabulary
-    before = kept.cumsum(-1) - kept  # of what is more likely
-    keep &= (before < top_p * mass) | (top_p >= 1)
-    keep &= weights >= min_p * weights[:, :1]
-    return keep | (rank == 0)
-
-
-def _logprobs(logits: Tensor, tokens: Tensor, rows: Sequence[Row]) -> list[TokenLogprobs | None]:
-    """What the rows that ask for it are told of the model's own distribution: before edits, temperature and filters."""
-    found: list[TokenLogprobs | None] = [None] * len(rows)
-    counts = {index: row.params.logprobs for index, row in enumerate(rows) if row.params.logprobs is not None}
-    if counts:
-        chosen = torch.tensor(list(counts), device=logits.device)
-        scores = logits[chosen].log_softmax(-1)  # [r, V]
-        sampled = scores.gather(-1, tokens[chosen, None]).squeeze(-1).tolist()
-        values, ids = (each.tolist() for each in _ranked(scores, min(max(counts.values()), scores.shape[-1])))
-        for place, (index, count) in enumerate(counts.items()):
-            top = tuple(zip(ids[place][:count], values[place][:count], strict=True))
-            found[index] = TokenLogprobs(sampled[place], top)
-    return found
+def _told(
+    asked: Sequence[tuple[int, int]], sampled: list[float], values: list[list[float]], ids: list[list[int]]
+) -> Told:
+    """The log-probabilities as plain data."""
+    told = {}
+    for (index, count), logprob, top, best in zip(asked, sampled, values, ids, strict=True):
+        told[index] = TokenLogprobs(logprob, tuple(zip(best[:count], top[:count], strict=True)))
+    return told
 
 
 def score(logits: Tensor, targets: Sequence[int], count: int) -> list[TokenLogprobs]:
@@ -234,6 +171,6 @@ def score(logits: Tensor, targets: Sequence[int], count: int) -> list[TokenLogpr
     found = scores.gather(-1, ids.clamp(max=vocab - 1)).where(ids < vocab, -torch.inf)
     better = (scores > found) | ((scores == found) & (torch.arange(vocab, device=scores.device) < ids))
     ranks = (better.sum(-1) + 1).tolist()
-    values, top = (each.tolist() for each in _ranked(scores, min(count, vocab)))
+    values, top = (each.tolist() for each in rank(scores, min(count, vocab)))
     rows = zip(found.squeeze(-1).tolist(), top, values, ranks, strict=True)
     return [TokenLogprobs(logprob, tuple(zip(i, v, strict=True)), rank) for logprob, i, v, rank in rows]

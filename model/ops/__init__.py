@@ -1,4 +1,4 @@
-"""The three seams where fast code plugs in, and the one place that chooses what is behind them."""
+"""The four seams where fast code plugs in, and the one place that chooses what is behind them."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""Ops: the three seams where fast code plugs in, as torch alone fills them."""
+"""Ops: the four seams where fast code plugs in, as torch alone fills them."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,6 +11,7 @@ from model.kv_cache import KVCache, LayerCache
 from model.ops.attention import attention, plan_attention
 from model.ops.experts import experts
 from model.ops.linear import linear
+from model.ops.sampling import draw
 from model.quantization import ExpertWeights, Weight
 
 Plan = Any  # what plan_attention makes of a batch is for the attention beside it alone
@@ -18,12 +19,13 @@ Plan = Any  # what plan_attention makes of a batch is for the attention beside i
 
 @dataclass(frozen=True, slots=True)
 class Ops:
-    """The functions a decoder layer calls; each has a `*_reference` beside it that says what it must return."""
+    """The functions that a decoder calls; each has a `*_reference` beside it that says what it must return."""
 
     plan_attention: Callable[[ForwardBatch, KVCache, int | None], Plan]
     attention: Callable[[Tensor, Tensor, Tensor, LayerCache, Plan], Tensor]
     experts: Callable[[Tensor, Tensor, Tensor, ExpertWeights], Tensor]
     linear: Callable[[Tensor, Weight], Tensor]
+    draw: Callable[[Tensor, Tensor], Tensor] = draw
 
 
 TORCH = Ops(plan_attention, attention, experts, linear)

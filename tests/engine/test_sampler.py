@@ -12,8 +12,9 @@ from hypothesis import strategies as st
 
 from engine.api import SamplingParams
 from engine.noise import uniforms
-from engine.sampler import CANDIDATES, _invert, _ranked_by_keys, _ranked_by_torch, sample, score
+from engine.sampler import _edited, _forbidden, _logprobs, _unpacked, _within, draw, sample, score
 from engine.step import Row, Sample
+from model.ops.sampling import CANDIDATES, draw_reference
 from tests.engine.test_edits import CASES
 from tests.engine.test_edits import obvious as obvious_edits
 from tests.engine.test_edits import row as edited_row
@@ -47,7 +48,7 @@ def obvious(logits: list[float], params: SamplingParams, noise: float) -> int:
             if not kept or (inside and likely):
                 kept.append(token)
             before += weights[token]
-        order = kept
+        order = sorted(kept)
     share = noise * sum(weights[token] for token in order)
     for token in order:
         share -= weights[token]
@@ -116,40 +117,11 @@ def test_equal_logits_are_ranked_by_id_however_many_are_looked_at(vocab):
     assert set(tokens(logits, rows)) == {0, 1, 2}
 
 
-SCORES = st.sampled_from([0.0, -0.0, -1e-40, -0.5, -0.5000001, -3.0, -3e38, -INF]) | st.floats(-9, 0, width=32)
-
-
-@SETTINGS
-@given(st.lists(SCORES, min_size=1, max_size=60), st.integers(0, 60), st.integers(1, 40))
-def test_keys_rank_as_torch_does(values, count, repeats):
-    """Equal ones too, of which there are many: the values come again and again."""
-    scores = torch.tensor([values * repeats, values[::-1] * repeats], dtype=torch.float32)
-    count = min(count, scores.shape[-1])
-    ours, theirs = _ranked_by_keys(scores, count), _ranked_by_torch(scores, count)
-    for n in range(2):
-        assert ours[0][n].tolist() == theirs[0][n].tolist()
-        before = theirs[0][n] > theirs[0][n][-1:] if count < scores.shape[-1] else slice(None)
-        assert ours[1][n][before].tolist() == theirs[1][n][before].tolist()  # of the last torch takes any
-
-
-def test_keys_rank_rows_of_no_numbers_too():
-    scores = torch.full((2, 900), float("nan"))
-    scores[1, ::2] = -1.0
-    assert _ranked_by_keys(scores, 256)[1].shape == (2, 256)
-
-
 def test_top_p_counts_all_of_a_top_k_that_lies_beyond_the_first_candidates():
     logits = torch.randn(1, 700, generator=torch.Generator().manual_seed(0)).expand(200, -1) / 8
     rows = [row(n, top_k=CANDIDATES[0] + 44, top_p=0.1) for n in range(200)]
     for each, got in zip(rows, tokens(logits, rows), strict=True):
         assert is_acceptable(got, logits[0].tolist(), each)
-
-
-@pytest.mark.parametrize(("share", "column"), [(-1e-17, 1), (0.0, 1), (2.0, 1), (2.5, 3), (5.0, 3), (5.1, 3)])
-def test_the_inverse_never_lands_on_nothing(share, column):
-    """Even where rounding has put the share a little outside of the total."""
-    weights = torch.tensor([[0.0, 2.0 + 1e-9, 0.0, 3.0, 0.0]], dtype=torch.float64)
-    assert _invert(weights, torch.tensor([[share]], dtype=torch.float64)) == column
 
 
 def chi_square(counts: list[int], probabilities: list[float]) -> float:
@@ -291,6 +263,39 @@ def test_scores_are_log_probabilities_and_ranks(generator_seed, count):
             [values[t] - total for t in order[:count]], abs=1e-5
         )
         assert all(logprob == pytest.approx(values[token] - total, abs=1e-5) for token, logprob in found.top)
+
+
+def test_nothing_waits_for_the_device():
+    """A tensor on the device meta has no values: whoever asks for one fails."""
+    logits = torch.empty(3, 40, device="meta")
+    rows = [row(n, logprobs=3, min_tokens=9, stop_token_ids=(n, 50), logit_bias=((7, 1.0),)) for n in range(3)]
+    edited = _edited(logits, rows)
+    assert _within(edited, logits, np.ones((3, 6), np.uint8)).shape == (3, 40)
+    tokens = draw_reference(edited, torch.empty(3, 5, dtype=torch.float64, device="meta"))
+    assert tokens.shape == (3,)
+    assert [each.shape for each in _logprobs(logits, tokens, ((0, 2), (2, 5)))] == [(2,), (2, 5), (2, 5)]
+
+
+@pytest.mark.parametrize("size", [1, 3, 4])
+def test_masks_are_unpacked_on_the_device_as_on_the_host(size):
+    """More bits than columns, and fewer."""
+    allowed = np.random.default_rng(0).integers(0, 256, (5, size), np.uint8)
+    assert torch.equal(_unpacked(torch.from_numpy(allowed), 20), ~_forbidden(allowed, torch.zeros(5, 20)))
+
+
+def test_tokens_stay_on_the_device_until_somebody_asks():
+    logits = torch.tensor([[0.0, 3.0], [math.nan, 0.0], [5.0, 0.0]])
+    drawn = draw(logits, [row(temperature=0.0)] * 3, 2)
+    assert drawn.tokens.tolist() == [1, -1, 0]
+    assert [each.token for each in drawn.samples()] == [1, None, 0]
+
+
+def test_the_operation_that_draws_is_the_callers():
+    def second(logits: torch.Tensor, controls: torch.Tensor) -> torch.Tensor:
+        assert controls.shape == (len(logits), 5)
+        return logits.topk(2).indices[:, 1]
+
+    assert [each.token for each in sample(torch.tensor([[0.0, 3.0, 2.0]]), [row()], 3, choose=second)] == [2]
 
 
 @pytest.mark.parametrize("params", [{"temperature": 0.0}, {}, {"top_k": 2}, {"top_p": 0.9}])
