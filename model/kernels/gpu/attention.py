@@ -1,0 +1,292 @@
+"""Paged causal attention: prefill chunks and decode rows through one kernel, long contexts by several programs at once.
+
+The query heads of a KV head are rows of one tile, so a key is read once for all of them (https://arxiv.org/abs/2305.13245):
+
+    row of a tile     0  1  2  3 | 4  5  6  7 | ...         GROUP = Hq / Hkv = 4
+    token             t          | t + 1      | ...
+    head              0  1  2  3 | 0  1  2  3 | ...         of the group
+
+Keys come a tile at a time, through the block table, and the softmax is kept up as they come, in float32 and powers of
+two (https://arxiv.org/abs/2205.14135). Where a tile's keys are cut among programs, each leaves its own average and the
+log of its sum, and a second kernel folds those in a fixed order (https://crfm.stanford.edu/2023/10/12/flashdecoding.html).
+
+Floors, Mixtral's layer (Hq 32, Hkv 8, D 128, bfloat16), at the 3.0 TB/s and 800 TFLOP/s of an H100:
+    decode   2 * Hkv * D * 2 = 4096 bytes a key:         1.4 us for 1024 keys, 89 us for 64 sequences of 1024
+    prefill  4 * Hq * D = 16384 FLOP a query and key:    43 us for 2048 fresh tokens, 1.4 ms for 2048 behind 32768
+Of a decode row's 32768 keys the floor is 45 us if all of the device reads them, and several times that if one program
+per head does.
+
+Its reference is model.ops.attention.attention_reference.
+"""
+
+import math
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from model.kernels.gpu.attention_plan import GpuPlan, Launch
+from model.kv_cache import LayerCache
+
+FOLD_AT_ONCE = 16  # partial results that one program of the fold holds at a time
+FOLD_WARPS = 2
+
+
+def attend(q: Tensor, pages: LayerCache, plan: GpuPlan) -> Tensor:
+    """q [T, Hq, D], dense but for the stride of T, -> [T, Hq * D]; its keys and values are in the pages already.
+
+    Rows of a padding sequence (kv_len 0) give zeros. Deterministic: every sum has one order, which the plan fixes.
+    """
+    out = q.new_empty(q.shape[0], q.shape[1] * q.shape[2])
+    for launch in plan.launches:
+        rows = launch.slots * launch.tokens * q.shape[1]
+        partials = q.new_empty(rows, q.shape[2], dtype=torch.float32)  # [slots * tokens * Hq, D]
+        logs = q.new_empty(rows, dtype=torch.float32)  # log2 of the sum of exponentials behind each
+        _run(launch, plan, q, pages, (out, partials, logs))
+        if launch.slots:
+            _run_fold(launch, plan, q.shape[1], (out, partials, logs))
+    return out
+
+
+def _run(launch: Launch, plan: GpuPlan, q: Tensor, pages: LayerCache, results: tuple[Tensor, Tensor, Tensor]) -> None:
+    _, block_size, kv_heads, head_dim = pages.keys.shape
+    config = launch.config
+    _attend[(kv_heads, launch.count, launch.splits)](
+        *results,
+        q,
+        pages.keys,
+        pages.values,
+        plan.table,
+        plan.kv_lens,
+        launch.items,
+        plan.table.shape[1],
+        launch.splits,
+        q.stride(0),
+        head_dim**-0.5 * math.log2(math.e),
+        KV_HEADS=kv_heads,
+        GROUP=q.shape[1] // kv_heads,
+        HEAD=head_dim,
+        BLOCK=block_size,
+        WINDOW=plan.window or 0,
+        TOKENS=launch.tokens,
+        ROWS=config.rows,
+        KEYS=config.inputs,
+        num_warps=config.warps,
+        num_stages=config.stages,
+    )
+
+
+def _run_fold(launch: Launch, plan: GpuPlan, heads: int, results: tuple[Tensor, Tensor, Tensor]) -> None:
+    _fold[(launch.tokens * heads, launch.folds)](
+        *results,
+        plan.kv_lens,
+        launch.parts,
+        launch.splits,
+        HEADS=heads,
+        HEAD=results[1].shape[1],
+        WINDOW=plan.window or 0,
+        TOKENS=launch.tokens,
+        KEYS=launch.config.inputs,
+        AT_ONCE=FOLD_AT_ONCE,
+        num_warps=FOLD_WARPS,
+    )
+
+
+# What differs from step to step is not looked at when compiling: serving must never wait for a compiler.
+@triton.jit(do_not_specialize=["width", "splits"], do_not_specialize_on_alignment=["table", "kv_lens", "items"])
+def _attend(
+    out,  # [T, Hq * D]
+    partials,  # [slots, TOKENS, Hq, D] float32
+    logs,  # [slots, TOKENS, Hq] float32
+    q,  # [T, Hq, D]
+    keys,  # [blocks, BLOCK, Hkv, D]
+    values,
+    table,  # [N, width] int32
+    kv_lens,  # [N] int32
+    items,  # [count, 8] int32, or None: one token a sequence
+    width,
+    splits,
+    q_stride,
+    scale,  # of the scores, whose exponentials are powers of two
+    KV_HEADS: tl.constexpr,
+    GROUP: tl.constexpr,
+    HEAD: tl.constexpr,
+    BLOCK: tl.constexpr,
+    WINDOW: tl.constexpr,  # 0: none
+    TOKENS: tl.constexpr,
+    ROWS: tl.constexpr,
+    KEYS: tl.constexpr,
+):
+    """Program (h, n, s): KV head h of item n, or of sequence n and split s of its keys."""
+    kv_head = tl.program_id(0)
+    if items is None:
+        sequence, row, position, tokens, low, high, slot = _split(kv_lens, splits, WINDOW, KEYS)
+    else:
+        sequence, row, position, tokens, low, high, slot = _listed(items)
+    if (low >= high) & (slot >= 0):
+        return  # the fold knows which splits have keys
+    rows, dims = tl.arange(0, ROWS), tl.arange(0, triton.next_power_of_2(HEAD))
+    token, head = rows // GROUP, kv_head * GROUP + rows % GROUP  # [ROWS]
+    real = token < tokens
+    inside = real[:, None] & (dims < HEAD)[None, :]
+    queries = tl.load(q + (row + token)[:, None] * q_stride + head[:, None] * HEAD + dims[None, :], inside, 0.0)
+    pages = (keys + kv_head * HEAD, values + kv_head * HEAD, table + sequence * width)
+    sums, highest, total = _sweep(
+        queries, pages, position, token, tokens, low, high, scale, (KV_HEADS * HEAD, HEAD, BLOCK, WINDOW, KEYS)
+    )
+    seen = total > 0  # not so for padding, and for a row whose keys are all in other pieces
+    total = tl.where(seen, total, 1.0)
+    average = sums / total[:, None]  # [ROWS, HEAD]
+    if slot < 0:
+        at = (row + token).to(tl.int64) * (KV_HEADS * GROUP) + head
+        tl.store(out + at[:, None] * HEAD + dims[None, :], average.to(out.dtype.element_ty), inside)
+    else:
+        at = (slot.to(tl.int64) * TOKENS + token) * (KV_HEADS * GROUP) + head
+        tl.store(partials + at[:, None] * HEAD + dims[None, :], average, inside)
+        tl.store(logs + at, tl.where(seen, highest + tl.log2(total), float("-inf")), real)
+
+
+@triton.jit
+def _listed(items):
+    item = items + tl.program_id(1) * 8
+    sequence, row, position, tokens = tl.load(item), tl.load(item + 1), tl.load(item + 2), tl.load(item + 3)
+    low, high, slot = tl.load(item + 4), tl.load(item + 5), tl.load(item + 6)
+    return sequence, row, position, tokens, low, high, slot
+
+
+@triton.jit
+def _split(kv_lens, splits, WINDOW: tl.constexpr, KEYS: tl.constexpr):
+    """The only token of a sequence, and this program's share of its keys."""
+    sequence, split = tl.program_id(1), tl.program_id(2)
+    kv_len = tl.load(kv_lens + sequence)
+    first, tiles, share = _shares(kv_len, splits, WINDOW, KEYS)
+    low = first + split * share
+    high = tl.minimum(low + share, first + tiles)
+    slot = tl.where(splits == 1, -1, sequence * splits + split)
+    return sequence, sequence, kv_len - 1, 1, low, high, slot
+
+
+@triton.jit
+def _shares(kv_len, splits, WINDOW: tl.constexpr, KEYS: tl.constexpr):
+    """Of the keys that a sequence's last token sees: the first tile, how many there are, and how many a split takes."""
+    first = tl.maximum(kv_len - WINDOW, 0) // KEYS if WINDOW else 0
+    tiles = tl.cdiv(kv_len, KEYS) - first
+    return first, tiles, tl.cdiv(tiles, splits)
+
+
+@triton.jit
+def _sweep(queries, pages, position, token, tokens, low, high, scale, shape):
+    """Over the key tiles low to high; those that every row sees in full, which are most, go without masks.
+
+    keys      low            full           edge    high
+    token 0   . . # # # # # # # # # # # # # # . . . .       seen from (position - WINDOW) to position
+    token t   . . . . . . # # # # # # # # # # # # # #
+    """
+    WINDOW: tl.constexpr = shape[3]
+    KEYS: tl.constexpr = shape[4]
+    ROWS: tl.constexpr = queries.shape[0]
+    sums = tl.zeros(queries.shape, tl.float32)
+    highest = tl.full((ROWS,), -1e30, tl.float32)  # finite: where a row has seen no key, -inf - highest is no NaN
+    total = tl.zeros((ROWS,), tl.float32)
+    newest = position + tokens - 1
+    seen = (queries, pages, position + token, position - WINDOW, newest, scale)
+    full, edge = low, low
+    # Few rows are bound by memory: there masks cost nothing, and every further loop begins with an empty pipeline.
+    if ROWS >= 64:
+        if WINDOW:
+            full = tl.minimum(high, tl.maximum(low, tl.cdiv(tl.maximum(newest - WINDOW + 1, 0), KEYS)))
+            sums, highest, total = _over(sums, highest, total, low, full, True, shape, *seen)
+        edge = tl.maximum(full, tl.minimum(high, (position + 1) // KEYS))
+        sums, highest, total = _over(sums, highest, total, full, edge, False, shape, *seen)
+    return _over(sums, highest, total, edge, high, True, shape, *seen)
+
+
+@triton.jit
+def _over(
+    sums, highest, total, low, high, MASKED: tl.constexpr, shape, queries, pages, positions, older, newest, scale
+):
+    """One tile of keys after the other: scores, their exponentials, and what of the values those weigh."""
+    keys, values, line = pages
+    STRIDE: tl.constexpr = shape[0]
+    HEAD: tl.constexpr = shape[1]
+    BLOCK: tl.constexpr = shape[2]
+    WINDOW: tl.constexpr = shape[3]
+    KEYS: tl.constexpr = shape[4]
+    dims = tl.arange(0, queries.shape[1])[None, :]
+    columns = tl.arange(0, KEYS)
+    blocks = _blocks(line, low * KEYS + columns, newest, BLOCK)
+    for tile in range(low, high):
+        at = tile * KEYS + columns  # positions
+        places = (blocks.to(tl.int64) * BLOCK + at % BLOCK)[:, None] * STRIDE + dims
+        # A tile ahead: else the keys under way would wait for the table, and be half as many.
+        blocks = _blocks(line, at + KEYS, newest, BLOCK)
+        inside = dims < HEAD
+        if MASKED:
+            # What no row sees is not read: it may be another sequence's, a NaN even.
+            present = at <= newest
+            if WINDOW:
+                present &= at > older
+            inside &= present[:, None]
+        key = tl.load(keys + places, inside, 0.0)  # [KEYS, HEAD]
+        scores = tl.dot(queries, key.T, input_precision="ieee") * scale  # [ROWS, KEYS]
+        if MASKED:
+            visible = at[None, :] <= positions[:, None]
+            if WINDOW:
+                visible &= at[None, :] > positions[:, None] - WINDOW
+            scores = tl.where(visible, scores, float("-inf"))
+        before, highest = highest, tl.maximum(highest, tl.max(scores, 1))
+        exponentials = tl.exp2(scores - highest[:, None])
+        shrunk = tl.exp2(before - highest)
+        total = total * shrunk + tl.sum(exponentials, 1)
+        value = tl.load(values + places, inside, 0.0)  # [KEYS, HEAD]
+        sums = tl.dot(exponentials.to(value.dtype), value, sums * shrunk[:, None], input_precision="ieee")
+    return sums, highest, total
+
+
+@triton.jit
+def _blocks(line, positions, newest, BLOCK: tl.constexpr):
+    return tl.load(line + positions // BLOCK, positions <= newest, 0)
+
+
+@triton.jit(do_not_specialize=["splits"], do_not_specialize_on_alignment=["kv_lens", "parts"])
+def _fold(
+    out,
+    partials,
+    logs,
+    kv_lens,
+    parts,  # [folds, 8] int32, or None: sequence n has the splits from n * splits
+    splits,
+    HEADS: tl.constexpr,
+    HEAD: tl.constexpr,
+    WINDOW: tl.constexpr,
+    TOKENS: tl.constexpr,
+    KEYS: tl.constexpr,
+    AT_ONCE: tl.constexpr,
+):
+    """Program (r, n): of tile n, token r // Hq and head r % Hq."""
+    index, tile = tl.program_id(0), tl.program_id(1)
+    if parts is None:
+        _, tiles, share = _shares(tl.load(kv_lens + tile), splits, WINDOW, KEYS)
+        row, slot, count = tile, tile * splits, tl.cdiv(tiles, tl.maximum(share, 1))
+    else:
+        part = parts + tile * 8
+        row, tokens, slot, count = tl.load(part), tl.load(part + 1), tl.load(part + 2), tl.load(part + 3)
+        if index // HEADS >= tokens:
+            return
+    dims = tl.arange(0, triton.next_power_of_2(HEAD))
+    sums = tl.zeros(dims.shape, tl.float32)
+    total = 0.0
+    highest = -1e30
+    for first in range(0, count, AT_ONCE):
+        piece = first + tl.arange(0, AT_ONCE)
+        at = (slot + piece).to(tl.int64) * (TOKENS * HEADS) + index
+        inside = (piece < count)[:, None] & (dims < HEAD)[None, :]
+        log = tl.load(logs + at, piece < count, float("-inf"))
+        average = tl.load(partials + at[:, None] * HEAD + dims[None, :], inside, 0.0)
+        before, highest = highest, tl.maximum(highest, tl.max(log, 0))
+        weights, shrunk = tl.exp2(log - highest), tl.exp2(before - highest)
+        total = total * shrunk + tl.sum(weights, 0)
+        sums = sums * shrunk + tl.sum(weights[:, None] * average, 0)
+    average = sums / tl.where(total > 0, total, 1.0)
+    tl.store(out + (row * HEADS + index) * HEAD + dims, average.to(out.dtype.element_ty), dims < HEAD)
