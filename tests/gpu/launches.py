@@ -1,0 +1,128 @@
+"""Every wrapper of a kernel called at the shapes of Mixtral 8x7B, on tensors without data: all there is to compile."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from model.kernels.gpu.combine import combine
+from model.kernels.gpu.norm import add_norm
+from model.kernels.gpu.rotary import rotate_and_store
+from model.kernels.gpu.router import route
+from model.kernels.gpu.sort import sort_pairs
+from model.kv_cache import LayerCache
+from model.layers import Rotation
+
+ARCHS = ("sm_80", "sm_86", "sm_90")
+HIDDEN, INNER, EXPERTS, TOP_K = 4096, 14336, 8, 2
+HEADS, KV_HEADS, HEAD_DIM = 32, 8, 128
+BLOCK_SIZE, NUM_BLOCKS = 16, 4096
+EPS = 1e-5
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One call of a wrapper, or of some that go together."""
+
+    op: str  # module.function
+    arch: str
+    kind: str  # of weights, or of activations
+    tokens: int
+
+    def __str__(self) -> str:
+        return f"{self.op} {self.kind} T={self.tokens} {self.arch}"
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of activations."""
+        return DTYPES.get(self.kind, torch.bfloat16)
+
+    def call(self) -> None:
+        CALLS[self.op](self)
+
+
+def meta(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
+    """A tensor without data."""
+    return torch.empty(shape, dtype=dtype, device="meta")
+
+
+def pages(dtype: torch.dtype) -> LayerCache:
+    slots = [meta(NUM_BLOCKS * BLOCK_SIZE + 1, KV_HEADS, HEAD_DIM, dtype=dtype) for _ in range(2)]
+    blocks = [part[:-1].view(NUM_BLOCKS, BLOCK_SIZE, KV_HEADS, HEAD_DIM) for part in slots]
+    return LayerCache(*blocks, *slots)
+
+
+def call_norm(launch: Launch) -> None:
+    x, weight = meta(launch.tokens, HIDDEN, dtype=launch.dtype), meta(HIDDEN, dtype=launch.dtype)
+    add_norm(x, x, weight, EPS)
+    add_norm(x, None, weight, EPS)
+
+
+def call_router(launch: Launch) -> None:
+    x, weight = meta(launch.tokens, HIDDEN, dtype=launch.dtype), meta(HIDDEN, dtype=launch.dtype)
+    route(x, x, weight, EPS, meta(EXPERTS, HIDDEN, dtype=launch.dtype), TOP_K)
+
+
+def call_sort(launch: Launch) -> None:
+    ids = meta(launch.tokens, TOP_K, dtype=torch.int32)
+    for tile in 16, 128:
+        sort_pairs(ids, EXPERTS, tile)
+
+
+def call_rotary(launch: Launch) -> None:
+    qkv = meta(launch.tokens, (HEADS + 2 * KV_HEADS) * HEAD_DIM, dtype=launch.dtype)
+    angles = meta(launch.tokens, 1, HEAD_DIM, dtype=torch.float32)
+    slots = meta(launch.tokens, dtype=torch.int64)
+    rotate_and_store(qkv, Rotation(angles, angles), slots, pages(launch.dtype), (HEADS, KV_HEADS))
+
+
+def call_combine(launch: Launch) -> None:
+    x, weight = meta(launch.tokens, HIDDEN, dtype=launch.dtype), meta(HIDDEN, dtype=launch.dtype)
+    weights = meta(launch.tokens, TOP_K, dtype=torch.float32)
+    for splits in 1, 2, 4:
+        partials = meta(splits, launch.tokens * TOP_K, HIDDEN, dtype=torch.float32)
+        combine(partials, weights, x, weight, EPS)
+        combine(partials, weights, x, None, EPS)  # behind the last layer
+
+
+@triton.jit
+def _product(a, b, product, size: tl.constexpr):
+    at = tl.arange(0, size)
+    square = at[:, None] * size + at[None, :]
+    tl.store(product + square, tl.dot(tl.load(a + square), tl.load(b + square)))
+
+
+def call_producting(launch: Launch) -> None:
+    x = meta(32, 32, dtype=launch.dtype)
+    _product[(1,)](x, x, meta(32, 32, dtype=torch.float32), size=32, num_warps=1, maxnreg=32)
+
+
+def call_waiting(launch: Launch) -> None:
+    assert meta(launch.tokens).sum().item() == 0
+
+
+CALLS: dict[str, Callable[[Launch], None]] = {
+    "norm.add_norm": call_norm,
+    "router.route": call_router,
+    "sort.sort_pairs": call_sort,
+    "rotary.rotate_and_store": call_rotary,
+    "combine.combine": call_combine,
+}
+# What must be found fault with.
+FAULTY: dict[str, Callable[[Launch], None]] = {"spilling": call_producting, "waiting": call_waiting}
+CALLS |= FAULTY
+
+
+def launches() -> Iterator[Launch]:
+    """One at least of every kernel, configuration, kind and architecture."""
+    for arch in ARCHS:
+        for op in "norm.add_norm", "router.route", "rotary.rotate_and_store", "combine.combine":
+            yield from (Launch(op, arch, "bf16", tokens) for tokens in (1, 24, 4095))
+        yield from (Launch("sort.sort_pairs", arch, "", tokens) for tokens in (1, 24, 512, 4095))
+    for op in "norm.add_norm", "router.route", "rotary.rotate_and_store", "combine.combine":
+        yield Launch(op, "sm_90", "fp16", 24)
+    yield from (Launch(op, "sm_90", "bf16", 24) for op in FAULTY)
