@@ -19,8 +19,8 @@ from torch import Tensor
 from benchmarks.machine import describe
 from engine.api import SamplingParams
 from engine.config import TOKENIZER
-from engine.runner import to_forward_batch
 from engine.step import Batch, Row
+from engine.tensors import to_forward_batch
 from model.checkpoint import load_model
 from model.config import ModelConfig
 from model.kernels.cpu.library import library

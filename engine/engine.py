@@ -1,38 +1,60 @@
-"""Engine: add, abort, step. A step is three calls: schedule, run, update."""
+"""Engine: add, abort, step. A step is three calls: schedule, run, update.
+
+Where the runner computes in the background, running is two calls, and the next step is prepared between them:
+
+    host      schedule 1, launch 1 | schedule 2, launch 2 | collect 1, update 1 | schedule 3, launch 3 | collect 2, ...
+    device                         | 1                                          | 2                          | 3
+
+Step 2 is prepared before the tokens of step 1 are known. They are PENDING in its batch, and stay on the device.
+"""
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass, replace
+from typing import Any, Protocol
 
 from engine.api import FinishReason, Output, Progress, Ready, Request, StepOutputs
 from engine.blocks import BlockPool
 from engine.config import EngineConfig
+from engine.grammar import Grammars
 from engine.scheduler import Scheduler
 from engine.step import Batch, Sample
 
-if TYPE_CHECKING:
-    from engine.grammar import Grammars
-
 COMPILE_WAIT = 0.02  # seconds to wait for a grammar before looking for new messages, when there is nothing else to do
+
+Launched = Any  # what a runner knows of a step under way is for that runner alone
 
 
 class Runner(Protocol):
     """What computes a batch: the model, or a stand-in."""
 
-    def run(self, batch: Batch) -> Sequence[Sample]:
-        """Computes at least one row into the cache; returns one sample for each row of `batch.answered`."""
+    @property
+    def overlaps(self) -> bool:
+        """Whether `launch` returns while the device still computes, so that a next step is worth preparing."""
+
+    def launch(self, batch: Batch, before: Launched | None) -> Launched:
+        """Begins to compute at least one row into the cache. `before` is what drew the batch's PENDING tokens."""
+
+    def collect(self, launched: Launched) -> Sequence[Sample]:
+        """Waits for a step; returns one sample for each row of `batch.answered`."""
+
+
+@dataclass(frozen=True, slots=True)
+class UnderWay:
+    """A step that was launched and not collected."""
+
+    batch: Batch
+    launched: Launched
 
 
 class Engine:
     """One model behind one scheduler. Not thread-safe: one loop owns it."""
 
-    def __init__(self, scheduler: Scheduler, runner: Runner, grammars: "Grammars | None" = None) -> None:
+    def __init__(self, scheduler: Scheduler, runner: Runner, grammars: Grammars | None = None) -> None:
         """`grammars` are those that the runner keeps to."""
-        from engine.grammar import Grammars  # its library loads here, in the engine's own process
-
         self.scheduler = scheduler
         self.runner = runner
         self.grammars = grammars or Grammars()
+        self._under_way: UnderWay | None = None
 
     def add(self, request: Request) -> Output | None:
         """Accepts a request, or returns its terminal output. One with a grammar is scheduled when that is compiled."""
@@ -49,19 +71,31 @@ class Engine:
 
     def has_work(self) -> bool:
         """Whether a step would do anything."""
-        return self.scheduler.has_work() or self.grammars.compiling > 0
+        return self.scheduler.has_work() or self.grammars.compiling > 0 or self._under_way is not None
 
     def step(self) -> StepOutputs:
-        """Computes one batch and returns what it brought; without work, only the statistics."""
-        refused = self._add_compiled()
-        batch = self.scheduler.schedule()
-        samples = self.runner.run(batch) if batch.rows else ()  # without work, or when a sequence lost its blocks
-        outputs = (*refused, *self.scheduler.update(batch, samples))
+        """Computes one batch and returns what came of it, or of the one before; without work, only the statistics."""
+        outputs = self._add_compiled()
+        batch, before = self.scheduler.schedule(), self._under_way
+        self._under_way = self._launch(batch, before)
+        outputs += self._collect(before)
+        if not self.runner.overlaps or batch.must_be_awaited:
+            now, self._under_way = self._under_way, None
+            outputs += self._collect(now)
         for output in outputs:
             if output.finish_reason is not None:
                 self.grammars.forget(output.id)
         stats = self.scheduler.stats()
-        return StepOutputs(outputs, replace(stats, waiting=stats.waiting + self.grammars.compiling))
+        return StepOutputs(tuple(outputs), replace(stats, waiting=stats.waiting + self.grammars.compiling))
+
+    def _launch(self, batch: Batch, before: UnderWay | None) -> UnderWay | None:
+        """None when there is nothing to compute: no work, or a sequence lost its blocks."""
+        if not batch.rows:
+            return None
+        return UnderWay(batch, self.runner.launch(batch, before.launched if before else None))
+
+    def _collect(self, step: UnderWay | None) -> list[Output]:
+        return [] if step is None else self.scheduler.update(step.batch, self.runner.collect(step.launched))
 
     def _add_compiled(self) -> list[Output]:
         """Hands on the requests whose grammar has become ready; returns the ends of those that can never run."""

@@ -1,7 +1,7 @@
 """What an output may look like: grammars become masks over the vocabulary, through the library llguidance.
 
 The tokenizer is opaque here: a file that is handed on. Compiling and masks run in threads; the library lets go of the
-interpreter's lock meanwhile.
+interpreter's lock meanwhile. It loads with the first grammar.
 """
 
 import json
@@ -11,25 +11,28 @@ from collections.abc import Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from llguidance import LLMatcher, LLParserLimits, LLTokenizer, grammar_from, regex_to_lark
 from numpy.typing import NDArray
 
 from engine.api import Grammar, Request
 from engine.step import Row, Sample
 
+if TYPE_CHECKING:
+    from llguidance import LLMatcher
+
 MAX_REASON = 300  # characters of what the library says about one
 # Of its own, llguidance gives up later than others in the batch would like to wait.
-LIMITS = LLParserLimits(
-    max_items_in_row=1000,
-    initial_lexer_fuel=500_000,
-    step_lexer_fuel=50_000,  # a few milliseconds of one mask
-    step_max_items=20_000,
-    max_lexer_states=20_000,
-    max_grammar_size=100_000,
-    verbose_errors=False,
-)
+LIMITS: dict[str, Any] = {
+    "max_items_in_row": 1000,
+    "initial_lexer_fuel": 500_000,
+    "step_lexer_fuel": 50_000,  # a few milliseconds of one mask
+    "step_max_items": 20_000,
+    "max_lexer_states": 20_000,
+    "max_grammar_size": 100_000,
+    "verbose_errors": False,
+}
 # Between the tokens of JSON. Bounded, or a model that has lost its way writes blanks until max_tokens.
 JSON_BLANKS = r"[ \t\n\r]{1,40}"
 ASCII_CLASSES = "dw"  # \d and \w mean what they do in JavaScript, and so in the patterns of JSON schemas
@@ -50,6 +53,8 @@ class Compiler:
 
     def __init__(self, tokenizer: Path, eos_token_ids: Sequence[int]) -> None:
         """`tokenizer` is a tokenizer.json. Raises GrammarError when there is none, or none that can be used."""
+        from llguidance import LLTokenizer
+
         try:
             text = tokenizer.read_text("utf-8")
             size = LLTokenizer(text).vocab_size
@@ -57,16 +62,18 @@ class Compiler:
         except (OSError, ValueError) as error:
             raise GrammarError("The model's tokenizer does not allow for grammars; leave the grammar out.") from error
 
-    def compile(self, grammar: Grammar) -> LLMatcher:
+    def compile(self, grammar: Grammar) -> "LLMatcher":
         """A matcher at its beginning, to be copied for each output. Raises GrammarError.
 
         Its first mask has been computed: it shows whether there is any output, and most of what makes masks slow.
         """
+        from llguidance import LLMatcher, LLParserLimits
+
         try:
             source = _source(grammar)
         except (ValueError, RecursionError) as error:
             raise GrammarError(_sentence(str(error))) from error
-        matcher = LLMatcher(self._tokenizer, source, log_level=0, limits=LIMITS)
+        matcher = LLMatcher(self._tokenizer, source, log_level=0, limits=LLParserLimits(**LIMITS))
         passed_over = next((w for w in matcher.get_grammar_warnings() if w.startswith("Unimplemented")), None)
         if passed_over is not None:  # the schema asked for it, by "lenient"; the output would not validate
             raise GrammarError(_sentence(passed_over))
@@ -76,6 +83,8 @@ class Compiler:
 
 def _source(grammar: Grammar) -> str:
     """The grammar as llguidance reads it. Raises ValueError."""
+    from llguidance import LLMatcher, grammar_from, regex_to_lark
+
     match grammar.kind:
         case "json":
             return LLMatcher.grammar_from_json_schema(grammar.text, defaults={"whitespace_pattern": JSON_BLANKS})
@@ -87,7 +96,7 @@ def _source(grammar: Grammar) -> str:
             return grammar_from("grammar", grammar.text)
 
 
-def _mask(matcher: LLMatcher) -> bytes:
+def _mask(matcher: "LLMatcher") -> bytes:
     """Which tokens may come next, a bit for each id, least significant first. Raises GrammarError.
 
     A matcher in error allows the end, as if its grammar were fulfilled.
@@ -119,7 +128,7 @@ def _sentence(reason: str) -> str:
 class _State:
     """Where one output stands in its grammar."""
 
-    matcher: LLMatcher
+    matcher: "LLMatcher"
     mask: Future[bytes]  # of the next token
     outputs: int = 0  # tokens consumed
 
@@ -156,7 +165,7 @@ class Grammars:
         self._matchers.move_to_end(grammar)
         self._waiting[request.id] = (request, self._matchers[grammar])
 
-    def _compile(self, grammar: Grammar) -> LLMatcher:
+    def _compile(self, grammar: Grammar) -> "LLMatcher":
         if self._compiler is None:
             if self._tokenizer is None:
                 raise GrammarError("The model has no tokenizer.json, which grammars need; leave the grammar out.")
@@ -174,7 +183,7 @@ class Grammars:
         done = [(request, future) for request, future in self._waiting.values() if future.done()]
         return [(request, self._begin(request.id, future)) for request, future in done]
 
-    def _begin(self, request_id: str, future: Future[LLMatcher]) -> str | None:
+    def _begin(self, request_id: str, future: "Future[LLMatcher]") -> str | None:
         del self._waiting[request_id]
         try:
             matcher = future.result().deep_copy()

@@ -4,24 +4,21 @@ Also where the engine starts: it loads the model, finds out what a step costs, a
 """
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from itertools import chain
 from pathlib import Path
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
 from engine import machine, sizing
 from engine.api import Progress, Ready, SamplingDefaults, SamplingParams, TokenLogprobs
 from engine.config import TOKENIZER, EngineConfig
 from engine.grammar import Grammars
-from engine.sampler import draw, score
+from engine.sampler import Drawn, draw, score
 from engine.scheduler import Limits
 from engine.step import Batch, Row, Sample
-from model.batch import ForwardBatch
+from engine.tensors import Places, take_drawn, to_forward_batch
 from model.checkpoint import load_model
 from model.config import GenerationConfig, ModelConfig, ModelError
 from model.kernels.cpu.library import how_to_build, library
@@ -36,6 +33,21 @@ Report = Callable[[Progress], None]
 
 
 @dataclass(frozen=True, slots=True)
+class Launched:
+    """A step that the device computes, or has computed."""
+
+    batch: Batch
+    drawn: Drawn | None  # for `batch.sampled`; None when that is empty
+    scored: Tensor  # [S, H] hidden states of all targets
+    done: torch.Event | None  # after everything else; None on a CPU, where what was launched is done
+
+    @property
+    def places(self) -> Places:
+        """Where the token of each sampled row lies in `drawn.tokens`."""
+        return {row.id: place for place, row in enumerate(self.batch.sampled)}
+
+
+@dataclass(frozen=True, slots=True)
 class ModelRunner:
     """The model, its KV cache, and where the outputs stand in their grammars. Stateless but for the latter two."""
 
@@ -43,36 +55,56 @@ class ModelRunner:
     cache: KVCache
     sampled_vocab: int
     grammars: Grammars = field(default_factory=Grammars)
+    overlaps: bool = False  # whether `launch` returns before the device is done
 
     def run(self, batch: Batch) -> list[Sample]:
         """Computes the rows' tokens into the cache; returns what came of each row of `batch.answered`."""
+        return self.collect(self.launch(batch))
+
+    def launch(self, batch: Batch, before: Launched | None = None) -> Launched:
+        """Enqueues all that makes tokens of the batch; waits at most for masks of grammars, which the host computes.
+
+        `before` is the step launched before this one, whose tokens are those that are pending here.
+        """
         with torch.inference_mode():
-            return self.answers(batch, self.hidden(batch))
+            return self.draw(batch, *self.compute(batch, before))
 
-    def hidden(self, batch: Batch) -> Tensor:
-        """Computes the rows' tokens into the cache; returns hidden states of `batch.sampled`, then of all targets."""
-        return self.model.hidden(to_forward_batch(batch, self.cache.block_size, self.model.device), self.cache)
+    def compute(self, batch: Batch, before: Launched | None = None) -> tuple[Tensor, Tensor]:
+        """The rows' tokens into the cache; logits [R, V] of `batch.sampled`, hidden states [S, H] of all targets."""
+        places = before.places if before is not None else {}
+        inputs = to_forward_batch(batch, self.cache.block_size, self.model.device, places)
+        if before is not None and before.drawn is not None:
+            take_drawn(inputs.tokens, before.drawn.tokens)
+        hidden = self.model.hidden(inputs, self.cache)  # [R + S, H]
+        sampled = len(batch.sampled)
+        return self.model.logits(hidden[:sampled]), hidden[sampled:]
 
-    def answers(self, batch: Batch, hidden: Tensor) -> list[Sample]:
-        """The next tokens, and the log-probabilities of the prompts that ask for them. hidden [R + S, H]"""
-        rows = batch.sampled
-        sampled = self._sampled(rows, hidden[: len(rows)]) if rows else []
-        if len(rows) == len(hidden):
-            return sampled
-        answers, tokens, start = [], iter(sampled), len(rows)
-        for row in batch.answered:
+    def draw(self, batch: Batch, logits: Tensor, scored: Tensor) -> Launched:
+        """The next tokens, as far as the rows' grammars allow. logits [R, V], scored [S, H]"""
+        rows, drawn, done = batch.sampled, None, None
+        if rows:
+            drawn = draw(logits, rows, self.sampled_vocab, self.grammars.allowed(rows), self.model.ops.draw)
+        if self.model.device.type == "cuda":
+            done = torch.Event(self.model.device)
+            done.record()
+        return Launched(batch, drawn, scored, done)
+
+    def collect(self, launched: Launched) -> list[Sample]:
+        """Waits for that step, and for none launched later; what came of each row of its batch that is answered."""
+        if launched.done is not None:
+            launched.done.synchronize()
+        rows = launched.batch.sampled
+        tokens = iter(self.grammars.advance(rows, launched.drawn.samples()) if launched.drawn is not None else ())
+        answers, scored = [], launched.scored
+        for row in launched.batch.answered:
             answer = Sample(None) if row.output is None else next(tokens)
-            end = start + len(row.targets)
-            answers.append(replace(answer, prompt_logprobs=self._scores(row, hidden[start:end])))
-            start = end
+            if row.targets:
+                answer = replace(answer, prompt_logprobs=self._scores(row, scored[: len(row.targets)]))
+                scored = scored[len(row.targets) :]
+            answers.append(answer)
         return answers
 
-    def _sampled(self, rows: Sequence[Row], hidden: Tensor) -> list[Sample]:
-        """The next tokens, as far as the rows' grammars allow. hidden [R, H]"""
-        logits = self.model.logits(hidden)
-        drawn = draw(logits, rows, self.sampled_vocab, self.grammars.allowed(rows), self.model.ops.draw)
-        return self.grammars.advance(rows, drawn.samples())
-
+    @torch.inference_mode()
     def _scores(self, row: Row, hidden: Tensor) -> tuple[TokenLogprobs, ...]:
         """Of the row's targets, a few at a time: the logits of a long prompt would take gigabytes. hidden [S, H]"""
         found: list[TokenLogprobs] = []
@@ -81,49 +113,6 @@ class ModelRunner:
             logits = self.model.logits(hidden[part])[:, : self.sampled_vocab]
             found += score(logits, row.targets[part], row.params.prompt_logprobs or 0)
         return tuple(found)
-
-
-def to_forward_batch(batch: Batch, block_size: int, device: torch.device) -> ForwardBatch:
-    """The rows as one flat batch on the device, in one copy."""
-    rows = batch.rows
-    counts = [len(row.tokens) for row in rows]
-    ends = np.array([row.end for row in rows], np.int64)  # [N]
-    q_starts = np.array([0, *counts], np.int64).cumsum()  # [N+1]
-    table = np.zeros((len(rows), max(len(row.blocks) for row in rows)), np.int32)  # [N, B]
-    for line, row in zip(table, rows, strict=True):
-        line[: len(row.blocks)] = row.blocks
-    owner = np.repeat(np.arange(len(rows)), counts)  # [T]
-    positions = np.arange(len(owner)) + (ends - q_starts[1:])[owner]  # [T]
-    slots = table[owner, positions // block_size].astype(np.int64) * block_size + positions % block_size
-    tokens = np.fromiter(chain.from_iterable(row.tokens for row in rows), np.int64, len(owner))
-    sampled = q_starts[1:][[row.output is not None for row in rows]] - 1  # [R]
-    targets = [first + np.arange(len(row.targets)) for first, row in zip(q_starts, rows, strict=False) if row.targets]
-    logit_rows = np.concatenate((sampled, *targets))  # [R + S]
-    wide = (tokens, positions, slots, logit_rows)  # before the narrow ones: each stays aligned to its items
-    uploaded = _upload((*wide, q_starts.astype(np.int32), ends.astype(np.int32), table), device)
-    return ForwardBatch(
-        tokens=uploaded[0],
-        positions=uploaded[1],
-        slots=uploaded[2],
-        logit_rows=uploaded[3],
-        q_starts=uploaded[4],
-        kv_lens=uploaded[5],
-        block_table=uploaded[6],
-        q_lens_host=tuple(counts),
-        kv_lens_host=tuple(ends.tolist()),
-    )
-
-
-def _upload(arrays: Sequence[NDArray[np.generic]], device: torch.device) -> list[Tensor]:
-    """The arrays on the device; on another than the CPU, as views of one buffer that is copied at once."""
-    if device.type == "cpu":
-        return [torch.from_numpy(array) for array in arrays]
-    buffer = torch.from_numpy(np.concatenate([array.view(np.uint8).reshape(-1) for array in arrays])).to(device)
-    parts = torch.split(buffer, [array.nbytes for array in arrays])
-    return [part.view(_DTYPES[array.dtype.name]).view(array.shape) for part, array in zip(parts, arrays, strict=True)]
-
-
-_DTYPES = {"int64": torch.int64, "int32": torch.int32}
 
 
 def start(config: EngineConfig, report: Report) -> tuple[ModelRunner, Limits, Ready]:

@@ -27,7 +27,7 @@ from operator import attrgetter
 from engine.api import EngineStats, FinishReason, Output, Request, TokenLogprobs
 from engine.blocks import BlockPool
 from engine.sequence import Sequence
-from engine.step import Batch, Row, Sample
+from engine.step import PENDING, Batch, Row, Sample
 
 BY_ARRIVAL = attrgetter("arrival")
 
@@ -83,7 +83,7 @@ class Scheduler:
         """Queues a request; returns its terminal output at once if it can never run."""
         if (reason := self._refusal(request)) is not None:
             return Output(request.id, finish_reason=FinishReason.ERROR, error=reason)
-        seq = Sequence(request, self._arrivals)
+        seq = Sequence(request, self._arrivals, self.max_len)
         self._arrivals += 1
         self._extend_hashes(seq)
         self._sequences[request.id] = seq
@@ -193,7 +193,7 @@ class Scheduler:
 
     def _promised(self, seq: Sequence) -> int:
         """How many blocks a running sequence will take for the tokens it has, and one for it to grow into."""
-        return self.pool.blocks_for(len(seq.tokens)) - len(seq.blocks) + 1
+        return self.pool.blocks_for(seq.length) - len(seq.blocks) + 1
 
     def _fits(self, seq: Sequence, matched: list[int], promised: int) -> bool:
         """Room for all its known tokens and the next, beside what was promised to those that run.
@@ -219,13 +219,14 @@ class Scheduler:
 
     def _advance(self, seq: Sequence, count: int) -> Row:
         start, end = seq.computed, seq.computed + count
+        params, known = seq.request.params, seq.tokens[start:end]
+        output = seq.outputs + seq.pending if end == seq.length and params.max_tokens > 0 else None
         seq.computed = end
-        params = seq.request.params
-        output = seq.outputs if end == len(seq.tokens) and params.max_tokens > 0 else None
+        seq.pending += output is not None
         return Row(
             id=seq.request.id,
             start=start,
-            tokens=tuple(seq.tokens[start:end]),
+            tokens=(*known, *[PENDING] * (count - len(known))),
             blocks=tuple(seq.blocks),
             params=params,
             output=output,
@@ -236,7 +237,13 @@ class Scheduler:
     # A step, after.
 
     def update(self, batch: Batch, samples: Sized[Sample]) -> list[Output]:
-        """Takes in the samples of `batch.answered`; may trail behind later calls of `schedule`, `add` and `abort`."""
+        """Takes in the samples of `batch.answered`; may trail behind later calls of `schedule`, `add` and `abort`.
+
+        A sequence may so end, or lose its blocks, while a later step that writes to them is under way. That write, at
+        the position after those of this step, does no harm. The device runs the steps in order, so it comes before
+        whatever the block's next owner writes, and an owner reads only what it wrote itself or found published. Nothing
+        published is hit: `_publish` offers full blocks of positions before the end of a step whose samples are here.
+        """
         remaining = iter(samples)
         outputs = []
         for row in batch.rows:
@@ -269,8 +276,9 @@ class Scheduler:
         """The next token, if one was wanted, and the end, if that was the last."""
         tokens = () if sample.token is None else (sample.token,)
         seq.tokens += tokens
+        seq.pending = max(0, seq.pending - len(tokens))  # already 0 if it was preempted meanwhile
         self._extend_hashes(seq)
-        reason = FinishReason.STOP if sample.ended else seq.finish_reason(self.max_len)
+        reason = FinishReason.STOP if sample.ended else seq.finish_reason()
         output = Output(
             id=seq.request.id,
             token_ids=tokens,
@@ -296,7 +304,7 @@ class Scheduler:
     def _release(self, seq: Sequence) -> None:
         self.pool.free(seq.blocks)
         seq.blocks = []
-        seq.computed = seq.published = 0
+        seq.computed = seq.published = seq.pending = 0
 
     def _extend_hashes(self, seq: Sequence) -> None:
         if self.limits.enable_prefix_caching:

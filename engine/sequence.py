@@ -1,6 +1,6 @@
 """Sequence: one request on its way, with what is known of it, computed and held."""
 
-from dataclasses import dataclass, field
+from dataclasses import InitVar, dataclass, field
 
 from engine.api import FinishReason, Request, TokenLogprobs
 from engine.blocks import chain_hash, root_hash
@@ -8,9 +8,10 @@ from engine.blocks import chain_hash, root_hash
 
 @dataclass(slots=True, eq=False)
 class Sequence:
-    """0 <= computed <= len(tokens); everything from `computed` on is what a step still has to compute.
+    """0 <= computed <= len(tokens) + pending; what lies between the two is what steps still have to compute.
 
     tokens     p p p p p p p o o          prompt, then outputs
+    pending                      ?        one for each token that a step under way is about to draw
     computed   ------------^              positions before it are in the cache, or in a step under way
     blocks     [ 5 ][ 2 ][ 9 ]            block i holds the positions from i * block_size
     hashes      h0   h1                   of the full blocks of `tokens`
@@ -19,7 +20,10 @@ class Sequence:
 
     request: Request
     arrival: int  # order of arrival, kept through preemption
+    max_model_len: InitVar[int]
     tokens: list[int] = field(init=False)
+    context: int = field(init=False)  # how many positions are ever computed: that of the last output is not
+    pending: int = 0
     computed: int = 0
     blocks: list[int] = field(default_factory=list)
     hashes: list[bytes] = field(default_factory=list)
@@ -28,13 +32,20 @@ class Sequence:
     awaits: bytes | None = None  # the hash of the first block it would compute itself
     cached_tokens: int | None = None  # prompt tokens found in the prefix cache; None before the first admission
 
-    def __post_init__(self) -> None:
+    def __post_init__(self, max_model_len: int) -> None:
         self.tokens = list(self.request.prompt)
+        prompt, max_tokens = len(self.tokens), self.request.params.max_tokens
+        self.context = max(prompt, min(prompt + max_tokens, max_model_len) - 1)
+
+    @property
+    def length(self) -> int:
+        """How many tokens it has, those included that are being drawn."""
+        return len(self.tokens) + self.pending
 
     @property
     def remaining(self) -> int:
-        """How many known tokens are not computed yet."""
-        return len(self.tokens) - self.computed
+        """How many of its tokens are still to be computed."""
+        return min(self.length, self.context) - self.computed
 
     @property
     def outputs(self) -> int:
@@ -73,13 +84,11 @@ class Sequence:
         self.scored += len(new)
         return new
 
-    def finish_reason(self, max_model_len: int) -> FinishReason | None:
+    def finish_reason(self) -> FinishReason | None:
         """Why its newest token is its last, if it is."""
         params = self.request.params
         if params.max_tokens == 0:
             return FinishReason.LENGTH
         if self.tokens[-1] in params.stop_token_ids:
             return FinishReason.STOP
-        if self.outputs >= params.max_tokens or len(self.tokens) >= max_model_len:
-            return FinishReason.LENGTH
-        return None
+        return FinishReason.LENGTH if len(self.tokens) > self.context else None

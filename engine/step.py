@@ -4,6 +4,8 @@ from dataclasses import dataclass
 
 from engine.api import SamplingParams, TokenLogprobs
 
+PENDING = -1  # a token that the step before this one is about to draw: its row is among the sampled ones of that step
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -11,7 +13,7 @@ class Row:
 
     id: str
     start: int
-    tokens: tuple[int, ...]
+    tokens: tuple[int, ...]  # the last may be PENDING
     blocks: tuple[int, ...]  # of the sequence, from its first position to at least `end`
     params: SamplingParams
     output: int | None  # the index of the output to sample after the last token; None: more of the prompt follows
@@ -44,6 +46,14 @@ class Batch:
     def answered(self) -> list[Row]:
         """The rows that something comes of, in order: one Sample for each."""
         return [row for row in self.rows if row.is_answered]
+
+    @property
+    def must_be_awaited(self) -> bool:
+        """Whether its samples must be known before the next step is prepared.
+
+        Grammars and penalties take in each token on the host, where the scores of prompts go, too.
+        """
+        return any(row.targets or row.history or (row.output is not None and row.params.grammar) for row in self.rows)
 
 
 @dataclass(frozen=True, slots=True)

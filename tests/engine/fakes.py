@@ -1,13 +1,14 @@
 """A model without tensors: the next token is a pure function of the tokens that the cache really holds."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from hashlib import sha256
 
 from engine.api import FinishReason, Output, Request, SamplingParams, TokenLogprobs
 from engine.blocks import BlockPool
 from engine.engine import Engine
 from engine.scheduler import Limits, Scheduler
-from engine.step import Batch, Row, Sample
+from engine.step import PENDING, Batch, Row, Sample
 
 VOCAB = 1000
 
@@ -34,17 +35,61 @@ def scores(prompt: Sequence[int]) -> tuple[TokenLogprobs, ...]:
     return tuple(score(prompt[:end], prompt[end]) for end in range(1, len(prompt)))
 
 
+@dataclass
+class FakeLaunched:
+    """A step of the stand-in. Its samples are known at once, and told when they are asked for."""
+
+    batch: Batch
+    samples: list[Sample]
+    collected: bool = False
+
+    def drawn(self, id: str) -> int:
+        """The token of a request; one that is not a number is followed by whatever there is."""
+        (token,) = (
+            sample.token
+            for row, sample in zip(self.batch.answered, self.samples, strict=True)
+            if row.id == id and row.output is not None
+        )
+        return 0 if token is None else token
+
+
 class FakeRunner:
     """Keeps token ids where a model keeps keys and values, and reads them back through the rows' blocks.
 
     A wrong block, a block shared while it is written, or a token that was never computed changes what it generates.
     """
 
-    def __init__(self, block_size: int) -> None:
+    def __init__(self, block_size: int, overlaps: bool = False) -> None:
         self.block_size = block_size
+        self.overlaps = overlaps
         self.cache: dict[int, int] = {}  # slot -> token id
         self.computed = 0  # tokens, in all steps
         self.steps: list[list[tuple[str, int]]] = []  # (id, tokens) of each row
+        self._last: FakeLaunched | None = None
+
+    def launch(self, batch: Batch, before: FakeLaunched | None = None) -> FakeLaunched:
+        """As a device would: in the order of the calls, with the tokens that it drew in the step before."""
+        if before is None:
+            assert self._last is None or self._last.collected, "two steps under way, and the second knows of none"
+        else:
+            assert before is self._last and not before.collected, "`before` is the step under way"
+        rows = [
+            replace(row, tokens=tuple(self._known(row, token, before) for token in row.tokens)) for row in batch.rows
+        ]
+        self._last = FakeLaunched(batch, self.run(Batch(tuple(rows))))
+        return self._last
+
+    @staticmethod
+    def _known(row: Row, token: int, before: FakeLaunched | None) -> int:
+        if token != PENDING:
+            return token
+        assert before is not None, "a pending token is drawn by the step before"
+        return before.drawn(row.id)
+
+    def collect(self, launched: FakeLaunched) -> list[Sample]:
+        assert not launched.collected, "a step is collected once"
+        launched.collected = True
+        return launched.samples
 
     def run(self, batch: Batch) -> list[Sample]:
         assert batch.rows, "a runner is never given nothing"
@@ -77,8 +122,8 @@ def limits(**changes) -> Limits:
     return Limits(**{**defaults, **changes})
 
 
-def engine(num_blocks: int = 64, block_size: int = 4, **changes) -> Engine:
-    return Engine(Scheduler(BlockPool(num_blocks, block_size), limits(**changes)), FakeRunner(block_size))
+def engine(num_blocks: int = 64, block_size: int = 4, overlaps: bool = False, **changes) -> Engine:
+    return Engine(Scheduler(BlockPool(num_blocks, block_size), limits(**changes)), FakeRunner(block_size, overlaps))
 
 
 def request(name: str, prompt: Sequence[int], max_tokens: int = 4, **params) -> Request:
@@ -115,9 +160,10 @@ def check(engine: Engine) -> None:
     assert [seq.arrival for seq in scheduler.running] == sorted(seq.arrival for seq in scheduler.running)
     assert [seq.arrival for seq in scheduler.waiting] == sorted(seq.arrival for seq in scheduler.waiting)
     assert len(scheduler.running) <= scheduler.max_running
-    assert not any(seq.blocks or seq.computed for seq in scheduler.waiting)
+    assert not any(seq.blocks or seq.computed or seq.pending for seq in scheduler.waiting)
     for seq in scheduler.running:
-        assert 0 <= seq.computed <= len(seq.tokens) <= scheduler.max_len
+        assert 0 <= seq.computed <= len(seq.tokens) + seq.pending <= scheduler.max_len
+        assert seq.pending <= engine.runner.overlaps
         assert len(seq.blocks) == pool.blocks_for(seq.computed)
         assert seq.published <= seq.computed // pool.block_size
 

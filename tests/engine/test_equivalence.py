@@ -17,7 +17,7 @@ from engine.api import Output, Request, SamplingParams, TokenLogprobs
 from engine.blocks import BlockPool
 from engine.engine import Engine
 from engine.noise import uniforms
-from engine.runner import ModelRunner
+from engine.runner import Launched, ModelRunner
 from engine.scheduler import Scheduler
 from engine.step import Batch, Sample
 from model.checkpoint import load_model
@@ -88,17 +88,20 @@ def requests(prefix: str = "") -> list[Request]:
 
 @dataclass
 class Recorder:
-    """A runner that keeps the logits it sampled from."""
+    """A runner that keeps the logits it sampled from; those of a step that was in vain, too."""
 
     runner: ModelRunner
+    overlaps: bool = False
     logits: dict[tuple[str, int], Tensor] = field(default_factory=dict)  # (id, position) -> [V]
 
-    def run(self, batch: Batch) -> list[Sample]:
+    def launch(self, batch: Batch, before: Launched | None) -> Launched:
         with torch.inference_mode():
-            hidden, rows = self.runner.hidden(batch), batch.sampled
-            logits = self.runner.model.logits(hidden[: len(rows)])
-            self.logits |= {(row.id, row.end - 1): values for row, values in zip(rows, logits, strict=True)}
-            return self.runner.answers(batch, hidden)
+            logits, scored = self.runner.compute(batch, before)
+            self.logits |= {(row.id, row.end - 1): each for row, each in zip(batch.sampled, logits, strict=True)}
+            return self.runner.draw(batch, logits, scored)
+
+    def collect(self, launched: Launched) -> list[Sample]:
+        return self.runner.collect(launched)
 
 
 @dataclass
@@ -113,13 +116,15 @@ class Served:
     prompt_logprobs: dict[str, tuple[TokenLogprobs, ...]]
 
 
-def serve(model: Mixtral, rounds: list[list[Request]], num_blocks: int = 256, **changes) -> Served:
+def serve(
+    model: Mixtral, rounds: list[list[Request]], num_blocks: int = 256, overlaps: bool = False, **changes
+) -> Served:
     """Serves each round to its end; the cache starts full of NaN, which nobody may ever read."""
     cache = KVCache.allocate(model.config, num_blocks, BLOCK_SIZE, model.activation_dtype, model.device)
     for layer in cache.layers:
         layer.key_slots.fill_(torch.nan)
         layer.value_slots.fill_(torch.nan)
-    recorder = Recorder(ModelRunner(model, cache, VOCAB))
+    recorder = Recorder(ModelRunner(model, cache, VOCAB), overlaps)
     bounds = limits(**{"max_num_seqs": 16, "max_num_batched_tokens": 512, "vocab_size": VOCAB, **changes})
     core, collector = Engine(Scheduler(BlockPool(num_blocks, BLOCK_SIZE), bounds), recorder), Collector()
     logprobs: dict[str, list[float]] = {}
@@ -195,9 +200,10 @@ def test_no_choice_was_a_close_call(alone, expected):
                 assert token == torch.searchsorted(borders, torch.tensor([noise]), right=True)
 
 
+@pytest.mark.parametrize("overlaps", [False, True], ids=["plain", "overlapped"])
 @pytest.mark.parametrize("way", WAYS)
-def test_tokens_and_logits_do_not_depend_on_the_way(model, alone, expected, way):
-    served = serve(model, [requests()], **WAYS[way])
+def test_tokens_and_logits_do_not_depend_on_the_way(model, alone, expected, way, overlaps):
+    served = serve(model, [requests()], overlaps=overlaps, **WAYS[way])
     assert served.tokens == alone.tokens
     assert (served.preemptions > 0) == ("num_blocks" in WAYS[way])
     assert served.logits.keys() == alone.logits.keys()

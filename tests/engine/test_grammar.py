@@ -239,6 +239,18 @@ def test_padding_of_the_vocabulary_is_never_allowed(compiler, core):
     assert max(collector.tokens["a"]) < TOKENS
 
 
+def test_beside_outputs_that_follow_grammars_others_overlap_and_nothing_changes(directory, core):
+    overlapped, served = start(directory), []
+    assert isinstance(overlapped.runner, ModelRunner)
+    overlapped.runner = replace(overlapped.runner, overlaps=True)
+    for each in (core, overlapped):
+        bound = [request(f"bound {n}", Grammar("regex", "[ab]{1,30}c"), seed=n, max_tokens=9 + n) for n in range(4)]
+        free = [request(f"free {n}", None, seed=n, max_tokens=1 + 12 * n, logprobs=n) for n in range(5)]
+        collector = serve(each, *bound, *free)
+        served.append((collector.tokens, {name: collector.reason(name) for name in collector.ended}))
+    assert served[0] == served[1]
+
+
 def test_a_grammar_that_no_token_continues_ends_its_own_output_alone(core):
     runner = core.runner
     assert isinstance(runner, ModelRunner)

@@ -4,6 +4,7 @@ The fake model's tokens are a pure function of what the cache holds, so an outpu
 that batching, chunking, preemption and prefix sharing changed nothing.
 """
 
+from collections.abc import Set
 from dataclasses import dataclass
 
 from hypothesis import given, settings
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
 from engine.api import FinishReason
-from tests.engine.fakes import Collector, check, continuation, engine, request, run, scores
+from tests.engine.fakes import VOCAB, Collector, check, continuation, engine, request, run, scores
 
 SETTINGS = settings(derandomize=True, deadline=None, max_examples=200, stateful_step_count=50)
 SHAPES = st.fixed_dictionaries(
@@ -21,6 +22,7 @@ SHAPES = st.fixed_dictionaries(
         "max_num_seqs": st.integers(1, 6),
         "max_num_batched_tokens": st.integers(1, 24),
         "enable_prefix_caching": st.booleans(),
+        "overlaps": st.booleans(),
     }
 )
 
@@ -30,7 +32,14 @@ class Sent:
     prompt: list[int]
     max_tokens: int
     scored: bool
+    stop: tuple[int, ...]
     aborted: bool = False
+
+    def expected(self, limit: int) -> tuple[int, ...]:
+        """What it generates if nobody aborts it."""
+        tokens = continuation(self.prompt, min(self.max_tokens, limit - len(self.prompt)))
+        ends = [index for index, token in enumerate(tokens) if token in self.stop]
+        return tokens[: ends[0] + 1] if ends else tokens
 
 
 class Load(RuleBasedStateMachine):
@@ -48,13 +57,18 @@ class Load(RuleBasedStateMachine):
         max_tokens=st.integers(0, 12),
         n=st.integers(1, 3),
         scored=st.booleans(),
+        stops=st.booleans(),
     )
-    def add(self, text: int, length: int, max_tokens: int, n: int, scored: bool) -> None:
+    def add(self, text: int, length: int, max_tokens: int, n: int, scored: bool, stops: bool) -> None:
         prompt = [text // 2] * min(length, 6) + [text] * max(length - 6, 0)  # two of three texts share six tokens
         for _ in range(n):
             name = f"r{len(self.sent)}"
-            self.sent[name] = Sent(prompt, max_tokens, scored)
-            params = {"repetition_penalty": 1 + n % 2, "prompt_logprobs": 0 if scored else None}
+            self.sent[name] = Sent(prompt, max_tokens, scored, tuple(range(0, VOCAB, 4)) if stops else ())
+            params = {
+                "repetition_penalty": 1 + n % 2,
+                "prompt_logprobs": 0 if scored else None,
+                "stop_token_ids": self.sent[name].stop,
+            }
             self.collector.take(self.core.add(request(name, prompt, max_tokens, **params)))
         check(self.core)
 
@@ -91,10 +105,11 @@ class Load(RuleBasedStateMachine):
         if not sent.prompt or len(sent.prompt) + min(sent.max_tokens, 1) > limit:
             assert reason is FinishReason.ERROR
             return
-        length = min(sent.max_tokens, limit - len(sent.prompt))
-        assert tokens == continuation(sent.prompt, len(tokens))
+        wanted = sent.expected(limit)
+        assert tokens == wanted[: len(tokens)]
         assert (reason is FinishReason.ABORT) == sent.aborted
-        assert len(tokens) < max(length, 1) if sent.aborted else len(tokens) == length
+        assert len(tokens) < max(len(wanted), 1) if sent.aborted else len(tokens) == len(wanted)
+        assert sent.aborted or (reason is FinishReason.STOP) == (tokens[-1:] != () and tokens[-1] in sent.stop)
         told, expected = self.collector.prompt_logprobs[name], scores(sent.prompt) if sent.scored else ()
         assert told == (expected[: len(told)] if sent.aborted and not tokens else expected)
 
@@ -106,14 +121,15 @@ TestLoad = Load.TestCase
 @SETTINGS
 @given(shape=SHAPES, lengths=st.lists(st.integers(1, 12), min_size=2, max_size=6))
 def test_the_oldest_is_never_made_to_wait_by_newer_ones(shape, lengths):
-    """Nobody starves: once the oldest runs, every step computes some of it, whatever else is there."""
+    """Nobody starves: while the oldest has something to compute, every step computes some of it."""
     core = engine(**shape)
     for index, length in enumerate(lengths):
         core.add(request(f"r{index}", [index] * length, 10))
-    while core.has_work():
-        oldest = min(core.scheduler.running + core.scheduler.waiting, key=lambda seq: seq.arrival)
+    while sequences := core.scheduler.running + core.scheduler.waiting:
+        oldest = min(sequences, key=lambda seq: seq.arrival)
+        is_drawing_its_last = not oldest.remaining
         core.step()
-        assert oldest.request.id in dict(core.runner.steps[-1])
+        assert is_drawing_its_last or oldest.request.id in dict(core.runner.steps[-1])
 
 
 @SETTINGS
@@ -132,30 +148,34 @@ def test_a_prompt_is_computed_once_for_all_its_choices(length, budget, block_siz
 @SETTINGS
 @given(
     shape=SHAPES,
-    loads=st.lists(st.tuples(st.integers(0, 2), st.integers(1, 15), st.integers(0, 10)), min_size=1, max_size=8),
+    loads=st.lists(
+        st.tuples(st.integers(0, 2), st.integers(1, 15), st.integers(0, 10), st.booleans()), min_size=1, max_size=8
+    ),
     aborts=st.sets(st.integers(0, 7)),
 )
 def test_preparing_a_step_while_another_runs_changes_nothing(shape, loads, aborts):
-    """`update` trails one step behind `schedule`: sequences are preempted and aborted between the two."""
-    core, collector = engine(**shape), Collector()
-    texts = {}
-    for index, (text, length, max_tokens) in enumerate(loads):
-        texts[f"r{index}"] = [text] * length, max_tokens
-        collector.take(core.add(request(f"r{index}", *texts[f"r{index}"], prompt_logprobs=0 if text == 1 else None)))
-    pending = core.scheduler.schedule()
-    for step in range(2000):
-        following = core.scheduler.schedule()
-        if step in aborts:
-            collector.take(core.abort(f"r{step}"))
-        for output in core.scheduler.update(pending, core.runner.run(pending) if pending.rows else ()):
-            collector.take(output)
-        check(core)
-        pending = following
-        if not core.has_work():
-            break
-    assert collector.ended.keys() == texts.keys()
-    assert core.scheduler.pool.held == 0
-    for name, tokens in collector.tokens.items():
-        assert tokens == continuation(texts[name][0], len(tokens))
-        if texts[name][0][0] == 1 and collector.reason(name) is FinishReason.LENGTH:
-            assert collector.prompt_logprobs[name] == scores(texts[name][0])
+    """The plain loop's tokens, reasons and scores, and of those that are aborted the beginning."""
+
+    def serve(overlaps: bool, aborted: Set[int]) -> Collector:
+        core, collector = engine(**{**shape, "overlaps": overlaps}), Collector()
+        for index, (text, length, max_tokens, looks_back) in enumerate(loads):
+            params = {"presence_penalty": float(looks_back), "prompt_logprobs": 0 if text == 1 else None}
+            collector.take(core.add(request(f"r{index}", [text] * length, max_tokens, **params)))
+        for index in aborted:
+            for output in core.step().outputs:
+                collector.take(output)
+            collector.take(core.abort(f"r{index}"))
+            check(core)
+        run(core, collector)
+        assert core.scheduler.pool.held == 0
+        return collector
+
+    plain, overlapped = serve(False, set()), serve(True, aborts)
+    assert plain.ended.keys() == overlapped.ended.keys()
+    for name in overlapped.ended:
+        if overlapped.reason(name) is FinishReason.ABORT:
+            assert overlapped.tokens[name] == plain.tokens[name][: len(overlapped.tokens[name])]
+        else:
+            assert overlapped.reason(name) == plain.reason(name)
+            assert overlapped.tokens[name] == plain.tokens[name]
+            assert overlapped.prompt_logprobs[name] == plain.prompt_logprobs[name]

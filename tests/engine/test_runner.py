@@ -1,24 +1,20 @@
-"""The runner's tensors against an obvious construction; starting up, and what is said when that cannot work."""
+"""Starting up, and what is said when that cannot work; what one request can do to the others."""
 
-from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 import torch
 
 from engine import runner
-from engine.api import FinishReason, SamplingDefaults, SamplingParams
+from engine.api import FinishReason, SamplingDefaults
 from engine.config import EngineConfig
 from engine.engine import build
-from engine.runner import ModelRunner, to_forward_batch
-from engine.step import Batch, Row
+from engine.runner import ModelRunner
 from model.config import ModelError
 from model.kernels.cpu.library import library
 from tests.engine.fakes import Collector, request, run
-from tests.model.pages import flat_batch
 from tests.tiny import write_tiny_checkpoint
 
-CPU = torch.device("cpu")
 SMALL = {"threads": 1, "kv_cache_memory": 2**20, "max_num_batched_tokens": 64, "device": "cpu", "dtype": "float32"}
 
 
@@ -31,42 +27,6 @@ def start(directory: Path, **changes):
     seen = []
     core, ready = build(EngineConfig(str(directory), **{**SMALL, **changes}), seen.append)
     return core, ready, seen
-
-
-def test_the_batch_is_what_a_plain_loop_makes_of_it():
-    table = torch.tensor([[7, 2, 0], [4, 9, 1], [3, 0, 0]], dtype=torch.int32)
-    rows = [(0, 3, [11, 12]), (1, 8, [21]), (2, 0, [31, 32, 33])]
-    blocks = [(7, 2), (4, 9, 1), (3,)]
-    params = SamplingParams(1)
-    batch = Batch(
-        tuple(Row(str(n), first, tuple(tokens), blocks[n], params, None if n == 0 else 0) for n, first, tokens in rows)
-    )
-    made, wanted = to_forward_batch(batch, 4, CPU), flat_batch(rows, table, 4, every=False)
-    wanted = replace(wanted, logit_rows=wanted.logit_rows[1:])
-    for each in fields(made):
-        got, plain = getattr(made, each.name), getattr(wanted, each.name)
-        if isinstance(plain, torch.Tensor):
-            assert (got.dtype, got.tolist()) == (plain.dtype, plain.tolist()), each.name
-        else:
-            assert got == plain, each.name
-
-
-def test_a_batch_that_samples_nothing_is_computed():
-    batch = Batch((Row("a", 0, (5, 6), (1,), SamplingParams(1), None),))
-    assert to_forward_batch(batch, 4, CPU).logit_rows.shape == (0,)
-
-
-def test_the_targets_of_prompts_come_after_the_rows_that_are_sampled():
-    params = SamplingParams(1)
-    batch = Batch(
-        (
-            Row("a", 0, (5, 6, 7), (1,), params, None, targets=(6, 7, 8)),
-            Row("b", 3, (9,), (2,), params, 1),
-            Row("c", 0, (4, 5), (3,), params, 0, targets=(5,)),
-        )
-    )
-    assert to_forward_batch(batch, 4, CPU).logit_rows.tolist() == [3, 5, 0, 1, 2, 4]
-    assert [row.id for row in batch.answered] == ["a", "b", "c"]
 
 
 def test_start_reports_its_progress_and_states_its_bounds(checkpoint):

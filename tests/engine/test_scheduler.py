@@ -3,7 +3,7 @@
 import pytest
 
 from engine.api import FinishReason
-from engine.step import Sample
+from engine.step import PENDING, Sample
 from tests.engine.fakes import VOCAB, Collector, check, continuation, engine, request, run, scores
 
 
@@ -101,7 +101,8 @@ def test_no_more_sequences_run_than_tokens_fit_in_a_step_while_samples_are_under
     for name in "abcde":
         core.add(request(name, [ord(name)], 3))
     rows = [row.id for _ in range(3) for row in core.scheduler.schedule().rows]
-    assert (rows, len(core.scheduler.running)) == (["a", "b"], 2)
+    assert (rows, len(core.scheduler.running)) == (["a", "b"] * 3, 2)
+    assert core.scheduler.schedule().rows == ()  # both have drawn what may be their last
 
 
 def test_one_that_would_be_preempted_in_the_next_step_waits():
@@ -255,19 +256,28 @@ def test_samples_of_a_sequence_that_ended_meanwhile_are_ignored():
     assert (output.id, output.token_ids) == ("b", continuation([3, 4], 1))
 
 
-def test_update_may_trail_behind_schedule():
-    core = engine(max_num_batched_tokens=8, block_size=4)
-    scheduler, runner, collector = core.scheduler, core.runner, Collector()
-    core.add(request("a", range(20), 2))
-    core.add(request("b", [1, 2], 9))
-    pending = scheduler.schedule()
-    while core.has_work():
-        following = scheduler.schedule()
-        for output in scheduler.update(pending, runner.run(pending) if pending.rows else ()):
-            collector.take(output)
-        check(core)
-        pending = following
-    assert collector.tokens == {"a": continuation(range(20), 2), "b": continuation([1, 2], 9)}
+def test_a_token_that_is_being_drawn_is_pending_in_the_next_step():
+    scheduler = engine(block_size=4).scheduler
+    scheduler.add(request("a", [1, 2, 3, 4], 3))
+    rows = [row for _ in range(4) for row in scheduler.schedule().rows]
+    assert [(row.start, row.tokens, row.output) for row in rows] == [
+        (0, (1, 2, 3, 4), 0),
+        (4, (PENDING,), 1),
+        (5, (PENDING,), 2),
+    ]
+    assert [len(row.blocks) for row in rows] == [1, 2, 2]
+
+
+def test_a_block_with_a_pending_token_is_published_when_its_ids_are_known():
+    scheduler = engine(block_size=4).scheduler
+    scheduler.add(request("a", [1, 2, 3], 9))
+    first, second, third = (scheduler.schedule() for _ in range(3))
+    (seq,) = scheduler.running
+    for batch, token, published in ((first, 7, 0), (second, 8, 1), (third, 9, 1)):
+        scheduler.update(batch, [Sample(token)])
+        assert seq.published == published
+        scheduler.pool.check([seq.blocks])
+    assert scheduler.pool.match(seq.hashes) == seq.blocks[:1]
 
 
 def test_a_sample_that_comes_after_the_preemption_counts():

@@ -1,0 +1,168 @@
+"""The overlapped loop: what is prepared when, and what becomes of a row that was prepared in vain."""
+
+import pytest
+
+from engine.api import FinishReason
+from engine.engine import Engine
+from engine.scheduler import Scheduler
+from engine.step import PENDING, Batch, Sample
+from tests.engine.fakes import Collector, FakeLaunched, FakeRunner, check, continuation, engine, request, run
+
+
+class Diary(FakeRunner):
+    """Notes what it is asked for; the rows of `broken` draw no number."""
+
+    def __init__(self, block_size: int = 4, broken: tuple[str, ...] = ()) -> None:
+        super().__init__(block_size, overlaps=True)
+        self.broken = broken
+        self.notes: list[str] = []
+        self.batches: list[Batch] = []
+
+    def launch(self, batch: Batch, before: FakeLaunched | None = None) -> FakeLaunched:
+        self.batches.append(batch)
+        self.notes.append(f"launch {len(self.batches)}")
+        return super().launch(batch, before)
+
+    def collect(self, launched: FakeLaunched) -> list[Sample]:
+        self.notes.append(f"collect {self.batches.index(launched.batch) + 1}")
+        return super().collect(launched)
+
+    def run(self, batch: Batch) -> list[Sample]:
+        samples = super().run(batch)
+        return [
+            Sample(None) if row.id in self.broken else each for row, each in zip(batch.answered, samples, strict=True)
+        ]
+
+
+def overlapped(broken: tuple[str, ...] = (), num_blocks: int = 64, **changes) -> tuple[Engine, Diary]:
+    plain: Scheduler = engine(num_blocks, **changes).scheduler
+    runner = Diary(plain.pool.block_size, broken)
+    return Engine(plain, runner), runner
+
+
+def test_a_step_is_launched_before_the_one_before_it_is_collected():
+    core, runner = overlapped()
+    collector = Collector()
+    core.add(request("a", [1, 2, 3], 4))
+    run(core, collector)
+    assert collector.tokens["a"] == continuation([1, 2, 3], 4)
+    assert runner.notes == [
+        "launch 1",
+        *("launch 2", "collect 1"),
+        *("launch 3", "collect 2"),
+        *("launch 4", "collect 3"),
+        "collect 4",
+    ]
+    assert [row.tokens for batch in runner.batches for row in batch.rows] == [(1, 2, 3), *[(PENDING,)] * 3]
+
+
+def test_on_a_runner_that_computes_at_once_nothing_is_pending():
+    core = engine()
+    core.add(request("a", [1, 2, 3], 4))
+    (output,) = core.step().outputs
+    assert output.token_ids == continuation([1, 2, 3], 1)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "max_tokens", "reason"), [([1, 2, 3], 4, FinishReason.LENGTH), ([1] * 253, 9, FinishReason.LENGTH)]
+)
+def test_nothing_is_computed_behind_the_last_token(prompt, max_tokens, reason):
+    (core, runner), collector = overlapped(max_num_batched_tokens=256), Collector()
+    core.add(request("a", prompt, max_tokens))
+    run(core, collector)
+    assert collector.reason("a") is reason
+    assert runner.computed == len(prompt) + len(collector.tokens["a"]) - 1
+
+
+def test_a_row_behind_a_stop_token_is_ignored():
+    (core, runner), collector = overlapped(), Collector()
+    wanted = continuation([1, 2, 3], 3)
+    core.add(request("a", [1, 2, 3], 9, stop_token_ids=wanted[-1:]))
+    run(core, collector)
+    assert (collector.tokens["a"], collector.reason("a")) == (wanted, FinishReason.STOP)
+    assert runner.computed == 3 + 2 + 1  # one too many
+
+
+def test_blocks_that_an_ended_sequence_still_writes_to_serve_their_next_owner():
+    """The pool is full, so what the stop token frees is taken by the next step, behind the late write."""
+    (core, runner), collector = overlapped(num_blocks=3), Collector()
+    stop = continuation([1] * 7, 2)[-1:]
+    core.add(request("a", [1] * 7, 5, stop_token_ids=stop))
+    core.add(request("b", [2] * 9, 3))
+    run(core, collector)
+    late = next(row for batch in runner.batches for row in batch.rows if row.id == "a" and row.end == 9)
+    (first, *_) = (row for batch in runner.batches for row in batch.rows if row.id == "b")
+    assert late.blocks[-1] in first.blocks
+    assert collector.tokens == {"a": continuation([1] * 7, 2), "b": continuation([2] * 9, 3)}
+
+
+def test_what_is_published_is_never_written_late():
+    """The stop token fills a block: the late row writes its place, and the block is not found by its hash."""
+    (core, _), collector = overlapped(), Collector()
+    text = continuation([1] * 6, 2)
+    core.add(request("a", [1] * 6, 9, stop_token_ids=text[-1:]))
+    run(core, collector)
+    core.add(request("b", [*[1] * 6, *text, 5], 2))
+    run(core, collector)
+    assert collector.ended["b"].cached_tokens == 4
+    assert collector.tokens["b"] == continuation([*[1] * 6, *text, 5], 2)
+
+
+def test_an_abort_while_a_step_is_under_way_leaves_it_to_be_collected():
+    core, runner = overlapped()
+    core.add(request("a", [1, 2, 3], 4))
+    core.step()
+    assert core.abort("a") is not None
+    assert core.has_work() and core.scheduler.pool.held == 0
+    assert core.step().outputs == () and not core.has_work()
+    assert runner.notes == ["launch 1", "collect 1"]
+
+
+def test_a_row_that_is_not_a_number_ends_its_request_alone():
+    (core, _), collector = overlapped(broken=("bad",)), Collector()
+    core.add(request("bad", range(9), 4))
+    core.add(request("good", [1], 4))
+    run(core, collector)
+    assert (collector.reason("bad"), collector.tokens["bad"]) == (FinishReason.ERROR, ())
+    assert (collector.reason("good"), collector.tokens["good"]) == (FinishReason.LENGTH, continuation([1], 4))
+
+
+@pytest.mark.parametrize("params", [{"repetition_penalty": 1.5}, {"prompt_logprobs": 0}])
+def test_a_step_whose_samples_the_host_needs_is_collected_at_once(params):
+    (core, runner), collector = overlapped(), Collector()
+    core.add(request("needs", [1, 2, 3], 3, **params))
+    core.add(request("free", [4], 3))
+    run(core, collector)
+    assert runner.notes[:3] == ["launch 1", "collect 1", "launch 2"]
+    for row in (row for batch in runner.batches for row in batch.rows if row.id == "needs"):
+        assert "repetition_penalty" not in params or PENDING not in row.tokens
+    assert collector.tokens == {"needs": continuation([1, 2, 3], 3), "free": continuation([4], 3)}
+
+
+@pytest.mark.parametrize("steps", [1, 2])
+def test_one_that_is_preempted_while_it_draws_a_token_gets_it_all_the_same(steps):
+    """After two steps that is its last one."""
+    (core, _), collector = overlapped(enable_prefix_caching=False), Collector()
+    core.add(request("a", [1, 2, 3], 2))
+    for _ in range(steps):
+        for output in core.step().outputs:
+            collector.take(output)
+    core.scheduler._preempt(core.scheduler.running[0])
+    check(core)
+    run(core, collector)
+    assert collector.tokens["a"] == continuation([1, 2, 3], 2)
+
+
+def test_eight_choices_compute_their_prompt_once_here_too():
+    (core, runner), collector = overlapped(max_num_seqs=9, max_num_batched_tokens=64), Collector()
+    for n in range(8):
+        core.add(request(f"c{n}", range(41), 3, choice=n))
+    run(core, collector)
+    assert runner.computed == 41 + 7 * 1 + 8 * 2
+    assert {collector.ended[f"c{n}"].cached_tokens for n in range(1, 8)} == {40}
+
+
+def test_only_grammars_penalties_and_scores_are_awaited():
+    core = engine()
+    core.add(request("a", [1, 2], 4, logprobs=2, min_tokens=2, logit_bias=((1, 1.0),), top_p=0.5))
+    assert not core.scheduler.schedule().must_be_awaited
