@@ -1,0 +1,248 @@
+"""SwiGLU experts over (token, choice) pairs sorted by expert: gate_up with the activation, and down with split K.
+
+    order   pairs of expert 0  | expert 1        | ...       a program: one tile of pairs, all of one expert,
+            tile 0 | tile 1    | tile 2 | tile 3 | ...                  times one block of that expert's rows
+
+Programs run in bands of eight blocks of rows: within one the tiles come one after the other, so tiles of the same
+expert find its weights in the L2 cache, and neighbouring blocks find the tile's tokens there. Tiles without work (-1)
+cost a launch slot. Down cuts the inputs into config.splits ranges where the blocks alone would leave SMs idle; each
+range has partial sums of its own, which combine.py adds in a fixed order. No atomics: a row's bits are its own.
+
+Floor: the weights of the experts that the tokens chose, once. Mixtral 8x7B, a layer of 3 * 4096 * 14336 * e weights for
+e experts, in microseconds at 3.0 TB/s (H100; on an H200 0.70 of it), two thirds of it gate_up and one third down:
+
+    tokens           1     2     4     8    16   32-128
+    experts          2   3.5  5.47   7.2  7.92        8
+    bf16           235   411   642   845   930      940
+    int8, fp8      117   205   321   423   465      470
+    int4            62   109   171   225   247      250    with a step and a min, 4 bytes, per 128 weights
+
+Beyond some hundred tokens the floor is the matrix unit's: 352 MFLOP a token, 0.5 us at 700 TFLOP/s.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from model.kernels.gpu.configs import Config
+from model.kernels.gpu.product import product, steps_of
+from model.kernels.gpu.sort import Pairs, max_tiles
+from model.rows import GROUP, Stack
+
+_BAND = tl.constexpr(8)  # blocks of rows
+
+
+def gate_up(normed: Tensor, gate_up: Stack, pairs: Pairs, top_k: int, config: Config) -> Tensor:
+    """silu(x w1) * (x w3) of every pair: normed [T, H] -> inner [P, I], row p of the p-th pair of `order`.
+
+    config.rows of a tile are half gate and half up. Raises ValueError where config is not one for these weights, or
+    the pairs were sorted into tiles of another size.
+    """
+    hidden = gate_up.shape[0] // 2
+    _check(normed, gate_up, pairs, config)
+    inner = normed.new_empty(pairs.order.shape[0], hidden)
+    tiles, blocks = pairs.tile_expert.shape[0], triton.cdiv(hidden, config.rows // 2)
+    _gate_up[(tiles * blocks,)](
+        normed,
+        *_parts(gate_up),
+        *_tiles(pairs),
+        inner,
+        blocks,
+        hidden,
+        top_k,
+        EVEN_ROWS=hidden % (config.rows // 2) == 0,
+        **_options(gate_up, config),
+    )
+    return inner
+
+
+def down(inner: Tensor, down: Stack, pairs: Pairs, config: Config) -> Tensor:
+    """inner [P, I] -> partials [S, P, H] float32, row t * k + c of token t's choice c; their sum over S is x w2.
+
+    Raises ValueError as gate_up does.
+    """
+    outputs = down.shape[0]
+    _check(inner, down, pairs, config)
+    partials = inner.new_empty(config.splits, inner.shape[0], outputs, dtype=torch.float32)
+    tiles, blocks = pairs.tile_expert.shape[0], triton.cdiv(outputs, config.rows)
+    _down[(tiles * blocks, config.splits)](
+        inner,
+        *_parts(down),
+        *_tiles(pairs),
+        partials,
+        blocks,
+        outputs,
+        inner.shape[0],
+        EVEN_ROWS=outputs % config.rows == 0,
+        **_options(down, config),
+    )
+    return partials
+
+
+def _check(x: Tensor, stack: Stack, pairs: Pairs, config: Config) -> None:
+    if pairs.tile_expert.shape[0] != max_tiles(pairs.order.shape[0], stack.quants.shape[0], config.tokens):
+        raise ValueError(f"The pairs were not sorted into tiles of {config.tokens}.")
+    if x.shape[1] != stack.shape[1] or not x.is_contiguous():
+        raise ValueError(f"The rows are not contiguous with the {stack.shape[1]} inputs of the weights.")
+    grouped = stack.scales is not None and stack.scales.shape[1] > 1
+    if grouped and stack.kind != "int4" and GROUP % config.inputs:
+        raise ValueError(f"Tiles of {config.inputs} inputs do not divide the groups of {GROUP} that share a scale.")
+
+
+def _parts(stack: Stack) -> tuple[Tensor, Tensor, int, int, int]:
+    """Of all experts: quants, scales, and how many inputs, quants and scales a row has."""
+    inputs, width = stack.shape[1], stack.quants.shape[2]
+    if stack.scales is None:
+        return stack.quants, stack.quants, inputs, width, 0  # no scales are read
+    scales = stack.scales.view(torch.int32) if stack.kind == "int4" else stack.scales  # step and min are one word
+    return stack.quants, scales, inputs, width, scales.shape[1]
+
+
+def _tiles(pairs: Pairs) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:
+    return pairs.order, pairs.tile_expert, pairs.tile_start, pairs.tile_end, pairs.tile_expert.shape[0]
+
+
+def _options(stack: Stack, config: Config) -> dict[str, int | bool | str]:
+    """The compile-time arguments of both kernels."""
+    inputs = GROUP if stack.kind == "int4" else config.inputs
+    return {
+        "KIND": stack.kind,
+        "GROUPED": stack.scales is not None and stack.scales.shape[1] > 1,
+        "ROWS": config.rows,
+        "TOKENS": config.tokens,
+        "INPUTS": inputs,
+        "EVEN": stack.shape[1] % inputs == 0,
+        "STAGES": config.stages,
+        "num_warps": config.warps,
+        "num_stages": config.stages,
+    }
+
+
+@triton.jit
+def _gate_up(
+    x_ptr,
+    quants_ptr,
+    scales_ptr,
+    inputs,
+    width,
+    groups,
+    order_ptr,
+    tile_expert_ptr,
+    tile_start_ptr,
+    tile_end_ptr,
+    tiles,
+    inner_ptr,
+    blocks,
+    hidden,
+    top_k,
+    EVEN_ROWS: tl.constexpr,
+    KIND: tl.constexpr,
+    GROUPED: tl.constexpr,
+    ROWS: tl.constexpr,
+    TOKENS: tl.constexpr,
+    INPUTS: tl.constexpr,
+    EVEN: tl.constexpr,
+    STAGES: tl.constexpr,
+):
+    tile, block = _place(tiles, blocks)
+    expert = tl.load(tile_expert_ptr + tile)
+    if expert < 0:
+        return
+    half: tl.constexpr = ROWS // 2
+    at = block * half + tl.arange(0, ROWS) % half
+    row = (at if EVEN_ROWS else tl.minimum(at, hidden - 1)) + tl.arange(0, ROWS) // half * hidden
+    quants, scales = _weights(quants_ptr, scales_ptr, expert, row, 2 * hidden, width, groups)
+    start, end = tl.load(tile_start_ptr + tile), tl.load(tile_end_ptr + tile)
+    place = start + tl.arange(0, TOKENS)
+    token = tl.load(order_ptr + tl.minimum(place, end - 1)) // top_k  # the last one again where there is no more
+    x = x_ptr + token.to(tl.int64)[None, :] * inputs
+    steps = steps_of(inputs, KIND, INPUTS)
+    acc = product(x, quants, scales, 2 * hidden, inputs, 0, steps, KIND, GROUPED, INPUTS, EVEN, STAGES)
+    gate, up = tl.split(tl.permute(tl.reshape(acc, (2, half, TOKENS)), (1, 2, 0)))
+    swiglu = gate * tl.sigmoid(gate) * up  # [half, TOKENS]
+    at = block * half + tl.arange(0, half)
+    there = (place < end)[None, :] & (at < hidden)[:, None]
+    inner = inner_ptr + place.to(tl.int64)[None, :] * hidden + at[:, None]
+    tl.store(inner, swiglu.to(inner_ptr.dtype.element_ty), mask=there)
+
+
+@triton.jit
+def _down(
+    inner_ptr,
+    quants_ptr,
+    scales_ptr,
+    inputs,
+    width,
+    groups,
+    order_ptr,
+    tile_expert_ptr,
+    tile_start_ptr,
+    tile_end_ptr,
+    tiles,
+    partials_ptr,
+    blocks,
+    outputs,
+    pairs,
+    EVEN_ROWS: tl.constexpr,
+    KIND: tl.constexpr,
+    GROUPED: tl.constexpr,
+    ROWS: tl.constexpr,
+    TOKENS: tl.constexpr,
+    INPUTS: tl.constexpr,
+    EVEN: tl.constexpr,
+    STAGES: tl.constexpr,
+):
+    tile, block = _place(tiles, blocks)
+    expert = tl.load(tile_expert_ptr + tile)
+    if expert < 0:
+        return
+    at = block * ROWS + tl.arange(0, ROWS)
+    row = at if EVEN_ROWS else tl.minimum(at, outputs - 1)
+    quants, scales = _weights(quants_ptr, scales_ptr, expert, row, outputs, width, groups)
+    start, end = tl.load(tile_start_ptr + tile), tl.load(tile_end_ptr + tile)
+    place = start + tl.arange(0, TOKENS)
+    x = inner_ptr + tl.minimum(place, end - 1).to(tl.int64)[None, :] * inputs
+    steps = steps_of(inputs, KIND, INPUTS)
+    share = tl.cdiv(steps, tl.num_programs(1))
+    first = tl.program_id(1) * share
+    last = tl.minimum(first + share, steps)
+    acc = product(x, quants, scales, outputs, inputs, first, last, KIND, GROUPED, INPUTS, EVEN, STAGES)
+    there = place < end
+    pair = tl.load(order_ptr + place, mask=there, other=0)
+    target = (tl.program_id(1) * pairs + pair).to(tl.int64)
+    tl.store(partials_ptr + target[None, :] * outputs + at[:, None], acc, mask=there[None, :] & (at < outputs)[:, None])
+
+
+@triton.jit
+def _place(tiles, blocks):
+    """This program's tile and block: bands of blocks; in a band tile after tile, in a tile block after block."""
+    program = tl.program_id(0)
+    band = program // (_BAND * tiles)
+    within = program % (_BAND * tiles)
+    width = tl.minimum(blocks - band * _BAND, _BAND)
+    return within // width, band * _BAND + within % width
+
+
+@triton.jit
+def _weights(quants_ptr, scales_ptr, expert, row, rows, width, groups):
+    """Pointers to the first quant of each row of an expert, and to the scale of its first group."""
+    before = expert.to(tl.int64) * rows  # all experts together are beyond 32 bits
+    return quants_ptr + (before * width + row * width)[:, None], scales_ptr + before * groups + row
+
+
+def gate_up_reference(normed: Tensor, gate_up: Tensor, ids: Tensor, order: Tensor) -> Tensor:
+    """One pair at a time, in float64: gate_up [E, 2I, H] dense, ids [T, k], order [P] -> inner [P, I] float64."""
+    rows = []
+    for pair in order.tolist():
+        gate, up = (gate_up[ids.flatten()[pair]].double() @ normed[pair // ids.shape[1]].double()).chunk(2)
+        rows.append(gate * torch.sigmoid(gate) * up)
+    return torch.stack(rows)
+
+
+def down_reference(inner: Tensor, down: Tensor, ids: Tensor, order: Tensor) -> Tensor:
+    """inner [P, I], down [E, H, I] dense -> [P, H] float64, the sum of the partials."""
+    out = inner.new_empty(len(order), down.shape[1], dtype=torch.float64)
+    for row, pair in enumerate(order.tolist()):
+        out[pair] = down[ids.flatten()[pair]].double() @ inner[row].double()
+    return out
