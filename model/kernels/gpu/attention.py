@@ -26,11 +26,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from model.kernels.gpu.attention_plan import GpuPlan, Launch
+from model.kernels.gpu.attention_plan import MOST_SPLITS, GpuPlan, Launch
 from model.kv_cache import LayerCache
 
-FOLD_AT_ONCE = 16  # partial results that one program of the fold holds at a time
-FOLD_WARPS = 2
+FOLD_WARPS = 4
 
 
 def attend(q: Tensor, pages: LayerCache, plan: GpuPlan) -> Tensor:
@@ -88,7 +87,7 @@ def _run_fold(launch: Launch, plan: GpuPlan, heads: int, results: tuple[Tensor, 
         WINDOW=plan.window or 0,
         TOKENS=launch.tokens,
         KEYS=launch.config.inputs,
-        AT_ONCE=FOLD_AT_ONCE,
+        AT_ONCE=MOST_SPLITS,
         num_warps=FOLD_WARPS,
     )
 
@@ -104,7 +103,7 @@ def _attend(
     values,
     table,  # [N, width] int32
     kv_lens,  # [N] int32
-    items,  # [count, 8] int32, or None: one token a sequence
+    items,  # [count, 7] int32, or None: one token a sequence
     width,
     splits,
     q_stride,
@@ -149,7 +148,7 @@ def _attend(
 
 @triton.jit
 def _listed(items):
-    item = items + tl.program_id(1) * 8
+    item = items + tl.program_id(1) * 7
     sequence, row, position, tokens = tl.load(item), tl.load(item + 1), tl.load(item + 2), tl.load(item + 3)
     low, high, slot = tl.load(item + 4), tl.load(item + 5), tl.load(item + 6)
     return sequence, row, position, tokens, low, high, slot
@@ -255,7 +254,7 @@ def _fold(
     partials,
     logs,
     kv_lens,
-    parts,  # [folds, 8] int32, or None: sequence n has the splits from n * splits
+    parts,  # [folds, 4] int32, or None: sequence n has the splits from n * splits
     splits,
     HEADS: tl.constexpr,
     HEAD: tl.constexpr,
@@ -270,7 +269,7 @@ def _fold(
         _, tiles, share = _shares(tl.load(kv_lens + tile), splits, WINDOW, KEYS)
         row, slot, count = tile, tile * splits, tl.cdiv(tiles, tl.maximum(share, 1))
     else:
-        part = parts + tile * 8
+        part = parts + tile * 4
         row, tokens, slot, count = tl.load(part), tl.load(part + 1), tl.load(part + 2), tl.load(part + 3)
         if index // HEADS >= tokens:
             return
