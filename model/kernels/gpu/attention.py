@@ -59,7 +59,7 @@ def _run(launch: Launch, plan: GpuPlan, q: Tensor, pages: LayerCache, results: t
         plan.table,
         plan.kv_lens,
         launch.items,
-        plan.table.shape[1],
+        plan.table.stride(0),
         launch.splits,
         q.stride(0),
         head_dim**-0.5 * math.log2(math.e),
@@ -93,7 +93,7 @@ def _run_fold(launch: Launch, plan: GpuPlan, heads: int, results: tuple[Tensor, 
 
 
 # What differs from step to step is not looked at when compiling: serving must never wait for a compiler.
-@triton.jit(do_not_specialize=["width", "splits"], do_not_specialize_on_alignment=["table", "kv_lens", "items"])
+@triton.jit(do_not_specialize=["table_stride", "splits"], do_not_specialize_on_alignment=["table", "kv_lens", "items"])
 def _attend(
     out,  # [T, Hq * D]
     partials,  # [slots, TOKENS, Hq, D] float32
@@ -101,10 +101,10 @@ def _attend(
     q,  # [T, Hq, D]
     keys,  # [blocks, BLOCK, Hkv, D]
     values,
-    table,  # [N, width] int32
+    table,  # [N, B] int32
     kv_lens,  # [N] int32
     items,  # [count, 7] int32, or None: one token a sequence
-    width,
+    table_stride,
     splits,
     q_stride,
     scale,  # of the scores, whose exponentials are powers of two
@@ -130,7 +130,7 @@ def _attend(
     real = token < tokens
     inside = real[:, None] & (dims < HEAD)[None, :]
     queries = tl.load(q + (row + token)[:, None] * q_stride + head[:, None] * HEAD + dims[None, :], inside, 0.0)
-    pages = (keys + kv_head * HEAD, values + kv_head * HEAD, table + sequence * width)
+    pages = (keys + kv_head * HEAD, values + kv_head * HEAD, table + sequence * table_stride)
     sums, highest, total = _sweep(
         queries, pages, position, token, tokens, low, high, scale, (KV_HEADS * HEAD, HEAD, BLOCK, WINDOW, KEYS)
     )
