@@ -13,6 +13,7 @@ class EngineConfig:
     device: str = "auto"  # auto | cpu | cuda
     dtype: str = "auto"  # auto | float32 | bfloat16 | float16
     quantization: str = "auto"  # auto | none | int8 | int4 | fp8
+    enforce_eager: bool = False  # no CUDA graphs
     batch_invariant: bool = False  # nothing whose rounding depends on who shares the step
     threads: int | None = None  # torch's intra-op threads on a CPU
     max_model_len: int | None = None

@@ -15,10 +15,11 @@ from engine import machine, sizing
 from engine.api import Progress, Ready, SamplingDefaults, SamplingParams, TokenLogprobs
 from engine.config import TOKENIZER, EngineConfig
 from engine.grammar import Grammars
+from engine.graphs import CudaCapture, Graphs, Stage, capture_all, measure, sizes
 from engine.sampler import Drawn, draw, score
 from engine.scheduler import Limits
 from engine.step import Batch, Row, Sample
-from engine.tensors import Places, take_drawn, to_forward_batch
+from engine.tensors import Drawing, to_forward_batch
 from model.checkpoint import load_model
 from model.config import GenerationConfig, ModelConfig, ModelError
 from model.kernels.cpu.library import how_to_build, library
@@ -42,9 +43,11 @@ class Launched:
     done: torch.Event | None  # after everything else; None on a CPU, where what was launched is done
 
     @property
-    def places(self) -> Places:
-        """Where the token of each sampled row lies in `drawn.tokens`."""
-        return {row.id: place for place, row in enumerate(self.batch.sampled)}
+    def drawing(self) -> Drawing | None:
+        """What the next step may find pending."""
+        if self.drawn is None:
+            return None
+        return Drawing(self.drawn.tokens, {row.id: place for place, row in enumerate(self.batch.sampled)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,7 @@ class ModelRunner:
     sampled_vocab: int
     grammars: Grammars = field(default_factory=Grammars)
     overlaps: bool = False  # whether `launch` returns before the device is done
+    graphs: Graphs = field(default_factory=Graphs)
 
     def run(self, batch: Batch) -> list[Sample]:
         """Computes the rows' tokens into the cache; returns what came of each row of `batch.answered`."""
@@ -71,10 +75,11 @@ class ModelRunner:
 
     def compute(self, batch: Batch, before: Launched | None = None) -> tuple[Tensor, Tensor]:
         """The rows' tokens into the cache; logits [R, V] of `batch.sampled`, hidden states [S, H] of all targets."""
-        places = before.places if before is not None else {}
-        inputs = to_forward_batch(batch, self.cache.block_size, self.model.device, places)
-        if before is not None and before.drawn is not None:
-            take_drawn(inputs.tokens, before.drawn.tokens)
+        drawing = before.drawing if before is not None else None
+        if (graph := self.graphs.find(batch)) is not None:
+            logits = graph.logits(batch, drawing)
+            return logits, logits[:0]  # it has no targets
+        inputs = to_forward_batch(batch, self.cache.block_size, self.model.device, drawing)
         hidden = self.model.hidden(inputs, self.cache)  # [R + S, H]
         sampled = len(batch.sampled)
         return self.model.logits(hidden[:sampled]), hidden[sampled:]
@@ -127,14 +132,24 @@ def start(config: EngineConfig, report: Report) -> tuple[ModelRunner, Limits, Re
     max_model_len = sizing.choose_max_model_len(config, shape, pool)
     cache = _allocate(model, pool.num_blocks, config.block_size)
     grammars = Grammars(directory / TOKENIZER, generation.eos_token_ids)
-    runner = ModelRunner(model, cache, min(config.sampled_vocab or shape.vocab_size, shape.vocab_size), grammars)
+    sampled_vocab = min(config.sampled_vocab or shape.vocab_size, shape.vocab_size)
+    stage, graphs = _stage(config, model, cache, max_model_len), Graphs()
+    if stage is not None:
+        graphs = capture_all(stage, sizes(room.max_num_seqs), CudaCapture(model.device), report)
+    runner = ModelRunner(model, cache, sampled_vocab, grammars, model.device.type == "cuda", graphs)
     limits = Limits(max_model_len, room.max_num_seqs, room.step_tokens, shape.vocab_size, config.enable_prefix_caching)
     ready = Ready(
         max_model_len=max_model_len,
         pool_tokens=pool.tokens,
         max_num_seqs=min(limits.max_num_seqs, limits.max_num_batched_tokens),
         max_waiting=config.max_waiting,
-        description=(model.describe(), *_lost(model), pool.describe(max_model_len, shape), limits.describe()),
+        description=(
+            model.describe(),
+            *_lost(model),
+            pool.describe(max_model_len, shape),
+            limits.describe(),
+            *graphs.description,
+        ),
         eos_token_ids=generation.eos_token_ids,
         defaults=SamplingDefaults(
             generation.temperature,
@@ -169,6 +184,13 @@ def load(config: EngineConfig, shape: ModelConfig, report: Report) -> Mixtral:
         return model
     # A GPU's fused layers round as the batch has it; a CPU's do not, and stay.
     return replace(model, ops=select_ops(shape, device, batch_invariant=True), fused=None)
+
+
+def _stage(config: EngineConfig, model: Mixtral, cache: KVCache, max_model_len: int) -> Stage | None:
+    """For CUDA graphs, where device and operations have them and nobody said no."""
+    if config.enforce_eager or model.device.type != "cuda" or not model.ops.capturable:
+        return None
+    return Stage(model, cache, -(-max_model_len // cache.block_size))
 
 
 def _lost(model: Mixtral) -> tuple[str, ...]:
@@ -231,10 +253,28 @@ class _Room:
         free, total = torch.cuda.mem_get_info(model.device)
         elsewhere = total - free - torch.cuda.memory_reserved(model.device)
         used = elsewhere + torch.cuda.max_memory_reserved(model.device) - probe.cache_bytes
+        used += _graph_bytes(config, probe.runner, max_num_seqs)
         del probe
         torch.cuda.empty_cache()
         cache_bytes = config.kv_cache_memory or int(total * config.gpu_memory_utilization) - used
         return cls(max_num_seqs, step_tokens, cache_bytes)
+
+
+def _graph_bytes(config: EngineConfig, runner: ModelRunner, max_num_seqs: int) -> int:
+    """What the CUDA graphs will take, found by capturing two on the cache of a probe."""
+    model = runner.model
+    stage = _stage(config, model, runner.cache, config.max_model_len or model.config.max_position_embeddings)
+    if stage is None:
+        return 0
+
+    def free() -> int:
+        torch.cuda.synchronize(model.device)
+        torch.cuda.empty_cache()
+        return torch.cuda.mem_get_info(model.device)[0]
+
+    rows = sizes(max_num_seqs)
+    largest, smallest = measure(stage, rows, CudaCapture(model.device), free)
+    return sizing.graph_bytes(largest, smallest, rows, torch.float32.itemsize * model.config.vocab_size)
 
 
 def _measure(model: Mixtral, config: EngineConfig, report: Report) -> int:

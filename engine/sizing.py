@@ -1,6 +1,6 @@
 """How large everything is made: what the user asked for, held against the model and the machine. Pure arithmetic."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from engine.config import EngineConfig
@@ -83,6 +83,16 @@ def cpu_cache_bytes(config: EngineConfig, weight_bytes: int, available: int) -> 
             "lower it."
         )
     return wanted
+
+
+def graph_bytes(largest: int, smallest: int, rows: Sequence[int], row_bytes: int) -> int:
+    """Of CUDA graphs for steps of these many rows, ascending, by what the largest takes and the smallest beside it.
+
+    All share the memory in which they compute, so each further one takes what the smallest does, and room of its own
+    for the logits of its further rows, `row_bytes` each.
+    """
+    further = rows[:-1]
+    return largest + smallest * len(further) + row_bytes * sum(count - rows[0] for count in further)
 
 
 def make_pool(config: EngineConfig, cache_bytes: int, bytes_per_token: int) -> Pool:

@@ -1,6 +1,6 @@
 """A batch of plain numbers as tensors on the device, in one copy that nobody waits for."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain, repeat
 
@@ -12,15 +12,30 @@ from torch import Tensor
 from engine.step import PENDING, Batch, Row
 from model.batch import ForwardBatch
 
-Places = Mapping[str, int]  # by request id: where its token lies among those that the step before draws
+ALIGNED = 16  # bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Drawing:
+    """What the step before draws: the tokens that are pending in a batch, on the device."""
+
+    tokens: Tensor  # [R] int64, -1 for what was not a number
+    places: Mapping[str, int]  # of each request's token among them
+
+    def put_into(self, tokens: Tensor) -> None:
+        """Replaces what is pending in tokens [T] int64: there -1 - p stands for the token at place p.
+
+        What was not a number is followed by some token that exists: the row is computed for nobody.
+        """
+        places = (-1 - tokens).clamp_(min=0)
+        tokens.copy_(torch.where(tokens < 0, self.tokens.index_select(0, places).clamp_(min=0), tokens))
 
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """The sizes of a ForwardBatch, and so where its tensors lie in the one buffer that holds them all:
+    """The sizes of a ForwardBatch, and so where its tensors lie in the one buffer that holds them all.
 
-    tokens [T]  positions [T]  slots [T]  logit_rows [R] | q_starts [N+1]  kv_lens [N]  block_table [N, B]
-    int64, and first, so that all are aligned            | int32
+    Each begins at a multiple of ALIGNED bytes in every step: kernels may be compiled for that.
     """
 
     tokens: int  # T
@@ -38,17 +53,25 @@ class Shape:
             blocks=max(len(row.blocks) for row in batch.rows),
         )
 
+    def _parts(self) -> Iterator[tuple[slice, torch.dtype]]:
+        """Where tokens, positions, slots, logit_rows, q_starts, kv_lens and block_table lie, in bytes."""
+        wide, narrow = (self.tokens, self.tokens, self.tokens, self.logit_rows), (self.rows + 1, self.rows)
+        start = 0
+        for dtype, counts in ((torch.int64, wide), (torch.int32, (*narrow, self.rows * self.blocks))):
+            for count in counts:
+                end = start + count * dtype.itemsize
+                yield slice(start, end), dtype
+                start = -(-end // ALIGNED) * ALIGNED
+
     @property
     def nbytes(self) -> int:
-        return 8 * (3 * self.tokens + self.logit_rows) + 4 * (2 * self.rows + 1 + self.rows * self.blocks)
+        """Of the buffer."""
+        return max(int(part.stop) for part, _ in self._parts())
 
     def split(self, buffer: Tensor) -> tuple[Tensor, ...]:
-        """The tensors in a buffer [nbytes] of bytes, in the order above."""
-        wide = 8 * (3 * self.tokens + self.logit_rows)
-        longs, ints = buffer[:wide].view(torch.int64), buffer[wide:].view(torch.int32)
-        starts, ends, table = torch.split(ints, [self.rows + 1, self.rows, self.rows * self.blocks])
-        parts = torch.split(longs, [self.tokens, self.tokens, self.tokens, self.logit_rows])
-        return (*parts, starts, ends, table.view(self.rows, self.blocks))
+        """The tensors in a buffer [nbytes] of bytes, in that order."""
+        *vectors, table = (buffer[part].view(dtype) for part, dtype in self._parts())
+        return (*vectors, table.view(self.rows, self.blocks))
 
     def forward_batch(self, buffer: Tensor, q_lens: tuple[int, ...], kv_lens: tuple[int, ...]) -> ForwardBatch:
         """The same tensors by their names, with the counts [N] of a host that loops over them."""
@@ -56,19 +79,27 @@ class Shape:
         return ForwardBatch(tokens, positions, slots, q_starts, ends, block_table, logit_rows, q_lens, kv_lens)
 
 
-def to_forward_batch(batch: Batch, block_size: int, device: torch.device, places: Places | None = None) -> ForwardBatch:
-    """The rows as one flat batch on the device. `places` are of the requests whose token is pending."""
+def to_forward_batch(
+    batch: Batch, block_size: int, device: torch.device, drawing: Drawing | None = None
+) -> ForwardBatch:
+    """The rows as one flat batch on the device. Where tokens are pending, `drawing` has them."""
     shape = Shape.of(batch)
-    buffer = on_host(batch, shape, block_size, device, places or {}).to(device, non_blocking=True)
+    buffer = on_host(batch, shape, block_size, device, drawing).to(device, non_blocking=True)
     q_lens, kv_lens = tuple(len(row.tokens) for row in batch.rows), tuple(row.end for row in batch.rows)
-    return shape.forward_batch(buffer, q_lens, kv_lens)
+    made = shape.forward_batch(buffer, q_lens, kv_lens)
+    if drawing is not None:
+        drawing.put_into(made.tokens)
+    return made
 
 
-def on_host(batch: Batch, shape: Shape, block_size: int, device: torch.device, places: Places) -> Tensor:
+def on_host(
+    batch: Batch, shape: Shape, block_size: int, device: torch.device, drawing: Drawing | None = None
+) -> Tensor:
     """The batch in a buffer [nbytes] of the shape; what that has more is padding, which writes and sees nothing.
 
-    For a GPU the memory is pinned, so that it is copied while the host goes on. No step overwrites what an earlier one
-    has yet to copy: torch hands pinned memory out again when the copies from it are done, and so buffers take turns.
+    Pending tokens are as Drawing.put_into wants them. For a GPU the memory is pinned, so that it is copied while the
+    host goes on. No step overwrites what an earlier one has yet to copy: torch hands pinned memory out again when the
+    copies from it are done, and so buffers take turns.
     """
     buffer = torch.empty(shape.nbytes, dtype=torch.uint8, pin_memory=device.type == "cuda")
     tokens, positions, slots, logit_rows, q_starts, kv_lens, table = (part.numpy() for part in shape.split(buffer))
@@ -81,25 +112,18 @@ def on_host(batch: Batch, shape: Shape, block_size: int, device: torch.device, p
     owner = np.repeat(np.arange(shape.rows), counts)  # [T]
     positions[:] = np.arange(shape.tokens) + (ends - q_starts[1:])[owner]  # -1 in padding
     slots[:] = table[owner, positions // block_size].astype(np.int64) * block_size + positions % block_size
-    ids = chain(chain.from_iterable(_ids(row, places) for row in rows), repeat(0, padding))
+    ids = chain(chain.from_iterable(_ids(row, drawing) for row in rows), repeat(0, padding))
     tokens[:] = np.fromiter(ids, np.int64, shape.tokens)
     logit_rows[:] = _logit_rows(batch, q_starts, shape)
     positions[shape.tokens - padding :], slots[shape.tokens - padding :] = 0, -1
     return buffer
 
 
-def _ids(row: Row, places: Places) -> tuple[int, ...]:
-    """The row's tokens; a pending one is -1 - p, with p its place among those that the step before draws."""
-    return row.tokens if row.tokens[-1] != PENDING else (*row.tokens[:-1], -1 - places[row.id])
-
-
-def take_drawn(tokens: Tensor, drawn: Tensor) -> None:
-    """Puts what the step before has drawn, drawn [R], where tokens [T] are pending; all of it on the device.
-
-    What was no number is -1 there. The row that follows it is computed for nobody, with some token that exists.
-    """
-    places = (-1 - tokens).clamp_(min=0)
-    tokens.copy_(torch.where(tokens < 0, drawn.index_select(0, places).clamp_(min=0), tokens))
+def _ids(row: Row, drawing: Drawing | None) -> tuple[int, ...]:
+    """The row's tokens; without a drawing none is pending."""
+    if drawing is None or row.tokens[-1] != PENDING:
+        return row.tokens
+    return (*row.tokens[:-1], -1 - drawing.places[row.id])
 
 
 def _logit_rows(batch: Batch, q_starts: NDArray[np.int32], shape: Shape) -> NDArray[np.int64]:

@@ -134,6 +134,7 @@ GROUPS: dict[str, tuple[Option, ...]] = {
             _switch,
             "give each request the same bits alone and in any batch; int8 and int4 on a CPU do so by themselves",
         ),
+        Option("enforce-eager", "", _switch, "launch each kernel by itself: a GPU starts sooner and decodes slower"),
         Option("device", "DEVICE", _one_of("auto", "cpu", "cuda"), "cpu, cuda, or auto: a GPU if there is one"),
         Option("threads", "N", _integer(1), "threads on a CPU (default: as many cores as it may use)"),
     ),

@@ -26,6 +26,8 @@ class Ops:
     experts: Callable[[Tensor, Tensor, Tensor, ExpertWeights], Tensor]
     linear: Callable[[Tensor, Weight], Tensor]
     draw: Callable[[Tensor, Tensor], Tensor] = draw
+    # Whether a CUDA graph may replay a decoding step on other lengths and blocks: the host has looked at shapes alone.
+    capturable: bool = False
 
 
 TORCH = Ops(plan_attention, attention, experts, linear)

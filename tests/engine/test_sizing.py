@@ -52,6 +52,13 @@ def test_more_cache_than_memory_is_refused():
         sizing.cpu_cache_bytes(replace(CONFIG, kv_cache_memory=2 * sizing.GIB), 1, sizing.GIB)
 
 
+@pytest.mark.parametrize(
+    ("rows", "expected"), [((4,), 500), ((1, 4), 500 + 20), ((1, 2, 4, 8), 500 + 3 * 20 + 10 * (1 + 3))]
+)
+def test_graphs_share_their_memory_but_not_their_logits(rows, expected):
+    assert sizing.graph_bytes(500, 20, rows, 10) == expected
+
+
 def test_a_pool_holds_whole_blocks():
     pool = sizing.make_pool(CONFIG, cache_bytes=1000 * 16 * 10 + 159, bytes_per_token=10)
     assert (pool.num_blocks, pool.tokens) == (1000, 16_000)

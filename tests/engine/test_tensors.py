@@ -2,11 +2,12 @@
 
 from dataclasses import fields, replace
 
+import pytest
 import torch
 
 from engine.api import SamplingParams
 from engine.step import PENDING, Batch, Row
-from engine.tensors import Shape, on_host, take_drawn, to_forward_batch
+from engine.tensors import ALIGNED, Drawing, Shape, on_host, to_forward_batch
 from tests.model.pages import flat_batch
 
 CPU = torch.device("cpu")
@@ -51,17 +52,14 @@ def test_the_targets_of_prompts_come_after_the_rows_that_are_sampled():
 def test_a_pending_token_is_taken_on_the_device_and_one_that_is_no_number_is_some_token():
     params = SamplingParams(5)
     rows = [Row(name, 4, (token,), (0, 1), params, 2) for name, token in (("a", 7), ("b", PENDING), ("c", PENDING))]
-    places, drawn = {"c": 0, "other": 1, "b": 2}, torch.tensor([41, 42, -1])
-    made = to_forward_batch(Batch(tuple(rows)), 4, CPU, places)
-    assert made.tokens.tolist() == [7, -3, -1]
-    take_drawn(made.tokens, drawn)
-    assert made.tokens.tolist() == [7, 0, 41]
+    drawing = Drawing(torch.tensor([41, 42, -1]), {"c": 0, "other": 1, "b": 2})
+    assert to_forward_batch(Batch(tuple(rows)), 4, CPU, drawing).tokens.tolist() == [7, 0, 41]
 
 
 def test_a_shape_larger_than_the_batch_is_padded_with_rows_that_write_and_see_nothing():
     rows = (Row("a", 5, (7,), (3, 2), SamplingParams(5), 2), Row("b", 0, (8,), (1,), SamplingParams(5), 0))
     shape = Shape(tokens=4, rows=4, logit_rows=4, blocks=3)
-    parts = shape.split(on_host(Batch(rows), shape, 4, CPU, {}))
+    parts = shape.split(on_host(Batch(rows), shape, 4, CPU))
     assert [part.tolist() for part in parts] == [
         [7, 8, 0, 0],
         [5, 0, 0, 0],
@@ -71,3 +69,14 @@ def test_a_shape_larger_than_the_batch_is_padded_with_rows_that_write_and_see_no
         [6, 1, 0, 0],
         [[3, 2, 0], [1, 0, 0], [0, 0, 0], [0, 0, 0]],
     ]
+
+
+@pytest.mark.parametrize("sizes", [(1, 1, 1, 1), (5, 3, 3, 7), (9, 2, 1, 4)])
+def test_every_tensor_is_aligned_and_none_overlaps_another(sizes):
+    shape = Shape(*sizes)
+    parts = shape.split(torch.empty(shape.nbytes, dtype=torch.uint8))
+    starts = [part.data_ptr() for part in parts]
+    assert starts == sorted(starts) and not any(start % ALIGNED for start in starts)
+    ends = [part.data_ptr() + part.nbytes for part in parts]
+    assert all(end <= start for end, start in zip(ends, starts[1:], strict=False))
+    assert ends[-1] == starts[0] + shape.nbytes
