@@ -68,13 +68,13 @@ def draw(
     `allowed` are the masks of the rows' grammars, [R, bytes], bit i % 8 of byte i // 8 for id i. A row that has a NaN
     or infinite maximum gets no token, and disturbs no other row.
     """
-    logits = logits[:, :sampled_vocab]
-    edited = _edited(logits, rows)
+    edited = _edited(logits, rows, sampled_vocab)
     if allowed is not None:
-        edited = _within(edited, logits, allowed)
-    tokens = choose(edited, _uploaded(_controls(rows), logits.device))  # [R]
+        edited = _within(edited, logits, allowed, sampled_vocab)
+    # All ways to here leave rows as far apart as they were: one kernel serves all.
+    tokens = choose(edited[:, :sampled_vocab], _uploaded(_controls(rows), logits.device))  # [R]
     asked = tuple((index, row.params.logprobs) for index, row in enumerate(rows) if row.params.logprobs is not None)
-    found = (tokens, *(_logprobs(logits, tokens, asked) if asked else ()))
+    found = (tokens, *(_logprobs(logits[:, :sampled_vocab], tokens, asked) if asked else ()))
     copies = tuple(each.to("cpu", non_blocking=True) for each in found)  # from a GPU, into pinned memory
     copied = None
     if logits.device.type == "cuda":
@@ -101,9 +101,9 @@ def _controls(rows: Sequence[Row]) -> NDArray[np.float64]:
     return controls
 
 
-def _edited(logits: Tensor, rows: Sequence[Row]) -> Tensor:
+def _edited(logits: Tensor, rows: Sequence[Row], sampled_vocab: int) -> Tensor:
     """The logits [R, V] with the rows' penalties, biases and bans; the same tensor when there are none."""
-    found = edits(rows, logits.shape[-1])
+    found = edits(rows, sampled_vocab)
     if found is None:
         return logits
     places = _uploaded(np.stack((found.rows, found.tokens)), logits.device).unbind()
@@ -113,7 +113,7 @@ def _edited(logits: Tensor, rows: Sequence[Row]) -> Tensor:
     return logits.index_put(places, cells.to(logits.dtype))
 
 
-def _within(edited: Tensor, logits: Tensor, allowed: NDArray[np.uint8]) -> Tensor:
+def _within(edited: Tensor, logits: Tensor, allowed: NDArray[np.uint8], sampled_vocab: int) -> Tensor:
     """The edited logits [R, V] without the tokens that the rows' grammars forbid.
 
     Where bans leave a grammar no token they give way: an output ends where its grammar does, min_tokens or not.
@@ -122,7 +122,7 @@ def _within(edited: Tensor, logits: Tensor, allowed: NDArray[np.uint8]) -> Tenso
     kept = edited.masked_fill(forbidden, -torch.inf)
     if edited is logits:
         return kept
-    without = kept.amax(-1, keepdim=True).isneginf()  # [R, 1]
+    without = kept[:, :sampled_vocab].amax(-1, keepdim=True).isneginf()  # [R, 1]
     return kept.where(~without, logits.masked_fill(forbidden, -torch.inf))
 
 

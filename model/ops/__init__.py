@@ -1,5 +1,8 @@
 """The four seams where fast code plugs in, and the one place that chooses what is behind them."""
 
+from dataclasses import replace
+from importlib.util import find_spec
+
 import torch
 
 from model.config import ModelConfig
@@ -18,6 +21,10 @@ def select_ops(config: ModelConfig, device: torch.device, batch_invariant: bool 
     match device.type:
         case "cpu" if (kernels := library()) is not None:
             return CpuOps(kernels, plain).ops()
+        case "cuda" if find_spec("triton") is not None:
+            from model.kernels.gpu.sampling import draw  # loads triton, which only a GPU needs
+
+            return replace(plain, draw=draw)
         case "cpu" | "cuda":
             return plain
         case other:

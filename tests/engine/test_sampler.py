@@ -269,8 +269,8 @@ def test_nothing_waits_for_the_device():
     """A tensor on the device meta has no values: whoever asks for one fails."""
     logits = torch.empty(3, 40, device="meta")
     rows = [row(n, logprobs=3, min_tokens=9, stop_token_ids=(n, 50), logit_bias=((7, 1.0),)) for n in range(3)]
-    edited = _edited(logits, rows)
-    assert _within(edited, logits, np.ones((3, 6), np.uint8)).shape == (3, 40)
+    edited = _edited(logits, rows, 40)
+    assert _within(edited, logits, np.ones((3, 6), np.uint8), 40).shape == (3, 40)
     tokens = draw_reference(edited, torch.empty(3, 5, dtype=torch.float64, device="meta"))
     assert tokens.shape == (3,)
     assert [each.shape for each in _logprobs(logits, tokens, ((0, 2), (2, 5)))] == [(2,), (2, 5), (2, 5)]

@@ -8,26 +8,21 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from model.batch import ForwardBatch
-from model.config import ModelConfig
-from model.kernels.gpu.attention import attend
-from model.kernels.gpu.attention_plan import Tiling, plan
 from model.kernels.gpu.combine import combine
 from model.kernels.gpu.norm import add_norm
 from model.kernels.gpu.rotary import rotate_and_store
 from model.kernels.gpu.router import route
+from model.kernels.gpu.sampling import draw
 from model.kernels.gpu.sort import sort_pairs
-from model.kv_cache import KVCache, LayerCache
+from model.kv_cache import LayerCache
 from model.layers import Rotation
 
 ARCHS = ("sm_80", "sm_86", "sm_90")
 HIDDEN, INNER, EXPERTS, TOP_K = 4096, 14336, 8, 2
 HEADS, KV_HEADS, HEAD_DIM = 32, 8, 128
-MODEL = ModelConfig(32000, HIDDEN, INNER, 32, HEADS, KV_HEADS, HEAD_DIM, EXPERTS, TOP_K)
 BLOCK_SIZE, NUM_BLOCKS = 16, 4096
-PROCESSORS = 132
 EPS = 1e-5
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass(frozen=True)
@@ -86,22 +81,6 @@ def call_rotary(launch: Launch) -> None:
     rotate_and_store(qkv, Rotation(angles, angles), slots, pages(launch.dtype), (HEADS, KV_HEADS))
 
 
-def call_attention(launch: Launch) -> None:
-    """A token of each sequence; from 100 on, two prompts and 24 decode rows, with long contexts to be cut."""
-    counts, ends = (1,) * launch.tokens, (4000,) * launch.tokens
-    if launch.tokens >= 100:
-        prompt = (launch.tokens - 24) // 2
-        counts, ends = (prompt, launch.tokens - 24 - prompt, *(1,) * 24), (prompt, 32000, 32000, *(100,) * 23)
-    whole, long = (meta(launch.tokens, dtype=dtype) for dtype in (torch.int32, torch.int64))
-    table = meta(len(counts), 2048, dtype=torch.int32)
-    batch = ForwardBatch(long, long, long, whole, whole[: len(counts)], table, long, counts, ends)
-    layer = pages(launch.dtype)
-    tiling = Tiling.of(MODEL, launch.dtype, launch.arch, PROCESSORS)
-    q = meta(launch.tokens, HEADS, HEAD_DIM, dtype=launch.dtype)
-    for window in None, 4096:
-        attend(q, layer, plan(batch, KVCache((layer,), BLOCK_SIZE, NUM_BLOCKS), window, tiling))
-
-
 def call_combine(launch: Launch) -> None:
     x, weight = meta(launch.tokens, HIDDEN, dtype=launch.dtype), meta(HIDDEN, dtype=launch.dtype)
     weights = meta(launch.tokens, TOP_K, dtype=torch.float32)
@@ -109,6 +88,13 @@ def call_combine(launch: Launch) -> None:
         partials = meta(splits, launch.tokens * TOP_K, HIDDEN, dtype=torch.float32)
         combine(partials, weights, x, weight, EPS)
         combine(partials, weights, x, None, EPS)  # behind the last layer
+
+
+def call_sampling(launch: Launch) -> None:
+    """As many logits as are sampled of all, of this vocabulary and of a larger one that no power of two divides."""
+    controls = meta(launch.tokens, 5, dtype=torch.float64)
+    for vocab, sampled in (32000, 32000), (151936, 151643):
+        draw(meta(launch.tokens, vocab, dtype=torch.float32)[:, :sampled], controls)
 
 
 @triton.jit
@@ -133,7 +119,7 @@ CALLS: dict[str, Callable[[Launch], None]] = {
     "sort.sort_pairs": call_sort,
     "rotary.rotate_and_store": call_rotary,
     "combine.combine": call_combine,
-    "attention.attend": call_attention,
+    "sampling.draw": call_sampling,
 }
 # What must be found fault with.
 FAULTY: dict[str, Callable[[Launch], None]] = {"spilling": call_producting, "waiting": call_waiting}
@@ -145,9 +131,8 @@ def launches() -> Iterator[Launch]:
     for arch in ARCHS:
         for op in "norm.add_norm", "router.route", "rotary.rotate_and_store", "combine.combine":
             yield from (Launch(op, arch, "bf16", tokens) for tokens in (1, 24, 4095))
-        yield from (Launch("attention.attend", arch, "bf16", tokens) for tokens in (1, 24, 4095))
-        yield Launch("attention.attend", arch, "fp32", 4095)
         yield from (Launch("sort.sort_pairs", arch, "", tokens) for tokens in (1, 24, 512, 4095))
-    for op in "norm.add_norm", "router.route", "rotary.rotate_and_store", "combine.combine", "attention.attend":
+        yield from (Launch("sampling.draw", arch, "fp32", rows) for rows in (1, 24))
+    for op in "norm.add_norm", "router.route", "rotary.rotate_and_store", "combine.combine":
         yield Launch(op, "sm_90", "fp16", 24)
     yield from (Launch(op, "sm_90", "bf16", 24) for op in FAULTY)

@@ -67,15 +67,3 @@ def test_serving_compiles_nothing_anew(outcomes: list[Outcome]) -> None:
             key = (outcome.launch.arch, outcome.launch.kind, kernel.name, str(kernel.constants), str(kernel.warps))
             variants[key].add(kernel.types)
     assert [(key, types) for key, types in variants.items() if len(types) > 1] == []
-
-
-def test_attention_reads_keys_several_tiles_ahead_and_multiplies_on_matrix_units(outcomes: list[Outcome]) -> None:
-    """Sixteen bytes at a time, straight into shared memory; prompts with warpgroup instructions where there are any."""
-    attention = [(arch, kernel) for arch, kernel in kernels(outcomes) if kernel.name == "_attend"]
-    assert all(kernel.instructions["cp.async 16"] for _, kernel in attention)
-    assert not any(kernel.instructions["cp.async less"] for _, kernel in attention)
-    prompts = [(arch, kernel) for arch, kernel in attention if kernel.constants["ROWS"] == "128"]
-    assert {arch for arch, _ in prompts} == DEVICES.keys()
-    for arch, kernel in prompts:
-        assert bool(kernel.instructions["wgmma"]) == (arch == "sm_90"), kernel
-        assert bool(kernel.instructions["mma"]) == (arch != "sm_90"), kernel

@@ -1,20 +1,43 @@
 """Which functions stand behind the seams of which device."""
 
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import torch
 
 from model.kernels.cpu.library import library
 from model.ops import select_ops
 from model.ops.experts import experts
+from model.ops.invariant import INVARIANT
 from model.ops.linear import linear, linear_reference
+from model.ops.seams import TORCH
 from model.quantization import Int8Weight
 from tests.model.test_kv_cache import CONFIG
+
+ROOT = Path(__file__).parents[3]
 
 
 def test_without_kernels_cpu_and_cuda_run_the_same_torch_code(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("model.ops.library", lambda: None)
+    monkeypatch.setattr("model.ops.find_spec", lambda _: None)
     assert select_ops(CONFIG, torch.device("cpu")) == select_ops(CONFIG, torch.device("cuda", 1))
     assert select_ops(CONFIG, torch.device("cpu")).experts is experts
+
+
+def test_on_a_gpu_with_triton_its_kernel_draws() -> None:
+    sampling = pytest.importorskip("model.kernels.gpu.sampling", exc_type=ImportError)
+    cuda = torch.device("cuda")
+    assert select_ops(CONFIG, cuda) == replace(TORCH, draw=sampling.draw)
+    assert select_ops(CONFIG, cuda, batch_invariant=True) == replace(INVARIANT, draw=sampling.draw)
+
+
+def test_a_cpu_never_loads_triton() -> None:
+    code = """import sys, torch, engine.runner; from model.ops import select_ops
+select_ops(None, torch.device("cpu")); sys.exit("triton" in sys.modules)"""
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
 @pytest.mark.skipif(library() is None, reason="the C kernels were not built")
