@@ -58,11 +58,7 @@ static void *take(Layout *layout, int64_t items, size_t size) {
 
 static Rows take_rows(Layout *layout, int64_t rows, int64_t inputs) {
     const int64_t groups = round_up(inputs, GROUP) / GROUP;
-    Rows out = {.groups = groups};
-    out.quants = take(layout, rows * groups * GROUP, sizeof(int8_t));
-    out.scales = take(layout, rows * groups, sizeof(float));
-    out.sums = take(layout, rows * groups, sizeof(int32_t));
-    return out;
+    return (Rows){take(layout, rows * groups, sizeof(Group)), groups};
 }
 
 void octavo_quantise(const Weight *weight, const Source *source) { LEVEL[level]->quantise(weight, source); }

@@ -76,19 +76,17 @@ static void inner_group(const ExpertsCall *call, int64_t expert, int64_t group) 
     const int64_t end = call->starts[expert + 1];
     for (int64_t at = call->starts[expert]; at < end; at += ROWS) {
         const int count = (int)(end - at < ROWS ? end - at : ROWS);
-        Operand rows[ROWS];
+        const Group *rows[ROWS];
         vf gate[ROWS], up[ROWS], half[2][ROWS];
         const int64_t next = group + 1 < call->inner.groups ? fetch_ahead(call, expert, at, 4) : 0;
-        for (int r = 0; r < count; r++) rows[r] = operand(&call->rows, call->order[at + r] / call->experts->top_k);
+        for (int r = 0; r < count; r++) rows[r] = row_of(&call->rows, call->order[at + r] / call->experts->top_k);
         for (int h = 0; h < 2; h++) {
             products(gate_up, group * 4 + h * 2, rows, count, next, gate);
             products(gate_up, group * 4 + h * 2 + 1, rows, count, next, up);
             for (int r = 0; r < count; r++) half[h][r] = vf_mul(silu(gate[r]), up[r]);
         }
         for (int r = 0; r < count; r++) {
-            const int64_t to = (at + r) * call->inner.groups + group;
-            quantise_group(half[0][r], half[1][r], call->inner.quants + to * GROUP, call->inner.scales + to,
-                           call->inner.sums + to);
+            quantise_group(half[0][r], half[1][r], row_of(&call->inner, at + r) + group);
         }
     }
 }
@@ -103,9 +101,9 @@ static void output_tile(const ExpertsCall *call, int64_t expert, int64_t tile) {
     const int64_t end = call->starts[expert + 1], hidden = call->experts->hidden;
     for (int64_t at = call->starts[expert]; at < end; at += ROWS) {
         const int count = (int)(end - at < ROWS ? end - at : ROWS);
-        Operand rows[ROWS];
+        const Group *rows[ROWS];
         vf out[ROWS];
-        for (int r = 0; r < count; r++) rows[r] = operand(&call->inner, at + r);
+        for (int r = 0; r < count; r++) rows[r] = row_of(&call->inner, at + r);
         const int64_t next = (tile + 1) * TILE < hidden ? fetch_ahead(call, expert, at, 1) : 0;
         products(&call->experts->down[expert], tile, rows, count, next, out);
         for (int r = 0; r < count; r++) store_padded(call->outputs + (at + r) * hidden, tile * TILE, hidden, out[r]);

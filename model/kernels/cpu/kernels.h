@@ -5,13 +5,20 @@
 #include "octavo.h"
 #include "pool.h"
 
-/* Activations in int8: for each row and group of inputs a scale, and the sum of the integers. */
+/* Activations of a group of inputs in int8. */
 typedef struct {
-    int8_t *quants; /* [rows, inputs], inputs padded to whole groups */
-    float *scales;  /* [rows, groups] */
-    int32_t *sums;  /* [rows, groups] */
+    int8_t quants[GROUP];
+    float scale;
+    int32_t sum; /* of the integers */
+} Group;
+
+/* Activations in int8; the last group of a row is padded with zeros. */
+typedef struct {
+    Group *all; /* [rows, groups] */
     int64_t groups;
 } Rows;
+
+static inline Group *row_of(const Rows *rows, int64_t row) { return rows->all + row * rows->groups; }
 
 typedef struct {
     const float *x, *weight;

@@ -12,9 +12,9 @@ static void linear_tiles(const void *arguments, int64_t first, int64_t last) {
     for (int64_t tile = first; tile < last; tile++) {
         for (int64_t t = 0; t < call->tokens; t += ROWS) {
             const int count = (int)(call->tokens - t < ROWS ? call->tokens - t : ROWS);
-            Operand rows[ROWS];
+            const Group *rows[ROWS];
             vf out[ROWS];
-            for (int r = 0; r < count; r++) rows[r] = operand(&call->rows, t + r);
+            for (int r = 0; r < count; r++) rows[r] = row_of(&call->rows, t + r);
             products(call->weight, tile, rows, count, 0, out);
             for (int r = 0; r < count; r++) {
                 float *to = call->out + (t + r) * outputs;

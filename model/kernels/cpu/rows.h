@@ -63,22 +63,21 @@ static void normalise(const float *x, const float *weight, float eps, int64_t si
 }
 
 /* One group in int8: scale = largest magnitude / 127. What is not finite makes the scale so, and with it the result. */
-static inline void quantise_group(vf low, vf high, int8_t *quants, float *scale, int32_t *sum) {
+static inline void quantise_group(vf low, vf high, Group *out) {
     const vf poison = vf_mul(vf_add(vf_mul(low, vf_set1(0)), high), vf_set1(0));
     const float most = vf_most(vf_max(vf_abs(low), vf_abs(high)));
-    *scale = most / 127.0f;
-    const vf divisor = vf_set1(most > 0 ? *scale : 1.0f);
-    vf_store_int8(quants, vf_round(vf_div(low, divisor)));
-    vf_store_int8(quants + TILE, vf_round(vf_div(high, divisor)));
-    *scale += sum_of(poison);
-    *sum = 0;
-    for (int n = 0; n < GROUP; n++) *sum += quants[n];
+    const float scale = most / 127.0f;
+    const vf divisor = vf_set1(most > 0 ? scale : 1.0f);
+    vf_store_int8(out->quants, vf_round(vf_div(low, divisor)));
+    vf_store_int8(out->quants + TILE, vf_round(vf_div(high, divisor)));
+    out->scale = scale + sum_of(poison);
+    out->sum = 0;
+    for (int n = 0; n < GROUP; n++) out->sum += out->quants[n];
 }
 
 static void quantise_row(const float *x, int64_t size, const Rows *rows, int64_t row) {
     for (int64_t g = 0; g < rows->groups; g++) {
-        const int64_t at = row * rows->groups + g;
         const vf low = load_padded(x, g * GROUP, size), high = load_padded(x, g * GROUP + TILE, size);
-        quantise_group(low, high, rows->quants + at * GROUP, rows->scales + at, rows->sums + at);
+        quantise_group(low, high, row_of(rows, row) + g);
     }
 }
