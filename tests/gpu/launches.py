@@ -8,21 +8,31 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from model.batch import ForwardBatch
+from model.config import ModelConfig
+from model.kernels.gpu import configs, experts
+from model.kernels.gpu.attention import attend
+from model.kernels.gpu.attention_plan import Tiling, plan
 from model.kernels.gpu.combine import combine
 from model.kernels.gpu.norm import add_norm
 from model.kernels.gpu.rotary import rotate_and_store
 from model.kernels.gpu.router import route
 from model.kernels.gpu.sampling import draw
 from model.kernels.gpu.sort import sort_pairs
-from model.kv_cache import LayerCache
+from model.kv_cache import KVCache, LayerCache
 from model.layers import Rotation
+from model.memory import zeros_on
+from model.rows import Fp8Rows, Int4Rows, Int8GroupRows, Int8Rows, Stack
 
 ARCHS = ("sm_80", "sm_86", "sm_90")
 HIDDEN, INNER, EXPERTS, TOP_K = 4096, 14336, 8, 2
 HEADS, KV_HEADS, HEAD_DIM = 32, 8, 128
+MODEL = ModelConfig(32000, HIDDEN, INNER, 32, HEADS, KV_HEADS, HEAD_DIM, EXPERTS, TOP_K)
+PROCESSORS = 132
 BLOCK_SIZE, NUM_BLOCKS = 16, 4096
 EPS = 1e-5
-DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+ROWS = {"int8": Int8Rows, "int8 groups": Int8GroupRows, "int4": Int4Rows, "fp8": Fp8Rows}
 
 
 @dataclass(frozen=True)
@@ -57,6 +67,27 @@ def pages(dtype: torch.dtype) -> LayerCache:
     return LayerCache(*blocks, *slots)
 
 
+def stack(kind: str, out: int, inputs: int) -> Stack:
+    """The weights of all experts, of a kind of DTYPES or ROWS."""
+    if kind in DTYPES:
+        return Stack.of(meta(EXPERTS, out, inputs, dtype=DTYPES[kind]).unbind())
+    return Stack.of(ROWS[kind].stack(EXPERTS, (out, inputs), zeros_on(torch.device("meta"))))
+
+
+def call_gate_up(launch: Launch) -> None:
+    weights = stack(launch.kind, 2 * INNER, HIDDEN)
+    config = configs.choose("experts.gate_up", weights.kind, weights.shape, launch.tokens, launch.arch)
+    pairs = sort_pairs(meta(launch.tokens, TOP_K, dtype=torch.int32), EXPERTS, config.tokens)
+    experts.gate_up(meta(launch.tokens, HIDDEN, dtype=launch.dtype), weights, pairs, TOP_K, config)
+
+
+def call_down(launch: Launch) -> None:
+    weights = stack(launch.kind, HIDDEN, INNER)
+    config = configs.choose("experts.down", weights.kind, weights.shape, launch.tokens, launch.arch)
+    pairs = sort_pairs(meta(launch.tokens, TOP_K, dtype=torch.int32), EXPERTS, config.tokens)
+    experts.down(meta(launch.tokens * TOP_K, INNER, dtype=launch.dtype), weights, pairs, config)
+
+
 def call_norm(launch: Launch) -> None:
     x, weight = meta(launch.tokens, HIDDEN, dtype=launch.dtype), meta(HIDDEN, dtype=launch.dtype)
     add_norm(x, x, weight, EPS)
@@ -79,6 +110,22 @@ def call_rotary(launch: Launch) -> None:
     angles = meta(launch.tokens, 1, HEAD_DIM, dtype=torch.float32)
     slots = meta(launch.tokens, dtype=torch.int64)
     rotate_and_store(qkv, Rotation(angles, angles), slots, pages(launch.dtype), (HEADS, KV_HEADS))
+
+
+def call_attention(launch: Launch) -> None:
+    """A token of each sequence; from 100 on, two prompts and 24 decode rows, with long contexts to be cut."""
+    counts, ends = (1,) * launch.tokens, (4000,) * launch.tokens
+    if launch.tokens >= 100:
+        prompt = (launch.tokens - 24) // 2
+        counts, ends = (prompt, launch.tokens - 24 - prompt, *(1,) * 24), (prompt, 32000, 32000, *(100,) * 23)
+    whole, long = (meta(launch.tokens, dtype=dtype) for dtype in (torch.int32, torch.int64))
+    table = meta(len(counts), 2048, dtype=torch.int32)
+    batch = ForwardBatch(long, long, long, whole, whole[: len(counts)], table, long, counts, ends)
+    layer = pages(launch.dtype)
+    tiling = Tiling.of(MODEL, launch.dtype, launch.arch, PROCESSORS)
+    q = meta(launch.tokens, HEADS, HEAD_DIM, dtype=launch.dtype)
+    for window in None, 4096:
+        attend(q, layer, plan(batch, KVCache((layer,), BLOCK_SIZE, NUM_BLOCKS), window, tiling))
 
 
 def call_combine(launch: Launch) -> None:
@@ -104,7 +151,7 @@ def _product(a, b, product, size: tl.constexpr):
     tl.store(product + square, tl.dot(tl.load(a + square), tl.load(b + square)))
 
 
-def call_producting(launch: Launch) -> None:
+def call_spilling(launch: Launch) -> None:
     x = meta(32, 32, dtype=launch.dtype)
     _product[(1,)](x, x, meta(32, 32, dtype=torch.float32), size=32, num_warps=1, maxnreg=32)
 
@@ -114,25 +161,40 @@ def call_waiting(launch: Launch) -> None:
 
 
 CALLS: dict[str, Callable[[Launch], None]] = {
+    "experts.gate_up": call_gate_up,
+    "experts.down": call_down,
     "norm.add_norm": call_norm,
     "router.route": call_router,
     "sort.sort_pairs": call_sort,
     "rotary.rotate_and_store": call_rotary,
     "combine.combine": call_combine,
+    "attention.attend": call_attention,
     "sampling.draw": call_sampling,
 }
 # What must be found fault with.
-FAULTY: dict[str, Callable[[Launch], None]] = {"spilling": call_producting, "waiting": call_waiting}
+FAULTY: dict[str, Callable[[Launch], None]] = {"spilling": call_spilling, "waiting": call_waiting}
 CALLS |= FAULTY
 
 
 def launches() -> Iterator[Launch]:
-    """One at least of every kernel, configuration, kind and architecture."""
+    """One at least of every kernel, configuration, kind of weights and architecture."""
     for arch in ARCHS:
         for op in "norm.add_norm", "router.route", "rotary.rotate_and_store", "combine.combine":
             yield from (Launch(op, arch, "bf16", tokens) for tokens in (1, 24, 4095))
         yield from (Launch("sort.sort_pairs", arch, "", tokens) for tokens in (1, 24, 512, 4095))
+        yield from (Launch("attention.attend", arch, "bf16", tokens) for tokens in (1, 24, 4095))
+        yield Launch("attention.attend", arch, "fp32", 4095)
         yield from (Launch("sampling.draw", arch, "fp32", rows) for rows in (1, 24))
-    for op in "norm.add_norm", "router.route", "rotary.rotate_and_store", "combine.combine":
+    yield from of_experts()
+    for op in sorted(CALLS.keys() - FAULTY):
         yield Launch(op, "sm_90", "fp16", 24)
     yield from (Launch(op, "sm_90", "bf16", 24) for op in FAULTY)
+
+
+def of_experts() -> Iterator[Launch]:
+    """Of every line of the table, and of what shares its lines with another kind."""
+    for entry in sorted(configs.table()):
+        if entry.op.startswith("experts."):
+            yield Launch(entry.op, entry.arch, entry.kind, entry.up_to)
+            if entry.kind == "int8" and entry.up_to in (16, 64):
+                yield Launch(entry.op, entry.arch, "int8 groups", entry.up_to)

@@ -14,6 +14,8 @@ from tests.gpu.devices import DEVICES
 from tests.gpu.launches import FAULTY
 
 ROOT = Path(__file__).parents[2]
+SIZES = ("ROWS", "TOKENS", "INPUTS", "STAGES")
+BYTES = {"bf16": 2, "fp16": 2, "fp32": 4, "int8": 1, "fp8": 1, "int4": 0.5}
 
 
 @pytest.fixture(scope="module")
@@ -31,6 +33,11 @@ def kernels(outcomes: list[Outcome]) -> Iterator[tuple[str, Kernel]]:
     for outcome in outcomes:
         if outcome.launch.op not in FAULTY:
             yield from ((outcome.launch.arch, kernel) for kernel in outcome.kernels)
+
+
+def products(outcomes: list[Outcome]) -> Iterator[tuple[str, Kernel]]:
+    """Of kernels that multiply weights."""
+    return ((arch, kernel) for arch, kernel in kernels(outcomes) if "KIND" in kernel.constants)
 
 
 def test_everything_compiles_and_waits_for_nothing(outcomes: list[Outcome]) -> None:
@@ -65,5 +72,48 @@ def test_serving_compiles_nothing_anew(outcomes: list[Outcome]) -> None:
     for outcome in outcomes:
         for kernel in outcome.kernels:
             key = (outcome.launch.arch, outcome.launch.kind, kernel.name, str(kernel.constants), str(kernel.warps))
-            variants[key].add(kernel.types)
+            if "KIND" not in kernel.constants:
+                variants[key].add(kernel.types)
     assert [(key, types) for key, types in variants.items() if len(types) > 1] == []
+
+
+def test_products_run_on_the_matrix_units(outcomes: list[Outcome]) -> None:
+    """wgmma where there is one and what it needs: 64 rows, 16 tokens, 4 warps; mma.sync elsewhere; not for float32."""
+    for arch, kernel in products(outcomes):
+        rows, tokens = int(kernel.constants["ROWS"]), int(kernel.constants["TOKENS"])
+        wide = arch == "sm_90" and rows % 64 == 0 and tokens >= 16 and kernel.warps % 4 == 0
+        meant = set() if kernel.constants["KIND"] == "fp32" else {"wgmma" if wide else "mma"}
+        assert {name for name in ("wgmma", "mma") if kernel.instructions[name]} == meant, (arch, kernel)
+
+
+def test_weights_are_copied_16_bytes_at_a_time(outcomes: list[Outcome]) -> None:
+    """But for 8 bits with wgmma, which reads its registers from an arrangement in eights."""
+    for arch, kernel in products(outcomes):
+        kind, sizes = kernel.constants["KIND"], {name: int(kernel.constants[name]) for name in SIZES}
+        if kind in ("int8", "fp8") and kernel.instructions["wgmma"]:
+            continue
+        tile = sizes["ROWS"] * sizes["INPUTS"] * BYTES[kind]
+        assert kernel.instructions["cp.async 16"] >= sizes["STAGES"] * tile / (16 * 32 * kernel.warps), (arch, kernel)
+
+
+def test_enough_bytes_are_under_way(outcomes: list[Outcome]) -> None:
+    """Of a token's weights: at 3 TB/s and 600 ns 14 KB for each multiprocessor of an H100, and then twice that."""
+    for outcome in outcomes:
+        for kernel in outcome.kernels:
+            if "KIND" in kernel.constants and outcome.launch.tokens <= 32 and kernel.constants["KIND"] != "fp32":
+                sizes = {name: int(kernel.constants[name]) for name in SIZES}
+                tile = sizes["ROWS"] * sizes["INPUTS"] * BYTES[kernel.constants["KIND"]]
+                programs = DEVICES[outcome.launch.arch].resident(kernel.warps, kernel.registers, kernel.shared)
+                assert programs * (sizes["STAGES"] - 1) * tile >= 28 << 10, (outcome.launch, kernel)
+
+
+def test_attention_reads_keys_several_tiles_ahead_and_multiplies_on_matrix_units(outcomes: list[Outcome]) -> None:
+    """Sixteen bytes at a time, straight into shared memory; prompts with warpgroup instructions where there are any."""
+    attention = [(arch, kernel) for arch, kernel in kernels(outcomes) if kernel.name == "_attend"]
+    assert all(kernel.instructions["cp.async 16"] for _, kernel in attention)
+    assert not any(kernel.instructions["cp.async less"] for _, kernel in attention)
+    prompts = [(arch, kernel) for arch, kernel in attention if kernel.constants["ROWS"] == "128"]
+    assert {arch for arch, _ in prompts} == DEVICES.keys()
+    for arch, kernel in prompts:
+        assert bool(kernel.instructions["wgmma"]) == (arch == "sm_90"), kernel
+        assert bool(kernel.instructions["mma"]) == (arch != "sm_90"), kernel

@@ -26,11 +26,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from model.kernels.gpu.attention_plan import GpuPlan, Launch
+from model.kernels.gpu.attention_plan import MOST_SPLITS, GpuPlan, Launch
 from model.kv_cache import LayerCache
 
-FOLD_AT_ONCE = 16  # partial results that one program of the fold holds at a time
-FOLD_WARPS = 2
+FOLD_WARPS = 4
 
 
 def attend(q: Tensor, pages: LayerCache, plan: GpuPlan) -> Tensor:
@@ -60,7 +59,7 @@ def _run(launch: Launch, plan: GpuPlan, q: Tensor, pages: LayerCache, results: t
         plan.table,
         plan.kv_lens,
         launch.items,
-        plan.table.shape[1],
+        plan.table.stride(0),
         launch.splits,
         q.stride(0),
         head_dim**-0.5 * math.log2(math.e),
@@ -88,13 +87,13 @@ def _run_fold(launch: Launch, plan: GpuPlan, heads: int, results: tuple[Tensor, 
         WINDOW=plan.window or 0,
         TOKENS=launch.tokens,
         KEYS=launch.config.inputs,
-        AT_ONCE=FOLD_AT_ONCE,
+        AT_ONCE=MOST_SPLITS,
         num_warps=FOLD_WARPS,
     )
 
 
 # What differs from step to step is not looked at when compiling: serving must never wait for a compiler.
-@triton.jit(do_not_specialize=["width", "splits"], do_not_specialize_on_alignment=["table", "kv_lens", "items"])
+@triton.jit(do_not_specialize=["table_stride", "splits"], do_not_specialize_on_alignment=["table", "kv_lens", "items"])
 def _attend(
     out,  # [T, Hq * D]
     partials,  # [slots, TOKENS, Hq, D] float32
@@ -102,10 +101,10 @@ def _attend(
     q,  # [T, Hq, D]
     keys,  # [blocks, BLOCK, Hkv, D]
     values,
-    table,  # [N, width] int32
+    table,  # [N, B] int32
     kv_lens,  # [N] int32
-    items,  # [count, 8] int32, or None: one token a sequence
-    width,
+    items,  # [count, 7] int32, or None: one token a sequence
+    table_stride,
     splits,
     q_stride,
     scale,  # of the scores, whose exponentials are powers of two
@@ -131,7 +130,7 @@ def _attend(
     real = token < tokens
     inside = real[:, None] & (dims < HEAD)[None, :]
     queries = tl.load(q + (row + token)[:, None] * q_stride + head[:, None] * HEAD + dims[None, :], inside, 0.0)
-    pages = (keys + kv_head * HEAD, values + kv_head * HEAD, table + sequence * width)
+    pages = (keys + kv_head * HEAD, values + kv_head * HEAD, table + sequence * table_stride)
     sums, highest, total = _sweep(
         queries, pages, position, token, tokens, low, high, scale, (KV_HEADS * HEAD, HEAD, BLOCK, WINDOW, KEYS)
     )
@@ -149,7 +148,7 @@ def _attend(
 
 @triton.jit
 def _listed(items):
-    item = items + tl.program_id(1) * 8
+    item = items + tl.program_id(1) * 7
     sequence, row, position, tokens = tl.load(item), tl.load(item + 1), tl.load(item + 2), tl.load(item + 3)
     low, high, slot = tl.load(item + 4), tl.load(item + 5), tl.load(item + 6)
     return sequence, row, position, tokens, low, high, slot
@@ -255,7 +254,7 @@ def _fold(
     partials,
     logs,
     kv_lens,
-    parts,  # [folds, 8] int32, or None: sequence n has the splits from n * splits
+    parts,  # [folds, 4] int32, or None: sequence n has the splits from n * splits
     splits,
     HEADS: tl.constexpr,
     HEAD: tl.constexpr,
@@ -270,7 +269,7 @@ def _fold(
         _, tiles, share = _shares(tl.load(kv_lens + tile), splits, WINDOW, KEYS)
         row, slot, count = tile, tile * splits, tl.cdiv(tiles, tl.maximum(share, 1))
     else:
-        part = parts + tile * 8
+        part = parts + tile * 4
         row, tokens, slot, count = tl.load(part), tl.load(part + 1), tl.load(part + 2), tl.load(part + 3)
         if index // HEADS >= tokens:
             return

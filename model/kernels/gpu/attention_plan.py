@@ -14,6 +14,8 @@ the 4 of a decode row, what memory bounds would be bound by arithmetic.
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -24,10 +26,10 @@ from model.kernels.gpu.configs import Config, choose
 from model.kv_cache import KVCache
 from model.precision import SHORT
 
-FIELDS = 8  # int32 of one row of the uploaded table, one 32-byte sector
 # Programs wanted for each multiprocessor. Several, so that the last to end does so soon after the others; not many, for
 # each cut of a tile's keys costs a partial result, and in a captured graph a program that may find nothing to do.
 PROGRAMS = 4
+MOST_SPLITS = 32  # of a decode row's keys: what a program of the fold holds at once
 LEAST_TILES = 2  # key tiles that a program is worth starting for
 LONGEST = 8192  # new tokens of a sequence, as the table of configurations counts them; one is a decode row
 
@@ -65,8 +67,8 @@ class Launch:
     splits: int  # programs that share a tile's keys; of listed items, one
     slots: int  # partial results; 0: each tile is one program's
     folds: int  # tiles to be put together from those
-    items: Tensor | None  # [count, FIELDS] int32: see _Item; None: item n is the one token of sequence n
-    parts: Tensor | None  # [folds, FIELDS] int32: see _Fold
+    items: Tensor | None  # [count * 7] int32: see _Item; None: item n is the one token of sequence n
+    parts: Tensor | None  # [folds * 4] int32: see _Fold
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,8 +81,7 @@ class GpuPlan:
     launches: tuple[Launch, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class _Item:
+class _Item(NamedTuple):
     """One program's work (for each KV head): consecutive new tokens of one sequence, and the key tiles low to high."""
 
     sequence: int
@@ -95,21 +96,14 @@ class _Item:
     def tiles(self) -> int:
         return self.high - self.low
 
-    def fields(self) -> tuple[int, ...]:
-        return self.sequence, self.row, self.position, self.tokens, self.low, self.high, self.slot, 0
 
-
-@dataclass(frozen=True, slots=True)
-class _Fold:
-    """A tile whose results lie in `count` slots from `slot`."""
+class _Fold(NamedTuple):
+    """A tile whose results lie in slots, `pieces` of them."""
 
     row: int
     tokens: int
-    slot: int
-    count: int
-
-    def fields(self) -> tuple[int, ...]:
-        return self.row, self.tokens, self.slot, self.count, 0, 0, 0, 0
+    slot: int  # the first
+    pieces: int
 
 
 def plan(batch: ForwardBatch, cache: KVCache, window: int | None, tiling: Tiling) -> GpuPlan:
@@ -126,7 +120,7 @@ def _decode(batch: ForwardBatch, block_size: int, window: int | None, tiling: Ti
     count, width = batch.block_table.shape
     longest = width * block_size if window is None else min(width * block_size, window + tiling.short.inputs)
     wanted = -(-PROGRAMS * tiling.processors // (count * tiling.kv_heads))
-    splits = max(1, min(wanted, -(-longest // (LEAST_TILES * tiling.short.inputs))))
+    splits = max(1, min(wanted, MOST_SPLITS, -(-longest // (LEAST_TILES * tiling.short.inputs))))
     slots, folds = (count * splits, count) if splits > 1 else (0, 0)
     return Launch(tiling.short, 1, count, splits, slots, folds, None, None)
 
@@ -141,24 +135,23 @@ def _mixed(batch: ForwardBatch, window: int | None, tiling: Tiling) -> tuple[Lau
         whole = _Item(sequence, row, end - count, count, 0, 0)
         (short if fits else long).extend(_tiles(whole, end, window, config, tiling))
         row += count
-    parts = [(config, *_cut(tiles, tiling)) for config, tiles in ((tiling.long, long), (tiling.short, short)) if tiles]
-    rows: list[tuple[int, ...]] = []
-    for _, items, folds in parts:
-        rows += [item.fields() for item in items] + [fold.fields() for fold in folds]
-    lengths = [length for _, items, folds in parts for length in (len(items), len(folds))]
-    tables = iter(_upload(rows, batch.block_table.device).split(lengths))
+    cuts = [(config, *_cut(tiles, tiling)) for config, tiles in ((tiling.long, long), (tiling.short, short)) if tiles]
+    tables: list[Sequence[tuple[int, ...]]] = []
+    for _, items, folds in cuts:
+        tables.extend((items, folds))
+    uploaded = _upload(tables, batch.block_table.device)
     return tuple(
         Launch(
             config=config,
             tokens=_tokens(config, tiling),
             count=len(items),
             splits=1,
-            slots=sum(fold.count for fold in folds),
+            slots=sum(fold.pieces for fold in folds),
             folds=len(folds),
-            items=next(tables),
-            parts=next(tables),
+            items=uploaded[2 * n],
+            parts=uploaded[2 * n + 1],
         )
-        for config, items, folds in parts
+        for n, (config, items, folds) in enumerate(cuts)
     )
 
 
@@ -197,12 +190,13 @@ def _cut(tiles: Sequence[_Item], tiling: Tiling) -> tuple[list[_Item], list[_Fol
             continue
         folds.append(_Fold(tile.row, tile.tokens, slot, len(lows)))
         for index, low in enumerate(lows, slot):
-            items.append(replace(tile, low=low, high=min(low + size, tile.high), slot=index))
+            items.append(tile._replace(low=low, high=min(low + size, tile.high), slot=index))
         slot += len(lows)
     return sorted(items, key=lambda item: -item.tiles), folds
 
 
-def _upload(rows: Sequence[tuple[int, ...]], device: torch.device) -> Tensor:
-    """[rows, FIELDS] int32 on the device; from pinned memory, for which the host need not wait."""
-    table = torch.tensor(rows, dtype=torch.int32, pin_memory=device.type == "cuda")
-    return table.to(device, non_blocking=True)
+def _upload(tables: Sequence[Sequence[tuple[int, ...]]], device: torch.device) -> tuple[Tensor, ...]:
+    """Each of the tables on the device, all in one copy; from pinned memory, for which the host need not wait."""
+    numbers = list(chain.from_iterable(chain.from_iterable(tables)))
+    copied = torch.tensor(numbers, dtype=torch.int32, pin_memory=device.type == "cuda").to(device, non_blocking=True)
+    return copied.split([sum(map(len, table)) for table in tables])
