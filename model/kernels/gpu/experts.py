@@ -33,16 +33,18 @@ from model.rows import GROUP, Stack
 _BAND = tl.constexpr(8)  # blocks of rows
 
 
-def gate_up(normed: Tensor, gate_up: Stack, pairs: Pairs, top_k: int, config: Config) -> Tensor:
+def gate_up(normed: Tensor, gate_up: Stack, pairs: Pairs | Tensor, top_k: int, config: Config) -> Tensor:
     """silu(x w1) * (x w3) of every pair: normed [T, H] -> inner [P, I], row p of the p-th pair of `order`.
 
-    config.rows of a tile are half gate and half up. Raises ValueError where config is not one for these weights, or
-    the pairs were sorted into tiles of another size.
+    pairs: or the experts of unsorted pairs, [P] int32, each a tile of its own (see few.py). config.rows of a tile are
+    half gate and half up; config.inputs are one group at most where groups have scales of their own, and exactly one of
+    int4. Raises ValueError where the rows are not those of the weights, or the pairs not sorted into such tiles.
     """
     hidden = gate_up.shape[0] // 2
+    count, tiles = _count(pairs)
     _check(normed, gate_up, pairs, config)
-    inner = normed.new_empty(pairs.order.shape[0], hidden)
-    tiles, blocks = pairs.tile_expert.shape[0], triton.cdiv(hidden, config.rows // 2)
+    inner = normed.new_empty(count, hidden)
+    blocks = triton.cdiv(hidden, config.rows // 2)
     _gate_up[(tiles * blocks,)](
         normed,
         *_parts(gate_up),
@@ -57,15 +59,16 @@ def gate_up(normed: Tensor, gate_up: Stack, pairs: Pairs, top_k: int, config: Co
     return inner
 
 
-def down(inner: Tensor, down: Stack, pairs: Pairs, config: Config) -> Tensor:
+def down(inner: Tensor, down: Stack, pairs: Pairs | Tensor, config: Config) -> Tensor:
     """inner [P, I] -> partials [S, P, H] float32, row t * k + c of token t's choice c; their sum over S is x w2.
 
-    Raises ValueError as gate_up does.
+    pairs and errors are as of gate_up.
     """
     outputs = down.shape[0]
+    _, tiles = _count(pairs)
     _check(inner, down, pairs, config)
     partials = inner.new_empty(config.splits, inner.shape[0], outputs, dtype=torch.float32)
-    tiles, blocks = pairs.tile_expert.shape[0], triton.cdiv(outputs, config.rows)
+    blocks = triton.cdiv(outputs, config.rows)
     _down[(tiles * blocks, config.splits)](
         inner,
         *_parts(down),
@@ -80,14 +83,19 @@ def down(inner: Tensor, down: Stack, pairs: Pairs, config: Config) -> Tensor:
     return partials
 
 
-def _check(x: Tensor, stack: Stack, pairs: Pairs, config: Config) -> None:
-    if pairs.tile_expert.shape[0] != max_tiles(pairs.order.shape[0], stack.quants.shape[0], config.tokens):
+def _count(pairs: Pairs | Tensor) -> tuple[int, int]:
+    """Pairs and tiles."""
+    if isinstance(pairs, Tensor):
+        return pairs.shape[0], pairs.shape[0]
+    return pairs.order.shape[0], pairs.tile_expert.shape[0]
+
+
+def _check(x: Tensor, stack: Stack, pairs: Pairs | Tensor, config: Config) -> None:
+    count, tiles = _count(pairs)
+    if isinstance(pairs, Pairs) and tiles != max_tiles(count, stack.quants.shape[0], config.tokens):
         raise ValueError(f"The pairs were not sorted into tiles of {config.tokens}.")
     if x.shape[1] != stack.shape[1] or not x.is_contiguous():
         raise ValueError(f"The rows are not contiguous with the {stack.shape[1]} inputs of the weights.")
-    grouped = stack.scales is not None and stack.scales.shape[1] > 1
-    if grouped and stack.kind != "int4" and GROUP % config.inputs:
-        raise ValueError(f"Tiles of {config.inputs} inputs do not divide the groups of {GROUP} that share a scale.")
 
 
 def _parts(stack: Stack) -> tuple[Tensor, Tensor, int, int, int]:
@@ -99,16 +107,20 @@ def _parts(stack: Stack) -> tuple[Tensor, Tensor, int, int, int]:
     return stack.quants, scales, inputs, width, scales.shape[1]
 
 
-def _tiles(pairs: Pairs) -> tuple[Tensor, Tensor, Tensor, Tensor, int]:
+def _tiles(pairs: Pairs | Tensor) -> tuple[Tensor | None, Tensor, Tensor | None, Tensor | None, int]:
+    """Order, each tile's expert, start and end, and how many tiles."""
+    if isinstance(pairs, Tensor):
+        return None, pairs, None, None, pairs.shape[0]
     return pairs.order, pairs.tile_expert, pairs.tile_start, pairs.tile_end, pairs.tile_expert.shape[0]
 
 
 def _options(stack: Stack, config: Config) -> dict[str, int | bool | str]:
     """The compile-time arguments of both kernels."""
-    inputs = GROUP if stack.kind == "int4" else config.inputs
+    grouped = stack.scales is not None and stack.scales.shape[1] > 1
+    inputs = GROUP if stack.kind == "int4" else min(config.inputs, GROUP if grouped else config.inputs)
     return {
         "KIND": stack.kind,
-        "GROUPED": stack.scales is not None and stack.scales.shape[1] > 1,
+        "GROUPED": grouped,
         "ROWS": config.rows,
         "TOKENS": config.tokens,
         "INPUTS": inputs,
@@ -153,18 +165,16 @@ def _gate_up(
     at = block * half + tl.arange(0, ROWS) % half
     row = (at if EVEN_ROWS else tl.minimum(at, hidden - 1)) + tl.arange(0, ROWS) // half * hidden
     quants, scales = _weights(quants_ptr, scales_ptr, expert, row, 2 * hidden, width, groups)
-    start, end = tl.load(tile_start_ptr + tile), tl.load(tile_end_ptr + tile)
-    place = start + tl.arange(0, TOKENS)
-    token = tl.load(order_ptr + tl.minimum(place, end - 1)) // top_k  # the last one again where there is no more
+    place, there = _places(tile_start_ptr, tile_end_ptr, tile, TOKENS)
+    token = _pairs(order_ptr, place, there) // top_k
     x = x_ptr + token.to(tl.int64)[None, :] * inputs
     steps = steps_of(inputs, KIND, INPUTS)
-    acc = product(x, quants, scales, 2 * hidden, inputs, 0, steps, KIND, GROUPED, INPUTS, EVEN, STAGES)
+    acc = product(x, there, quants, scales, 2 * hidden, inputs, 0, steps, KIND, GROUPED, INPUTS, EVEN, STAGES)
     gate, up = tl.split(tl.permute(tl.reshape(acc, (2, half, TOKENS)), (1, 2, 0)))
     swiglu = gate * tl.sigmoid(gate) * up  # [half, TOKENS]
     at = block * half + tl.arange(0, half)
-    there = (place < end)[None, :] & (at < hidden)[:, None]
     inner = inner_ptr + place.to(tl.int64)[None, :] * hidden + at[:, None]
-    tl.store(inner, swiglu.to(inner_ptr.dtype.element_ty), mask=there)
+    tl.store(inner, swiglu.to(inner_ptr.dtype.element_ty), mask=there[None, :] & (at < hidden)[:, None])
 
 
 @triton.jit
@@ -200,17 +210,14 @@ def _down(
     at = block * ROWS + tl.arange(0, ROWS)
     row = at if EVEN_ROWS else tl.minimum(at, outputs - 1)
     quants, scales = _weights(quants_ptr, scales_ptr, expert, row, outputs, width, groups)
-    start, end = tl.load(tile_start_ptr + tile), tl.load(tile_end_ptr + tile)
-    place = start + tl.arange(0, TOKENS)
-    x = inner_ptr + tl.minimum(place, end - 1).to(tl.int64)[None, :] * inputs
+    place, there = _places(tile_start_ptr, tile_end_ptr, tile, TOKENS)
+    x = inner_ptr + place.to(tl.int64)[None, :] * inputs
     steps = steps_of(inputs, KIND, INPUTS)
     share = tl.cdiv(steps, tl.num_programs(1))
     first = tl.program_id(1) * share
     last = tl.minimum(first + share, steps)
-    acc = product(x, quants, scales, outputs, inputs, first, last, KIND, GROUPED, INPUTS, EVEN, STAGES)
-    there = place < end
-    pair = tl.load(order_ptr + place, mask=there, other=0)
-    target = (tl.program_id(1) * pairs + pair).to(tl.int64)
+    acc = product(x, there, quants, scales, outputs, inputs, first, last, KIND, GROUPED, INPUTS, EVEN, STAGES)
+    target = (tl.program_id(1) * pairs + _pairs(order_ptr, place, there)).to(tl.int64)
     tl.store(partials_ptr + target[None, :] * outputs + at[:, None], acc, mask=there[None, :] & (at < outputs)[:, None])
 
 
@@ -222,6 +229,24 @@ def _place(tiles, blocks):
     within = program % (_BAND * tiles)
     width = tl.minimum(blocks - band * _BAND, _BAND)
     return within // width, band * _BAND + within % width
+
+
+@triton.jit
+def _places(tile_start_ptr, tile_end_ptr, tile, TOKENS: tl.constexpr):
+    """Where the pairs of a tile are in `order`, and which of them there are, both [TOKENS]."""
+    columns = tl.arange(0, TOKENS)
+    if tile_start_ptr is None:  # unsorted
+        return tile + columns, columns == 0
+    place = tl.load(tile_start_ptr + tile) + columns
+    return place, place < tl.load(tile_end_ptr + tile)
+
+
+@triton.jit
+def _pairs(order_ptr, place, there):
+    """The numbers of the pairs, [TOKENS]."""
+    if order_ptr is None:
+        return place
+    return tl.load(order_ptr + place, mask=there, other=0)
 
 
 @triton.jit

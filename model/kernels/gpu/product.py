@@ -33,6 +33,7 @@ def steps_of(inputs, KIND: tl.constexpr, INPUTS: tl.constexpr):
 @triton.jit
 def product(
     x,  # [1, TOKENS] pointers to the first input of each token
+    wanted,  # [TOKENS] whether to read it; zeros otherwise
     quants,  # [ROWS, 1] pointers to the first quant of each row
     scales,  # [ROWS] pointers to the scale of the first group of each row; of int4, to step and min in one word
     rows_between_groups,
@@ -47,7 +48,7 @@ def product(
 ):
     """acc [ROWS, TOKENS] float32 of the inputs first * INPUTS : last * INPUTS."""
     if KIND == "int4":
-        return _int4(x, quants, scales, rows_between_groups, inputs, first, last, EVEN, STAGES)
+        return _int4(x, wanted, quants, scales, rows_between_groups, inputs, first, last, EVEN, STAGES)
     dtype = x.dtype.element_ty
     at = tl.arange(0, INPUTS)
     acc = tl.zeros((quants.shape[0], x.shape[1]), tl.float32)
@@ -55,11 +56,11 @@ def product(
         begin = step * INPUTS
         if EVEN:
             held = tl.load(quants + (begin + at)[None, :])  # [ROWS, INPUTS]
-            tokens = tl.load(x + (begin + at)[:, None])  # [INPUTS, TOKENS]
+            tokens = tl.load(x + (begin + at)[:, None], mask=wanted[None, :], other=0.0)  # [INPUTS, TOKENS]
         else:
             there = begin + at < inputs
             held = tl.load(quants + (begin + at)[None, :], mask=there[None, :], other=0.0)
-            tokens = tl.load(x + (begin + at)[:, None], mask=there[:, None], other=0.0)
+            tokens = tl.load(x + (begin + at)[:, None], mask=there[:, None] & wanted[None, :], other=0.0)
         if GROUPED:
             scale = tl.load(scales + begin // _GROUP * rows_between_groups)  # [ROWS]
             acc += tl.dot(held.to(dtype), tokens, input_precision="ieee") * scale[:, None]
@@ -73,6 +74,7 @@ def product(
 @triton.jit
 def _int4(
     x,
+    wanted,
     quants,
     scales,
     rows_between_groups,
@@ -86,7 +88,8 @@ def _int4(
     acc = tl.zeros((quants.shape[0], x.shape[1]), tl.float32)
     for group in tl.range(first, last, num_stages=STAGES):
         at = tl.arange(0, _GROUP) + group * _GROUP
-        tokens = tl.load(x + at[:, None], mask=None if EVEN else (at < inputs)[:, None], other=None if EVEN else 0.0)
+        there = wanted[None, :] if EVEN else (at < inputs)[:, None] & wanted[None, :]
+        tokens = tl.load(x + at[:, None], mask=there, other=0.0)  # [128, TOKENS]
         words = tl.load(quants + (tl.arange(0, _WORDS) + group * _WORDS)[None, :])  # [ROWS, 16]
         scale = tl.load(scales + group * rows_between_groups)  # [ROWS]
         step = (scale & 0xFFFF).to(tl.int16).to(tl.float16, bitcast=True).to(tl.float32)

@@ -1,0 +1,44 @@
+"""Random experts of every kind, and tokens that choose among them."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from model.memory import zeros_on
+from model.rows import PLAIN, Fp8Rows, Int4Rows, Int8GroupRows, Int8Rows, RowWeight, Stack
+
+KINDS = [torch.bfloat16, torch.float16, torch.float32, Int8Rows, Int8GroupRows, Int4Rows, Fp8Rows]
+Kind = torch.dtype | type[RowWeight]
+each_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: str(kind).split(".")[-1].rstrip("'>"))
+
+
+def make(kind: Kind, dtype: torch.dtype, shape: tuple[int, int, int], device: torch.device) -> tuple[Stack, Tensor]:
+    """Random weights [E, out, in] as a stack, and what they are held as, [E, out, in] float32."""
+    torch.manual_seed(sum(shape))
+    dense = torch.randn(shape, device=device) / shape[2] ** 0.5
+    if isinstance(kind, torch.dtype):
+        dense = dense.to(dtype)
+        return Stack.of(dense.unbind()), dense.float()
+    views = kind.stack(shape[0], shape[1:], zeros_on(device))
+    for view, rows in zip(views, dense, strict=True):
+        view.fill(rows, 0)
+    return Stack.of(views), torch.stack([view.dense() for view in views])
+
+
+def activations(kind: Kind) -> torch.dtype:
+    return kind if isinstance(kind, torch.dtype) else torch.bfloat16
+
+
+def name_of(kind: Kind) -> str:
+    """As a Stack of it says."""
+    return PLAIN[kind] if isinstance(kind, torch.dtype) else kind.kind
+
+
+def ragged(tokens: int, top_k: int, num_experts: int, device: torch.device) -> Tensor:
+    """Different experts for each token; the last one gets none, the first one most."""
+    torch.manual_seed(tokens)
+    weights = torch.rand(tokens, num_experts)
+    weights[:, 0] += 0.7
+    if num_experts > top_k:
+        weights[:, -1] = 0
+    return weights.topk(top_k).indices.to(device, torch.int32)
