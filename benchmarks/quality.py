@@ -6,7 +6,7 @@ letters written for this (held_out.txt), and documentation, which Python brings 
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from pydoc_data.topics import topics
@@ -28,6 +28,7 @@ from model.kv_cache import KVCache
 from model.mixtral import Mixtral
 from model.precision import Wanted, choose_precision
 from model.quantization import GroupedWeight, Int4Weight, Tiling, zeros_on
+from model.rows import Fp8Rows, Int4Rows, Int8GroupRows, Int8Rows, RowWeight
 from model.upcycle import default_directory
 
 HELD_OUT = Path(__file__).with_name("held_out.txt")
@@ -37,6 +38,12 @@ CHUNK = 256  # of one step: later ones find the earlier ones' keys in the cache
 KEPT = 8  # every eighth token's logits are compared
 BLOCK = 16
 CPU = torch.device("cpu")
+ROWS: dict[str, type[RowWeight]] = {
+    "gpu-int8": Int8Rows,
+    "gpu-int8-groups": Int8GroupRows,
+    "gpu-fp8": Fp8Rows,
+    "gpu-int4": Int4Rows,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,32 +121,48 @@ def regroup(model: Mixtral) -> None:
             dense[:, order] = weight.dense()
 
 
+def round_experts(model: Mixtral, kind: type[RowWeight]) -> None:
+    """Rounds the experts of a float32 model in place to what a GPU would hold; its arithmetic stays exact."""
+    for layer in model.layers:
+        for dense in (*layer.moe.experts.gate_up, *layer.moe.experts.down):
+            assert isinstance(dense, Tensor)
+            dense.copy_(kind.pack(dense).dense())
+
+
 def load(directory: Path, dtype: str, quantization: str) -> Mixtral:
     config = ModelConfig.from_pretrained(directory)
     precision = choose_precision(Wanted(dtype, quantization), config.dtype, CPU, library() is not None)
     return load_model(directory, config, CPU, precision, lambda done, total: None)
 
 
-def measure(directory: Path, tokens: int) -> dict[str, dict[str, Quality]]:
+def contenders(directory: Path) -> dict[str, Callable[[], Mixtral]]:
+    """Every weight type by its name, and how to make a model of it."""
+
+    def rounded(change: Callable[[Mixtral], None]) -> Mixtral:
+        model = load(directory, "float32", "none")
+        change(model)
+        return model
+
+    return {
+        "int4-regrouped": lambda: rounded(regroup),
+        "fp16": lambda: load(directory, "float16", "none"),
+        "int8": lambda: load(directory, "auto", "int8"),
+        "int4": lambda: load(directory, "auto", "int4"),
+        **{name: lambda kind=kind: rounded(lambda model: round_experts(model, kind)) for name, kind in ROWS.items()},
+    }
+
+
+def measure(directory: Path, tokens: int, wanted: Sequence[str]) -> dict[str, dict[str, Quality]]:
     """Of each weight type, on each text."""
     given = texts(Tokenizer.from_file(str(directory / TOKENIZER)), tokens)
-    model = load(directory, "float32", "none")
-    exact = {name: score(model, ids) for name, ids in given.items()}
-    found: dict[str, dict[str, Quality]] = {}
-
-    def add(kind: str, model: Mixtral) -> None:
-        found[kind] = {name: Quality.of(score(model, ids), exact[name]) for name, ids in given.items()}
+    exact = {name: score(load(directory, "float32", "none"), ids) for name, ids in given.items()}
+    found = {"fp32": {name: Quality.of(scores, scores) for name, scores in exact.items()}}
+    for kind in ("fp32", *wanted):
+        if kind not in found:
+            model = contenders(directory)[kind]()
+            found[kind] = {name: Quality.of(score(model, ids), exact[name]) for name, ids in given.items()}
         for name, quality in found[kind].items():
             print(_line(kind, name, quality), flush=True)
-
-    found["fp32"] = {name: Quality.of(scores, scores) for name, scores in exact.items()}
-    for name, quality in found["fp32"].items():
-        print(_line("fp32", name, quality), flush=True)
-    regroup(model)
-    add("int4, regrouped", model)
-    del model
-    for kind, asked in {"fp16": ("float16", "none"), "int8": ("auto", "int8"), "int4": ("auto", "int4")}.items():
-        add(kind, load(directory, *asked))
     return found
 
 
@@ -159,12 +182,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.quality", description=__doc__)
     parser.add_argument("directory", nargs="?", type=Path, default=default_directory(Path.home() / ".cache"))
     parser.add_argument("--tokens", type=int, default=4096, metavar="N", help="of each text, at most (default: 4096)")
+    parser.add_argument("--weights", nargs="+", choices=list(contenders(Path())), help="which ones (default: all)")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the figures here as JSON")
     arguments = parser.parse_args()
     machine = describe()
     kernels = library()
     print("| weights | text | perplexity | increase | logit error: rms | largest |\n|---|---|---:|---:|---:|---:|")
-    found = measure(arguments.directory, arguments.tokens)
+    found = measure(arguments.directory, arguments.tokens, arguments.weights or list(contenders(Path())))
     if arguments.output:
         figures = {kind: {name: asdict(each) for name, each in qualities.items()} for kind, qualities in found.items()}
         report = {

@@ -179,7 +179,12 @@ def load(config: EngineConfig, shape: ModelConfig, report: Report) -> Mixtral:
     def loaded(done: int, total: int) -> None:
         report(Progress("loading weights", done, total))
 
-    model = load_model(Path(config.model), shape, device, precision, loaded)
+    try:
+        model = load_model(Path(config.model), shape, device, precision, loaded)
+    except torch.OutOfMemoryError:
+        raise ModelError(
+            "The GPU's memory ran out while the weights were loaded: free some, or choose a smaller --quantization."
+        ) from None
     if not config.batch_invariant:
         return model
     # A GPU's fused layers round as the batch has it; a CPU's do not, and stay.
@@ -248,7 +253,7 @@ class _Room:
         except torch.OutOfMemoryError:
             raise ModelError(
                 f"A step of {step_tokens} tokens does not fit the GPU's memory beside the weights: "
-                "lower --max-num-batched-tokens."
+                "lower --max-num-batched-tokens, or choose a smaller --quantization."
             ) from None
         free, total = torch.cuda.mem_get_info(model.device)
         elsewhere = total - free - torch.cuda.memory_reserved(model.device)

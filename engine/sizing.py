@@ -102,7 +102,7 @@ def make_pool(config: EngineConfig, cache_bytes: int, bytes_per_token: int) -> P
         raise ModelError(
             f"There is no room for a KV cache: one block takes {bytes_per_token * config.block_size / 2**20:.2f} MiB "
             f"and {max(0, cache_bytes) / 2**20:.2f} MiB are left for it: raise --kv-cache-memory or "
-            "--gpu-memory-utilization, or free memory."
+            "--gpu-memory-utilization, choose a smaller --quantization, or free memory."
         )
     return Pool(num_blocks, config.block_size, bytes_per_token)
 

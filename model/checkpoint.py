@@ -13,13 +13,13 @@ from torch import Tensor
 
 from model.config import ModelConfig, ModelError
 from model.kernels.cpu.decoder import fuse
-from model.kernels.cpu.library import library
+from model.kernels.cpu.library import Library, library
 from model.layers import Embedding, RMSNorm, RotaryEmbedding
 from model.memory import Zeros, zeros_on
 from model.mixtral import Attention, DecoderLayer, Mixtral
 from model.moe import MoEBlock, Router
 from model.names import HEAD, LayerNames, Layout, Matrix, Names, Part, names_for
-from model.ops import select_ops
+from model.ops import has_triton, select_ops
 from model.precision import Precision
 from model.quantization import (
     ExpertWeights,
@@ -64,7 +64,18 @@ def load_model(
         model = _assemble(loader, names, report)
     if kept := _kept_plain(model):
         log.warning("%d matrices are beyond the range of %s and stay plain tensors", kept, precision.describe())
-    return model if kernels is None else fuse(model, kernels)
+    return _fused(model, kernels)
+
+
+def _fused(model: Mixtral, kernels: Library | None) -> Mixtral:
+    """The same model, its layers in the fewer and larger operations of its device, where it has such."""
+    if kernels is not None:
+        return fuse(model, kernels)
+    if model.device.type == "cuda" and has_triton():
+        from model.kernels.gpu import decoder  # triton loads here
+
+        return decoder.fuse(model)
+    return model
 
 
 @dataclass(frozen=True, slots=True)

@@ -21,11 +21,17 @@ def select_ops(config: ModelConfig, device: torch.device, batch_invariant: bool 
     match device.type:
         case "cpu" if (kernels := library()) is not None:
             return CpuOps(kernels, plain).ops()
-        case "cuda" if find_spec("triton") is not None:
-            from model.kernels.gpu.sampling import draw  # loads triton, which only a GPU needs
+        case "cuda" if has_triton():
+            from model.kernels.gpu.sampling import draw  # triton loads here, which only a GPU needs
+            from model.ops.gpu import GpuOps
 
-            return replace(plain, draw=draw)
+            return replace(plain, draw=draw) if batch_invariant else GpuOps.on(config, device).ops()
         case "cpu" | "cuda":
             return plain
         case other:
             raise ValueError(f"no operations for device {other!r}")
+
+
+def has_triton() -> bool:
+    """Whether the kernels for a GPU can be compiled; torch brings triton along where it was built for CUDA on Linux."""
+    return find_spec("triton") is not None

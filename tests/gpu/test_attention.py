@@ -1,7 +1,6 @@
 """Paged attention on a device against its reference: ragged batches over scattered pages, cut and whole, windows."""
 
 from dataclasses import replace
-from itertools import product
 
 import pytest
 import torch
@@ -17,7 +16,7 @@ from tests.model.pages import flat_batch
 
 SMALL = Config(rows=16, tokens=1, inputs=16, warps=4, stages=2)
 LARGE = Config(rows=64, tokens=64, inputs=16, warps=4, stages=2)
-TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}  # a GPU's exp2 is an approximation
+TOLERANCE = {torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
 LENGTHS = (1, 15, 16, 17, 33, 200)
 
 Rows = list[tuple[int, int]]  # tokens before, new tokens
@@ -79,7 +78,8 @@ def decoding(*lengths: int) -> Rows:
     return [(length - 1, 1) for length in lengths]
 
 
-@pytest.mark.parametrize(("group", "processors"), [(1, 6), (2, 1), (4, 6), (8, 1)])
+@pytest.mark.parametrize("group", [1, 2, 4, 8])
+@pytest.mark.parametrize("processors", [1, 6])
 def test_decoding(group: int, processors: int, device: torch.device) -> None:
     case = Case(decoding(*LENGTHS), (group, 1))
     made = case.check(device, tiling=case.tiling(processors))
@@ -89,39 +89,29 @@ def test_decoding(group: int, processors: int, device: torch.device) -> None:
 @pytest.mark.parametrize("splits", [1, 2, 3, 4, 5])
 def test_any_number_of_splits(splits: int, device: torch.device) -> None:
     """Also more than a short sequence has key tiles."""
-    case = Case(decoding(200, 33, 70, 64), (2, 1))
+    case = Case(decoding(200, 33, 170, 64), (4, 1))
     made = case.check(device, tiling=case.tiling(splits))  # 4 programs a processor, one for each of 4 sequences
     assert made.launches[0].splits == splits
 
 
-@pytest.mark.parametrize(
-    ("head_dim", "dtype"),
-    [
-        *product((16, 128), TOLERANCE),
-        (32, torch.float16),
-        (64, torch.bfloat16),
-        (80, torch.float16),
-        (80, torch.bfloat16),
-        (96, torch.float32),
-    ],
-)
-def test_head_dimensions_and_dtypes(head_dim: int, dtype: torch.dtype, device: torch.device) -> None:
-    case = Case([(10, 35), (70, 1), (6, 3)], (2, 1), head_dim, dtype=dtype)
-    made = case.check(device, tiling=case.tiling(2))
-    assert any(launch.folds for launch in made.launches)
+@pytest.mark.parametrize("dtype", TOLERANCE)
+@pytest.mark.parametrize("head_dim", [16, 32, 64, 80, 96, 128])
+def test_head_dimensions_and_dtypes(dtype: torch.dtype, head_dim: int, device: torch.device) -> None:
+    case = Case([(30, 20), (49, 1), (6, 3)], (4, 1), head_dim, dtype=dtype)
+    case.check(device, tiling=case.tiling(4))
 
 
-@pytest.mark.parametrize("window", [None, 16, 31, 1000])
+@pytest.mark.parametrize("window", [None, 1, 16, 31, 1000])
 @pytest.mark.parametrize("processors", [1, 8])
 def test_chunks_in_the_middle_of_sequences(window: int | None, processors: int, device: torch.device) -> None:
     case = Case([(0, 40), (70, 1), (21, 35), (3, 4), (0, 1), (47, 1)], (2, 1))
     case.check(device, window, case.tiling(processors))
 
 
-@pytest.mark.parametrize("window", [1, 16, 17, 1000])
+@pytest.mark.parametrize("window", [1, 15, 16, 17, 40, 1000])
 @pytest.mark.parametrize("processors", [1, 6])
 def test_decoding_in_a_window(window: int, processors: int, device: torch.device) -> None:
-    case = Case(decoding(*LENGTHS[2:]), (2, 1))
+    case = Case(decoding(*LENGTHS), (2, 1))
     case.check(device, window, case.tiling(processors))
 
 
@@ -150,12 +140,12 @@ def test_a_mixed_step_is_its_parts_one_by_one(device: torch.device) -> None:
         part = slice(start, start + new)
         q = case.q[part].to(device)
         result = attend(q, layer, plan(alone, cache, 24, case.tiling())).cpu()
-        torch.testing.assert_close(result, together[part], rtol=1e-5, atol=1e-5)
+        torch.testing.assert_close(result, together[part], rtol=1e-5, atol=1e-6)
         start += new
 
 
 def test_a_long_row_beside_a_chunk_is_cut(device: torch.device) -> None:
-    case = Case([(0, 40), (299, 1), (3, 1), (280, 9)], (2, 1))
+    case = Case([(0, 40), (399, 1), (3, 1), (280, 10)], (2, 1))
     made = case.check(device, tiling=case.tiling(4))
     long, short = made.launches
     assert long.slots > long.folds == 1
@@ -176,7 +166,7 @@ def test_padding_rows_give_zeros(rows: Rows, processors: int, device: torch.devi
     made = case.plan(device, tiling=case.tiling(processors))
     out = case.run(made, device)
     assert not out[-2].any()
-    torch.testing.assert_close(out, case.expected(), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(out, case.expected(), rtol=2e-6, atol=2e-6)
 
 
 @pytest.mark.parametrize("window", [None, 20])
@@ -186,10 +176,10 @@ def test_a_plan_for_decoding_outlives_its_lengths(window: int | None, device: to
     made = first.plan(device, window, first.tiling(3))
     made.kv_lens.copy_(second.batch.kv_lens)
     made.table.zero_()[:, : second.batch.block_table.shape[1]] = second.batch.block_table.to(device)
-    torch.testing.assert_close(second.run(made, device), second.expected(window), rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(second.run(made, device), second.expected(window), rtol=2e-6, atol=2e-6)
 
 
-@pytest.mark.parametrize("rows", [decoding(100, 33, 70), [(200, 1), (140, 9)]], ids=["decode", "mixed"])
+@pytest.mark.parametrize("rows", [decoding(200, 33, 170), [(200, 1), (140, 20)]], ids=["decode", "mixed"])
 def test_results_repeat_bit_by_bit(rows: Rows, device: torch.device) -> None:
     case = Case(rows, (2, 1))
     made = case.plan(device, tiling=case.tiling(4))

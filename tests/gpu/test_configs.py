@@ -1,5 +1,6 @@
 """The table of tile sizes: which line is chosen, that two kernels which share a sort agree, and how it is written."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from itertools import product
 from pathlib import Path
@@ -20,8 +21,11 @@ TABLE = {
 
 
 @pytest.fixture
-def small_table(monkeypatch: pytest.MonkeyPatch) -> None:
+def small_table(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(configs, "table", lambda: TABLE)
+    configs.choose.cache_clear()
+    yield
+    configs.choose.cache_clear()
 
 
 @pytest.mark.usefixtures("small_table")

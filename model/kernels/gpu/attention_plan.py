@@ -175,7 +175,7 @@ def _cut(tiles: Sequence[_Item], tiling: Tiling) -> tuple[list[_Item], list[_Fol
 
     A piece is less than two shares of the work, of which there are PROGRAMS for each processor: so however long one
     sequence is, the launch takes little longer than its work, evenly spread. And the partial results are few: at most
-    a slot for each share of a KV head, 35 MB for Mixtral's prompts on an H100.
+    a slot a share.
     """
     work = sum(tile.tiles for tile in tiles) * tiling.kv_heads
     share = max(LEAST_TILES, -(-work // (PROGRAMS * tiling.processors)))

@@ -50,6 +50,7 @@ def shape_of(shape: tuple[int, int]) -> str:
     return f"{shape[0]}x{shape[1]}"
 
 
+@cache  # it is asked for in every layer of every step that is no graph
 def choose(op: str, kind: str, shape: tuple[int, int], tokens: int, arch: str) -> Config:
     """The configuration for a batch of `tokens` on a device (see arch_of), with matrices of `shape` [out, in].
 
@@ -91,6 +92,7 @@ def save(entries: Table, path: Path = FILE) -> None:
     """Writes a table; choose() in this process sees it from now on."""
     path.write_text(dump(entries), encoding="utf-8")
     table.cache_clear()
+    choose.cache_clear()
 
 
 def _level(arch: str) -> int:

@@ -1,0 +1,134 @@
+"""GpuDecoder: a model's layers, one behind the other, through the Triton kernels alone and without a look at the host.
+
+    x, normed -> qkv -> rotate, store -> attend -> o -> + x, norm, route -> experts -> + x, next norm -> x, normed
+
+The sums with the residual and the norms behind them are done by whoever has the row in hand, across the borders of
+layers. Everything reads its sizes from shapes and its contents from the device, so that a CUDA graph can replay it.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from itertools import chain
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from model.kernels.gpu import experts
+from model.kernels.gpu.attention import attend
+from model.kernels.gpu.combine import combine
+from model.kernels.gpu.configs import Config, arch_of, choose
+from model.kernels.gpu.norm import add_norm
+from model.kernels.gpu.rotary import rotate_and_store
+from model.kernels.gpu.router import Routed, route
+from model.kernels.gpu.sort import sort_pairs
+from model.kv_cache import KVCache, LayerCache
+from model.mixtral import DecoderLayer, Mixtral, Step
+from model.moe import Observe
+from model.rows import Stack
+
+FEW = 2  # tokens: up to here nothing is sorted, since hardly any expert has two of them
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GpuLayer:
+    """A layer's weights as the kernels take them."""
+
+    input_norm: Tensor  # [H]
+    qkv: Tensor  # [(Hq + 2 Hkv) * D, H]
+    o: Tensor  # [H, Hq * D]
+    heads: tuple[int, int]  # Hq, Hkv
+    post_norm: Tensor  # [H]
+    router: Tensor | None  # [E, H]; None in a dense layer
+    top_k: int
+    gate_up: Stack  # E of [2I, H]
+    down: Stack  # E of [H, I]
+
+    @classmethod
+    def of(cls, layer: DecoderLayer) -> "GpuLayer":
+        """Of plain attention, and experts that are one stack. Raises ValueError for others."""
+        attention, router = layer.attention, layer.moe.router
+        if not isinstance(attention.qkv, Tensor) or not isinstance(attention.o, Tensor):
+            raise ValueError("attention's matrices are not plain tensors")
+        return cls(
+            input_norm=layer.input_norm.weight,
+            qkv=attention.qkv,
+            o=attention.o,
+            heads=(attention.num_heads, attention.num_kv_heads),
+            post_norm=layer.post_norm.weight,
+            router=None if router is None else router.weight,
+            top_k=1 if router is None else router.top_k,
+            gate_up=Stack.of(layer.moe.experts.gate_up),
+            down=Stack.of(layer.moe.experts.down),
+        )
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GpuDecoder:
+    """What the layers of a Mixtral compute; their plain composition is its reference."""
+
+    layers: tuple[GpuLayer, ...]
+    eps: float  # of the norms
+    arch: str  # of the device, as configs.choose knows it
+
+    @classmethod
+    def of(cls, model: Mixtral, arch: str) -> "GpuDecoder":
+        """Raises ValueError for a model whose weights the kernels do not take."""
+        return cls(tuple(map(GpuLayer.of, model.layers)), model.config.rms_norm_eps, arch)
+
+    def __call__(self, x: Tensor, cache: KVCache, step: Step, observe: Observe | None = None) -> Tensor:
+        """x [T, H], the embedded tokens -> [T, H], before the last norm; step.plan is a PagedStep."""
+        normed: Tensor | None = add_norm(x, None, self.layers[0].input_norm, self.eps)[1]
+        for index, (layer, pages, following) in enumerate(
+            zip(self.layers, cache.layers, self._following(), strict=True)
+        ):
+            assert normed is not None
+            delta = self._attention(layer, normed, pages, step)
+            routed = self._route(layer, x, delta)
+            if observe is not None and layer.router is not None:
+                observe(index, routed.ids)
+            x, normed = self._experts(layer, routed, following)
+        return x
+
+    def _following(self) -> Iterator[Tensor | None]:
+        """The norm behind each layer that is another layer's."""
+        return chain((layer.input_norm for layer in self.layers[1:]), (None,))
+
+    def _attention(self, layer: GpuLayer, normed: Tensor, pages: LayerCache, step: Step) -> Tensor:
+        qkv = F.linear(normed, layer.qkv)  # [T, (Hq + 2 Hkv) * D]
+        queries = rotate_and_store(qkv, step.rotation, step.plan.slots, pages, layer.heads)  # [T, Hq, D]
+        return F.linear(attend(queries, pages, step.plan.attention), layer.o)  # [T, H]
+
+    def _route(self, layer: GpuLayer, x: Tensor, delta: Tensor) -> Routed:
+        if layer.router is not None:
+            return route(x, delta, layer.post_norm, self.eps, layer.router, layer.top_k)
+        x, normed = add_norm(x, delta, layer.post_norm, self.eps)
+        always = x.new_zeros(x.shape[0], 1, dtype=torch.int32)
+        return Routed(x, normed, x.new_ones(x.shape[0], 1, dtype=torch.float32), always)
+
+    def _experts(self, layer: GpuLayer, routed: Routed, following: Tensor | None) -> tuple[Tensor, Tensor | None]:
+        """x [T, H] and the experts' outputs added to it, and `following`'s norm of the sum."""
+        partials = partial_outputs(routed.normed, routed.ids, layer.gate_up, layer.down, self.arch)
+        return combine(partials, routed.weights, routed.x, following, self.eps)
+
+
+def partial_outputs(normed: Tensor, ids: Tensor, gate_up: Stack, down: Stack, arch: str) -> Tensor:
+    """normed [T, H], ids [T, k] int32 -> what each pair's expert gives, in S parts yet to be added: [S, T * k, H]."""
+    tokens, top_k = ids.shape
+    op = "few" if tokens <= FEW else "experts"
+    config = config_for(f"{op}.gate_up", gate_up, tokens, arch)
+    pairs = ids.view(-1) if tokens <= FEW else sort_pairs(ids, gate_up.quants.shape[0], config.tokens)
+    inner = experts.gate_up(normed, gate_up, pairs, top_k, config)  # [T * k, I]
+    # Both go over the same tiles of pairs, and so with as many in one.
+    config = replace(config_for(f"{op}.down", down, tokens, arch), tokens=config.tokens)
+    return experts.down(inner, down, pairs, config)
+
+
+def config_for(op: str, stack: Stack, tokens: int, arch: str) -> Config:
+    """The table's line for a product with these weights."""
+    return choose(op, stack.kind, stack.shape, tokens, arch)
+
+
+def fuse(model: Mixtral) -> Mixtral:
+    """The same model on a GPU; its layers run through the kernels. Its operations must be those of model.ops.gpu."""
+    return replace(model, fused=GpuDecoder.of(model, arch_of(torch.cuda.get_device_capability(model.device))))

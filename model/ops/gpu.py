@@ -1,0 +1,63 @@
+"""The operations of a GPU with Triton: its kernels behind the four seams; GpuDecoder makes fewer launches of them."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from model.batch import ForwardBatch
+from model.config import ModelConfig
+from model.kernels.gpu import attention as paged
+from model.kernels.gpu.attention_plan import GpuPlan, Tiling, plan
+from model.kernels.gpu.configs import arch_of
+from model.kernels.gpu.decoder import partial_outputs
+from model.kernels.gpu.sampling import draw
+from model.kv_cache import KVCache, LayerCache
+from model.ops.linear import linear
+from model.ops.seams import Ops, Plan
+from model.quantization import ExpertWeights
+from model.rows import Stack
+
+
+@dataclass(frozen=True, slots=True)
+class PagedStep:
+    """A step as the kernels see it."""
+
+    attention: GpuPlan
+    slots: Tensor  # [T], of the batch
+
+
+@dataclass(frozen=True, slots=True)
+class GpuOps:
+    """The functions of Ops, over the Triton kernels."""
+
+    config: ModelConfig
+    processors: int  # of the device
+    arch: str  # as configs.choose knows it
+
+    @classmethod
+    def on(cls, config: ModelConfig, device: torch.device) -> "GpuOps":
+        """For a model on a device with CUDA."""
+        properties = torch.cuda.get_device_properties(device)
+        arch = arch_of(torch.cuda.get_device_capability(device))
+        return cls(config, properties.multi_processor_count, arch)
+
+    def ops(self) -> Ops:
+        return Ops(self.plan_attention, self.attention, self.experts, linear, draw, capturable=True)
+
+    def plan_attention(self, batch: ForwardBatch, cache: KVCache, window: int | None) -> Plan:
+        """As model.ops.attention's."""
+        tiling = Tiling.of(self.config, cache.layers[0].keys.dtype, self.arch, self.processors)
+        return PagedStep(plan(batch, cache, window, tiling), batch.slots)
+
+    def attention(self, q: Tensor, k: Tensor, v: Tensor, cache_layer: LayerCache, plan: Plan) -> Tensor:
+        """As model.ops.attention."""
+        cache_layer.write(k, v, plan.slots.remainder(cache_layer.key_slots.shape[0]))
+        return paged.attend(q, cache_layer, plan.attention)
+
+    def experts(self, x: Tensor, ids: Tensor, weights: Tensor, expert_weights: ExpertWeights) -> Tensor:
+        """As model.ops.experts, for weights that are one stack."""
+        gate_up, down = Stack.of(expert_weights.gate_up), Stack.of(expert_weights.down)
+        partials = partial_outputs(x.contiguous(), ids.int(), gate_up, down, self.arch)  # [S, T * k, H]
+        chosen = partials.sum(0).view(*ids.shape, -1)  # [T, k, H]
+        return torch.bmm(weights[:, None, :], chosen).squeeze(1).to(x.dtype)

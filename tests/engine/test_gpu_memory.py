@@ -1,0 +1,87 @@
+"""How a GPU's memory is shared out at start, on a device that is made of numbers."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+import torch
+
+from engine import runner
+from engine.config import EngineConfig
+from engine.runner import ModelRunner
+from engine.sizing import GIB
+from model.config import ModelConfig, ModelError
+from model.mixtral import Mixtral
+from tests.tiny import write_tiny_checkpoint
+
+
+@dataclass
+class Device:
+    """80 GiB, of which others hold 2; every step of the probe reaches the same peak beside the weights."""
+
+    total: int = 80 * GIB
+    others: int = 2 * GIB
+    weights: int = 50 * GIB
+    step: int = 3 * GIB
+    peak: int = field(init=False, default=0)
+
+    def install(self, patch: pytest.MonkeyPatch) -> "Device":
+        patch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: None)
+        patch.setattr(torch.cuda, "memory_reserved", lambda device: self.weights)
+        patch.setattr(torch.cuda, "max_memory_reserved", lambda device: self.weights + self.step)
+        patch.setattr(torch.cuda, "mem_get_info", lambda device: (self.total - self.others - self.weights, self.total))
+        patch.setattr(torch.cuda, "empty_cache", lambda: None)
+        return self
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_checkpoint(tmp_path_factory.mktemp("tiny"))
+
+
+def config_of(checkpoint: Path, **changes: object) -> EngineConfig:
+    return EngineConfig(
+        str(checkpoint), **{"device": "cpu", "dtype": "float32", "max_num_batched_tokens": 64} | changes
+    )
+
+
+def load(config: EngineConfig) -> Mixtral:
+    return runner.load(config, ModelConfig.from_pretrained(Path(config.model)), lambda progress: None)
+
+
+def test_the_cache_gets_what_weights_steps_and_others_leave(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    device = Device().install(monkeypatch)
+    config = config_of(checkpoint)
+    room = runner._Room.on_gpu(load(config), config)
+    probe_bytes = 64 * 2 * 2 * 2 * 8 * 4  # tokens, keys and values, layers, heads, head_dim, bytes
+    left = int(0.9 * device.total) - device.others - device.weights - device.step
+    assert room.cache_bytes == left + probe_bytes  # the probe's own cache was part of the peak, and is gone
+    assert (room.max_num_seqs, room.step_tokens) == (256, 64)
+
+
+def test_a_cache_that_was_asked_for_is_taken_at_its_word(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Device().install(monkeypatch)
+    config = config_of(checkpoint, kv_cache_memory=5 * GIB)
+    assert runner._Room.on_gpu(load(config), config).cache_bytes == 5 * GIB
+
+
+def test_a_step_that_does_not_fit_is_said_at_start(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Device().install(monkeypatch)
+    config = config_of(checkpoint)
+    model = load(config)
+
+    def run_out(self: ModelRunner, batch: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(ModelRunner, "run", run_out)
+    with pytest.raises(ModelError, match="step of 64 tokens does not fit .* lower --max-num-batched-tokens, or choose"):
+        runner._Room.on_gpu(model, config)
+
+
+def test_memory_that_runs_out_while_loading_is_said(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run_out(*given: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(runner, "load_model", run_out)
+    with pytest.raises(ModelError, match="ran out while the weights were loaded: free some, or choose a smaller"):
+        load(config_of(checkpoint))

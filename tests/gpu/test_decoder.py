@@ -1,0 +1,125 @@
+"""GpuDecoder against the plain composition of torch's operations: prefill, decode, both, in every kind of weight."""
+
+from collections.abc import Sequence
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from model.batch import ForwardBatch
+from model.checkpoint import load_model
+from model.config import ModelConfig
+from model.kernels.gpu.configs import arch_of
+from model.kernels.gpu.decoder import GpuDecoder
+from model.mixtral import Mixtral
+from model.ops.gpu import GpuOps
+from model.ops.seams import TORCH
+from model.precision import Precision
+from model.rows import Fp8Rows, Int4Rows, Int8Rows, RowWeight
+from tests.model.pages import Pages
+from tests.tiny import write_tiny_checkpoint
+
+SHAPE = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4, "num_key_value_heads": 2}
+FP32, BF16 = torch.float32, torch.bfloat16
+Rows = Sequence[tuple[int, int, Sequence[int]]]
+
+
+class DevicePages(Pages):
+    """Pages whose batches are where the model is."""
+
+    def batch(self, rows: Rows, every: bool = True) -> ForwardBatch:
+        made = super().batch(rows, every)
+        moved = {field.name: getattr(made, field.name) for field in fields(made)}
+        return ForwardBatch(
+            **{name: each.to(self.model.device) if isinstance(each, Tensor) else each for name, each in moved.items()}
+        )
+
+
+def load(
+    directory: Path, device: torch.device, dtype: torch.dtype, kind: torch.dtype | type[RowWeight], **shape: object
+) -> Mixtral:
+    config = ModelConfig.from_pretrained(write_tiny_checkpoint(directory, **SHAPE | shape))
+    return load_model(directory, config, device, Precision(dtype, kind, dtype), lambda done, total: None)
+
+
+def plain(model: Mixtral) -> Mixtral:
+    layers = tuple(replace(layer, fused=None) for layer in model.layers)
+    return replace(model, ops=TORCH, fused=None, layers=layers)
+
+
+def seams(model: Mixtral) -> Mixtral:
+    """The plain composition, over the kernels."""
+    arch = arch_of(torch.cuda.get_device_capability()) if model.device.type == "cuda" else "sm_90"
+    return replace(plain(model), ops=GpuOps(model.config, 4, arch).ops())
+
+
+def fused(model: Mixtral) -> Mixtral:
+    kernels = seams(model)
+    return replace(kernels, fused=GpuDecoder.of(kernels, "sm_90"))
+
+
+def tokens(count: int, seed: int = 0) -> list[int]:
+    return torch.randint(0, 256, (count,), generator=torch.Generator().manual_seed(seed)).tolist()
+
+
+STEPS: tuple[Rows, ...] = (  # one step after the other, over three sequences
+    [(0, 0, tokens(5))],
+    [(0, 5, tokens(1, 1))],  # a lone stream
+    [(1, 0, tokens(3, 2)), (0, 6, tokens(1, 3)), (2, 0, tokens(2, 4))],
+    [(0, 7, tokens(1, 5)), (2, 2, tokens(1, 6)), (1, 3, tokens(1, 7))],
+)
+
+
+def logits(model: Mixtral, steps: Sequence[Rows] = STEPS) -> list[Tensor]:
+    pages = DevicePages(model, sequences=3, length=8)
+    return [pages.step(step) for step in steps]
+
+
+def error(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> float:
+    """Of all logits: the root of the mean squared difference, of that of the values."""
+    one, other = torch.cat(list(ours)).double(), torch.cat(list(theirs)).double()
+    return ((one - other).square().mean() / other.square().mean()).sqrt().item()
+
+
+def test_a_model_runs_alone_and_in_company(tmp_path: Path, device: torch.device) -> None:
+    model = load(tmp_path, device, FP32, FP32)
+    assert error(logits(fused(model)), logits(plain(model))) < 1e-5
+
+
+@pytest.mark.parametrize("kind", [Int8Rows, Int4Rows, Fp8Rows])
+def test_experts_in_few_bits(tmp_path: Path, device: torch.device, kind: type[RowWeight]) -> None:
+    if kind is Fp8Rows and device.type == "cuda" and torch.cuda.get_device_capability() < (8, 9):
+        pytest.skip("the device has no fp8")
+    model = load(tmp_path, device, FP32, kind)
+    assert error(logits(fused(model), STEPS[:2]), logits(plain(model), STEPS[:2])) < 1e-5
+
+
+def test_the_seams_alone(tmp_path: Path, device: torch.device) -> None:
+    model = load(tmp_path, device, FP32, FP32)
+    assert error(logits(seams(model), STEPS[:2]), logits(plain(model), STEPS[:2])) < 1e-5
+
+
+def test_in_bfloat16_they_are_as_near_to_the_exact_result_as_torch_is(tmp_path: Path, device: torch.device) -> None:
+    model = load(tmp_path, device, BF16, BF16)
+    exact = logits(plain(load(tmp_path / "exact", device, FP32, FP32)), STEPS[:1])
+    theirs = error(logits(plain(model), STEPS[:1]), exact)
+    assert 0 < error(logits(fused(model), STEPS[:1]), exact) < 1.5 * theirs < 0.3
+
+
+@pytest.mark.parametrize("shape", [{"model_type": "mistral", "sliding_window": 7}, {"model_type": "llama"}])
+def test_dense_models(tmp_path: Path, device: torch.device, shape: dict[str, object]) -> None:
+    model = load(tmp_path, device, FP32, FP32, **shape)
+    assert error(logits(fused(model), STEPS[:2]), logits(plain(model), STEPS[:2])) < 1e-5
+
+
+def test_whoever_observes_sees_the_chosen_experts(tmp_path: Path, device: torch.device) -> None:
+    model = load(tmp_path, device, FP32, FP32)
+    seen: list[list[tuple[int, list[list[int]]]]] = []
+    for each in (plain(model), fused(model)):
+        pages = DevicePages(each, sequences=1, length=8)
+        found: list[tuple[int, list[list[int]]]] = []
+        each.forward(pages.batch(STEPS[0]), pages.cache, lambda layer, ids, to=found: to.append((layer, ids.tolist())))
+        seen.append(found)
+    assert seen[0] == seen[1] and [layer for layer, _ in seen[0]] == [0, 1]
