@@ -107,3 +107,10 @@ def test_every_module_states_its_rule(path: Path) -> None:
 def test_the_api_process_never_loads_the_engines_libraries(module: str) -> None:
     code = f"import sys, {module}; sys.exit(not sys.modules.keys().isdisjoint(('torch', 'llguidance')))"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+def test_the_engine_runs_on_a_machine_that_has_little_but_torch() -> None:
+    """As those do on which a GPU is tested and measured."""
+    absent = ("llguidance", "tokenizers", "fastapi", "uvicorn", "pydantic", "jinja2", "triton")
+    code = f"import sys; sys.modules.update(dict.fromkeys({absent})); import engine.runner"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

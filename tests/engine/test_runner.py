@@ -1,5 +1,6 @@
 """Starting up, and what is said when that cannot work; what one request can do to the others."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -108,10 +109,12 @@ def test_padding_of_the_vocabulary_is_never_sampled(checkpoint):
     assert all(token < 10 for tokens in collector.tokens.values() for token in tokens)
 
 
-def test_a_model_that_gives_nan_for_one_request_serves_the_others(checkpoint):
+@pytest.mark.parametrize("overlaps", [False, True], ids=["plain", "overlapped"])
+def test_a_model_that_gives_nan_for_one_request_serves_the_others(checkpoint, overlaps):
     core, _, _ = start(checkpoint)
     loaded = core.runner
     assert isinstance(loaded, ModelRunner)
+    core.runner = replace(loaded, overlaps=overlaps)
     before, after = Collector(), Collector()
     core.add(request("good", range(3, 30), 8, temperature=0.0))
     run(core, before)
