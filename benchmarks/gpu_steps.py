@@ -1,0 +1,118 @@
+"""Whole steps on a GPU: decoding and prefill through all layers, or as many as fit, which the row then says."""
+
+from dataclasses import replace
+
+import torch
+
+from benchmarks.gpu_batches import BLOCK, batch_of, seen
+from benchmarks.gpu_model import layers_that_fit, random_model
+from benchmarks.gpu_run import Run
+from benchmarks.gpu_table import Measured
+from model.kernels.gpu.decoder import GpuDecoder
+from model.kv_cache import KVCache
+from model.mixtral import Mixtral
+from model.ops.gpu import GpuOps
+from model.precision import Precision
+
+CONTEXT, SMALL_CONTEXT = 512, 24  # tokens of each sequence that decodes
+PREFILL, SMALL_PREFILL = 4096, 12  # new tokens
+WEIGHTS_SHARE = 0.75  # of what is free; the rest is for 256 sequences' keys and values, and what a step holds
+NOT_SERVED = "int8-groups"  # there is no flag for it
+
+
+def measure(run: Run) -> None:
+    """Decoding with every number of sequences and one prefill, in every kind of weights."""
+    for name in served(run):
+        with run.attempt(f"steps in {name}"):
+            _kind(run, name)
+        run.forget()
+
+
+def served(run: Run) -> tuple[str, ...]:
+    """The kinds of weights that a model can be served with."""
+    return tuple(name for name in run.kinds if name != NOT_SERVED)
+
+
+def model_of(run: Run, name: str) -> Mixtral:
+    """Random weights of the shape that is measured, on the device, behind the kernels."""
+    kind = run.kind(name)
+    precision = Precision(run.dtype, kind, run.dtype)
+    layers = layers_that_fit(run.config, precision, int(WEIGHTS_SHARE * run.available()))
+    config = replace(run.config, num_hidden_layers=layers)
+    model = random_model(config, run.dtype, kind, run.device, lambda: None)
+    ops = GpuOps.on(config, run.device) if run.is_real else GpuOps(config, run.processors, run.arch)
+    model = replace(model, ops=ops.ops())
+    run.say(f"made {layers} layers in {name}")
+    return replace(model, fused=GpuDecoder.of(model, run.arch))
+
+
+def layers_note(run: Run, model: Mixtral) -> str:
+    """What must be said where not all of the model was there."""
+    there, whole = model.config.num_hidden_layers, run.config.num_hidden_layers
+    return "" if there == whole else f"{there} of {whole} layers"
+
+
+def step_bytes(model: Mixtral, tokens: int) -> float:
+    """What a step reads of the weights: of the experts those that are expected to be chosen, and all else once.
+
+    Random routers send each token to any k experts: of E, E * (1 - (1 - k / E) ** T) distinct ones on average.
+    """
+    config = model.config
+    experts = sum(
+        each.nbytes for layer in model.layers for each in (*layer.moe.experts.gate_up, *layer.moe.experts.down)
+    )
+    touched = 1 - (1 - config.num_experts_per_tok / config.num_experts) ** tokens
+    return model.weight_bytes - experts - model.embedding.table.nbytes + experts * touched
+
+
+def step_flop(model: Mixtral, rows: list[tuple[int, int]]) -> float:
+    """Of (new tokens, length) sequences whose last tokens get logits."""
+    config = model.config
+    table = config.vocab_size * config.hidden_size
+    each = config.num_active_parameters() - 2 * table  # without the embedding, which is looked up, and the head
+    attention = config.num_hidden_layers * config.num_attention_heads * config.head_dim
+    return 2.0 * each * sum(new for new, _ in rows) + 2.0 * table * len(rows) + 4.0 * attention * seen(rows)
+
+
+def decode_floor(run: Run, model: Mixtral, rows: list[tuple[int, int]]) -> float:
+    """Seconds of a step in which each of these sequences has one new token."""
+    cached = sum(end for _, end in rows) * KVCache.bytes_per_token(model.config, run.dtype)
+    return run.ceilings.floor(step_bytes(model, len(rows)) + cached, step_flop(model, rows))
+
+
+def _kind(run: Run, name: str) -> None:
+    model = model_of(run, name)
+    for tokens in run.tokens:
+        with run.attempt(f"decoding in {name}, B={tokens}"):
+            run.add(_decode(run, name, model, tokens))
+    with run.attempt(f"prefill in {name}"):
+        run.add(_prefill(run, name, model))
+
+
+@torch.inference_mode()
+def _decode(run: Run, name: str, model: Mixtral, tokens: int) -> Measured:
+    context = CONTEXT if run.is_real else SMALL_CONTEXT
+    rows = [(1, context)] * tokens
+    batch, blocks = batch_of(rows, model.config.vocab_size, run.device)
+    cache = KVCache.allocate(model.config, blocks, BLOCK, run.dtype, run.device)
+    return Measured(
+        section=f"decode step of B sequences, context {context}",
+        name=f"{name}, B={tokens}",
+        floor=decode_floor(run, model, rows),
+        time=run.clock.time([lambda: model.forward(batch, cache)]),
+        note=layers_note(run, model),
+    )
+
+
+@torch.inference_mode()
+def _prefill(run: Run, name: str, model: Mixtral) -> Measured:
+    new = PREFILL if run.is_real else SMALL_PREFILL
+    batch, blocks = batch_of([(new, new)], model.config.vocab_size, run.device)
+    cache = KVCache.allocate(model.config, blocks, BLOCK, run.dtype, run.device)
+    return Measured(
+        section="prefill of T tokens",
+        name=f"{name}, T={new}",
+        floor=run.ceilings.floor(model.weight_bytes, step_flop(model, [(new, new)])),
+        time=run.clock.eager([lambda: model.forward(batch, cache)]),
+        note=layers_note(run, model),
+    )
