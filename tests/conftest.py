@@ -1,5 +1,6 @@
 """What holds for all tests: `--without-kernels` hides the C kernels; Triton's are interpreted where there is no GPU."""
 
+import importlib.util
 import os
 
 import pytest
@@ -13,6 +14,8 @@ if not torch.cuda.is_available():
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--without-kernels", action="store_true", help="run as if the C kernels had not been built")
+    if importlib.util.find_spec("pytest_timeout") is None:  # tests/gpu/ runs with torch, triton and pytest alone
+        parser.addini("timeout", "what pytest-timeout would read")
 
 
 def pytest_configure(config: pytest.Config) -> None:
