@@ -1,0 +1,260 @@
+"""The engine on a GPU: batched = alone, chunked = whole, preempted = not, cached = cold, overlapped and graphs = plain.
+
+With a CUDA device everything is real: the kernels, the stream, the captured graphs. Without one, torch's operations
+take the kernels' place, but for one test in which those are interpreted, and a graph is replayed by running it again.
+"""
+
+import gc
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from engine.api import FinishReason, Progress, Request, SamplingParams
+from engine.blocks import BlockPool
+from engine.config import EngineConfig
+from engine.engine import Engine, build
+from engine.graphs import Capture, CudaCapture, Graphs, Stage, capture_all
+from engine.runner import Launched, ModelRunner
+from engine.scheduler import Scheduler
+from engine.step import Batch, Sample
+from model.checkpoint import load_model
+from model.config import ModelConfig
+from model.kernels.gpu.decoder import GpuDecoder
+from model.kv_cache import KVCache
+from model.mixtral import Mixtral
+from model.ops.gpu import GpuOps
+from model.precision import Precision
+from tests.engine.device_ops import FakeCapture, capturable
+from tests.engine.fakes import Collector, limits, run
+from tests.tiny import write_tiny_checkpoint
+
+VOCAB, BLOCK_SIZE, LONGEST = 256, 16, 64
+ROUNDING = 1e-3  # how far logits may differ, of which the likeliest is about 10
+SIZES = (1, 2, 4)  # of graphs
+SHAPE = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4, "num_key_value_heads": 2}
+
+
+def load(directory: Path, device: torch.device, **shape: int) -> Mixtral:
+    """As the engine loads it."""
+    config = ModelConfig.from_pretrained(write_tiny_checkpoint(directory, seed=3, sharp=4.0, **SHAPE | shape))
+    return load_model(directory, config, device, Precision.plain(torch.float32), lambda done, total: None)
+
+
+def interpreted(model: Mixtral) -> Mixtral:
+    """The model of a CPU with what a GPU would have."""
+    plain = capturable(model)
+    on_kernels = replace(plain, ops=GpuOps(model.config, 4, "sm_90").ops())
+    return replace(on_kernels, fused=GpuDecoder.of(on_kernels, "sm_90"))
+
+
+@pytest.fixture(scope="module")
+def model(device: torch.device, tmp_path_factory: pytest.TempPathFactory) -> Mixtral:
+    loaded = load(tmp_path_factory.mktemp("tiny"), device)
+    return loaded if device.type == "cuda" else capturable(loaded)
+
+
+def requests() -> list[Request]:
+    """Every other one greedy; some share a beginning, one looks back, one has its log-probabilities told."""
+    generator = torch.Generator().manual_seed(1)
+    shared = torch.randint(3, VOCAB, (BLOCK_SIZE,), generator=generator).tolist()
+    found = []
+    for n, length in enumerate((1, 5, 18, 3, 20)):
+        text = torch.randint(3, VOCAB, (length,), generator=generator).tolist()
+        params = SamplingParams(
+            max_tokens=24,
+            temperature=0.8 * (n % 2),
+            top_p=0.9 if n == 3 else 1.0,
+            seed=n,
+            logprobs=2 if n == 2 else None,
+            repetition_penalty=1.2 if n == 1 else 1.0,
+        )
+        found.append(Request(f"{n}", tuple(shared * (n in (2, 4)) + text), params))
+    return found
+
+
+@dataclass
+class Recorder:
+    """A runner that keeps the logits it sampled from."""
+
+    runner: ModelRunner
+    logits: dict[tuple[str, int], Tensor] = field(default_factory=dict)  # (id, position) -> [V]
+
+    @property
+    def overlaps(self) -> bool:
+        return self.runner.overlaps
+
+    def launch(self, batch: Batch, before: Launched | None) -> Launched:
+        with torch.inference_mode():
+            logits, scored = self.runner.compute(batch, before)
+            kept = logits.clone()
+            self.logits |= {(row.id, row.end - 1): each for row, each in zip(batch.sampled, kept, strict=True)}
+            return self.runner.draw(batch, logits, scored)
+
+    def collect(self, launched: Launched) -> list[Sample]:
+        return self.runner.collect(launched)
+
+
+@dataclass(frozen=True)
+class Way:
+    """How the requests are served."""
+
+    num_blocks: int = 32
+    step_tokens: int = 128
+    sequences: int = 8
+    caching: bool = False
+    overlaps: bool = False
+    graphed: bool = False
+
+
+WAYS = {
+    "batched": Way(),
+    "chunked": Way(step_tokens=7),
+    "preempted": Way(num_blocks=7),
+    "shared": Way(caching=True),
+    "overlapped": Way(overlaps=True),
+    "graphs": Way(graphed=True),
+    "everything at once": Way(7, 9, 8, True, True, True),
+}
+
+
+@dataclass
+class Served:
+    collector: Collector
+    logits: dict[tuple[str, int], Tensor]
+    preemptions: int
+    cached: int
+
+
+def graphs_of(model: Mixtral, cache: KVCache, sizes: tuple[int, ...]) -> Graphs:
+    capture: Capture = CudaCapture(model.device) if model.device.type == "cuda" else FakeCapture()
+    graphs = capture_all(Stage(model, cache, LONGEST // BLOCK_SIZE), sizes, capture, lambda progress: None)
+    assert tuple(sorted(graphs.by_rows)) == sizes, graphs.description
+    return graphs
+
+
+def engine_of(model: Mixtral, way: Way) -> Engine:
+    """Its cache is full of NaN, which nobody may ever read."""
+    cache = KVCache.allocate(model.config, way.num_blocks, BLOCK_SIZE, torch.float32, model.device)
+    graphs = graphs_of(model, cache, SIZES) if way.graphed else Graphs()
+    for layer in cache.layers:
+        layer.keys.fill_(torch.nan)
+        layer.values.fill_(torch.nan)
+    recorder = Recorder(ModelRunner(model, cache, VOCAB, overlaps=way.overlaps, graphs=graphs))
+    bounds = limits(
+        max_model_len=LONGEST,
+        vocab_size=VOCAB,
+        max_num_seqs=way.sequences,
+        max_num_batched_tokens=way.step_tokens,
+        enable_prefix_caching=way.caching,
+    )
+    return Engine(Scheduler(BlockPool(way.num_blocks, BLOCK_SIZE), bounds), recorder)
+
+
+def serve(model: Mixtral, way: Way, asked: Sequence[Request], rounds: int = 1) -> Served:
+    """To the end of all, in each round."""
+    core = engine_of(model, way)
+    assert isinstance(core.runner, Recorder)
+    for _ in range(rounds):
+        collector = Collector()
+        for request in asked:
+            assert core.add(request) is None
+        run(core, collector)
+    stats = core.scheduler.stats()
+    return Served(collector, core.runner.logits, stats.preemptions, stats.prefix_hits)
+
+
+@pytest.fixture(scope="module")
+def alone(model: Mixtral) -> Served:
+    return serve(model, Way(sequences=1), requests())
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_tokens_and_logits_do_not_depend_on_the_way(model: Mixtral, alone: Served, way: str) -> None:
+    served = serve(model, WAYS[way], requests())
+    same(served, alone)
+    assert (served.preemptions > 0) == (WAYS[way].num_blocks == 7)
+    assert (served.cached > 0) == WAYS[way].caching
+
+
+def test_a_cached_prefix_is_as_good_as_a_cold_one(model: Mixtral, alone: Served) -> None:
+    warm = serve(model, replace(WAYS["everything at once"], num_blocks=32, step_tokens=128), requests(), rounds=2)
+    assert warm.cached > 3 * BLOCK_SIZE
+    same(warm, alone)
+
+
+def test_a_graph_of_the_kernels_gives_what_torch_computes(device: torch.device, tmp_path: Path) -> None:
+    """Three rows in a graph of four, beside and behind the border of a block; the cache is torch's work, too."""
+    loaded = load(tmp_path, device, num_hidden_layers=1, intermediate_size=32, num_local_experts=2)
+    core = engine_of(capturable(loaded), Way())
+    for n in range(3):
+        core.add(Request(f"{n}", (7 + n,) * (15 + n), SamplingParams(max_tokens=3, temperature=0.0)))
+    core.step()
+    decode = core.scheduler.schedule()
+    assert isinstance(core.runner, Recorder)
+    plain = core.runner.runner
+    on_kernels = loaded if device.type == "cuda" else interpreted(loaded)
+    graphed = replace(plain, graphs=graphs_of(on_kernels, plain.cache, (4,)))
+    with torch.inference_mode():
+        got, wanted = graphed.compute(decode)[0].clone(), plain.compute(decode)[0]
+    assert got.shape == wanted.shape == (3, VOCAB)
+    assert (got - wanted).abs().max() < ROUNDING
+
+
+def started(directory: Path, eager: bool) -> tuple[list[str], list[int], Collector]:
+    """What the engine says of graphs while it starts, those that it has, and what it serves."""
+    config = EngineConfig(
+        str(directory),
+        dtype="bfloat16",
+        device="cuda",
+        max_num_seqs=5,
+        max_num_batched_tokens=256,
+        gpu_memory_utilization=0.3,
+        enforce_eager=eager,
+    )
+    seen: list[Progress] = []
+    core, ready = build(config, seen.append)
+    assert isinstance(core.runner, ModelRunner) and core.runner.overlaps
+    collector = Collector()
+    for request in requests():
+        assert core.add(request) is None
+    run(core, collector)
+    said = [*(each.what for each in seen), *ready.description]
+    return [line for line in said if "graphs" in line], sorted(core.runner.graphs.by_rows), collector
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("eager", [False, True])
+def test_it_starts_with_graphs_unless_it_is_told_not_to(tmp_path: Path, eager: bool) -> None:
+    """All of it as `octavo serve` does: sizing by trial, captures, and overlapped steps."""
+    said, rows, collector = started(write_tiny_checkpoint(tmp_path, seed=3, sharp=4.0, **SHAPE), eager)
+    gc.collect()
+    torch.cuda.empty_cache()
+    assert rows == ([] if eager else [1, 2, 4, 5])
+    assert set(said) == (set() if eager else {"capturing graphs", "CUDA graphs for steps of up to 5 sequences"})
+    assert {output.finish_reason for output in collector.ended.values()} == {FinishReason.LENGTH}
+
+
+@pytest.mark.cuda
+def test_launching_a_step_waits_for_nothing(model: Mixtral) -> None:
+    """Neither one with prompts nor one in which all decode: torch raises where it would have to wait."""
+    core, before = engine_of(model, Way(overlaps=True, graphed=True)), None
+    for request in requests()[::2]:  # without the one that looks back
+        assert core.add(request) is None
+    for _ in range(4):
+        batch = core.scheduler.schedule()
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            before = core.runner.launch(batch, before)
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    torch.cuda.synchronize()
+
+
+def same(served: Served, alone: Served) -> None:
+    assert served.collector.tokens == alone.collector.tokens
+    for where, logits in alone.logits.items():
+        assert (served.logits[where] - logits).abs().max() < ROUNDING, where
