@@ -12,21 +12,20 @@ from numpy.typing import NDArray
 
 Words = NDArray[np.uint64]  # of 32 bits each: the products of a round then need no care
 
-_MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
-_WEYL = (np.uint64(0x9E3779B9), np.uint64(0xBB67AE85))  # golden ratio, sqrt(3) - 1
+_MULTIPLIERS = np.array([[0xD2511F53], [0xCD9E8D57]], np.uint64)
+_WEYL = np.array([[0x9E3779B9], [0xBB67AE85]], np.uint64)  # golden ratio, sqrt(3) - 1
+_ROUNDS = np.arange(10, dtype=np.uint64)[:, None, None]
 _LOW = np.uint64(0xFFFFFFFF)
 _32 = np.uint64(32)
 
 
 def philox(counter: Words, key: Words) -> Words:
     """Ten rounds over N counters [4, N] under their keys [2, N]; returns N x 4 random words [4, N]."""
-    c0, c1, c2, c3 = counter
-    k0, k1 = key
-    for _ in range(10):
-        p0, p1 = c0 * _MULTIPLIERS[0], c2 * _MULTIPLIERS[1]
-        c0, c1, c2, c3 = (p1 >> _32) ^ c1 ^ k0, p1 & _LOW, (p0 >> _32) ^ c3 ^ k1, p0 & _LOW
-        k0, k1 = (k0 + _WEYL[0]) & _LOW, (k1 + _WEYL[1]) & _LOW
-    return np.stack((c0, c1, c2, c3))
+    even, odd = counter[::2], counter[1::2]  # [2, N]
+    for round_key in (key + _ROUNDS * _WEYL) & _LOW:
+        products = even * _MULTIPLIERS
+        even, odd = (products >> _32)[::-1] ^ odd ^ round_key, (products & _LOW)[::-1]
+    return np.stack((even[0], odd[0], even[1], odd[1]))
 
 
 def uniforms(seeds: Sequence[int], choices: Sequence[int], positions: Sequence[int]) -> NDArray[np.float64]:

@@ -15,6 +15,7 @@ from torch.nn.functional import pad
 NOISE, TEMPERATURE, TOP_K, TOP_P, MIN_P = range(5)  # columns of the controls
 GREEDY = 1e-5  # temperatures below it are 0: the most likely token
 CHUNK = 256  # columns of the vocabulary that are summed at once
+FEW = 16  # a vocabulary is laid out for more tokens than this part of it; fewer are sorted
 CANDIDATES = (256, 4096)  # how many of the best a filter looks at, before a row is sorted whole
 
 
@@ -32,6 +33,8 @@ def draw(logits: Tensor, controls: Tensor) -> Tensor:
     tokens = torch.from_numpy(np.where(is_number, best, -1))
     wanted = controls.numpy()
     drawn = is_number & (wanted[:, TEMPERATURE] >= GREEDY)
+    if not drawn.any():
+        return tokens
     filtered = (wanted[:, TOP_K] > 0) | (wanted[:, TOP_P] < 1) | (wanted[:, MIN_P] > 0)
     for rows, choose in ((drawn & ~filtered, _draw_plain), (drawn & filtered, _draw_filtered)):
         if rows.any():
@@ -90,8 +93,9 @@ def _invert(weights: Tensor, share: Tensor) -> Tensor:
 def _draw_filtered(scores: Tensor, controls: Tensor) -> Tensor:
     """Among what top-k leaves, of that top-p, and min-p. scores [r, V], at most 0 -> tokens [r]"""
     total = torch.zeros(len(scores), 1, dtype=torch.float64)
-    for row in ((controls[:, TOP_K] <= 0) & (controls[:, TOP_P] < 1)).nonzero():  # what top-k leaves is the whole
-        total[row] = _weights(scores[row], controls[row]).sum(dtype=torch.float64)  # row by row: it stays in the cache
+    whole = (controls[:, TOP_K] <= 0) & (controls[:, TOP_P] < 1)  # what top-k leaves is the whole
+    for row in whole.nonzero().flatten().tolist():  # one by one: they stay in the cache
+        total[row] = scores[row].div(controls[row, TEMPERATURE].item()).exp_().sum(dtype=torch.float64)
     tokens = torch.zeros(len(scores), dtype=torch.int64)
     rows = torch.arange(len(scores))  # those without a token yet
     vocab = scores.shape[-1]
@@ -111,11 +115,20 @@ def _draw_among(count: int, scores: Tensor, total: Tensor, controls: Tensor) -> 
     keep = _keep(exact, weights, total, controls)  # [r, C], a prefix of each row
     counts = keep.sum(-1, keepdim=True)  # [r, 1]
     kept = (weights * keep)[:, : int(counts.max())]
-    order = torch.from_numpy(ids[:, : kept.shape[-1]].numpy().argsort(-1))
-    column = _invert(kept.gather(-1, order), controls[:, NOISE, None] * kept.sum(-1, keepdim=True))  # [r, 1]
+    tokens = _draw_kept(kept, ids[:, : kept.shape[-1]], controls[:, NOISE, None], scores.shape[-1])
     # Settled: the mass of the top k is known, and no score equal to the last kept one can be missing.
     settled = (controls[:, TOP_K, None] <= count) & (ranked.gather(-1, counts - 1) > ranked[:, -1:])
-    return ids.gather(-1, order.gather(-1, column)).squeeze(-1), settled.squeeze(-1)
+    return tokens, settled.squeeze(-1)
+
+
+def _draw_kept(kept: Tensor, ids: Tensor, noise: Tensor, vocab: int) -> Tensor:
+    """Inverse CDF in the order of the ids, which are sorted, or laid out when they are many. [r, K] twice -> [r]"""
+    share = noise * kept.sum(-1, keepdim=True)  # [r, 1]
+    if kept.shape[-1] > vocab // FEW:
+        return _invert(kept.new_zeros(len(kept), vocab).scatter_(-1, ids, kept), share).squeeze(-1)
+    order = torch.from_numpy(ids.numpy().argsort(-1))
+    column = _invert(kept.gather(-1, order), share)
+    return ids.gather(-1, order.gather(-1, column)).squeeze(-1)
 
 
 def _keep(scores: Tensor, weights: Tensor, total: Tensor, controls: Tensor) -> Tensor:
