@@ -10,7 +10,7 @@ from torch import Tensor
 
 from model.batch import ForwardBatch
 from model.config import ModelConfig
-from model.kernels.gpu import configs, experts
+from model.kernels.gpu import configs, experts, few
 from model.kernels.gpu.attention import attend
 from model.kernels.gpu.attention_plan import Tiling, plan
 from model.kernels.gpu.combine import combine
@@ -88,6 +88,21 @@ def call_down(launch: Launch) -> None:
     experts.down(meta(launch.tokens * TOP_K, INNER, dtype=launch.dtype), weights, pairs, config)
 
 
+def call_few_gate_up(launch: Launch) -> None:
+    weights = stack(launch.kind, 2 * INNER, HIDDEN)
+    config = configs.choose("few.gate_up", weights.kind, weights.shape, launch.tokens, launch.arch)
+    ids = meta(launch.tokens, TOP_K, dtype=torch.int32)
+    few.gate_up(meta(launch.tokens, HIDDEN, dtype=launch.dtype), ids, weights, config)
+
+
+def call_few_down(launch: Launch) -> None:
+    weights = stack(launch.kind, HIDDEN, INNER)
+    config = configs.choose("few.down", weights.kind, weights.shape, launch.tokens, launch.arch)
+    ids, shares = (meta(launch.tokens, TOP_K, dtype=dtype) for dtype in (torch.int32, torch.float32))
+    inner, x = (meta(rows, size, dtype=launch.dtype) for rows, size in ((ids.numel(), INNER), (launch.tokens, HIDDEN)))
+    few.down(inner, ids, shares, weights, x, config)
+
+
 def call_norm(launch: Launch) -> None:
     x, weight = meta(launch.tokens, HIDDEN, dtype=launch.dtype), meta(HIDDEN, dtype=launch.dtype)
     add_norm(x, x, weight, EPS)
@@ -163,6 +178,8 @@ def call_waiting(launch: Launch) -> None:
 CALLS: dict[str, Callable[[Launch], None]] = {
     "experts.gate_up": call_gate_up,
     "experts.down": call_down,
+    "few.gate_up": call_few_gate_up,
+    "few.down": call_few_down,
     "norm.add_norm": call_norm,
     "router.route": call_router,
     "sort.sort_pairs": call_sort,
@@ -194,7 +211,7 @@ def launches() -> Iterator[Launch]:
 def of_experts() -> Iterator[Launch]:
     """Of every line of the table, and of what shares its lines with another kind."""
     for entry in sorted(configs.table()):
-        if entry.op.startswith("experts."):
+        if entry.op.startswith(("experts.", "few.")):
             yield Launch(entry.op, entry.arch, entry.kind, entry.up_to)
             if entry.kind == "int8" and entry.up_to in (16, 64):
                 yield Launch(entry.op, entry.arch, "int8 groups", entry.up_to)

@@ -131,7 +131,7 @@ def _options(stack: Stack, config: Config) -> dict[str, int | bool | str]:
     }
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tiles"])
 def _gate_up(
     x_ptr,
     quants_ptr,
@@ -177,7 +177,7 @@ def _gate_up(
     tl.store(inner, swiglu.to(inner_ptr.dtype.element_ty), mask=there[None, :] & (at < hidden)[:, None])
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["tiles", "pairs"])
 def _down(
     inner_ptr,
     quants_ptr,
@@ -236,17 +236,18 @@ def _places(tile_start_ptr, tile_end_ptr, tile, TOKENS: tl.constexpr):
     """Where the pairs of a tile are in `order`, and which of them there are, both [TOKENS]."""
     columns = tl.arange(0, TOKENS)
     if tile_start_ptr is None:  # unsorted
-        return tile + columns, columns == 0
-    place = tl.load(tile_start_ptr + tile) + columns
-    return place, place < tl.load(tile_end_ptr + tile)
+        place = tile + columns
+        there = columns == 0
+    else:
+        place = tl.load(tile_start_ptr + tile) + columns
+        there = place < tl.load(tile_end_ptr + tile)
+    return place, there
 
 
 @triton.jit
 def _pairs(order_ptr, place, there):
     """The numbers of the pairs, [TOKENS]."""
-    if order_ptr is None:
-        return place
-    return tl.load(order_ptr + place, mask=there, other=0)
+    return place if order_ptr is None else tl.load(order_ptr + place, mask=there, other=0)
 
 
 @triton.jit

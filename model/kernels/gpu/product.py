@@ -48,7 +48,31 @@ def product(
 ):
     """acc [ROWS, TOKENS] float32 of the inputs first * INPUTS : last * INPUTS."""
     if KIND == "int4":
-        return _int4(x, wanted, quants, scales, rows_between_groups, inputs, first, last, EVEN, STAGES)
+        acc = _int4(x, wanted, quants, scales, rows_between_groups, inputs, first, last, EVEN, STAGES)
+    else:
+        acc = _converted(
+            x, wanted, quants, scales, rows_between_groups, inputs, first, last, GROUPED, INPUTS, EVEN, STAGES
+        )
+        if (KIND == "int8" or KIND == "fp8") and not GROUPED:
+            acc *= tl.load(scales)[:, None]
+    return acc
+
+
+@triton.jit
+def _converted(
+    x,
+    wanted,
+    quants,
+    scales,
+    rows_between_groups,
+    inputs,
+    first,
+    last,
+    GROUPED: tl.constexpr,
+    INPUTS: tl.constexpr,
+    EVEN: tl.constexpr,
+    STAGES: tl.constexpr,
+):
     dtype = x.dtype.element_ty
     at = tl.arange(0, INPUTS)
     acc = tl.zeros((quants.shape[0], x.shape[1]), tl.float32)
@@ -61,13 +85,13 @@ def product(
             there = begin + at < inputs
             held = tl.load(quants + (begin + at)[None, :], mask=there[None, :], other=0.0)
             tokens = tl.load(x + (begin + at)[:, None], mask=there[:, None] & wanted[None, :], other=0.0)
+        # By way of float32, since no quick instruction leads from fp8 to bfloat16; 16 bits stay what they are.
+        weights = held.to(tl.float32).to(dtype)
         if GROUPED:
             scale = tl.load(scales + begin // _GROUP * rows_between_groups)  # [ROWS]
-            acc += tl.dot(held.to(dtype), tokens, input_precision="ieee") * scale[:, None]
+            acc += tl.dot(weights, tokens, input_precision="ieee") * scale[:, None]
         else:
-            acc = tl.dot(held.to(dtype), tokens, acc, input_precision="ieee")
-    if (KIND == "int8" or KIND == "fp8") and not GROUPED:
-        acc *= tl.load(scales)[:, None]
+            acc = tl.dot(weights, tokens, acc, input_precision="ieee")
     return acc
 
 
