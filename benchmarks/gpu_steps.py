@@ -1,11 +1,14 @@
 """Whole steps on a GPU: decoding and prefill through all layers, or as many as fit, which the row then says."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
-from benchmarks.gpu_batches import BLOCK, batch_of, seen
+from benchmarks.gpu_batches import BLOCK, Rows, batch_of, seen
 from benchmarks.gpu_model import layers_that_fit, random_model
+from benchmarks.gpu_profile import profile
 from benchmarks.gpu_run import Run
 from benchmarks.gpu_table import Measured
 from model.kernels.gpu.decoder import GpuDecoder
@@ -17,6 +20,7 @@ from model.precision import Precision
 CONTEXT, SMALL_CONTEXT = 512, 24  # tokens of each sequence that decodes
 PREFILL, SMALL_PREFILL = 4096, 12  # new tokens
 WEIGHTS_SHARE = 0.75  # of what is free; the rest is for 256 sequences' keys and values, and what a step holds
+PROFILED, SMALL_PROFILED = (1, 64), (1,)  # sequences of a step whose kernels are shown one by one
 NOT_SERVED = "int8-groups"  # there is no flag for it
 
 
@@ -65,7 +69,7 @@ def step_bytes(model: Mixtral, tokens: int) -> float:
     return model.weight_bytes - experts - model.embedding.table.nbytes + experts * touched
 
 
-def step_flop(model: Mixtral, rows: list[tuple[int, int]]) -> float:
+def step_flop(model: Mixtral, rows: Rows) -> float:
     """Of (new tokens, length) sequences whose last tokens get logits."""
     config = model.config
     table = config.vocab_size * config.hidden_size
@@ -74,7 +78,7 @@ def step_flop(model: Mixtral, rows: list[tuple[int, int]]) -> float:
     return 2.0 * each * sum(new for new, _ in rows) + 2.0 * table * len(rows) + 4.0 * attention * seen(rows)
 
 
-def decode_floor(run: Run, model: Mixtral, rows: list[tuple[int, int]]) -> float:
+def decode_floor(run: Run, model: Mixtral, rows: Rows) -> float:
     """Seconds of a step in which each of these sequences has one new token."""
     cached = sum(end for _, end in rows) * KVCache.bytes_per_token(model.config, run.dtype)
     return run.ceilings.floor(step_bytes(model, len(rows)) + cached, step_flop(model, rows))
@@ -87,19 +91,19 @@ def _kind(run: Run, name: str) -> None:
             run.add(_decode(run, name, model, tokens))
     with run.attempt(f"prefill in {name}"):
         run.add(_prefill(run, name, model))
+    for tokens in PROFILED if run.is_real else SMALL_PROFILED:
+        with run.attempt(f"kernels in {name}, B={tokens}"):
+            _profile(run, name, model, tokens)
 
 
 @torch.inference_mode()
 def _decode(run: Run, name: str, model: Mixtral, tokens: int) -> Measured:
-    context = CONTEXT if run.is_real else SMALL_CONTEXT
-    rows = [(1, context)] * tokens
-    batch, blocks = batch_of(rows, model.config.vocab_size, run.device)
-    cache = KVCache.allocate(model.config, blocks, BLOCK, run.dtype, run.device)
+    rows = _decoding(run, tokens)
     return Measured(
-        section=f"decode step of B sequences, context {context}",
+        section=f"decode step of B sequences, context {rows[0][1]}",
         name=f"{name}, B={tokens}",
         floor=decode_floor(run, model, rows),
-        time=run.clock.time([lambda: model.forward(batch, cache)]),
+        time=run.clock.time([_step(run, model, rows)]),
         note=layers_note(run, model),
     )
 
@@ -107,12 +111,26 @@ def _decode(run: Run, name: str, model: Mixtral, tokens: int) -> Measured:
 @torch.inference_mode()
 def _prefill(run: Run, name: str, model: Mixtral) -> Measured:
     new = PREFILL if run.is_real else SMALL_PREFILL
-    batch, blocks = batch_of([(new, new)], model.config.vocab_size, run.device)
-    cache = KVCache.allocate(model.config, blocks, BLOCK, run.dtype, run.device)
     return Measured(
         section="prefill of T tokens",
         name=f"{name}, T={new}",
         floor=run.ceilings.floor(model.weight_bytes, step_flop(model, [(new, new)])),
-        time=run.clock.eager([lambda: model.forward(batch, cache)]),
+        time=run.clock.eager([_step(run, model, [(new, new)])]),
         note=layers_note(run, model),
     )
+
+
+@torch.inference_mode()
+def _profile(run: Run, name: str, model: Mixtral, tokens: int) -> None:
+    profile(run, f"a decode step in {name}, B={tokens}", _step(run, model, _decoding(run, tokens)))
+
+
+def _decoding(run: Run, sequences: int) -> Rows:
+    return [(1, CONTEXT if run.is_real else SMALL_CONTEXT)] * sequences
+
+
+def _step(run: Run, model: Mixtral, rows: Rows) -> Callable[[], Tensor]:
+    """One step of such sequences, with a cache of its own."""
+    batch, blocks = batch_of(rows, model.config.vocab_size, run.device)
+    cache = KVCache.allocate(model.config, blocks, BLOCK, run.dtype, run.device)
+    return lambda: model.forward(batch, cache)

@@ -37,7 +37,7 @@ def test_every_section_runs_on_a_bare_machine_without_a_gpu(tmp_path: Path) -> N
     first, *rest = ended.stdout.splitlines()
     assert "times mean nothing" in first and not file.exists()
     titles = [line.removeprefix("### ").split()[0] for line in rest if line.startswith("### ")]
-    assert titles == ["small", "experts", "attention", "decode", "prefill", "the", "loading"]
+    assert titles == ["small", "experts", "attention", "decode", "prefill", "kernels", "the", "loading"]
     assert "13 of 13 comparisons with float64 hold" in ended.stdout
 
 
