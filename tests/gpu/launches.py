@@ -14,6 +14,7 @@ from model.kernels.gpu import configs, experts, few
 from model.kernels.gpu.attention import attend
 from model.kernels.gpu.attention_plan import Tiling, plan
 from model.kernels.gpu.combine import combine
+from model.kernels.gpu.decoder import GpuDecoder, GpuLayer
 from model.kernels.gpu.norm import add_norm
 from model.kernels.gpu.rotary import rotate_and_store
 from model.kernels.gpu.router import route
@@ -22,6 +23,8 @@ from model.kernels.gpu.sort import sort_pairs
 from model.kv_cache import KVCache, LayerCache
 from model.layers import Rotation
 from model.memory import zeros_on
+from model.mixtral import Step
+from model.ops.gpu import GpuOps
 from model.rows import Fp8Rows, Int4Rows, Int8GroupRows, Int8Rows, Stack
 
 ARCHS = ("sm_80", "sm_86", "sm_90")
@@ -31,6 +34,7 @@ MODEL = ModelConfig(32000, HIDDEN, INNER, 32, HEADS, KV_HEADS, HEAD_DIM, EXPERTS
 PROCESSORS = 132
 BLOCK_SIZE, NUM_BLOCKS = 16, 4096
 EPS = 1e-5
+GRAPHS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)  # sequences
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 ROWS = {"int8": Int8Rows, "int8 groups": Int8GroupRows, "int4": Int4Rows, "fp8": Fp8Rows}
 
@@ -152,6 +156,30 @@ def call_combine(launch: Launch) -> None:
         combine(partials, weights, x, None, EPS)  # behind the last layer
 
 
+def call_decoder(launch: Launch) -> None:
+    """Two layers, of a decode step: what is captured in a CUDA graph."""
+    dtype, ids = launch.dtype, meta(launch.tokens, dtype=torch.int64)
+    layer = GpuLayer(
+        input_norm=meta(HIDDEN, dtype=dtype),
+        qkv=meta((HEADS + 2 * KV_HEADS) * HEAD_DIM, HIDDEN, dtype=dtype),
+        o=meta(HIDDEN, HEADS * HEAD_DIM, dtype=dtype),
+        heads=(HEADS, KV_HEADS),
+        post_norm=meta(HIDDEN, dtype=dtype),
+        router=meta(EXPERTS, HIDDEN, dtype=dtype),
+        top_k=TOP_K,
+        gate_up=stack(launch.kind, 2 * INNER, HIDDEN),
+        down=stack(launch.kind, HIDDEN, INNER),
+    )
+    table, lens = meta(launch.tokens, 512, dtype=torch.int32), meta(launch.tokens, dtype=torch.int32)
+    ones = (1,) * launch.tokens
+    batch = ForwardBatch(ids, ids, ids, meta(launch.tokens + 1, dtype=torch.int32), lens, table, ids, ones, ones)
+    cache = KVCache((pages(dtype),) * 2, BLOCK_SIZE, NUM_BLOCKS)
+    angles = meta(launch.tokens, 1, HEAD_DIM, dtype=torch.float32)
+    ops = GpuOps(MODEL, PROCESSORS, launch.arch).ops()
+    step = Step(ops, ops.plan_attention(batch, cache, None), Rotation(angles, angles))
+    GpuDecoder((layer,) * 2, EPS, launch.arch)(meta(launch.tokens, HIDDEN, dtype=dtype), cache, step)
+
+
 def call_sampling(launch: Launch) -> None:
     """As many logits as are sampled of all, of this vocabulary and of a larger one that no power of two divides."""
     controls = meta(launch.tokens, 5, dtype=torch.float64)
@@ -187,6 +215,7 @@ CALLS: dict[str, Callable[[Launch], None]] = {
     "combine.combine": call_combine,
     "attention.attend": call_attention,
     "sampling.draw": call_sampling,
+    "decoder.decode": call_decoder,
 }
 # What must be found fault with.
 FAULTY: dict[str, Callable[[Launch], None]] = {"spilling": call_spilling, "waiting": call_waiting}
@@ -205,6 +234,8 @@ def launches() -> Iterator[Launch]:
     yield from of_experts()
     for op in sorted(CALLS.keys() - FAULTY):
         yield Launch(op, "sm_90", "fp16", 24)
+    for kind in "bf16", "int8", "int4", "fp8":
+        yield from (Launch("decoder.decode", "sm_90", kind, size) for size in GRAPHS)
     yield from (Launch(op, "sm_90", "bf16", 24) for op in FAULTY)
 
 

@@ -72,8 +72,7 @@ def test_serving_compiles_nothing_anew(outcomes: list[Outcome]) -> None:
     for outcome in outcomes:
         for kernel in outcome.kernels:
             key = (outcome.launch.arch, outcome.launch.kind, kernel.name, str(kernel.constants), str(kernel.warps))
-            if "KIND" not in kernel.constants:
-                variants[key].add(kernel.types)
+            variants[key].add(kernel.types)
     assert [(key, types) for key, types in variants.items() if len(types) > 1] == []
 
 

@@ -31,6 +31,7 @@ from model.kernels.gpu.sort import Pairs, max_tiles
 from model.rows import GROUP, Stack
 
 _BAND = tl.constexpr(8)  # blocks of rows
+_OF_TILES = ["tile_expert_ptr", "tile_start_ptr", "tile_end_ptr"]  # rows of one table, as far apart as it is wide
 
 
 def gate_up(normed: Tensor, gate_up: Stack, pairs: Pairs | Tensor, top_k: int, config: Config) -> Tensor:
@@ -131,7 +132,8 @@ def _options(stack: Stack, config: Config) -> dict[str, int | bool | str]:
     }
 
 
-@triton.jit(do_not_specialize=["tiles"])
+# What depends on the number of tokens: one kernel serves all that share a configuration.
+@triton.jit(do_not_specialize=["tiles"], do_not_specialize_on_alignment=_OF_TILES)
 def _gate_up(
     x_ptr,
     quants_ptr,
@@ -177,7 +179,7 @@ def _gate_up(
     tl.store(inner, swiglu.to(inner_ptr.dtype.element_ty), mask=there[None, :] & (at < hidden)[:, None])
 
 
-@triton.jit(do_not_specialize=["tiles", "pairs"])
+@triton.jit(do_not_specialize=["tiles", "pairs"], do_not_specialize_on_alignment=_OF_TILES)
 def _down(
     inner_ptr,
     quants_ptr,
