@@ -10,11 +10,16 @@ what an operation must read and multiply, at those. Every kernel is first compar
 A peer is a function (x [T, H], ids [T, k], weights [T, k], layer) -> [T, H] for one layer's experts in bfloat16, with
 layer.gate_up and layer.down the E views of one tensor each; what it returns has x added.
 
-Everything, in three commands of less than ten minutes each on an H100; figures are written after each section:
+Everything, in three calls that are meant to take less than ten minutes each on an H100. Figures are written after each
+section, so that a call which is cut off loses the last one alone. The second call writes the table of tile sizes, and
+after the third one the experts were measured before and with those:
 
-    python -m pytest tests/gpu; python -m benchmarks.gpu --sections kernels,experts,attention --json layers.json
+    timeout 300 python -m pytest tests/gpu --ignore tests/gpu/test_compile.py
+    python -m benchmarks.gpu --sections kernels,attention,experts --json 1.json
+
     python -m benchmarks.tune --seconds 540 --log tuned.jsonl
-    python -m benchmarks.gpu --sections steps,host,generate,load --json steps.json
+
+    python -m benchmarks.gpu --sections steps,host,generate,load,experts --json 2.json
 
 Where there is no CUDA device, everything runs once in Triton's interpreter, in a size that it gets through. That shows
 that the command works; its times mean nothing, and no file is written.

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
 from functools import cache
+from math import inf
 from pathlib import Path
 from time import monotonic
 
@@ -71,7 +72,7 @@ class Job:
             return CudaClock(SECONDS).time(self.calls(config)).median
         except Exception as error:
             print(f"  refused: {config}: {error!r:.120}", file=sys.stderr)
-            return float("inf")
+            return inf
 
     def compile(self, configs: Sequence[Config]) -> None:
         """Runs each once, at the same time: compiling is most of it. What fails is told when it is timed."""
@@ -199,6 +200,9 @@ def search(run: Run, made: Iterable[Job], log: "Log", ends: float) -> None:
             return
         if (known := log.found.get(job.entry)) is None:
             best, seconds = descend(job.start, job.free, job.seconds, job.compile)
+            if seconds == inf:
+                run.say(f"{job.entry.op} {job.entry.kind} {job.entry.up_to}: nothing near its line works")
+                continue
             before = seconds if best == job.start else job.seconds(job.start)
             log.add(job.entry, best, before / seconds)
             run.say(
@@ -239,6 +243,7 @@ def main() -> int:
 
 
 def _arguments() -> argparse.Namespace:
+    tried = sorted(count for _, counts in ROUNDS[1:] for count in counts)
     parser = argparse.ArgumentParser(prog="python -m benchmarks.tune", description="Tunes the kernels' tile sizes.")
     parser.add_argument(
         "--kinds",
@@ -248,7 +253,10 @@ def _arguments() -> argparse.Namespace:
         help=f"of {','.join((*KINDS, ATTENTION))} (default: all)",
     )
     parser.add_argument(
-        "--tokens", type=lambda text: tuple(map(int, text.split(","))), metavar="LIST", help="as 1,8,64 (default: all)"
+        "--tokens",
+        type=lambda text: tuple(map(int, text.split(","))),
+        metavar="LIST",
+        help=f"of {','.join(map(str, tried))} (default: all)",
     )
     parser.add_argument("--seconds", type=float, default=540.0, help="after which no line is begun (default: 540)")
     parser.add_argument("--log", type=Path, metavar="FILE", help="add what is found, and go on from what is there")

@@ -123,6 +123,14 @@ def test_a_later_run_goes_on_where_one_ended(table: Table, tmp_path: Path, monke
     assert table[ENTRY] == table[replace(ENTRY, up_to=64)] == replace(START, rows=256)
 
 
+def test_what_works_in_no_form_is_left_as_it_is(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Job, "seconds", lambda self, config: inf)
+    monkeypatch.setattr(Job, "compile", lambda self, configs: None)
+    before, said = dict(table), []
+    search(SimpleNamespace(say=said.append), [job(ENTRY)], Log(None), inf)
+    assert table == before and "nothing near its line works" in said[0]
+
+
 def test_no_line_is_begun_when_the_time_is_up(table: Table) -> None:
     before = dict(table)
     search(SimpleNamespace(say=lambda what: None), [job(ENTRY)], Log(None), 0)
