@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from benchmarks.gpu_batches import BLOCK, Rows, batch_of, seen
+from benchmarks.gpu_batches import BLOCK, Rows, batch_of, random_cache, seen
 from benchmarks.gpu_clock import Calls
 from benchmarks.gpu_compare import difference, poisoned
 from benchmarks.gpu_run import Run
@@ -41,10 +41,7 @@ class Step:
         batch, blocks = batch_of(rows, config.vocab_size, run.device)
         one = KVCache.bytes_per_token(replace(config, num_hidden_layers=1), run.dtype) * blocks * BLOCK
         layers = max(1, min(config.num_hidden_layers, CACHED // one)) if run.is_real else 1
-        cache = KVCache.allocate(replace(config, num_hidden_layers=layers), blocks, BLOCK, run.dtype, run.device)
-        for pages in cache.layers:
-            pages.key_slots.normal_()
-            pages.value_slots.normal_()
+        cache = random_cache(replace(config, num_hidden_layers=layers), blocks, run.dtype, run.device)
         shape = len(batch.tokens), config.num_attention_heads, config.head_dim
         return cls(run, rows, batch, cache, torch.randn(shape, device=run.device).to(run.dtype))
 

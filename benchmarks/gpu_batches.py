@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 
 from model.batch import ForwardBatch
+from model.config import ModelConfig
+from model.kv_cache import KVCache
 
 BLOCK = 16
 
@@ -31,6 +33,15 @@ def batch_of(rows: Rows, vocab: int, device: torch.device) -> tuple[ForwardBatch
         kv_lens_host=tuple(end for _, end in rows),
     )
     return batch, len(rows) * width
+
+
+def random_cache(config: ModelConfig, blocks: int, dtype: torch.dtype, device: torch.device) -> KVCache:
+    """Keys and values as if there had been tokens: zeros would cost less power, and so perhaps less time."""
+    cache = KVCache.allocate(config, blocks, BLOCK, dtype, device)
+    for pages in cache.layers:
+        pages.key_slots.normal_()
+        pages.value_slots.normal_()
+    return cache
 
 
 def seen(rows: Rows) -> int:

@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from benchmarks.gpu_batches import BLOCK, Rows, batch_of, seen
+from benchmarks.gpu_batches import Rows, batch_of, random_cache, seen
 from benchmarks.gpu_model import layers_that_fit, random_model
 from benchmarks.gpu_profile import profile
 from benchmarks.gpu_run import Run
@@ -132,5 +132,5 @@ def _decoding(run: Run, sequences: int) -> Rows:
 def _step(run: Run, model: Mixtral, rows: Rows) -> Callable[[], Tensor]:
     """One step of such sequences, with a cache of its own."""
     batch, blocks = batch_of(rows, model.config.vocab_size, run.device)
-    cache = KVCache.allocate(model.config, blocks, BLOCK, run.dtype, run.device)
+    cache = random_cache(model.config, blocks, run.dtype, run.device)
     return lambda: model.forward(batch, cache)
