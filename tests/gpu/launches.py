@@ -10,7 +10,7 @@ from torch import Tensor
 
 from model.batch import ForwardBatch
 from model.config import ModelConfig
-from model.kernels.gpu import configs, experts, few
+from model.kernels.gpu import configs, experts
 from model.kernels.gpu.attention import attend
 from model.kernels.gpu.attention_plan import Tiling, plan
 from model.kernels.gpu.combine import combine
@@ -19,7 +19,7 @@ from model.kernels.gpu.norm import add_norm
 from model.kernels.gpu.rotary import rotate_and_store
 from model.kernels.gpu.router import route
 from model.kernels.gpu.sampling import draw
-from model.kernels.gpu.sort import sort_pairs
+from model.kernels.gpu.sort import Pairs, sort_pairs
 from model.kv_cache import KVCache, LayerCache
 from model.layers import Rotation
 from model.memory import zeros_on
@@ -80,31 +80,22 @@ def stack(kind: str, out: int, inputs: int) -> Stack:
 
 def call_gate_up(launch: Launch) -> None:
     weights = stack(launch.kind, 2 * INNER, HIDDEN)
-    config = configs.choose("experts.gate_up", weights.kind, weights.shape, launch.tokens, launch.arch)
-    pairs = sort_pairs(meta(launch.tokens, TOP_K, dtype=torch.int32), EXPERTS, config.tokens)
-    experts.gate_up(meta(launch.tokens, HIDDEN, dtype=launch.dtype), weights, pairs, TOP_K, config)
+    config = configs.choose(launch.op, weights.kind, weights.shape, launch.tokens, launch.arch)
+    x = meta(launch.tokens, HIDDEN, dtype=launch.dtype)
+    experts.gate_up(x, weights, pairs_of(launch, config.tokens), TOP_K, config)
 
 
 def call_down(launch: Launch) -> None:
     weights = stack(launch.kind, HIDDEN, INNER)
-    config = configs.choose("experts.down", weights.kind, weights.shape, launch.tokens, launch.arch)
-    pairs = sort_pairs(meta(launch.tokens, TOP_K, dtype=torch.int32), EXPERTS, config.tokens)
-    experts.down(meta(launch.tokens * TOP_K, INNER, dtype=launch.dtype), weights, pairs, config)
+    config = configs.choose(launch.op, weights.kind, weights.shape, launch.tokens, launch.arch)
+    inner = meta(launch.tokens * TOP_K, INNER, dtype=launch.dtype)
+    experts.down(inner, weights, pairs_of(launch, config.tokens), config)
 
 
-def call_few_gate_up(launch: Launch) -> None:
-    weights = stack(launch.kind, 2 * INNER, HIDDEN)
-    config = configs.choose("few.gate_up", weights.kind, weights.shape, launch.tokens, launch.arch)
+def pairs_of(launch: Launch, tile: int) -> Pairs | torch.Tensor:
+    """Sorted, unless the tokens are few."""
     ids = meta(launch.tokens, TOP_K, dtype=torch.int32)
-    few.gate_up(meta(launch.tokens, HIDDEN, dtype=launch.dtype), ids, weights, config)
-
-
-def call_few_down(launch: Launch) -> None:
-    weights = stack(launch.kind, HIDDEN, INNER)
-    config = configs.choose("few.down", weights.kind, weights.shape, launch.tokens, launch.arch)
-    ids, shares = (meta(launch.tokens, TOP_K, dtype=dtype) for dtype in (torch.int32, torch.float32))
-    inner, x = (meta(rows, size, dtype=launch.dtype) for rows, size in ((ids.numel(), INNER), (launch.tokens, HIDDEN)))
-    few.down(inner, ids, shares, weights, x, config)
+    return ids.view(-1) if launch.op.startswith("few.") else sort_pairs(ids, EXPERTS, tile)
 
 
 def call_norm(launch: Launch) -> None:
@@ -206,8 +197,8 @@ def call_waiting(launch: Launch) -> None:
 CALLS: dict[str, Callable[[Launch], None]] = {
     "experts.gate_up": call_gate_up,
     "experts.down": call_down,
-    "few.gate_up": call_few_gate_up,
-    "few.down": call_few_down,
+    "few.gate_up": call_gate_up,
+    "few.down": call_down,
     "norm.add_norm": call_norm,
     "router.route": call_router,
     "sort.sort_pairs": call_sort,

@@ -7,7 +7,7 @@ atomics: a row's bits depend on no other row, and not on when which program ran.
 the row is in registers already: a launch less.
 
 Floor: S * k rows of 4 H bytes. 64 tokens of 4096, two choices, four splits: 8.4 MB, 2.8 us at 3 TB/s. A lone token is
-one program on one SM, which takes 128 KB in a microsecond or two; up to two tokens do without partials (few.py).
+one program on one SM, which takes 128 KB in a microsecond or two.
 """
 
 import torch

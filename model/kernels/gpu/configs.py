@@ -30,7 +30,7 @@ class Entry:
     """One line of the table: for whom a configuration is."""
 
     arch: str  # the first that it is for: sm_80, sm_86, sm_90
-    op: str  # module.function of the wrapper
+    op: str  # module.function of the wrapper; few.* are experts.* without a sort
     kind: str  # of the weights: Stack.kind; or of the activations, where there are no weights
     shape: str  # of one matrix, "out x in", or ANY
     up_to: int  # tokens of the batch; the last entry is also for more
