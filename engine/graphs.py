@@ -37,6 +37,7 @@ class Graph:
     shape: Shape
     block_size: int
     inputs: Tensor  # [shape.nbytes] uint8
+    tokens: Tensor  # [T] int64, a part of them
     replay: Replay
 
     def logits(self, batch: Batch, drawing: Drawing | None = None) -> Tensor:
@@ -44,7 +45,7 @@ class Graph:
         host = on_host(batch, self.shape, self.block_size, self.inputs.device, drawing)
         self.inputs.copy_(host, non_blocking=True)
         if drawing is not None:
-            drawing.put_into(self.shape.split(self.inputs)[0])
+            drawing.put_into(self.tokens)
         return self.replay()[: len(batch.rows)]
 
 
@@ -87,7 +88,8 @@ class Stage:
         inputs = on_host(Batch(()), shape, block_size, device).to(device)
         batch = shape.forward_batch(inputs, (1,) * rows, (self.blocks * block_size,) * rows)
         with torch.inference_mode():
-            return Graph(shape, block_size, inputs, capture(lambda: self.model.forward(batch, self.cache)))
+            replay = capture(lambda: self.model.forward(batch, self.cache))
+        return Graph(shape, block_size, inputs, batch.tokens, replay)
 
 
 def capture_all(stage: Stage, rows: Sequence[int], capture: Capture, report: Callable[[Progress], None]) -> Graphs:

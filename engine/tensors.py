@@ -1,8 +1,9 @@
 """A batch of plain numbers as tensors on the device, in one copy that nobody waits for."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import chain, repeat
+from itertools import accumulate, chain, repeat
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -13,6 +14,8 @@ from engine.step import PENDING, Batch, Row
 from model.batch import ForwardBatch
 
 ALIGNED = 16  # bytes
+
+Array = TypeVar("Array", Tensor, NDArray[Any])
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,29 +56,32 @@ class Shape:
             blocks=max(len(row.blocks) for row in batch.rows),
         )
 
-    def _parts(self) -> Iterator[tuple[slice, torch.dtype]]:
-        """Where tokens, positions, slots, logit_rows, q_starts, kv_lens and block_table lie, in bytes."""
-        wide, narrow = (self.tokens, self.tokens, self.tokens, self.logit_rows), (self.rows + 1, self.rows)
-        start = 0
-        for dtype, counts in ((torch.int64, wide), (torch.int32, (*narrow, self.rows * self.blocks))):
-            for count in counts:
-                end = start + count * dtype.itemsize
-                yield slice(start, end), dtype
-                start = -(-end // ALIGNED) * ALIGNED
+    def _starts(self) -> tuple[int, ...]:
+        """Where each tensor begins, in the order of `split`, and the end; in bytes."""
+        token_bytes, row_bytes = 8 * self.tokens, 4 * self.rows
+        table_bytes = row_bytes * self.blocks
+        sizes = (token_bytes, token_bytes, token_bytes, 8 * self.logit_rows, row_bytes + 4, row_bytes, table_bytes)
+        return (0, *accumulate(-(-size // ALIGNED) * ALIGNED for size in sizes))
 
     @property
     def nbytes(self) -> int:
         """Of the buffer."""
-        return max(int(part.stop) for part, _ in self._parts())
+        return self._starts()[-1]
 
-    def split(self, buffer: Tensor) -> tuple[Tensor, ...]:
-        """The tensors in a buffer [nbytes] of bytes, in that order."""
-        *vectors, table = (buffer[part].view(dtype) for part, dtype in self._parts())
-        return (*vectors, table.view(self.rows, self.blocks))
+    def split(self, longs: Array, ints: Array) -> list[Array]:
+        """tokens, positions, slots, logit_rows; q_starts, kv_lens, block_table: of the buffer as int64 and as int32."""
+        starts, tokens, rows = self._starts(), self.tokens, self.rows
+        wide, narrow = (tokens, tokens, tokens, self.logit_rows), (rows + 1, rows, rows * self.blocks)
+        parts = [longs[start // 8 : start // 8 + count] for start, count in zip(starts, wide, strict=False)]
+        parts += [ints[start // 4 : start // 4 + count] for start, count in zip(starts[4:], narrow, strict=False)]
+        parts[-1] = parts[-1].reshape(rows, self.blocks)
+        return parts
 
     def forward_batch(self, buffer: Tensor, q_lens: tuple[int, ...], kv_lens: tuple[int, ...]) -> ForwardBatch:
         """The same tensors by their names, with the counts [N] of a host that loops over them."""
-        tokens, positions, slots, logit_rows, q_starts, ends, block_table = self.split(buffer)
+        tokens, positions, slots, logit_rows, q_starts, ends, block_table = self.split(
+            buffer.view(torch.int64), buffer.view(torch.int32)
+        )
         return ForwardBatch(tokens, positions, slots, q_starts, ends, block_table, logit_rows, q_lens, kv_lens)
 
 
@@ -102,7 +108,9 @@ def on_host(
     copies from it are done, and so buffers take turns.
     """
     buffer = torch.empty(shape.nbytes, dtype=torch.uint8, pin_memory=device.type == "cuda")
-    tokens, positions, slots, logit_rows, q_starts, kv_lens, table = (part.numpy() for part in shape.split(buffer))
+    longs: NDArray[Any] = buffer.numpy().view(np.int64)
+    ints: NDArray[Any] = buffer.numpy().view(np.int32)
+    tokens, positions, slots, logit_rows, q_starts, kv_lens, table = shape.split(longs, ints)
     rows, padding = batch.rows, shape.rows - len(batch.rows)
     counts = np.array([len(row.tokens) for row in rows] + [1] * padding)  # [N]
     ends = np.array([row.end for row in rows] + [0] * padding)  # [N]
