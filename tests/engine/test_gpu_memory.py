@@ -1,6 +1,6 @@
 """How a GPU's memory is shared out at start, on a device that is made of numbers."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -8,9 +8,11 @@ import torch
 
 from engine import runner
 from engine.config import EngineConfig
+from engine.graphs import Stage
 from engine.runner import ModelRunner
 from engine.sizing import GIB
 from model.config import ModelConfig, ModelError
+from model.kv_cache import KVCache
 from model.mixtral import Mixtral
 from tests.tiny import write_tiny_checkpoint
 
@@ -85,3 +87,27 @@ def test_memory_that_runs_out_while_loading_is_said(checkpoint: Path, monkeypatc
     monkeypatch.setattr(runner, "load_model", run_out)
     with pytest.raises(ModelError, match="ran out while the weights were loaded: free some, or choose a smaller"):
         load(config_of(checkpoint))
+
+
+def test_the_graphs_room_is_no_cache(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Device().install(monkeypatch)
+    config = config_of(checkpoint)
+    model = load(config)
+    without = runner._Room.on_gpu(model, config).cache_bytes
+    monkeypatch.setattr(runner, "_graph_bytes", lambda config, runner, max_num_seqs: 2 * GIB + max_num_seqs)
+    assert runner._Room.on_gpu(model, config).cache_bytes == without - 2 * GIB - 256
+
+
+def test_graphs_are_for_gpus_whose_operations_can_be_captured_and_can_be_declined(checkpoint: Path) -> None:
+    config = config_of(checkpoint)
+    model = load(config)
+    on_gpu = replace(model, device=torch.device("cuda"), ops=replace(model.ops, capturable=True))
+    cache = KVCache.allocate(model.config, 4, 16, torch.float32, "cpu")
+
+    def stage(model: Mixtral, **changes: object) -> Stage | None:
+        return runner._stage(replace(config, **changes), model, cache, 50)
+
+    assert stage(on_gpu) == Stage(on_gpu, cache, 4)
+    assert stage(on_gpu, enforce_eager=True) is None
+    assert stage(replace(on_gpu, ops=model.ops)) is None
+    assert stage(replace(on_gpu, device=model.device)) is None
