@@ -60,7 +60,7 @@ def test_what_no_line_is_for_is_refused(op: str, kind: str, arch: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "arch"), [*product(("bf16", "fp16", "fp32", "int8", "int4"), ARCHS), ("fp8", "sm_90")]
+    ("kind", "arch"), [*product(("bf16", "fp16", "fp32", "int8", "int4"), ARCHS), ("fp8", "sm_89"), ("fp8", "sm_90")]
 )
 def test_one_sort_serves_both_projections(kind: str, arch: str) -> None:
     for tokens in (1, 2, 3, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256, 512, 4096, 100_000):
