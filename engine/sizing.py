@@ -7,9 +7,9 @@ from engine.config import EngineConfig
 from model.config import ModelConfig, ModelError
 
 GIB = 2**30
-# Of KV cache on a CPU, where there is memory for twice as much: as large as the weights, within these bounds. Taking a
-# GiB from the system costs up to a second at start, which a small model should not wait for.
-LEAST_CPU_CACHE_BYTES, MOST_CPU_CACHE_BYTES = 2 * GIB, 4 * GIB
+# Of KV cache on a CPU, where there is memory for twice as much: half as large as the weights, within these bounds.
+# Taking a GiB from the system costs up to a second and a half at start, which a small model should not wait for.
+LEAST_CPU_CACHE_BYTES, MOST_CPU_CACHE_BYTES = GIB, 4 * GIB
 CPU_MAX_SEQS, GPU_MAX_SEQS = 64, 256
 GPU_STEP_TOKENS = 8192
 STEP_SECONDS = 0.4  # what a full step of new tokens may take on a CPU; long contexts and sampling come on top
@@ -76,7 +76,7 @@ def cpu_cache_bytes(config: EngineConfig, weight_bytes: int, available: int) -> 
     """Bytes of KV cache on a CPU, given the weights and what is left beside them. Raises ModelError."""
     wanted = config.kv_cache_memory
     if wanted is None:
-        return min(max(weight_bytes, LEAST_CPU_CACHE_BYTES), MOST_CPU_CACHE_BYTES, available // 2)
+        return min(max(weight_bytes // 2, LEAST_CPU_CACHE_BYTES), MOST_CPU_CACHE_BYTES, available // 2)
     if wanted > available:
         raise ModelError(
             f"--kv-cache-memory asks for {wanted / GIB:.2f} GiB and {available / GIB:.2f} GiB of memory are left: "

@@ -23,11 +23,11 @@ MODEL = ModelConfig(
 )
 
 
-def test_the_cache_is_as_large_as_the_weights_within_bounds_and_half_of_what_is_left():
+def test_the_cache_is_half_as_large_as_the_weights_within_bounds_and_half_of_what_is_left():
     assert sizing.cpu_cache_bytes(CONFIG, 9 * sizing.GIB, 6 * sizing.GIB) == 3 * sizing.GIB
     assert sizing.cpu_cache_bytes(CONFIG, 9 * sizing.GIB, 60 * sizing.GIB) == 4 * sizing.GIB
-    assert sizing.cpu_cache_bytes(CONFIG, 3 * sizing.GIB, 60 * sizing.GIB) == 3 * sizing.GIB
-    assert sizing.cpu_cache_bytes(CONFIG, 1, 60 * sizing.GIB) == 2 * sizing.GIB
+    assert sizing.cpu_cache_bytes(CONFIG, 6 * sizing.GIB, 60 * sizing.GIB) == 3 * sizing.GIB
+    assert sizing.cpu_cache_bytes(CONFIG, 1, 60 * sizing.GIB) == sizing.GIB
     assert sizing.cpu_cache_bytes(replace(CONFIG, kv_cache_memory=500), 1, 1000) == 500
 
 
