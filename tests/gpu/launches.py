@@ -1,7 +1,7 @@
 """Every wrapper of a kernel called at the shapes of Mixtral 8x7B, on tensors without data: all there is to compile."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 import triton
@@ -14,6 +14,7 @@ from model.kernels.gpu import configs, experts
 from model.kernels.gpu.attention import attend
 from model.kernels.gpu.attention_plan import Tiling, plan
 from model.kernels.gpu.combine import combine
+from model.kernels.gpu.configs import ANY
 from model.kernels.gpu.decoder import GpuDecoder, GpuLayer
 from model.kernels.gpu.norm import add_norm
 from model.kernels.gpu.rotary import rotate_and_store
@@ -47,6 +48,7 @@ class Launch:
     arch: str
     kind: str  # of weights, or of activations
     tokens: int
+    shape: str = ANY  # which lines of the table: those of a matrix "out x in", or of any
 
     def __str__(self) -> str:
         return f"{self.op} {self.kind} T={self.tokens} {self.arch}"
@@ -55,6 +57,13 @@ class Launch:
     def dtype(self) -> torch.dtype:
         """Of activations."""
         return DTYPES.get(self.kind, torch.bfloat16)
+
+    def matrix(self, other: tuple[int, int]) -> tuple[int, int]:
+        """The shape; `other` for any."""
+        if self.shape == ANY:
+            return other
+        out, inputs = map(int, self.shape.split("x"))
+        return out, inputs
 
     def call(self) -> None:
         CALLS[self.op](self)
@@ -79,17 +88,22 @@ def stack(kind: str, out: int, inputs: int) -> Stack:
 
 
 def call_gate_up(launch: Launch) -> None:
-    weights = stack(launch.kind, 2 * INNER, HIDDEN)
-    config = configs.choose(launch.op, weights.kind, weights.shape, launch.tokens, launch.arch)
-    x = meta(launch.tokens, HIDDEN, dtype=launch.dtype)
+    weights, config = line(launch, (2 * INNER, HIDDEN))
+    x = meta(launch.tokens, weights.shape[1], dtype=launch.dtype)
     experts.gate_up(x, weights, pairs_of(launch, config.tokens), TOP_K, config)
 
 
 def call_down(launch: Launch) -> None:
-    weights = stack(launch.kind, HIDDEN, INNER)
-    config = configs.choose(launch.op, weights.kind, weights.shape, launch.tokens, launch.arch)
-    inner = meta(launch.tokens * TOP_K, INNER, dtype=launch.dtype)
+    weights, config = line(launch, (HIDDEN, INNER))
+    inner = meta(launch.tokens * TOP_K, weights.shape[1], dtype=launch.dtype)
     experts.down(inner, weights, pairs_of(launch, config.tokens), config)
+
+
+def line(launch: Launch, usual: tuple[int, int]) -> tuple[Stack, configs.Config]:
+    """Weights of the shape that a line of the table is for, and the line."""
+    weights = stack(launch.kind, *launch.matrix(usual))
+    # No matrix is 0 x 0: the lines for any shape, even where the usual one has its own.
+    return weights, configs.choose(launch.op, weights.kind, launch.matrix((0, 0)), launch.tokens, launch.arch)
 
 
 def pairs_of(launch: Launch, tile: int) -> Pairs | torch.Tensor:
@@ -234,6 +248,7 @@ def of_experts() -> Iterator[Launch]:
     """Of every line of the table, and of what shares its lines with another kind."""
     for entry in sorted(configs.table()):
         if entry.op.startswith(("experts.", "few.")):
-            yield Launch(entry.op, entry.arch, entry.kind, entry.up_to)
-            if entry.kind == "int8" and entry.up_to in (16, 64):
-                yield Launch(entry.op, entry.arch, "int8 groups", entry.up_to)
+            launch = Launch(entry.op, entry.arch, entry.kind, entry.up_to, entry.shape)
+            yield launch
+            if entry.kind == "int8" and entry.up_to in (2, 8, 64):
+                yield replace(launch, kind="int8 groups")
