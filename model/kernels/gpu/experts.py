@@ -10,8 +10,8 @@ range has partial sums of its own, which combine.py adds in a fixed order. No at
 
 One or two tokens need no sort (few.* in the table of configurations): each of their two to four pairs is a tile of its
 own. A sort, one program and a chain of dependent steps, would only bring equal experts together, and those find each
-other in the L2 cache. The matrix unit takes one column as it takes eight; elementwise products would need each weight
-in float32, two thirds more instructions than pairs of 16-bit numbers.
+other in the L2 cache. The matrix unit takes one column as it takes eight, and its weights are made in pairs of 16 bits;
+elementwise products would need each of them in float32.
 
 Floor: the weights of the experts that the tokens chose, once. Mixtral 8x7B, a layer of 3 * 4096 * 14336 * e weights for
 e experts, in microseconds at 3.0 TB/s (H100; on an H200 0.70 of it), two thirds of it gate_up and one third down:
@@ -42,9 +42,9 @@ _OF_TILES = ["tile_expert_ptr", "tile_start_ptr", "tile_end_ptr"]  # rows of one
 def gate_up(normed: Tensor, gate_up: Stack, pairs: Pairs | Tensor, top_k: int, config: Config) -> Tensor:
     """silu(x w1) * (x w3) of every pair: normed [T, H] -> inner [P, I], row p of the p-th pair of `order`.
 
-    pairs: or the experts of unsorted pairs, [P] int32, each a tile of its own. config.rows of a tile are
-    half gate and half up; config.inputs are one group at most where groups have scales of their own, and exactly one of
-    int4. Raises ValueError where the rows are not those of the weights, or the pairs not sorted into such tiles.
+    pairs: or the experts of unsorted pairs, [P] int32, each a tile of its own. config.rows of a tile are half gate and
+    half up; config.inputs are one group at most where groups have scales of their own, and exactly one of int4. Raises
+    ValueError where the rows are not those of the weights, or the pairs not sorted into such tiles.
     """
     hidden = gate_up.shape[0] // 2
     count, tiles = _count(pairs)

@@ -21,7 +21,6 @@ from model.rows import GROUP, WORDS
 
 _GROUP = tl.constexpr(GROUP)
 _WORDS = tl.constexpr(WORDS)
-_QUARTER = tl.constexpr(GROUP // 4)  # inputs that one shift brings
 
 
 @triton.jit
