@@ -28,7 +28,7 @@ from model.mixtral import Step
 from model.ops.gpu import GpuOps
 from model.rows import Fp8Rows, Int4Rows, Int8GroupRows, Int8Rows, Stack
 
-ARCHS = ("sm_80", "sm_86", "sm_90")
+ARCHS = ("sm_80", "sm_86", "sm_90")  # that all kernels are for; sm_89 is as sm_86, and has fp8
 HIDDEN, INNER, EXPERTS, TOP_K = 4096, 14336, 8, 2
 HEADS, KV_HEADS, HEAD_DIM = 32, 8, 128
 MODEL = ModelConfig(32000, HIDDEN, INNER, 32, HEADS, KV_HEADS, HEAD_DIM, EXPERTS, TOP_K)
@@ -51,7 +51,7 @@ class Launch:
     shape: str = ANY  # which lines of the table: those of a matrix "out x in", or of any
 
     def __str__(self) -> str:
-        return f"{self.op} {self.kind} T={self.tokens} {self.arch}"
+        return f"{self.op} {self.kind} {self.shape} T={self.tokens} {self.arch}"
 
     @property
     def dtype(self) -> torch.dtype:

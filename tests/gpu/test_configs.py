@@ -40,7 +40,8 @@ def small_table(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         ((32, 64), 9, "sm_80", OWN),
         ((16, 16), 1, "sm_89", SMALL),
         ((32, 64), 1, "sm_90", NEWER),
-        ((16, 16), 1, "sm_120", NEWER),
+        ((16, 16), 1, "sm_100", NEWER),
+        ((16, 16), 1, "sm_120", SMALL),
     ],
 )
 def test_the_device_goes_first_then_the_shape_then_the_tokens(

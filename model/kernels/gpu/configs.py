@@ -10,6 +10,8 @@ from pathlib import Path
 
 FILE = Path(__file__).with_name("configs.json")
 ANY = "*"  # shape
+# The GeForce generation of Blackwell is newer than Hopper, and as small as Ada in shared memory and instructions.
+AS_SMALL_AS = {"sm_120": "sm_89", "sm_121": "sm_89"}
 SAME_BYTES = {"fp16": "bf16"}  # a kind of weights that runs with the lines of another
 
 
@@ -57,9 +59,9 @@ def choose(op: str, kind: str, shape: tuple[int, int], tokens: int, arch: str) -
     Entries of the device itself come before those of smaller ones, and those of the shape before those of any. Raises
     ValueError where there are none: the kind is not for so small a device, or there is no such operation.
     """
-    kind = SAME_BYTES.get(kind, kind)
+    kind, limit = SAME_BYTES.get(kind, kind), AS_SMALL_AS.get(arch, arch)
     entries = [entry for entry in table() if (entry.op, entry.kind) == (op, kind)]
-    archs = {entry.arch for entry in entries if _level(entry.arch) <= _level(arch)}
+    archs = {entry.arch for entry in entries if entry.arch == arch or _level(entry.arch) <= _level(limit)}
     for known in sorted(archs, key=_level, reverse=True):
         for wanted in (shape_of(shape), ANY):
             if buckets := sorted(entry for entry in entries if (entry.arch, entry.shape) == (known, wanted)):
