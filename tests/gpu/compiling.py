@@ -7,6 +7,7 @@ proves that they wait for none.
 
 import json
 import multiprocessing
+import os
 import re
 import subprocess
 import sys
@@ -28,7 +29,7 @@ from triton.runtime.jit import JITFunction
 
 from tests.gpu.launches import Launch, launches
 
-WORKERS = 2
+MOST_WORKERS = 8
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 LARGEST_GRID = (2**31 - 1, 65535, 65535)
 INSTRUCTIONS = {
@@ -156,7 +157,8 @@ def main(report: Path, ops: list[str]) -> None:
     for launch in launches():
         if not ops or launch.op in ops:
             shares.setdefault((launch.op, launch.arch, launch.kind), []).append(launch)
-    with ProcessPoolExecutor(WORKERS, multiprocessing.get_context("spawn")) as pool:
+    workers = min(MOST_WORKERS, os.cpu_count() or 1)
+    with ProcessPoolExecutor(workers, multiprocessing.get_context("spawn")) as pool:
         outcomes = [outcome for share in pool.map(compile_share, shares.values()) for outcome in share]
     report.write_text(json.dumps([asdict(outcome) for outcome in outcomes]), encoding="utf-8")
 

@@ -13,6 +13,7 @@ from tests.gpu.compiling import Kernel, Outcome, read
 from tests.gpu.devices import DEVICES
 from tests.gpu.launches import ARCHS, FAULTY
 
+pytestmark = pytest.mark.timeout(900)  # a minute on two idle cores
 ROOT = Path(__file__).parents[2]
 SIZES = ("ROWS", "TOKENS", "INPUTS", "STAGES")
 BYTES = {"bf16": 2, "fp16": 2, "fp32": 4, "int8": 1, "fp8": 1, "int4": 0.5}
