@@ -4,7 +4,7 @@ Also where the engine starts: it loads the model, finds out what a step costs, a
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -15,7 +15,7 @@ from engine import machine, sizing
 from engine.api import Progress, Ready, SamplingDefaults, SamplingParams, TokenLogprobs
 from engine.config import TOKENIZER, EngineConfig
 from engine.grammar import Grammars
-from engine.graphs import CudaCapture, Graphs, Stage, capture_all, measure, sizes
+from engine.graphs import SIZES, CudaCapture, Graphs, Stage, capture_all, measure, sizes
 from engine.sampler import Drawn, draw, score
 from engine.scheduler import Limits
 from engine.step import Batch, Row, Sample
@@ -29,6 +29,7 @@ from model.ops import select_ops
 from model.precision import Wanted, choose_precision, quantizations
 
 SCORED_AT_ONCE = 64  # prompt tokens
+MIXED_TOKENS = 64  # of a prompt beside a row that decodes: more than a tile for such rows holds
 
 Report = Callable[[Progress], None]
 
@@ -127,7 +128,7 @@ def start(config: EngineConfig, report: Report) -> tuple[ModelRunner, Limits, Re
     generation = GenerationConfig.from_pretrained(directory)
     sizing.check_request(config, shape)
     model = load(config, shape, report)
-    room = _Room.on_gpu(model, config) if model.device.type == "cuda" else _Room.on_cpu(model, config, report)
+    room = _Room.on_gpu(model, config, report) if model.device.type == "cuda" else _Room.on_cpu(model, config, report)
     pool = sizing.make_pool(config, room.cache_bytes, KVCache.bytes_per_token(shape, model.activation_dtype))
     max_model_len = sizing.choose_max_model_len(config, shape, pool)
     cache = _allocate(model, pool.num_blocks, config.block_size)
@@ -241,15 +242,19 @@ class _Room:
         return cls(max_num_seqs, step_tokens, sizing.cpu_cache_bytes(config, model.weight_bytes, available))
 
     @classmethod
-    def on_gpu(cls, model: Mixtral, config: EngineConfig) -> "_Room":
+    def on_gpu(cls, model: Mixtral, config: EngineConfig, report: Report) -> "_Room":
         """What gpu_memory_utilization leaves beside the largest step's peak, found by running it."""
         max_num_seqs = config.max_num_seqs or sizing.GPU_MAX_SEQS
-        step_tokens = config.max_num_batched_tokens or sizing.GPU_STEP_TOKENS
+        most = sizing.INVARIANT_STEP_TOKENS if config.batch_invariant else sizing.GPU_STEP_TOKENS
+        step_tokens = config.max_num_batched_tokens or most
+        torch.cuda.empty_cache()  # what quantising took is on streams that no step uses
         torch.cuda.reset_peak_memory_stats(model.device)
         probe = _Probe.of(model, config, step_tokens)
         try:
             for sequences in (1, min(max_num_seqs, step_tokens)):  # the most context, the most logits
                 probe.run(step_tokens, sequences)
+            if model.fused is not None:
+                probe.compile(tuple(count for count in SIZES if count <= step_tokens), report)
         except torch.OutOfMemoryError:
             raise ModelError(
                 f"A step of {step_tokens} tokens does not fit the GPU's memory beside the weights: "
@@ -320,12 +325,26 @@ class _Probe:
     def run(self, tokens: int, sequences: int) -> None:
         """One step of so many tokens over at least so many sequences, which all share the blocks: nobody reads it."""
         sequences = max(sequences, -(-tokens // self.max_len))
+        self._step([(0, tokens // sequences + (n < tokens % sequences)) for n in range(sequences)])
+
+    def compile(self, counts: Sequence[int], report: Report) -> None:
+        """Steps that decode so many rows each, and a mixed one, so that serving waits for no compiler."""
+        # Behind the longest context, for kernels that cut the keys among programs.
+        last = self.max_len - 1, 1
+        steps = [[last] * count for count in counts]
+        steps.append([last, (max(0, self.max_len - MIXED_TOKENS), min(MIXED_TOKENS, self.max_len))])
+        for done, spans in enumerate(steps):
+            report(Progress("compiling kernels", done, len(steps)))
+            self._step(spans)
+        report(Progress("compiling kernels", len(steps), len(steps)))
+
+    def _step(self, spans: Sequence[tuple[int, int]]) -> None:
+        """Sequences that compute, from a position on, so many tokens."""
         blocks = tuple(range(self.runner.cache.num_blocks))
         params = SamplingParams(max_tokens=1, top_p=0.9)
         vocab = self.runner.model.config.vocab_size
         rows = []
-        for n in range(sequences):
-            count = tokens // sequences + (n < tokens % sequences)
+        for n, (start, count) in enumerate(spans):
             ids = tuple((n + index * 2654435761) % vocab for index in range(count))  # spread over the experts
-            rows.append(Row(f"probe {n}", 0, ids, blocks, params, 0))
+            rows.append(Row(f"probe {n}", start, ids, blocks, params, 0))
         self.runner.run(Batch(tuple(rows)))

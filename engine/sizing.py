@@ -12,6 +12,7 @@ GIB = 2**30
 LEAST_CPU_CACHE_BYTES, MOST_CPU_CACHE_BYTES = GIB, 4 * GIB
 CPU_MAX_SEQS, GPU_MAX_SEQS = 64, 256
 GPU_STEP_TOKENS = 8192
+INVARIANT_STEP_TOKENS = 512  # of a GPU that computes them one by one
 STEP_SECONDS = 0.4  # what a full step of new tokens may take on a CPU; long contexts and sampling come on top
 FEWEST_STEP_TOKENS, MOST_STEP_TOKENS = 16, 2048  # with fewer a step takes hardly less time
 PROBES, REPEATS = 6, 2  # steps of at most so many sizes are tried, each so often

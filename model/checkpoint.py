@@ -71,7 +71,7 @@ def _fused(model: Mixtral, kernels: Library | None) -> Mixtral:
     """The same model, its layers in the fewer and larger operations of its device, where it has such."""
     if kernels is not None:
         return fuse(model, kernels)
-    if model.device.type == "cuda" and has_triton():
+    if model.device.type == "cuda" and has_triton(model.device):
         from model.kernels.gpu import decoder  # triton loads here
 
         return decoder.fuse(model)

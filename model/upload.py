@@ -54,6 +54,8 @@ class Upload:
             yield 0, stored
             return
         lane = self._lane()
+        # Where the rows go may be memory that another stream has yet to fill with zeros.
+        lane.stream.wait_stream(torch.cuda.current_stream(self._device))
         at_once = max(1, PIECE * len(stored) // stored.nbytes)
         with torch.cuda.stream(lane.stream):
             for turn, first in enumerate(range(0, len(stored), at_once)):

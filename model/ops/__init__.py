@@ -11,6 +11,8 @@ from model.ops.cpu import CpuOps
 from model.ops.invariant import INVARIANT
 from model.ops.seams import TORCH, Ops
 
+OLDEST = (8, 0)  # compute capability: on older GPUs, which have no product of bfloat16, torch's operations run
+
 
 def select_ops(config: ModelConfig, device: torch.device, batch_invariant: bool = False) -> Ops:
     """Chooses once per model. Raises ValueError for a device that nothing here was tried on.
@@ -21,7 +23,7 @@ def select_ops(config: ModelConfig, device: torch.device, batch_invariant: bool 
     match device.type:
         case "cpu" if (kernels := library()) is not None:
             return CpuOps(kernels, plain).ops()
-        case "cuda" if has_triton():
+        case "cuda" if has_triton(device):
             from model.kernels.gpu.sampling import draw  # triton loads here, which only a GPU needs
             from model.ops.gpu import GpuOps
 
@@ -32,6 +34,6 @@ def select_ops(config: ModelConfig, device: torch.device, batch_invariant: bool 
             raise ValueError(f"no operations for device {other!r}")
 
 
-def has_triton() -> bool:
-    """Whether the kernels for a GPU can be compiled; torch brings triton along where it was built for CUDA on Linux."""
-    return find_spec("triton") is not None
+def has_triton(device: torch.device) -> bool:
+    """Whether the kernels can be compiled for a GPU; torch brings triton along where it was built for CUDA on Linux."""
+    return find_spec("triton") is not None and torch.cuda.get_device_capability(device) >= OLDEST

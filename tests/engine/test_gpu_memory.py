@@ -7,10 +7,12 @@ import pytest
 import torch
 
 from engine import runner
+from engine.api import Progress
 from engine.config import EngineConfig
 from engine.graphs import Stage
 from engine.runner import ModelRunner
 from engine.sizing import GIB
+from engine.step import Batch
 from model.config import ModelConfig, ModelError
 from model.kv_cache import KVCache
 from model.mixtral import Mixtral
@@ -25,14 +27,14 @@ class Device:
     others: int = 2 * GIB
     weights: int = 50 * GIB
     step: int = 3 * GIB
-    peak: int = field(init=False, default=0)
+    calls: list[str] = field(init=False, default_factory=list)
 
     def install(self, patch: pytest.MonkeyPatch) -> "Device":
-        patch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: None)
+        patch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: self.calls.append("reset"))
         patch.setattr(torch.cuda, "memory_reserved", lambda device: self.weights)
         patch.setattr(torch.cuda, "max_memory_reserved", lambda device: self.weights + self.step)
         patch.setattr(torch.cuda, "mem_get_info", lambda device: (self.total - self.others - self.weights, self.total))
-        patch.setattr(torch.cuda, "empty_cache", lambda: None)
+        patch.setattr(torch.cuda, "empty_cache", lambda: self.calls.append("empty"))
         return self
 
 
@@ -47,24 +49,29 @@ def config_of(checkpoint: Path, **changes: object) -> EngineConfig:
     )
 
 
+def ignore(progress: Progress) -> None:
+    pass
+
+
 def load(config: EngineConfig) -> Mixtral:
-    return runner.load(config, ModelConfig.from_pretrained(Path(config.model)), lambda progress: None)
+    return runner.load(config, ModelConfig.from_pretrained(Path(config.model)), ignore)
 
 
 def test_the_cache_gets_what_weights_steps_and_others_leave(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     device = Device().install(monkeypatch)
     config = config_of(checkpoint)
-    room = runner._Room.on_gpu(load(config), config)
+    room = runner._Room.on_gpu(load(config), config, ignore)
     probe_bytes = 64 * 2 * 2 * 2 * 8 * 4  # tokens, keys and values, layers, heads, head_dim, bytes
     left = int(0.9 * device.total) - device.others - device.weights - device.step
     assert room.cache_bytes == left + probe_bytes  # the probe's own cache was part of the peak, and is gone
     assert (room.max_num_seqs, room.step_tokens) == (256, 64)
+    assert device.calls[:2] == ["empty", "reset"]  # what loading took and left is no part of the peak
 
 
 def test_a_cache_that_was_asked_for_is_taken_at_its_word(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Device().install(monkeypatch)
     config = config_of(checkpoint, kv_cache_memory=5 * GIB)
-    assert runner._Room.on_gpu(load(config), config).cache_bytes == 5 * GIB
+    assert runner._Room.on_gpu(load(config), config, ignore).cache_bytes == 5 * GIB
 
 
 def test_a_step_that_does_not_fit_is_said_at_start(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -77,7 +84,29 @@ def test_a_step_that_does_not_fit_is_said_at_start(checkpoint: Path, monkeypatch
 
     monkeypatch.setattr(ModelRunner, "run", run_out)
     with pytest.raises(ModelError, match="step of 64 tokens does not fit .* lower --max-num-batched-tokens, or choose"):
-        runner._Room.on_gpu(model, config)
+        runner._Room.on_gpu(model, config, ignore)
+
+
+def test_kernels_are_compiled_before_anybody_waits(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps of all sizes that decode, and one of a row that decodes beside a longer piece of a prompt."""
+    config = config_of(checkpoint)
+    steps: list[list[tuple[int, int]]] = []
+    told: list[Progress] = []
+
+    def run(self: ModelRunner, batch: Batch) -> None:
+        steps.append([(row.end, len(row.tokens)) for row in batch.rows])
+
+    monkeypatch.setattr(ModelRunner, "run", run)
+    runner._Probe.of(load(config), config, 128).compile((1, 4), told.append)
+    assert steps == [[(128, 1)], [(128, 1)] * 4, [(128, 1), (128, runner.MIXED_TOKENS)]]
+    assert told[-1] == Progress("compiling kernels", 3, 3)
+
+
+def test_where_tokens_are_computed_one_by_one_a_step_has_few(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Device().install(monkeypatch)
+    config = config_of(checkpoint, max_num_batched_tokens=None, batch_invariant=True)
+    monkeypatch.setattr(ModelRunner, "run", lambda self, batch: None)
+    assert runner._Room.on_gpu(load(config), config, ignore).step_tokens == 512
 
 
 def test_memory_that_runs_out_while_loading_is_said(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:

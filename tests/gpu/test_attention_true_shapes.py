@@ -104,6 +104,7 @@ def test_slots_beyond_32_bits(device: torch.device) -> None:
 
 
 @each_batch
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")  # says torch, once
 def test_nothing_waits_for_the_device_and_results_repeat(rows: list[tuple[int, int]], device: torch.device) -> None:
     layer = Layer(rows, device)
     first = attend(layer.q, layer.pages, layer.plan())  # compiles

@@ -239,6 +239,7 @@ def test_it_starts_with_graphs_unless_it_is_told_not_to(tmp_path: Path, eager: b
 
 
 @pytest.mark.cuda
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")  # says torch, once
 def test_launching_a_step_waits_for_nothing(model: Mixtral) -> None:
     """Neither one with prompts nor one in which all decode: torch raises where it would have to wait."""
     core, before = engine_of(model, Way(overlaps=True, graphed=True)), None

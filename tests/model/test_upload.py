@@ -25,6 +25,10 @@ class FakeEvent:
 
 class FakeStream:
     waited = 0
+    behind: object = None
+
+    def wait_stream(self, other: object) -> None:
+        self.behind = other
 
     def synchronize(self) -> None:
         self.waited += 1
@@ -35,6 +39,7 @@ def lane(monkeypatch: pytest.MonkeyPatch) -> Lane:
     """A lane to a `device` that is the CPU, with buffers of 64 bytes."""
     monkeypatch.setattr(upload, "PIECE", 64)
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: "current")
     buffers = tuple(torch.empty(64, dtype=torch.uint8) for _ in range(2))
     made = Lane(torch.device("cpu"), FakeStream(), buffers, (FakeEvent(), FakeEvent()))  # type: ignore[arg-type]
     monkeypatch.setattr(Lane, "create", classmethod(lambda cls, device: made))
@@ -53,6 +58,7 @@ def test_every_row_arrives_once_and_in_order(lane: Lane, shape: tuple[int, ...])
     assert firsts == [sum(map(len, arrived[:n])) for n in range(len(arrived))]
     assert all(rows.nbytes <= 64 for rows in arrived)
     assert lane.stream.waited == 1
+    assert lane.stream.behind == "current"  # what had been enqueued there came first
 
 
 def test_on_a_cpu_the_file_itself_is_handed_on() -> None:

@@ -13,6 +13,7 @@ from model.ops import select_ops
 from model.ops.experts import experts
 from model.ops.invariant import INVARIANT
 from model.ops.linear import linear, linear_reference
+from model.ops.seams import TORCH
 from model.quantization import Int8Weight
 from tests.model.test_kv_cache import CONFIG
 
@@ -31,9 +32,15 @@ def test_on_a_gpu_with_triton_its_kernel_draws(monkeypatch: pytest.MonkeyPatch) 
     from model.ops.gpu import GpuOps
 
     monkeypatch.setattr(GpuOps, "on", lambda config, _: GpuOps(config, 132, "sm_90"))
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     cuda = torch.device("cuda")
     assert select_ops(CONFIG, cuda).draw is sampling.draw
     assert select_ops(CONFIG, cuda, batch_invariant=True) == replace(INVARIANT, draw=sampling.draw)
+
+
+def test_an_old_gpu_runs_what_torch_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    assert select_ops(CONFIG, torch.device("cuda")) is TORCH
 
 
 def test_a_cpu_never_loads_triton() -> None:
