@@ -122,9 +122,9 @@ def test_the_graphs_room_is_no_cache(checkpoint: Path, monkeypatch: pytest.Monke
     Device().install(monkeypatch)
     config = config_of(checkpoint)
     model = load(config)
-    without = runner._Room.on_gpu(model, config).cache_bytes
+    without = runner._Room.on_gpu(model, config, ignore).cache_bytes
     monkeypatch.setattr(runner, "_graph_bytes", lambda config, runner, max_num_seqs: 2 * GIB + max_num_seqs)
-    assert runner._Room.on_gpu(model, config).cache_bytes == without - 2 * GIB - 256
+    assert runner._Room.on_gpu(model, config, ignore).cache_bytes == without - 2 * GIB - 256
 
 
 def test_graphs_are_for_gpus_whose_operations_can_be_captured_and_can_be_declined(checkpoint: Path) -> None:
