@@ -2,7 +2,7 @@
 
 import math
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
 import torch
@@ -110,17 +110,20 @@ class GroupedWeight(ABC):
     tiling: Tiling
     quants: Tensor  # uint8, in the tiles of the type
     scales: Tensor  # [tiles, groups, 16] float16
+    # Of int8, that the kernels make of what it is multiplied with: 1, or 2, the second being what rounding left. Where
+    # an activation is much larger than its neighbours, one alone has steps that the neighbours are lost in.
+    terms: int = field(default=1, kw_only=True)
 
     @classmethod
-    def pack(cls, dense: Tensor, interleaved: bool = False) -> Self:
+    def pack(cls, dense: Tensor, interleaved: bool = False, terms: int = 1) -> Self:
         """Quantises dense [out, in] of any floating type, whose largest magnitude the type `holds`."""
-        weight = cls.empty(Tiling((dense.shape[0], dense.shape[1]), interleaved), zeros_on(dense.device))
+        weight = cls.empty(Tiling((dense.shape[0], dense.shape[1]), interleaved), zeros_on(dense.device), terms)
         weight.fill(dense, 0)
         return weight
 
     @classmethod
     @abstractmethod
-    def empty(cls, tiling: Tiling, zeros: Zeros) -> Self:
+    def empty(cls, tiling: Tiling, zeros: Zeros, terms: int = 1) -> Self:
         """All zeros, because all scales are."""
 
     @classmethod
@@ -169,9 +172,9 @@ class Int8Weight(GroupedWeight):
     levels: ClassVar[int] = 127
 
     @classmethod
-    def empty(cls, tiling: Tiling, zeros: Zeros) -> Self:
+    def empty(cls, tiling: Tiling, zeros: Zeros, terms: int = 1) -> Self:
         quants = zeros((tiling.tiles, tiling.groups * 8, TILE, 4), torch.uint8)
-        return cls(tiling, quants, zeros(tiling.parts, torch.float16))
+        return cls(tiling, quants, zeros(tiling.parts, torch.float16), terms=terms)
 
     def _store(self, groups: Tensor, place: Place) -> None:
         scales = (groups.abs().amax(-1) / self.levels).half()  # [n, groups]
@@ -199,9 +202,9 @@ class Int4Weight(GroupedWeight):
     mins: Tensor  # [tiles, groups, 16] float16
 
     @classmethod
-    def empty(cls, tiling: Tiling, zeros: Zeros) -> Self:
+    def empty(cls, tiling: Tiling, zeros: Zeros, terms: int = 1) -> Self:
         quants = zeros((tiling.tiles, tiling.groups, 4, TILE, 4), torch.uint8)
-        return cls(tiling, quants, zeros(tiling.parts, torch.float16), zeros(tiling.parts, torch.float16))
+        return cls(tiling, quants, zeros(tiling.parts, torch.float16), zeros(tiling.parts, torch.float16), terms=terms)
 
     @property
     def nbytes(self) -> int:

@@ -45,11 +45,15 @@ def quantise_activations(x: Tensor, groups: int) -> tuple[Tensor, Tensor]:
 
 
 def _grouped_reference(x: Tensor, weight: GroupedWeight) -> Tensor:
-    """The sums over a group are whole numbers, and exact; those over the groups are in float64."""
+    """The sums over a group are whole numbers, and exact; those over the groups and the terms are in float64."""
     held = weight.groups()
-    quants, scales = quantise_activations(x, held.quants.shape[1])
-    wide = quants.double()[:, None]  # [T, 1, groups, 32]
-    sums = (wide * held.quants.double()).sum(-1) * held.scales.double()  # [T, out, groups]
-    if held.mins is not None:
-        sums += wide.sum(-1) * held.mins.double()
-    return (sums * scales.double()[:, None]).sum(-1).to(x.dtype)
+    rest, total = x.float(), x.new_zeros((), dtype=torch.float64)
+    for _ in range(weight.terms):
+        quants, scales = quantise_activations(rest, held.quants.shape[1])
+        rest = rest - (quants * scales[..., None]).flatten(1)[:, : x.shape[1]]
+        wide = quants.double()[:, None]  # [T, 1, groups, 32]
+        sums = (wide * held.quants.double()).sum(-1) * held.scales.double()  # [T, out, groups]
+        if held.mins is not None:
+            sums += wide.sum(-1) * held.mins.double()
+        total = total + (sums * scales.double()[:, None]).sum(-1)
+    return total.to(x.dtype)

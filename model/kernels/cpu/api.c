@@ -56,9 +56,9 @@ static void *take(Layout *layout, int64_t items, size_t size) {
     return at;
 }
 
-static Rows take_rows(Layout *layout, int64_t rows, int64_t inputs) {
+static Rows take_rows(Layout *layout, int64_t rows, int64_t inputs, int64_t terms) {
     const int64_t groups = round_up(inputs, GROUP) / GROUP;
-    return (Rows){take(layout, rows * groups, sizeof(Group)), groups};
+    return (Rows){take(layout, rows * terms * groups, sizeof(Group)), groups, terms};
 }
 
 void octavo_quantise(const Weight *weight, const Source *source) { LEVEL[level]->quantise(weight, source); }
@@ -73,9 +73,9 @@ void octavo_rms_norm(const float *x, const float *weight, float eps, int64_t tok
 void octavo_linear(const Weight *weight, const float *x, int64_t tokens, float *out) {
     LinearCall call = {.weight = weight, .x = x, .tokens = tokens, .out = out};
     Layout layout = {0};
-    take_rows(&layout, tokens, weight->inputs);
+    take_rows(&layout, tokens, weight->inputs, weight->terms);
     layout = (Layout){pool_acquire(layout.used), 0};
-    call.rows = take_rows(&layout, tokens, weight->inputs);
+    call.rows = take_rows(&layout, tokens, weight->inputs, weight->terms);
     pool_run(LEVEL[level]->linear, &call);
     pool_release();
 }
@@ -146,8 +146,8 @@ static size_t lay_out_layer(AttentionCall *call, unsigned char *base) {
     const Attention *layer = call->layer;
     const int64_t tokens = call->step->tokens, dim = layer->head_dim;
     Layout layout = {base, 0};
-    const Rows normed = take_rows(&layout, tokens, layer->qkv.inputs);
-    const Rows attended = take_rows(&layout, tokens, layer->o.inputs);
+    const Rows normed = take_rows(&layout, tokens, layer->qkv.inputs, layer->qkv.terms);
+    const Rows attended = take_rows(&layout, tokens, layer->o.inputs, layer->o.terms);
     float *heads = take(&layout, tokens * layer->qkv.outputs, sizeof(float));
     call->out = take(&layout, tokens * layer->o.inputs, sizeof(float));
     call->qkv = (LinearCall){.weight = &layer->qkv, .tokens = tokens, .out = heads, .rows = normed};
@@ -181,8 +181,8 @@ static size_t lay_out(ExpertsCall *call, unsigned char *base) {
     const Experts *experts = call->experts;
     Layout layout = {base, 0};
     call->normed = take(&layout, call->tokens * experts->hidden, sizeof(float));
-    call->rows = take_rows(&layout, call->tokens, experts->hidden);
-    call->inner = take_rows(&layout, call->pairs, experts->intermediate);
+    call->rows = take_rows(&layout, call->tokens, experts->hidden, 1);
+    call->inner = take_rows(&layout, call->pairs, experts->intermediate, 1);
     call->outputs = take(&layout, call->pairs * experts->hidden, sizeof(float));
     call->order = take(&layout, call->pairs, sizeof(int64_t));
     call->place = take(&layout, call->pairs, sizeof(int64_t));

@@ -86,7 +86,7 @@ static void inner_group(const ExpertsCall *call, int64_t expert, int64_t group) 
             for (int r = 0; r < count; r++) half[h][r] = vf_mul(silu(gate[r]), up[r]);
         }
         for (int r = 0; r < count; r++) {
-            quantise_group(half[0][r], half[1][r], row_of(&call->inner, at + r) + group);
+            quantise_group(&half[0][r], &half[1][r], row_of(&call->inner, at + r) + group);
         }
     }
 }

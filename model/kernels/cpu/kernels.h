@@ -12,13 +12,14 @@ typedef struct {
     int32_t sum; /* of the integers */
 } Group;
 
-/* Activations in int8; the last group of a row is padded with zeros. */
+/* Activations in int8, each row as the sum of so many terms; the last group is padded with zeros. */
 typedef struct {
-    Group *all; /* [rows, groups] */
-    int64_t groups;
+    Group *all; /* [rows, terms, groups] */
+    int64_t groups, terms;
 } Rows;
 
-static inline Group *row_of(const Rows *rows, int64_t row) { return rows->all + row * rows->groups; }
+/* Term n % terms of row n / terms. */
+static inline Group *row_of(const Rows *rows, int64_t n) { return rows->all + n * rows->groups; }
 
 typedef struct {
     const float *x, *weight;

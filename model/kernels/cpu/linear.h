@@ -8,18 +8,19 @@ static void linear_quantise(const void *arguments, int64_t first, int64_t last) 
 
 static void linear_tiles(const void *arguments, int64_t first, int64_t last) {
     const LinearCall *call = arguments;
-    const int64_t outputs = call->weight->outputs;
+    const int64_t outputs = call->weight->outputs, terms = call->rows.terms, all = call->tokens * terms;
     for (int64_t tile = first; tile < last; tile++) {
-        for (int64_t t = 0; t < call->tokens; t += ROWS) {
-            const int count = (int)(call->tokens - t < ROWS ? call->tokens - t : ROWS);
+        for (int64_t n = 0; n < all; n += ROWS) { /* which is even: no row's terms are torn apart */
+            const int count = (int)(all - n < ROWS ? all - n : ROWS);
             const Group *rows[ROWS];
             vf out[ROWS];
-            for (int r = 0; r < count; r++) rows[r] = row_of(&call->rows, t + r);
+            for (int r = 0; r < count; r++) rows[r] = row_of(&call->rows, n + r);
             products(call->weight, tile, rows, count, 0, out);
-            for (int r = 0; r < count; r++) {
-                float *to = call->out + (t + r) * outputs;
-                if (call->adds) out[r] = vf_add(load_padded(to, tile * TILE, outputs), out[r]);
-                store_padded(to, tile * TILE, outputs, out[r]);
+            for (int64_t r = 0; r < count; r += terms) {
+                float *to = call->out + (n + r) / terms * outputs;
+                vf sum = terms == 1 ? out[r] : vf_add(out[r], out[r + 1]);
+                if (call->adds) sum = vf_add(load_padded(to, tile * TILE, outputs), sum);
+                store_padded(to, tile * TILE, outputs, sum);
             }
         }
     }

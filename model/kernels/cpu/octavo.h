@@ -22,7 +22,8 @@ typedef struct {
     const uint16_t *mins;   /* the same, int4 only */
     int64_t outputs;
     int64_t inputs;
-    int64_t bits; /* 8 or 4 */
+    int64_t bits;  /* 8 or 4 */
+    int64_t terms; /* in int8 that an activation is the sum of: 1, or 2, the second being what rounding left of it */
 } Weight;
 
 enum { FLOAT32, FLOAT16, BFLOAT16 };

@@ -62,14 +62,18 @@ static void normalise(const float *x, const float *weight, float eps, int64_t si
     }
 }
 
-/* One group in int8: scale = largest magnitude / 127. What is not finite makes the scale so, and with it the result. */
-static inline void quantise_group(vf low, vf high, Group *out) {
-    const vf poison = vf_mul(vf_add(vf_mul(low, vf_set1(0)), high), vf_set1(0));
-    const float most = vf_most(vf_max(vf_abs(low), vf_abs(high)));
+/* One group in int8: scale = largest magnitude / 127. What is not finite makes the scale so, and with it the result.
+ * What rounding leaves of the group takes its place. */
+static inline void quantise_group(vf *low, vf *high, Group *out) {
+    const vf poison = vf_mul(vf_add(vf_mul(*low, vf_set1(0)), *high), vf_set1(0));
+    const float most = vf_most(vf_max(vf_abs(*low), vf_abs(*high)));
     const float scale = most / 127.0f;
     const vf divisor = vf_set1(most > 0 ? scale : 1.0f);
-    vf_store_int8(out->quants, vf_round(vf_div(low, divisor)));
-    vf_store_int8(out->quants + TILE, vf_round(vf_div(high, divisor)));
+    const vf first = vf_round(vf_div(*low, divisor)), second = vf_round(vf_div(*high, divisor));
+    vf_store_int8(out->quants, first);
+    vf_store_int8(out->quants + TILE, second);
+    *low = vf_sub(*low, vf_mul(first, divisor));
+    *high = vf_sub(*high, vf_mul(second, divisor));
     out->scale = scale + sum_of(poison);
     out->sum = 0;
     for (int n = 0; n < GROUP; n++) out->sum += out->quants[n];
@@ -77,7 +81,9 @@ static inline void quantise_group(vf low, vf high, Group *out) {
 
 static void quantise_row(const float *x, int64_t size, const Rows *rows, int64_t row) {
     for (int64_t g = 0; g < rows->groups; g++) {
-        const vf low = load_padded(x, g * GROUP, size), high = load_padded(x, g * GROUP + TILE, size);
-        quantise_group(low, high, row_of(rows, row) + g);
+        vf low = load_padded(x, g * GROUP, size), high = load_padded(x, g * GROUP + TILE, size);
+        for (int64_t term = 0; term < rows->terms; term++) {
+            quantise_group(&low, &high, row_of(rows, row * rows->terms + term) + g);
+        }
     }
 }

@@ -21,6 +21,7 @@ class WeightStruct(Structure):
         ("outputs", c_int64),
         ("inputs", c_int64),
         ("bits", c_int64),
+        ("terms", c_int64),
     )
 
     @classmethod
@@ -30,7 +31,7 @@ class WeightStruct(Structure):
         outputs, inputs = weight.shape
         mins = weight.mins.data_ptr() if isinstance(weight, Int4Weight) else None
         bits = 4 if isinstance(weight, Int4Weight) else 8
-        return cls(weight.quants.data_ptr(), weight.scales.data_ptr(), mins, outputs, inputs, bits)
+        return cls(weight.quants.data_ptr(), weight.scales.data_ptr(), mins, outputs, inputs, bits, weight.terms)
 
 
 class StepStruct(Structure):
