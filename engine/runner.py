@@ -188,8 +188,9 @@ def load(config: EngineConfig, shape: ModelConfig, report: Report) -> Mixtral:
         ) from None
     if not config.batch_invariant:
         return model
-    # A GPU's fused layers round as the batch has it; a CPU's do not, and stay.
-    return replace(model, ops=select_ops(shape, device, batch_invariant=True), fused=None)
+    ops = select_ops(shape, device, batch_invariant=True)
+    # A GPU's fused layers and its norms round as the batch has it; a CPU's do not, and stay.
+    return replace(model, ops=ops) if device.type == "cpu" else model.row_by_row(ops)
 
 
 def _stage(config: EngineConfig, model: Mixtral, cache: KVCache, max_model_len: int) -> Stage | None:
@@ -329,8 +330,7 @@ class _Probe:
 
     def compile(self, counts: Sequence[int], report: Report) -> None:
         """Steps that decode so many rows each, and a mixed one, so that serving waits for no compiler."""
-        # Behind the longest context, for kernels that cut the keys among programs.
-        last = self.max_len - 1, 1
+        last = self.max_len - 1, 1  # behind the longest context, whose keys are cut among programs
         steps = [[last] * count for count in counts]
         steps.append([last, (max(0, self.max_len - MIXED_TOKENS), min(MIXED_TOKENS, self.max_len))])
         for done, spans in enumerate(steps):

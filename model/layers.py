@@ -29,6 +29,14 @@ class RMSNorm:
 
 
 @dataclass(frozen=True, slots=True)
+class RowNorm(RMSNorm):
+    """The same, each row by itself: how a GPU adds up a row depends on how many there are."""
+
+    def __call__(self, x: Tensor) -> Tensor:
+        return torch.cat([RMSNorm.__call__(self, row) for row in x.split(1)])  # [T, H]
+
+
+@dataclass(frozen=True, slots=True)
 class Rotation:
     """The rotary angles of one step's positions; float32, whatever the activations are."""
 

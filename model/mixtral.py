@@ -1,7 +1,7 @@
 """The Mixtral decoder, sparse or dense: tokens in, logits out, for a flat batch of many sequences."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import torch
@@ -10,7 +10,7 @@ from torch import Tensor
 from model.batch import ForwardBatch
 from model.config import ModelConfig
 from model.kv_cache import KVCache, LayerCache
-from model.layers import Embedding, RMSNorm, RotaryEmbedding, Rotation
+from model.layers import Embedding, RMSNorm, RotaryEmbedding, Rotation, RowNorm
 from model.moe import MoEBlock, Observe
 from model.ops.seams import Ops, Plan
 from model.precision import SHORT, Precision
@@ -117,6 +117,18 @@ class Mixtral:
         if not hidden.shape[0]:  # a chunk that does not end its prompt
             return hidden.new_empty(0, self.config.vocab_size, dtype=torch.float32)
         return self.ops.linear(self.norm(hidden), self.head).float()
+
+    def row_by_row(self, ops: Ops) -> "Mixtral":
+        """The plain composition over such operations, with norms of which no row depends on the others either."""
+
+        def alone(norm: RMSNorm) -> RMSNorm:
+            return RowNorm(norm.weight, norm.root_eps)
+
+        layers = (
+            replace(layer, input_norm=alone(layer.input_norm), post_norm=alone(layer.post_norm), fused=None)
+            for layer in self.layers
+        )
+        return replace(self, ops=ops, layers=tuple(layers), norm=alone(self.norm), fused=None)
 
     def matrices(self) -> Iterator[Weight]:
         """Everything that tokens are multiplied with, except the routers."""

@@ -26,6 +26,7 @@ from model.config import ModelConfig
 from model.kernels.gpu.decoder import GpuDecoder
 from model.kv_cache import KVCache
 from model.mixtral import Mixtral
+from model.ops import select_ops
 from model.ops.gpu import GpuOps
 from model.precision import Precision
 from tests.engine.device_ops import FakeCapture, capturable
@@ -184,6 +185,14 @@ def test_a_cached_prefix_is_as_good_as_a_cold_one(model: Mixtral, alone: Served)
     warm = serve(model, replace(WAYS["everything at once"], num_blocks=32, step_tokens=128), requests(), rounds=2)
     assert warm.cached > 3 * BLOCK_SIZE
     same(warm, alone)
+
+
+def test_row_by_row_logits_are_the_same_bits_in_any_company(model: Mixtral) -> None:
+    """What --batch-invariant serves on a GPU."""
+    alone_in_step = model.row_by_row(select_ops(model.config, model.device, batch_invariant=True))
+    alone, together = (serve(alone_in_step, way, requests()).logits for way in (Way(sequences=1), Way()))
+    for where, logits in alone.items():
+        assert together[where].equal(logits), where
 
 
 def test_a_graph_of_the_kernels_gives_what_torch_computes(device: torch.device, tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from model.config import ModelConfig, RopeScaling
-from model.layers import Embedding, RMSNorm, RotaryEmbedding
+from model.layers import Embedding, RMSNorm, RotaryEmbedding, RowNorm
 
 CONFIG = ModelConfig(
     vocab_size=16,
@@ -33,6 +33,13 @@ def test_norm_is_the_formula(dtype: torch.dtype, tolerance: float, scale: float)
     actual = RMSNorm.create(weight, 1e-5)(x)
     assert actual.dtype == dtype
     torch.testing.assert_close(actual.double(), expected, rtol=tolerance, atol=tolerance)
+
+
+@pytest.mark.parametrize("rows", [0, 1, 5])
+def test_norm_of_rows_one_by_one_is_the_norm(rows: int) -> None:
+    norm = RMSNorm.create(torch.randn(24), 1e-5)
+    x = torch.randn(rows, 24)
+    torch.testing.assert_close(RowNorm(norm.weight, norm.root_eps)(x), norm(x))
 
 
 def test_norm_of_zeros_is_zero() -> None:
