@@ -79,7 +79,7 @@ def errors() -> None:
 def tool() -> None:
     choice = {"type": "function", "function": {"name": "get_weather"}}
     answer = client.chat.completions.create(
-        model=MODEL, messages=MESSAGES, tools=[WEATHER], tool_choice=choice, max_tokens=64
+        model=MODEL, messages=MESSAGES, tools=[WEATHER], tool_choice=choice, max_tokens=200
     )
     (call,) = answer.choices[0].message.tool_calls
     assert call.function.name == "get_weather" and json.loads(call.function.arguments).keys() == {"city"}
@@ -92,9 +92,14 @@ def tool() -> None:
 
 def tool_stream() -> None:
     with client.chat.completions.stream(
-        model=MODEL, messages=MESSAGES, tools=[WEATHER], tool_choice="required", max_tokens=64
+        model=MODEL,
+        messages=MESSAGES,
+        tools=[WEATHER],
+        tool_choice="required",
+        parallel_tool_calls=False,  # the model may go on calling until it has no tokens left
+        max_tokens=200,
     ) as stream:
-        call, *_ = stream.get_final_completion().choices[0].message.tool_calls
+        (call,) = stream.get_final_completion().choices[0].message.tool_calls
     assert call.function.name == "get_weather" and json.loads(call.function.arguments).keys() == {"city"}
 
 
