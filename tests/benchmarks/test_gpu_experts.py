@@ -3,8 +3,6 @@
 import pytest
 import torch
 
-pytest.importorskip("triton", reason="its wheels are for Linux")
-
 from benchmarks.gpu_compare import difference
 from benchmarks.gpu_experts import exact, grouped
 from benchmarks.gpu_model import SMALL, experts_of

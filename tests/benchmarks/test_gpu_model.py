@@ -5,8 +5,6 @@ from dataclasses import replace
 import pytest
 import torch
 
-pytest.importorskip("triton", reason="its wheels are for Linux")
-
 from benchmarks.gpu_model import MIXTRAL_8X7B, SMALL, Kind, copy_of, experts_of, layers_that_fit, random_model
 from model.precision import Precision
 from model.rows import Int4Rows, Int8Rows, RowWeight, Stack

@@ -1,9 +1,6 @@
 """The kernels of a step, the slowest first."""
 
-import pytest
 import torch
-
-pytest.importorskip("triton", reason="its wheels are for Linux")
 
 from benchmarks.gpu_model import SMALL
 from benchmarks.gpu_profile import LARGEST, profile

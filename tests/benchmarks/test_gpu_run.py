@@ -3,8 +3,6 @@
 import pytest
 import torch
 
-pytest.importorskip("triton", reason="its wheels are for Linux")
-
 from benchmarks.figures import Spread
 from benchmarks.gpu_model import SMALL
 from benchmarks.gpu_run import KINDS, Run, kinds_of

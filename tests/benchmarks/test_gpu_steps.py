@@ -3,8 +3,6 @@
 import pytest
 import torch
 
-pytest.importorskip("triton", reason="its wheels are for Linux")
-
 from benchmarks.gpu_model import SMALL, random_model
 from benchmarks.gpu_steps import step_bytes, step_flop
 from model.rows import Int8Rows

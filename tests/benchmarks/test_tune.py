@@ -9,8 +9,6 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-pytest.importorskip("triton", reason="its wheels are for Linux")
-
 from benchmarks import tune
 from benchmarks.gpu_model import SMALL
 from benchmarks.gpu_run import Run
