@@ -114,7 +114,7 @@ def build(config: EngineConfig, report: Callable[[Progress], None]) -> tuple[Eng
 
     Raises model.config.ModelError, with a sentence for the user, for whatever starting again would not change.
     """
-    from engine.runner import start  # torch loads here, in the engine's own process
+    from engine.start import start  # torch loads here, in the engine's own process
 
     runner, limits, ready = start(config, report)
     pool = BlockPool(runner.cache.num_blocks, runner.cache.block_size)

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from engine.api import Progress
+from engine.config import EngineConfig
 from engine.step import Batch
 from engine.tensors import Drawing, Shape, on_host
 from model.kv_cache import KVCache
@@ -90,6 +91,13 @@ class Stage:
         with torch.inference_mode():
             replay = capture(lambda: self.model.forward(batch, self.cache))
         return Graph(shape, block_size, inputs, batch.tokens, replay)
+
+
+def stage_for(config: EngineConfig, model: Mixtral, cache: KVCache, max_model_len: int) -> Stage | None:
+    """Where device and operations have CUDA graphs, and nobody said no."""
+    if config.enforce_eager or model.device.type != "cuda" or not model.ops.capturable:
+        return None
+    return Stage(model, cache, -(-max_model_len // cache.block_size))
 
 
 def capture_all(stage: Stage, rows: Sequence[int], capture: Capture, report: Callable[[Progress], None]) -> Graphs:

@@ -11,7 +11,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 MAY_IMPORT = {"server": {"server", "engine"}, "engine": {"engine", "model"}, "model": {"model"}}
 SERVER_SEES = {"engine.api", "engine.client", "engine.config"}
-TORCH_IN_ENGINE = {"runner.py", "tensors.py", "graphs.py", "sampler.py", "workers.py"}
+TORCH_IN_ENGINE = {"runner.py", "tensors.py", "graphs.py", "sampler.py", "probe.py", "start.py"}
 COMPOSITION_ROOT = "server/cli.py"
 LONGEST_FUNCTION, LONGEST_FILE, MOST_PARAMETERS = 50, 350, 6
 
@@ -112,5 +112,5 @@ def test_the_api_process_never_loads_the_engines_libraries(module: str) -> None:
 def test_the_engine_runs_on_a_machine_that_has_little_but_torch() -> None:
     """As those do on which a GPU is tested and measured."""
     absent = ("llguidance", "tokenizers", "fastapi", "uvicorn", "pydantic", "jinja2", "triton")
-    code = f"import sys; sys.modules.update(dict.fromkeys({absent})); import engine.runner"
+    code = f"import sys; sys.modules.update(dict.fromkeys({absent})); import engine.start"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

@@ -8,17 +8,16 @@ from model.ops.linear import Linear, linear, linear_reference
 from model.quantization import ExpertWeights
 
 
-def experts(x: Tensor, ids: Tensor, weights: Tensor, expert_weights: ExpertWeights) -> Tensor:
-    """x [T, H], ids [T, k], weights [T, k] float32 -> [T, H]."""
-    if len(expert_weights.down) == 1:  # a dense layer: all rows at once, as they are
-        return (weights * _swiglu(x, expert_weights, 0, linear)).to(x.dtype)
-    if ids.shape[0] == 1:  # nothing to sort, and sorting would cost a tenth of a lone stream's step
-        return _one_token(x, ids, weights, expert_weights)
-    chosen = choose(x, ids, expert_weights, linear)
-    return torch.bmm(weights[:, None, :], chosen.float()).squeeze(1).to(x.dtype)
+def experts(x: Tensor, ids: Tensor, weights: Tensor, expert_weights: ExpertWeights, product: Linear = linear) -> Tensor:
+    """x [T, H], ids [T, k], weights [T, k] float32 -> [T, H]; a row's rounding depends on others in product alone."""
+    chosen = _choose(x, ids, expert_weights, product)  # [T, k, H]
+    total = weights[:, 0, None] * chosen[:, 0]
+    for choice in range(1, ids.shape[1]):
+        total += weights[:, choice, None] * chosen[:, choice]
+    return total.to(x.dtype)
 
 
-def choose(x: Tensor, ids: Tensor, expert_weights: ExpertWeights, product: Linear) -> Tensor:
+def _choose(x: Tensor, ids: Tensor, expert_weights: ExpertWeights, product: Linear) -> Tensor:
     """x [T, H], ids [T, k] -> each token's output of each expert it chose, [T, k, H].
 
     The T * k (token, choice) pairs are sorted by expert; each expert that has any multiplies them at once:
@@ -28,6 +27,10 @@ def choose(x: Tensor, ids: Tensor, expert_weights: ExpertWeights, product: Linea
                                                             token   t0   t1   t1   t0
     """
     tokens, top_k = ids.shape
+    if len(expert_weights.down) == 1:  # a dense layer: all rows at once, as they are
+        return _swiglu(x, expert_weights, 0, product)[:, None]
+    if tokens == 1:  # nothing to sort, and sorting would cost a tenth of a lone stream's step
+        return torch.cat([_swiglu(x, expert_weights, expert, product) for expert in ids[0].tolist()])[None]
     pairs = ids.flatten()  # [T * k]
     order = pairs.argsort(stable=True)
     counts = torch.bincount(pairs, minlength=len(expert_weights.down)).tolist()
@@ -35,11 +38,6 @@ def choose(x: Tensor, ids: Tensor, expert_weights: ExpertWeights, product: Linea
     outputs = [_swiglu(rows[expert], expert_weights, expert, product) for expert, count in enumerate(counts) if count]
     # Back in the order of the pairs, so that the sum over k never depends on who else is in the batch.
     return x.new_empty(tokens * top_k, x.shape[-1]).index_copy_(0, order, torch.cat(outputs)).view(tokens, top_k, -1)
-
-
-def _one_token(x: Tensor, ids: Tensor, weights: Tensor, expert_weights: ExpertWeights) -> Tensor:
-    chosen = [_swiglu(x, expert_weights, expert, linear) for expert in ids[0].tolist()]
-    return (weights @ torch.cat(chosen).float()).to(x.dtype)  # [1, H]
 
 
 def _swiglu(x: Tensor, expert_weights: ExpertWeights, expert: int, product: Linear) -> Tensor:

@@ -1,6 +1,6 @@
 """A request's logits are the same bits alone and beside fifteen others, however its prompt is cut into chunks.
 
-Int8 and int4 in the C kernels are so by themselves, everything else with --batch-invariant.
+Int8 and int4 in the C kernels are so by themselves, fp16 beside them with AVX512; all else with --batch-invariant.
 """
 
 from dataclasses import replace
@@ -11,7 +11,7 @@ import torch
 
 from engine.api import Request, SamplingParams
 from engine.config import EngineConfig
-from engine.runner import load
+from engine.start import load
 from model.config import ModelConfig
 from model.kernels.cpu.library import library
 from model.mixtral import Mixtral
@@ -21,11 +21,15 @@ from tests.tiny import write_tiny_checkpoint
 
 needs_kernels = pytest.mark.skipif(library() is None, reason="the C kernels were not built")
 needs_fp16 = pytest.mark.skipif(not fp16_works(), reason="needs FBGEMM on x86")
+needs_avx512 = pytest.mark.skipif(
+    torch.backends.cpu.get_cpu_capability() != "AVX512", reason="AVX2's float16 product would need padding"
+)
 
 WAYS = [
     pytest.param({"quantization": "int8"}, id="int8", marks=needs_kernels),
     pytest.param({"quantization": "int4"}, id="int4", marks=needs_kernels),
     pytest.param({"dtype": "float16", "batch_invariant": True}, id="fp16", marks=needs_fp16),
+    pytest.param({"dtype": "float16"}, id="fp16, where it costs little", marks=[needs_kernels, needs_avx512]),
     pytest.param({"dtype": "float32", "batch_invariant": True}, id="fp32"),
     pytest.param({"dtype": "bfloat16", "batch_invariant": True}, id="bf16"),
 ]

@@ -1,4 +1,4 @@
-"""Starting up, and what is said when that cannot work; what one request can do to the others."""
+"""What one request, or what a model gives for it, can do to the others."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -6,17 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine import runner
-from engine.api import FinishReason, SamplingDefaults
+from engine.api import FinishReason
 from engine.config import EngineConfig
-from engine.engine import build
+from engine.engine import Engine, build
 from engine.runner import ModelRunner
-from model.config import ModelError
-from model.kernels.cpu.library import library
 from tests.engine.fakes import Collector, request, run
 from tests.tiny import write_tiny_checkpoint
-
-SMALL = {"threads": 1, "kv_cache_memory": 2**20, "max_num_batched_tokens": 64, "device": "cpu", "dtype": "float32"}
 
 
 @pytest.fixture(scope="module")
@@ -24,84 +19,21 @@ def checkpoint(tmp_path_factory) -> Path:
     return write_tiny_checkpoint(tmp_path_factory.mktemp("tiny"))
 
 
-def start(directory: Path, **changes):
-    seen = []
-    core, ready = build(EngineConfig(str(directory), **{**SMALL, **changes}), seen.append)
-    return core, ready, seen
-
-
-def test_start_reports_its_progress_and_states_its_bounds(checkpoint):
-    core, ready, seen = start(checkpoint)
-    assert (seen[-1].what, seen[-1].done) == ("loading weights", seen[-1].total)
-    per_token = 2 * 2 * 2 * 8 * 4  # keys and values, layers, heads, head_dim, bytes
-    assert ready.pool_tokens == 2**20 // (per_token * 16) * 16
-    assert (ready.max_model_len, ready.max_num_seqs, ready.max_waiting) == (512, 64, 1024)
-    assert ready.eos_token_ids == (2,)
-    assert any(f"KV cache of {ready.pool_tokens:,} tokens" in line for line in ready.description)
-    assert core.scheduler.pool.num_blocks * 16 == ready.pool_tokens
-
-
-@pytest.mark.parametrize(("asked", "cost"), [("auto", "half as fast"), ("int8", "unpacks its weights, slowly")])
-def test_what_is_lost_without_the_kernels_is_said(checkpoint, monkeypatch, asked, cost):
-    _, with_kernels, _ = start(checkpoint)
-    monkeypatch.setattr(runner, "library", lambda: None)
-    _, ready, _ = start(checkpoint, quantization=asked, dtype="auto")
-    (line,) = (line for line in ready.description if "The kernels in C were not built" in line)
-    assert cost in line and "install a C compiler (gcc or clang), then run `" in line and "-m pip install" in line
-    assert (library() is None) == any("not built" in line for line in with_kernels.description)
-
-
-def test_generation_config_travels_with_ready(tmp_path):
-    write_tiny_checkpoint(tmp_path)
-    (tmp_path / "generation_config.json").write_text('{"temperature": 0.6, "top_p": 0.9, "eos_token_id": [2, 5]}')
-    _, ready, _ = start(tmp_path)
-    assert ready.defaults == SamplingDefaults(temperature=0.6, top_p=0.9)
-    assert ready.eos_token_ids == (2, 5)
-
-
-def test_the_token_budget_is_measured_unless_it_is_given(checkpoint):
-    core, _, seen = start(checkpoint, max_num_batched_tokens=None, max_num_seqs=3)
-    assert "measuring steps" in {progress.what for progress in seen}
-    assert 3 <= core.scheduler.limits.max_num_batched_tokens <= 2048
-
-
-def test_the_context_shrinks_to_the_pool_unless_it_was_asked_for(checkpoint):
-    _, ready, _ = start(checkpoint, kv_cache_memory=100 * 256)
-    assert ready.max_model_len == ready.pool_tokens == 96
-    assert any("raise --kv-cache-memory" in line for line in ready.description)
-    with pytest.raises(ModelError, match="--max-model-len 200 does not fit the KV cache of 96 tokens"):
-        start(checkpoint, kv_cache_memory=100 * 256, max_model_len=200)
-
-
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"max_model_len": 100_000}, "beyond the 512 positions"),
-        ({"kv_cache_memory": 100}, "no room for a KV cache"),
-        ({"kv_cache_memory": 2**60}, "memory are left: lower it"),
-        ({"dtype": "int7"}, "int7"),
-        ({"quantization": "int7"}, "int7"),
-        ({"dtype": "bfloat16", "quantization": "int8"}, "leave out --dtype bfloat16"),
-    ],
-)
-def test_what_the_user_can_mend_is_said_in_a_sentence(checkpoint, changes, words):
-    with pytest.raises(ModelError, match=words):
-        start(checkpoint, **changes)
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="needs a machine without CUDA")
-def test_a_device_that_is_not_there_is_refused(checkpoint):
-    with pytest.raises(ModelError, match="--device cpu"):
-        start(checkpoint, device="cuda")
-
-
-def test_a_missing_model_is_refused(tmp_path):
-    with pytest.raises(ModelError, match="no directory"):
-        start(tmp_path / "nothing")
+def build_engine(checkpoint: Path, sampled_vocab: int | None = None) -> Engine:
+    config = EngineConfig(
+        str(checkpoint),
+        device="cpu",
+        dtype="float32",
+        threads=1,
+        kv_cache_memory=2**20,
+        max_num_batched_tokens=64,
+        sampled_vocab=sampled_vocab,
+    )
+    return build(config, lambda progress: None)[0]
 
 
 def test_padding_of_the_vocabulary_is_never_sampled(checkpoint):
-    core, _, _ = start(checkpoint, sampled_vocab=10)
+    core = build_engine(checkpoint, sampled_vocab=10)
     collector = Collector()
     for index in range(4):
         core.add(request(f"r{index}", [3, 4], 20, seed=index, temperature=index / 2))
@@ -111,7 +43,7 @@ def test_padding_of_the_vocabulary_is_never_sampled(checkpoint):
 
 @pytest.mark.parametrize("overlaps", [False, True], ids=["plain", "overlapped"])
 def test_a_model_that_gives_nan_for_one_request_serves_the_others(checkpoint, overlaps):
-    core, _, _ = start(checkpoint)
+    core = build_engine(checkpoint)
     loaded = core.runner
     assert isinstance(loaded, ModelRunner)
     core.runner = replace(loaded, overlaps=overlaps)
@@ -130,7 +62,7 @@ def test_a_model_that_gives_nan_for_one_request_serves_the_others(checkpoint, ov
 
 
 def test_an_engine_whose_last_request_left_still_steps(checkpoint):
-    core, _, _ = start(checkpoint)
+    core = build_engine(checkpoint)
     assert core.add(request("a", [1, 2, 3])) is None
     core.abort("a")
     assert not core.has_work()

@@ -44,7 +44,7 @@ def test_an_old_gpu_runs_what_torch_has(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_a_cpu_never_loads_triton() -> None:
-    code = """import sys, torch, engine.runner; from model.ops import select_ops
+    code = """import sys, torch, engine.start; from model.ops import select_ops
 select_ops(None, torch.device("cpu")); sys.exit("triton" in sys.modules)"""
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 

@@ -6,10 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine import runner
+from engine import probe, start
 from engine.api import Progress
 from engine.config import EngineConfig
-from engine.graphs import Stage
+from engine.graphs import Stage, stage_for
+from engine.probe import Probe, Room
 from engine.runner import ModelRunner
 from engine.sizing import GIB
 from engine.step import Batch
@@ -54,13 +55,13 @@ def ignore(progress: Progress) -> None:
 
 
 def load(config: EngineConfig) -> Mixtral:
-    return runner.load(config, ModelConfig.from_pretrained(Path(config.model)), ignore)
+    return start.load(config, ModelConfig.from_pretrained(Path(config.model)), ignore)
 
 
 def test_the_cache_gets_what_weights_steps_and_others_leave(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     device = Device().install(monkeypatch)
     config = config_of(checkpoint)
-    room = runner._Room.on_gpu(load(config), config, ignore)
+    room = Room.on_gpu(load(config), config, ignore)
     probe_bytes = 64 * 2 * 2 * 2 * 8 * 4  # tokens, keys and values, layers, heads, head_dim, bytes
     left = int(0.9 * device.total) - device.others - device.weights - device.step
     assert room.cache_bytes == left + probe_bytes  # the probe's own cache was part of the peak, and is gone
@@ -71,7 +72,7 @@ def test_the_cache_gets_what_weights_steps_and_others_leave(checkpoint: Path, mo
 def test_a_cache_that_was_asked_for_is_taken_at_its_word(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Device().install(monkeypatch)
     config = config_of(checkpoint, kv_cache_memory=5 * GIB)
-    assert runner._Room.on_gpu(load(config), config, ignore).cache_bytes == 5 * GIB
+    assert Room.on_gpu(load(config), config, ignore).cache_bytes == 5 * GIB
 
 
 def test_a_step_that_does_not_fit_is_said_at_start(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,7 +85,7 @@ def test_a_step_that_does_not_fit_is_said_at_start(checkpoint: Path, monkeypatch
 
     monkeypatch.setattr(ModelRunner, "run", run_out)
     with pytest.raises(ModelError, match="step of 64 tokens does not fit .* lower --max-num-batched-tokens, or choose"):
-        runner._Room.on_gpu(model, config, ignore)
+        Room.on_gpu(model, config, ignore)
 
 
 def test_kernels_are_compiled_before_anybody_waits(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -97,8 +98,8 @@ def test_kernels_are_compiled_before_anybody_waits(checkpoint: Path, monkeypatch
         steps.append([(row.end, len(row.tokens)) for row in batch.rows])
 
     monkeypatch.setattr(ModelRunner, "run", run)
-    runner._Probe.of(load(config), config, 128).compile((1, 4), told.append)
-    assert steps == [[(128, 1)], [(128, 1)] * 4, [(128, 1), (128, runner.MIXED_TOKENS)]]
+    Probe.of(load(config), config, 128).compile((1, 4), told.append)
+    assert steps == [[(128, 1)], [(128, 1)] * 4, [(128, 1), (128, probe.MIXED_TOKENS)]]
     assert told[-1] == Progress("compiling kernels", 3, 3)
 
 
@@ -106,14 +107,14 @@ def test_where_tokens_are_computed_one_by_one_a_step_has_few(checkpoint: Path, m
     Device().install(monkeypatch)
     config = config_of(checkpoint, max_num_batched_tokens=None, batch_invariant=True)
     monkeypatch.setattr(ModelRunner, "run", lambda self, batch: None)
-    assert runner._Room.on_gpu(load(config), config, ignore).step_tokens == 512
+    assert Room.on_gpu(load(config), config, ignore).step_tokens == 512
 
 
 def test_memory_that_runs_out_while_loading_is_said(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def run_out(*given: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    monkeypatch.setattr(runner, "load_model", run_out)
+    monkeypatch.setattr(start, "load_model", run_out)
     with pytest.raises(ModelError, match="ran out while the weights were loaded: free some, or choose a smaller"):
         load(config_of(checkpoint))
 
@@ -122,9 +123,9 @@ def test_the_graphs_room_is_no_cache(checkpoint: Path, monkeypatch: pytest.Monke
     Device().install(monkeypatch)
     config = config_of(checkpoint)
     model = load(config)
-    without = runner._Room.on_gpu(model, config, ignore).cache_bytes
-    monkeypatch.setattr(runner, "_graph_bytes", lambda config, runner, max_num_seqs: 2 * GIB + max_num_seqs)
-    assert runner._Room.on_gpu(model, config, ignore).cache_bytes == without - 2 * GIB - 256
+    without = Room.on_gpu(model, config, ignore).cache_bytes
+    monkeypatch.setattr(probe, "_graph_bytes", lambda config, runner, max_num_seqs: 2 * GIB + max_num_seqs)
+    assert Room.on_gpu(model, config, ignore).cache_bytes == without - 2 * GIB - 256
 
 
 def test_graphs_are_for_gpus_whose_operations_can_be_captured_and_can_be_declined(checkpoint: Path) -> None:
@@ -134,7 +135,7 @@ def test_graphs_are_for_gpus_whose_operations_can_be_captured_and_can_be_decline
     cache = KVCache.allocate(model.config, 4, 16, torch.float32, "cpu")
 
     def stage(model: Mixtral, **changes: object) -> Stage | None:
-        return runner._stage(replace(config, **changes), model, cache, 50)
+        return stage_for(replace(config, **changes), model, cache, 50)
 
     assert stage(on_gpu) == Stage(on_gpu, cache, 4)
     assert stage(on_gpu, enforce_eager=True) is None

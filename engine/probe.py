@@ -1,0 +1,155 @@
+"""Probe: steps that are run before there is anything to serve say how large the next ones and the KV cache may be."""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from engine import machine, sizing
+from engine.api import Progress, SamplingParams
+from engine.config import EngineConfig
+from engine.graphs import SIZES, CudaCapture, measure, sizes, stage_for
+from engine.runner import ModelRunner
+from engine.step import Batch, Row
+from model.config import ModelError
+from model.kv_cache import KVCache
+from model.mixtral import Mixtral
+
+MIXED_TOKENS = 64  # of a prompt beside a row that decodes: more than a tile for such rows holds
+
+Report = Callable[[Progress], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """What a step may hold, and what is left for the cache beside it."""
+
+    max_num_seqs: int
+    step_tokens: int
+    cache_bytes: int
+
+    @classmethod
+    def on_cpu(cls, model: Mixtral, config: EngineConfig, report: Report) -> "Room":
+        """Steps of the size that was asked for, or of the size that keeps them short, found by running some."""
+        step_tokens = config.max_num_batched_tokens or max(_measure(model, config, report), config.max_num_seqs or 0)
+        max_num_seqs = config.max_num_seqs or min(sizing.CPU_MAX_SEQS, step_tokens)
+        available = machine.available_memory()
+        return cls(max_num_seqs, step_tokens, sizing.cpu_cache_bytes(config, model.weight_bytes, available))
+
+    @classmethod
+    def on_gpu(cls, model: Mixtral, config: EngineConfig, report: Report) -> "Room":
+        """What gpu_memory_utilization leaves beside the largest step's peak, found by running it."""
+        max_num_seqs = config.max_num_seqs or sizing.GPU_MAX_SEQS
+        most = sizing.INVARIANT_STEP_TOKENS if config.batch_invariant else sizing.GPU_STEP_TOKENS
+        step_tokens = config.max_num_batched_tokens or most
+        torch.cuda.empty_cache()  # what quantising took is on streams that no step uses
+        torch.cuda.reset_peak_memory_stats(model.device)
+        probe = Probe.of(model, config, step_tokens)
+        try:
+            for sequences in (1, min(max_num_seqs, step_tokens)):  # the most context, the most logits
+                probe.run(step_tokens, sequences)
+            if model.fused is not None:
+                probe.compile(tuple(count for count in SIZES if count <= step_tokens), report)
+        except torch.OutOfMemoryError:
+            raise ModelError(
+                f"A step of {step_tokens} tokens does not fit the GPU's memory beside the weights: "
+                "lower --max-num-batched-tokens, or choose a smaller --quantization."
+            ) from None
+        free, total = torch.cuda.mem_get_info(model.device)
+        elsewhere = total - free - torch.cuda.memory_reserved(model.device)
+        used = elsewhere + torch.cuda.max_memory_reserved(model.device) - probe.cache_bytes
+        used += _graph_bytes(config, probe.runner, max_num_seqs)
+        del probe
+        torch.cuda.empty_cache()
+        cache_bytes = config.kv_cache_memory or int(total * config.gpu_memory_utilization) - used
+        return cls(max_num_seqs, step_tokens, cache_bytes)
+
+
+def _graph_bytes(config: EngineConfig, runner: ModelRunner, max_num_seqs: int) -> int:
+    """What the CUDA graphs will take, found by capturing two on the cache of a probe."""
+    model = runner.model
+    stage = stage_for(config, model, runner.cache, config.max_model_len or model.config.max_position_embeddings)
+    if stage is None:
+        return 0
+
+    def free() -> int:
+        torch.cuda.synchronize(model.device)
+        torch.cuda.empty_cache()
+        return torch.cuda.mem_get_info(model.device)[0]
+
+    rows = sizes(max_num_seqs)
+    largest, smallest = measure(stage, rows, CudaCapture(model.device), free)
+    return sizing.graph_bytes(largest, smallest, rows, torch.float32.itemsize * model.config.vocab_size)
+
+
+def _measure(model: Mixtral, config: EngineConfig, report: Report) -> int:
+    """Steps by this thread's CPU time: a tenth less than by the clock, but the same when others use the machine too."""
+    probe = Probe.of(model, config, sizing.MOST_STEP_TOKENS)
+    total = sizing.PROBES * sizing.REPEATS
+    done = iter(range(total))
+
+    def seconds(tokens: int) -> float:
+        report(Progress("measuring steps", next(done), total))
+        started = time.thread_time()
+        probe.run(tokens, 1)
+        return time.thread_time() - started
+
+    return sizing.measure_step_tokens(seconds)
+
+
+@dataclass(frozen=True, slots=True)
+class Probe:
+    """Runs steps of a given size before there is anything to serve, on a cache of its own."""
+
+    runner: ModelRunner
+    max_len: int  # tokens of one sequence
+
+    @classmethod
+    def of(cls, model: Mixtral, config: EngineConfig, tokens: int) -> "Probe":
+        """A probe for steps of up to that many tokens."""
+        max_len = min(tokens, config.max_model_len or model.config.max_position_embeddings)
+        cache = allocate(model, -(-max_len // config.block_size), config.block_size)
+        return cls(ModelRunner(model, cache, model.config.vocab_size), max_len)
+
+    @property
+    def cache_bytes(self) -> int:
+        model, cache = self.runner.model, self.runner.cache
+        per_token = KVCache.bytes_per_token(model.config, model.activation_dtype)
+        return cache.num_blocks * cache.block_size * per_token
+
+    def run(self, tokens: int, sequences: int) -> None:
+        """One step of so many tokens over at least so many sequences, which all share the blocks: nobody reads it."""
+        sequences = max(sequences, -(-tokens // self.max_len))
+        self._step([(0, tokens // sequences + (n < tokens % sequences)) for n in range(sequences)])
+
+    def compile(self, counts: Sequence[int], report: Report) -> None:
+        """Steps that decode so many rows each, and a mixed one, so that serving waits for no compiler."""
+        last = self.max_len - 1, 1  # behind the longest context, whose keys are cut among programs
+        steps = [[last] * count for count in counts]
+        steps.append([last, (max(0, self.max_len - MIXED_TOKENS), min(MIXED_TOKENS, self.max_len))])
+        for done, spans in enumerate(steps):
+            report(Progress("compiling kernels", done, len(steps)))
+            self._step(spans)
+        report(Progress("compiling kernels", len(steps), len(steps)))
+
+    def _step(self, spans: Sequence[tuple[int, int]]) -> None:
+        """Sequences that compute, from a position on, so many tokens."""
+        blocks = tuple(range(self.runner.cache.num_blocks))
+        params = SamplingParams(max_tokens=1, top_p=0.9)
+        vocab = self.runner.model.config.vocab_size
+        rows = []
+        for n, (start, count) in enumerate(spans):
+            ids = tuple((n + index * 2654435761) % vocab for index in range(count))  # spread over the experts
+            rows.append(Row(f"probe {n}", start, ids, blocks, params, 0))
+        self.runner.run(Batch(tuple(rows)))
+
+
+def allocate(model: Mixtral, num_blocks: int, block_size: int) -> KVCache:
+    try:
+        return KVCache.allocate(model.config, num_blocks, block_size, model.activation_dtype, model.device)
+    except (MemoryError, RuntimeError):  # torch.OutOfMemoryError is a RuntimeError, and so is the CPU's own
+        raise ModelError(
+            f"The KV cache of {num_blocks * block_size} tokens could not be allocated: lower --kv-cache-memory or "
+            "--gpu-memory-utilization."
+        ) from None

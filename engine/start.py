@@ -1,0 +1,111 @@
+"""Start: from the flags to a model that runs, with the limits of what it can be asked for."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+from engine import machine, sizing
+from engine.api import Progress, Ready, SamplingDefaults
+from engine.config import TOKENIZER, EngineConfig
+from engine.grammar import Grammars
+from engine.graphs import CudaCapture, Graphs, capture_all, sizes, stage_for
+from engine.probe import Report, Room, allocate
+from engine.runner import ModelRunner
+from engine.scheduler import Limits
+from model.checkpoint import load_model
+from model.config import GenerationConfig, ModelConfig, ModelError
+from model.kernels.cpu.library import how_to_build, library
+from model.kv_cache import KVCache
+from model.mixtral import Mixtral
+from model.ops import invariant, select_ops
+from model.precision import Wanted, choose_precision, quantizations
+
+
+def start(config: EngineConfig, report: Report) -> tuple[ModelRunner, Limits, Ready]:
+    """Loads the model and sizes everything. Raises ModelError for what the user can mend."""
+    directory = Path(config.model)
+    shape = ModelConfig.from_pretrained(directory)
+    generation = GenerationConfig.from_pretrained(directory)
+    sizing.check_request(config, shape)
+    model = load(config, shape, report)
+    room = Room.on_gpu(model, config, report) if model.device.type == "cuda" else Room.on_cpu(model, config, report)
+    pool = sizing.make_pool(config, room.cache_bytes, KVCache.bytes_per_token(shape, model.activation_dtype))
+    max_model_len = sizing.choose_max_model_len(config, shape, pool)
+    cache = allocate(model, pool.num_blocks, config.block_size)
+    grammars = Grammars(directory / TOKENIZER, generation.eos_token_ids)
+    sampled_vocab = min(config.sampled_vocab or shape.vocab_size, shape.vocab_size)
+    stage, graphs = stage_for(config, model, cache, max_model_len), Graphs()
+    if stage is not None:
+        graphs = capture_all(stage, sizes(room.max_num_seqs), CudaCapture(model.device), report)
+    runner = ModelRunner(model, cache, sampled_vocab, grammars, model.device.type == "cuda", graphs)
+    limits = Limits(max_model_len, room.max_num_seqs, room.step_tokens, shape.vocab_size, config.enable_prefix_caching)
+    ready = Ready(
+        max_model_len=max_model_len,
+        pool_tokens=pool.tokens,
+        max_num_seqs=min(limits.max_num_seqs, limits.max_num_batched_tokens),
+        max_waiting=config.max_waiting,
+        description=(
+            model.describe(),
+            *_lost(model),
+            pool.describe(max_model_len, shape),
+            limits.describe(),
+            *graphs.description,
+        ),
+        eos_token_ids=generation.eos_token_ids,
+        defaults=SamplingDefaults(
+            generation.temperature,
+            generation.top_k,
+            generation.top_p,
+            generation.min_p,
+            generation.repetition_penalty,
+        ),
+    )
+    return runner, limits, ready
+
+
+def load(config: EngineConfig, shape: ModelConfig, report: Report) -> Mixtral:
+    """Loads the model as the flags say. Raises ModelError."""
+    device = _device(config.device)
+    if device.type == "cpu":
+        torch.set_num_threads(config.threads or min(machine.processors(), torch.get_num_threads()))
+    available = machine.available_memory() if device.type == "cpu" else torch.cuda.mem_get_info(device)[0]
+    kernels = library() is not None
+    precision = choose_precision(Wanted(config.dtype, config.quantization), shape.dtype, device, kernels)
+    others = {
+        name: choose_precision(Wanted(quantization=name), shape.dtype, device, kernels).weight_bytes(shape)
+        for name in quantizations(device)
+    }
+    sizing.check_weights(precision.weight_bytes(shape), available, others)
+
+    def loaded(done: int, total: int) -> None:
+        report(Progress("loading weights", done, total))
+
+    try:
+        model = load_model(Path(config.model), shape, device, precision, loaded)
+    except torch.OutOfMemoryError:
+        raise ModelError(
+            "The GPU's memory ran out while the weights were loaded: free some, or choose a smaller --quantization."
+        ) from None
+    nearly_free = device.type == "cpu" and kernels and invariant.costs_little(model.matrices())
+    if not (config.batch_invariant or nearly_free):
+        return model
+    ops = select_ops(shape, device, batch_invariant=True)
+    # A GPU's fused layers and its norms round as the batch has it; a CPU's do not, and stay.
+    return replace(model, ops=ops) if device.type == "cpu" else model.row_by_row(ops)
+
+
+def _lost(model: Mixtral) -> tuple[str, ...]:
+    """A line for the log where the C kernels could have made everything faster."""
+    if model.device.type != "cpu" or library() is not None:
+        return ()
+    cost = "every product unpacks its weights, slowly" if model.precision.is_quantised else "decoding is half as fast"
+    return (f"The kernels in C were not built, and without them {cost}: {how_to_build()}.",)
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ModelError("--device cuda was asked for and torch finds no such device: use --device cpu.")
+    return torch.device(name)
