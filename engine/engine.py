@@ -1,6 +1,6 @@
-"""Engine: add, abort, step. A step is three calls: schedule, run, update.
+"""Engine: add, abort, step. A step is four calls: schedule, launch, collect, update.
 
-Where the runner computes in the background, running is two calls, and the next step is prepared between them:
+Where the runner computes in the background, the next step is scheduled and launched before this one is collected:
 
     host      schedule 1, launch 1 | schedule 2, launch 2 | collect 1, update 1 | schedule 3, launch 3 | collect 2, ...
     device                         | 1                                          | 2                          | 3
@@ -74,7 +74,7 @@ class Engine:
         return self.scheduler.has_work() or self.grammars.compiling > 0 or self._under_way is not None
 
     def step(self) -> StepOutputs:
-        """Computes one batch and returns what came of it, or of the one before; without work, only the statistics."""
+        """Computes a batch; returns what came of it, or of the one before it. Without work, only the statistics."""
         outputs = self._add_compiled()
         batch, before = self.scheduler.schedule(), self._under_way
         self._under_way = self._launch(batch, before)

@@ -22,8 +22,8 @@ from engine.step import Row, Sample
 if TYPE_CHECKING:
     from llguidance import LLMatcher
 
-MAX_REASON = 300  # characters of what the library says about one
-# Of its own, llguidance gives up later than others in the batch would like to wait.
+MAX_REASON = 300  # characters of what the library says about a grammar
+# Lower than llguidance's own: it would go on for longer than the rest of a batch should wait.
 LIMITS: dict[str, Any] = {
     "max_items_in_row": 1000,
     "initial_lexer_fuel": 500_000,
@@ -33,12 +33,11 @@ LIMITS: dict[str, Any] = {
     "max_grammar_size": 100_000,
     "verbose_errors": False,
 }
-# Between the tokens of JSON. Bounded, or a model that has lost its way writes blanks until max_tokens.
+# Between the tokens of JSON. Bounded, since a model that has lost its way would write blanks until max_tokens.
 JSON_BLANKS = r"[ \t\n\r]{1,40}"
 ASCII_CLASSES = "dw"  # \d and \w mean what they do in JavaScript, and so in the patterns of JSON schemas
 KEPT = 16  # compiled grammars that are kept for the next request; the largest take 80 MB each
 MASK_THREADS = 4
-
 
 STUCK = "No token of the model continues the output as its grammar wants; change the grammar."
 _EXHAUSTED = re.compile(r"fuel|too (many|big|large)|limit|max is")  # the library's words for one of LIMITS

@@ -1,7 +1,7 @@
 """Scheduler: which tokens run in the next step, and what became of them.
 
-There is no prefill and no decode: a step computes, for each sequence, the tokens from `computed` to `len(tokens)`, as
-far as the token budget goes. Decoding is the case where that is one token, a chunked prefill the one where it is cut.
+There is no prefill and no decode: a step computes each sequence's tokens from `computed` to `length`, as far as the
+token budget goes. Decoding is the case where that is one token, chunked prefill the case where the budget ends it.
 
     waiting  --admit-->  running  --stop, length, abort, error-->  gone, with one terminal output
              <-preempt-                                           (its blocks are freed, its tokens are kept)
@@ -19,8 +19,7 @@ So a short prompt passes long ones, and equal ones are done one after another, n
 """
 
 from bisect import insort
-from collections.abc import Mapping
-from collections.abc import Sequence as Sized
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from operator import attrgetter
 
@@ -126,7 +125,7 @@ class Scheduler:
         return Batch(tuple(rows))
 
     def _share_out(self, awaited: Mapping[Sequence, int]) -> dict[Sequence, int]:
-        """How many tokens each running sequence computes; one that is awaited counts as the shortest that waits."""
+        """How many tokens each running sequence computes; one that others wait for is as urgent as the shortest."""
         shares = {seq: 1 for seq in self.running if seq.remaining == 1}
         prompts = [seq for seq in self.running if seq.remaining > 1]
         left = self.limits.max_num_batched_tokens - len(shares)  # at least a token for each of `prompts`
@@ -158,11 +157,12 @@ class Scheduler:
         self._preemptions += 1
 
     def _admit_waiting(self) -> dict[Sequence, int]:
-        """Starts sequences, first come first served, as far as there is room for all of their tokens.
+        """Admits sequences, first come first served, as far as there is room for all of their tokens.
 
-        A sequence whose next block is being computed by another one waits for it, and may be passed meanwhile; one for
-        which there is no room may not, or it would wait forever. Returns who is waited for, and the length of the
-        shortest that waits for it.
+        A sequence whose next block another one is about to compute waits for it, and others may pass it meanwhile. None
+        may pass a sequence for which there is no room, or it would wait forever.
+
+        Returns the running sequences that are waited for, each with the fewest tokens that any of those waiting needs.
         """
         awaited: dict[Sequence, int] = {}
         if not self.waiting:
@@ -172,12 +172,12 @@ class Scheduler:
         for seq in list(self.waiting):
             if len(self.running) == self.max_running:
                 break
-            matched = self._match(seq) if seq.awaits not in claimed else []  # spared while nothing has changed
+            matched = self._match(seq) if seq.awaits not in claimed else []  # not looked up again while it waits
             if seq.awaits in claimed:
                 other = claimed[seq.awaits]
                 awaited[other] = min(seq.remaining, awaited.get(other, seq.remaining))
             elif self._fits(seq, matched, promised):
-                self._start(seq, matched)
+                self._admit(seq, matched)
                 promised += self._promised(seq)
                 claimed |= dict.fromkeys(seq.unpublished_hashes(), seq)
             else:
@@ -196,15 +196,15 @@ class Scheduler:
         return self.pool.blocks_for(seq.length) - len(seq.blocks) + 1
 
     def _fits(self, seq: Sequence, matched: list[int], promised: int) -> bool:
-        """Room for all its known tokens and the next, beside what was promised to those that run.
+        """Whether there is room for all its known tokens and the next, beside what is promised to those that run.
 
-        What is admitted in one step would else be preempted in the next.
+        Without the promises, what is admitted in one step would be preempted in the next.
         """
         following = min(seq.request.params.max_tokens, 1)
         needed = self.pool.blocks_for(len(seq.tokens) + following) - len(matched)
         return needed + promised <= self.pool.available_beside(matched)
 
-    def _start(self, seq: Sequence, matched: list[int]) -> None:
+    def _admit(self, seq: Sequence, matched: list[int]) -> None:
         self.pool.share(matched)
         seq.blocks = matched
         seq.published = len(matched)
@@ -236,13 +236,13 @@ class Scheduler:
 
     # A step, after.
 
-    def update(self, batch: Batch, samples: Sized[Sample]) -> list[Output]:
+    def update(self, batch: Batch, samples: Iterable[Sample]) -> list[Output]:
         """Takes in the samples of `batch.answered`; may trail behind later calls of `schedule`, `add` and `abort`.
 
-        A sequence may so end, or lose its blocks, while a later step that writes to them is under way. That write, at
+        So a sequence may end, or lose its blocks, while a later step that writes to them is under way. That write, at
         the position after those of this step, does no harm. The device runs the steps in order, so it comes before
-        whatever the block's next owner writes, and an owner reads only what it wrote itself or found published. Nothing
-        published is hit: `_publish` offers full blocks of positions before the end of a step whose samples are here.
+        whatever the block's next owner writes, and an owner reads only what it wrote itself or found published. And the
+        write hits no published block: `_publish` offers only blocks that were full by the end of a collected step.
         """
         remaining = iter(samples)
         outputs = []

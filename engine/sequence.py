@@ -22,13 +22,13 @@ class Sequence:
     arrival: int  # order of arrival, kept through preemption
     max_model_len: InitVar[int]
     tokens: list[int] = field(init=False)
-    context: int = field(init=False)  # how many positions are ever computed: that of the last output is not
+    context: int = field(init=False)  # how many positions are ever computed; the last output's is not
     pending: int = 0
     computed: int = 0
     blocks: list[int] = field(default_factory=list)
     hashes: list[bytes] = field(default_factory=list)
     published: int = 0
-    scored: int = 0  # prompt tokens, from the second on, whose log-probabilities were told
+    scored: int = 0  # prompt tokens, counted from the second, whose log-probabilities were told
     awaits: bytes | None = None  # the hash of the first block it would compute itself
     cached_tokens: int | None = None  # prompt tokens found in the prefix cache; None before the first admission
 
@@ -59,16 +59,16 @@ class Sequence:
             self.hashes.append(chain_hash(parent, self.tokens[start : start + block_size]))
 
     def reusable_hashes(self, block_size: int) -> list[bytes]:
-        """The blocks it may take from others: all but the one of its last token, which is always recomputed.
+        """Of the blocks it may take from the prefix cache: all but that of its last token, which is always recomputed.
 
-        None while its prompt has to be scored: only what is computed has logits.
+        Empty while its prompt has to be scored, since only what is computed has logits.
         """
         if self._scores_prompt():
             return []
         return self.hashes[: (len(self.tokens) - 1) // block_size]
 
     def unpublished_hashes(self) -> list[bytes]:
-        """Blocks whose tokens are known and which it is about to compute."""
+        """Of the full blocks that it is about to compute, or is computing."""
         return self.hashes[self.published :]
 
     def _scores_prompt(self) -> bool:
@@ -79,7 +79,7 @@ class Sequence:
         return self.request.prompt[start + 1 : end + 1] if self._scores_prompt() else ()
 
     def take_scores(self, start: int, scores: tuple[TokenLogprobs, ...]) -> tuple[TokenLogprobs, ...]:
-        """Those of the positions from `start` on that were not told before it was preempted."""
+        """The scores of positions from `start` on, without those that were told before it was preempted."""
         new = scores[self.scored - start :]
         self.scored += len(new)
         return new
