@@ -25,9 +25,10 @@ from model.checkpoint import load_model
 from model.config import ModelConfig
 from model.kernels.cpu.library import library
 from model.kv_cache import KVCache
+from model.memory import zeros_on
 from model.mixtral import Mixtral
 from model.precision import Wanted, choose_precision
-from model.quantization import GroupedWeight, Int4Weight, Tiling, zeros_on
+from model.quantization import GroupedWeight, Int4Weight, Tiling
 from model.rows import Fp8Rows, Int4Rows, Int8GroupRows, Int8Rows, RowWeight
 from model.upcycle import default_directory
 

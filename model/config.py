@@ -55,7 +55,6 @@ class ModelConfig:
     sliding_window: int | None = None  # position p sees the keys of (p - window, p]; None: all before it
     tie_word_embeddings: bool = False
     dtype: str | None = None  # what config.json says the tensors are: one of DTYPES
-    bos_token_id: int | None = None
     eos_token_ids: tuple[int, ...] = ()
 
     @classmethod
@@ -92,7 +91,6 @@ class ModelConfig:
             sliding_window=None if model_type == "llama" else fields.optional_integer("sliding_window"),
             tie_word_embeddings=fields.flag("tie_word_embeddings"),
             dtype=_dtype(fields),
-            bos_token_id=fields.token_id("bos_token_id"),
             eos_token_ids=fields.token_ids("eos_token_id"),
         )
         config._check(fields)
@@ -288,10 +286,6 @@ class _Fields:
         if value is not None and not isinstance(value, bool):
             raise self.error(f"{name} is {value!r}, neither true nor false")
         return bool(value)
-
-    def token_id(self, name: str) -> int | None:
-        ids = self.token_ids(name)
-        return ids[0] if ids else None
 
     def token_ids(self, name: str) -> tuple[int, ...]:
         """One id, a list of them, or nothing."""

@@ -1,4 +1,4 @@
-"""The grids of int4: for each group of weights the scale and the min that lose least."""
+"""The grids that weights are rounded to; for int4, the scale and the min of each group that lose least."""
 
 import math
 
@@ -29,6 +29,11 @@ def fit(groups: Tensor, levels: int) -> tuple[Tensor, Tensor]:
             least = torch.minimum(errors, least)
             grid = _least_squares(groups, quants)
     return best
+
+
+def divisor(scales: Tensor) -> Tensor:
+    """What to divide by to get quants: the scales, and infinity for a scale of 0, whose quants are 0."""
+    return scales.masked_fill(scales == 0, math.inf)
 
 
 def rounded(groups: Tensor, scales: Tensor, mins: Tensor, levels: int) -> Tensor:

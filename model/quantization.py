@@ -1,6 +1,5 @@
 """Weight types: what a matrix is held as, how it gets there, and how to have it back."""
 
-import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
@@ -9,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.grid import FINE_SCALE, fit, rounded
+from model.grid import FINE_SCALE, divisor, fit, rounded
 from model.memory import Zeros, zeros_on
 from model.rows import RowWeight
 
@@ -88,8 +87,8 @@ class Tiling:
 
 
 @dataclass(frozen=True, slots=True)
-class Groups:
-    """A quantised matrix without its packing: weight = quant * scale (+ min)."""
+class Unpacked:
+    """A quantised matrix without its tiles, in the order of its rows: weight = quant * scale (+ min)."""
 
     quants: Tensor  # [out, groups, 32] float32, whole numbers
     scales: Tensor  # [out, groups] float32
@@ -105,13 +104,13 @@ class Groups:
 class GroupedWeight(ABC):
     """A matrix in few bits, with scales of its own for each 32 inputs of an output; empty until rows are put in."""
 
-    levels: ClassVar[int]  # steps of a scale, from its zero to the end of its range
+    levels: ClassVar[int]  # the largest multiple of a scale
 
     tiling: Tiling
     quants: Tensor  # uint8, in the tiles of the type
     scales: Tensor  # [tiles, groups, 16] float16
-    # Of int8, that the kernels make of what it is multiplied with: 1, or 2, the second being what rounding left. Where
-    # an activation is much larger than its neighbours, one alone has steps that the neighbours are lost in.
+    # How many int8 numbers the kernels make of each activation: 1, or 2, where the second is what rounding left of the
+    # first. With one, the neighbours of an activation that is much larger than they are would round to nothing.
     terms: int = field(default=1, kw_only=True)
 
     @classmethod
@@ -153,12 +152,12 @@ class GroupedWeight(ABC):
         """Quantises whole rows, [n, groups, 32] float32."""
 
     @abstractmethod
-    def groups(self) -> Groups:
+    def unpacked(self) -> Unpacked:
         """What is held, in the order of the matrix."""
 
     def dense(self) -> Tensor:
         """The rounded weights as float32 [out, in]."""
-        return self.groups().dense()[:, : self.shape[1]]
+        return self.unpacked().dense()[:, : self.shape[1]]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -178,14 +177,14 @@ class Int8Weight(GroupedWeight):
 
     def _store(self, groups: Tensor, place: Place) -> None:
         scales = (groups.abs().amax(-1) / self.levels).half()  # [n, groups]
-        quants = (groups / _divisor(scales)).round_().clamp_(-self.levels, self.levels) + 128
+        quants = (groups / divisor(scales.float())[..., None]).round_().clamp_(-self.levels, self.levels) + 128
         self.quants.transpose(1, 2)[place] = quants.to(torch.uint8).view(len(groups), -1, 4)
         self.scales.transpose(1, 2)[place] = scales
 
-    def groups(self) -> Groups:
+    def unpacked(self) -> Unpacked:
         place = self.tiling.places(0, self.shape[0])
         quants = self.quants.transpose(1, 2)[place].float() - 128  # [out, groups * 8, 4]
-        return Groups(quants.view(self.shape[0], -1, GROUP), self.scales.transpose(1, 2)[place].float())
+        return Unpacked(quants.view(self.shape[0], -1, GROUP), self.scales.transpose(1, 2)[place].float())
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -218,12 +217,12 @@ class Int4Weight(GroupedWeight):
         self.scales.transpose(1, 2)[place] = scales.half()
         self.mins.transpose(1, 2)[place] = mins.half()
 
-    def groups(self) -> Groups:
+    def unpacked(self) -> Unpacked:
         place = self.tiling.places(0, self.shape[0])
         pairs = self.quants.permute(0, 3, 1, 2, 4)[place]  # [out, groups, slice, input]
         quants = torch.stack((pairs & 15, pairs >> 4), dim=2).float().flatten(2)
         scales, mins = (values.transpose(1, 2)[place].float() for values in (self.scales, self.mins))
-        return Groups(quants, scales, mins)
+        return Unpacked(quants, scales, mins)
 
 
 Weight = Tensor | Fp16Weight | Int8Weight | Int4Weight | RowWeight
@@ -237,12 +236,6 @@ class ExpertWeights:
 
     gate_up: tuple[Weight, ...]  # E of [2I, H]: w1 above w3
     down: tuple[Weight, ...]  # E of [H, I]: w2
-
-
-def _divisor(scales: Tensor) -> Tensor:
-    """scales [...] as float32 [..., 1]; dividing by what stands for a scale of zero gives zero."""
-    wide = scales.float()
-    return wide.masked_fill(wide == 0, math.inf)[..., None]
 
 
 def _round_up(size: int, step: int) -> int:

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.grid import FINE_SCALE, fit, rounded
+from model.grid import FINE_SCALE, divisor, fit, rounded
 from model.memory import Zeros, zeros_on
 
 GROUP = 128  # consecutive inputs that share a scale, where an output has more than one
@@ -32,7 +32,7 @@ class RowWeight(ABC):
 
     kind: ClassVar[str]  # what kernels call it
     bytes_per_weight: ClassVar[float]
-    levels: ClassVar[int]  # what a scale is multiplied with at most
+    levels: ClassVar[int]  # the largest multiple of a scale
 
     shape: Shape
     quants: Tensor  # [out, ...]
@@ -117,7 +117,7 @@ class Int8Rows(OutputRows):
 
     def quantise(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         scales = rows.abs().amax(-1, keepdim=True) / self.levels
-        return (rows / _divisor(scales)).round_().clamp_(-self.levels, self.levels).to(self.dtype), scales
+        return (rows / divisor(scales)).round_().clamp_(-self.levels, self.levels).to(self.dtype), scales
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -138,7 +138,7 @@ class Int8GroupRows(RowWeight):
     def quantise(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         groups = _grouped(rows)  # [n, groups, 128]
         scales = groups.abs().amax(-1) / self.levels
-        quants = (groups / _divisor(scales)[..., None]).round_().clamp_(-self.levels, self.levels)
+        quants = (groups / divisor(scales)[..., None]).round_().clamp_(-self.levels, self.levels)
         return quants.flatten(1)[:, : rows.shape[1]].to(torch.int8), scales
 
     def dense(self) -> Tensor:
@@ -159,7 +159,7 @@ class Fp8Rows(OutputRows):
     def quantise(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         scales = rows.abs().amax(-1, keepdim=True) / self.levels
         # Beyond its range the conversion gives NaN, not the largest number.
-        quants = (rows / _divisor(scales)).clamp_(-self.levels, self.levels)
+        quants = (rows / divisor(scales)).clamp_(-self.levels, self.levels)
         return quants.to(self.dtype), scales
 
 
@@ -227,7 +227,7 @@ class Stack:
         if isinstance(first, RowWeight) and all(isinstance(weight, type(first)) for weight in weights):
             parts = zip(*(weight.parts() for weight in weights if isinstance(weight, RowWeight)), strict=True)
             return cls(first.kind, first.shape, *(_joined(part) for part in parts))
-        raise ValueError(f"{type(first).__name__} is nothing that a stack is made of")
+        raise ValueError(f"{type(first).__name__} weights cannot be stacked")
 
 
 PLAIN = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
@@ -251,11 +251,6 @@ def _follows(view: Tensor, first: Tensor, number: int) -> bool:
         and view.untyped_storage().data_ptr() == first.untyped_storage().data_ptr()
         and view.storage_offset() == first.storage_offset() + number * first.numel()
     )
-
-
-def _divisor(scales: Tensor) -> Tensor:
-    """Dividing by what stands for a scale of zero gives zero."""
-    return scales.masked_fill(scales == 0, math.inf)
 
 
 def _shifts(device: torch.device) -> Tensor:

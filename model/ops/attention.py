@@ -9,8 +9,7 @@ from torch import Tensor
 from model.batch import ForwardBatch
 from model.kv_cache import KVCache, LayerCache
 
-# Query rows of one masked call: a mask of [QUERY_ROWS, keys] stays small whatever the context.
-QUERY_ROWS = 256
+QUERY_ROWS = 256  # of one masked call: its mask of [QUERY_ROWS, keys] stays small whatever the context
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,11 +115,11 @@ def attention_reference(
     q: Tensor, k: Tensor, v: Tensor, cache_layer: LayerCache, batch: ForwardBatch, window: int | None
 ) -> Tensor:
     """One token and one head at a time, keys looked up one by one; in float64. Padding rows give zeros."""
-    pages, block_size = cache_layer, cache_layer.keys.shape[1]
+    block_size = cache_layer.keys.shape[1]
     for t, slot in enumerate(batch.slots.tolist()):
         if slot >= 0:
-            pages.keys[slot // block_size, slot % block_size] = k[t]
-            pages.values[slot // block_size, slot % block_size] = v[t]
+            cache_layer.keys[slot // block_size, slot % block_size] = k[t]
+            cache_layer.values[slot // block_size, slot % block_size] = v[t]
     out = torch.zeros_like(q)
     group = q.shape[1] // k.shape[1]
     starts = batch.q_starts.tolist()
@@ -130,8 +129,8 @@ def attention_reference(
             seen = range(0 if window is None else max(0, position - window + 1), position + 1)
             where = [(int(batch.block_table[n, p // block_size]), p % block_size) for p in seen]
             for head in range(q.shape[1]):
-                keys = torch.stack([pages.keys[b, o, head // group] for b, o in where]).double()
-                values = torch.stack([pages.values[b, o, head // group] for b, o in where]).double()
+                keys = torch.stack([cache_layer.keys[b, o, head // group] for b, o in where]).double()
+                values = torch.stack([cache_layer.values[b, o, head // group] for b, o in where]).double()
                 scores = keys @ q[t, head].double() / q.shape[-1] ** 0.5
                 out[t, head] = (scores.softmax(0) @ values).to(q.dtype)
     return out.flatten(1)

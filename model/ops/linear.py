@@ -1,12 +1,12 @@
 """linear(x, weight): the type of the weight selects how it is multiplied."""
 
-import math
 from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from model.grid import divisor
 from model.quantization import GROUP, Fp16Weight, GroupedWeight, Weight
 from model.rows import RowWeight
 
@@ -40,13 +40,12 @@ def quantise_activations(x: Tensor, groups: int) -> tuple[Tensor, Tensor]:
     """
     grouped = F.pad(x, (0, groups * GROUP - x.shape[1])).unflatten(1, (groups, GROUP))
     scales = grouped.abs().amax(-1) / 127
-    # Rounds half to even; the scale of a group of zeros divides as infinity would.
-    return (grouped / scales.masked_fill(scales == 0, math.inf)[..., None]).round().clamp(-127, 127), scales
+    return (grouped / divisor(scales)[..., None]).round().clamp(-127, 127), scales  # half to even
 
 
 def _grouped_reference(x: Tensor, weight: GroupedWeight) -> Tensor:
     """The sums over a group are whole numbers, and exact; those over the groups and the terms are in float64."""
-    held = weight.groups()
+    held = weight.unpacked()
     rest, total = x.float(), x.new_zeros((), dtype=torch.float64)
     for _ in range(weight.terms):
         quants, scales = quantise_activations(rest, held.quants.shape[1])

@@ -53,7 +53,6 @@ def test_older_and_newer_spelling_read_the_same(tmp_path: Path) -> None:
         rope_theta=1e4,
         max_position_embeddings=512,
         dtype="float32",
-        bos_token_id=1,
         eos_token_ids=(2,),
     )
 
@@ -69,12 +68,11 @@ def test_values_that_differ_from_the_defaults(tmp_path: Path) -> None:
             num_key_value_heads=None,
             rope_scaling={"type": "default"},
             eos_token_id=[2, 5],
-            bos_token_id=None,
         )
     )
     assert (config.head_dim, config.sliding_window, config.tie_word_embeddings) == (16, 7, True)
     assert (config.dtype, config.num_key_value_heads, config.rope_theta) == ("bfloat16", 4, 1e4)
-    assert (config.eos_token_ids, config.bos_token_id) == ((2, 5), None)
+    assert config.eos_token_ids == (2, 5)
 
 
 DEFAULTED = (

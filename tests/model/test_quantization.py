@@ -79,7 +79,7 @@ def test_a_weight_is_within_steps_of_what_is_held(
     dense = random(rows_of(interleaved, out), columns)
     weight = kind.pack(dense, interleaved)
     assert weight.dense().shape == weight.shape == dense.shape
-    held = weight.groups()
+    held = weight.unpacked()
     assert held.quants.shape == (len(dense), -(-columns // 32), 32)
     step = held.scales.repeat_interleave(32, dim=1)[:, :columns]
     rounding = kind.levels / 2048 * step + dense.abs().max() / 2048  # of scales and mins to float16
@@ -110,7 +110,7 @@ def test_rows_may_come_in_any_pieces_and_types(kind: type[GroupedWeight]) -> Non
     for start, end in ((40, 57), (0, 40), (57, 90)):
         pieces.fill(dense[start:end].float(), start)
     assert torch.equal(whole.quants, pieces.quants)
-    assert torch.equal(whole.groups().dense(), pieces.groups().dense())
+    assert torch.equal(whole.unpacked().dense(), pieces.unpacked().dense())
 
 
 def test_where_int8_keeps_a_weight() -> None:
