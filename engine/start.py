@@ -15,7 +15,7 @@ from engine.runner import ModelRunner
 from engine.scheduler import Limits
 from model.checkpoint import load_model
 from model.config import GenerationConfig, ModelConfig, ModelError
-from model.kernels.cpu.library import how_to_build, library
+from model.kernels.cpu.library import how_to_build, library, why_missing
 from model.kv_cache import KVCache
 from model.mixtral import Mixtral
 from model.ops import invariant, select_ops
@@ -100,7 +100,7 @@ def _lost(model: Mixtral) -> tuple[str, ...]:
     if model.device.type != "cpu" or library() is not None:
         return ()
     cost = "every product unpacks its weights, slowly" if model.precision.is_quantised else "decoding is half as fast"
-    return (f"The kernels in C were not built, and without them {cost}: {how_to_build()}.",)
+    return (f"The kernels in C {why_missing()}, and without them {cost}: {how_to_build()}.",)
 
 
 def _device(name: str) -> torch.device:

@@ -41,6 +41,7 @@ def test_start_reports_its_progress_and_states_its_bounds(checkpoint):
 def test_what_is_lost_without_the_kernels_is_said(checkpoint, monkeypatch, asked, cost):
     _, with_kernels, _ = start(checkpoint)
     monkeypatch.setattr("engine.start.library", lambda: None)
+    monkeypatch.setattr("engine.start.why_missing", lambda: "were not built")
     _, ready, _ = start(checkpoint, quantization=asked, dtype="auto")
     (line,) = (line for line in ready.description if "The kernels in C were not built" in line)
     assert cost in line and "install a C compiler (gcc or clang), then run `" in line and "-m pip install" in line

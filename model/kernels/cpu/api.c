@@ -42,6 +42,12 @@ int64_t octavo_level(void) { return level; }
 
 const char *octavo_level_name(int64_t of) { return of >= 0 && of < LEVELS && LEVEL[of] ? LEVEL[of]->name : ""; }
 
+int64_t octavo_interface(int64_t item) {
+    static const int64_t items[] = {INTERFACE,        sizeof(Weight),   sizeof(Source), sizeof(Experts),  sizeof(Step),
+                                    sizeof(Rotation), sizeof(Heads),    sizeof(Pages),  sizeof(Attention)};
+    return item >= 0 && item < (int64_t)(sizeof items / sizeof *items) ? items[item] : 0;
+}
+
 void octavo_set_threads(int64_t threads) { pool_set_threads(threads); }
 
 /* Lays arrays out one behind the other; with a base of NULL it only counts their bytes. */

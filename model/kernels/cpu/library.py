@@ -5,7 +5,7 @@ import importlib.machinery
 import sys
 import threading
 from collections.abc import Sequence
-from ctypes import POINTER, c_char_p, c_float, c_int64, c_void_p
+from ctypes import POINTER, c_char_p, c_float, c_int64, c_void_p, sizeof
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 
 from model.kernels.cpu.structs import (
+    INTERFACE,
+    STRUCTS,
     AttentionStruct,
     ExpertsStruct,
     HeadsStruct,
@@ -29,6 +31,7 @@ Heads = tuple[Tensor, Tensor, Tensor]
 
 OF_STEP = (POINTER(StepStruct), POINTER(RotationStruct), POINTER(PagesStruct))
 SIGNATURES: dict[str, tuple[Any, Sequence[Any]]] = {
+    "octavo_interface": (c_int64, (c_int64,)),
     "octavo_set_threads": (None, (c_int64,)),
     "octavo_level": (c_int64, ()),
     "octavo_set_level": (c_int64, (c_int64,)),
@@ -43,16 +46,18 @@ SIGNATURES: dict[str, tuple[Any, Sequence[Any]]] = {
 }
 
 
+class Unfit(Exception):
+    """The compiled kernels are not those of these sources: to call them could end the process."""
+
+
 class Library:
     """The functions of octavo.h. Tensors are contiguous, on the CPU, and outlive the call."""
 
     def __init__(self, path: Path) -> None:
-        self._functions = ctypes.CDLL(str(path))
+        """Raises Unfit."""
+        self._functions = _load(path)
         self._threads = 0
         self._lock = threading.Lock()
-        for name, (result, arguments) in SIGNATURES.items():
-            function = getattr(self._functions, name)
-            function.restype, function.argtypes = result, arguments
         self._linear = self._functions.octavo_linear
         self._attention = self._functions.octavo_attention
         self._attention_layer = self._functions.octavo_attention_layer
@@ -133,11 +138,34 @@ class Library:
         return ids
 
 
+def _load(path: Path) -> ctypes.CDLL:
+    """Raises Unfit for what was built from an octavo.h with other structs or functions than these."""
+    expected = (INTERFACE, *map(sizeof, STRUCTS), 0)
+    try:
+        functions = ctypes.CDLL(str(path))
+        for name, (result, arguments) in SIGNATURES.items():
+            function = getattr(functions, name)
+            function.restype, function.argtypes = result, arguments
+    except (OSError, AttributeError) as error:  # of another machine; without one of the functions
+        raise Unfit(str(error)) from error
+    if tuple(map(functions.octavo_interface, range(len(expected)))) != expected:
+        raise Unfit("its interface is another")
+    return functions
+
+
 @cache
 def library() -> Library | None:
-    """The kernels, or None where they were not built."""
+    """The kernels, or None where they were not built, or not from these sources."""
     path = find()
-    return None if path is None else Library(path)
+    try:
+        return None if path is None else Library(path)
+    except Unfit:
+        return None
+
+
+def why_missing() -> str:
+    """What is the matter where `library` gives none, as a clause about the kernels."""
+    return "were not built" if find() is None else "were built from other sources than these"
 
 
 def how_to_build() -> str:

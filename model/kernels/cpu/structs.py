@@ -175,3 +175,16 @@ class ExpertsStruct(Structure):
             (WeightStruct * count)(*map(WeightStruct.of, side)) for side in (experts.gate_up, experts.down)
         )
         return cls(None, None, gate_up, down, count, top_k, hidden, intermediate)
+
+
+INTERFACE = 0x56515F72  # of octavo.h
+STRUCTS = (  # in the order of octavo.h
+    WeightStruct,
+    SourceStruct,
+    ExpertsStruct,
+    StepStruct,
+    RotationStruct,
+    HeadsStruct,
+    PagesStruct,
+    AttentionStruct,
+)
