@@ -22,6 +22,7 @@ import torch
 from tqdm import tqdm
 
 from benchmarks.bench_tokenizer import BOS, EOS, TEMPLATE, tokenizer
+from benchmarks.machine import user_cache
 
 EXPERTS, CHOSEN, EXPERT_WIDTH = 8, 2, 3584
 
@@ -124,10 +125,6 @@ def _norm(name: str, size: int) -> Tensor:
 def default_directory(cache: Path, shape: str, seed: int) -> Path:
     """Where a model lives under the user's cache directory."""
     return cache / "octavo" / f"bench-{shape}-{seed}"
-
-
-def user_cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 
 
 def build(directory: Path, config: dict[str, Any], seed: int, report: Report) -> Path:

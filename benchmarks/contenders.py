@@ -3,7 +3,7 @@
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -94,7 +94,7 @@ class Engine(Protocol):
 
 
 class Worker:
-    """One in a process of its own, that answers lines of JSON."""
+    """An engine in a process of its own, which answers lines of JSON."""
 
     form = ""
 
@@ -103,9 +103,8 @@ class Worker:
         self.lines, self.start, self._most_tokens = lines, start, most_tokens
 
     def ask(self, load: Load) -> list[Step]:
-        tokens = min(load.max_tokens, self._most_tokens)
-        question = {"streams": load.streams, "prompt_tokens": load.prompt_tokens, "max_tokens": tokens}
-        answer = self.lines.ask(question)
+        shortened = replace(load, max_tokens=min(load.max_tokens, self._most_tokens))
+        answer = self.lines.ask(shortened.question)
         self.form = ", ".join(f"{kind}: {name}" for kind, name in answer.get("experts", {}).items())
         return [(seconds, tokens) for seconds, tokens in answer["steps"]]
 
@@ -145,7 +144,7 @@ def engine(contender: Contender, setting: Setting) -> Iterator[Engine]:
 
 def _worker(contender: Contender, setting: Setting) -> tuple[str, ...]:
     if contender.program == TRANSFORMERS:
-        return ("benchmarks.transformers_worker", str(setting.model), *contender.form, str(setting.threads))
+        return ("benchmarks.transformers_forward", str(setting.model), *contender.form, str(setting.threads))
     return ("benchmarks.engine_peer", str(setting.model), *setting.serve_flags(contender), *ENGINE_FLAGS)
 
 

@@ -20,7 +20,7 @@ import torch
 import model.kernels.cpu.library as kernels
 from benchmarks import expert_layer
 from benchmarks.loads import Step
-from benchmarks.machine import anonymous_bytes
+from benchmarks.memory import anonymous_bytes
 from engine.api import Request, SamplingParams
 from engine.config import EngineConfig
 from engine.engine import build

@@ -16,7 +16,7 @@ from torch import Tensor
 from benchmarks import gpu_ceilings
 from benchmarks.gpu_clock import Clock, CudaClock, HostClock
 from benchmarks.gpu_model import MIXTRAL_8X7B, SMALL, Kind
-from benchmarks.gpu_table import Ceilings, Checked, Measured, document, line, markdown
+from benchmarks.gpu_table import Ceilings, Checked, Measured, document, markdown, row_line
 from model.config import ModelConfig
 from model.kernels.gpu.configs import arch_of
 from model.precision import FP8_CAPABILITY
@@ -84,7 +84,7 @@ class Run:
 
     def add(self, row: Measured) -> None:
         self.rows.append(row)
-        self.say(f"{row.section}: {line(row)}")
+        self.say(f"{row.section}: {row_line(row)}")
 
     def check(self, name: str, error: float, allowed: float) -> None:
         """What a kernel's result was off by, as a share; a NaN fails."""

@@ -11,6 +11,7 @@ from benchmarks.gpu_model import layers_that_fit, random_model
 from benchmarks.gpu_profile import profile
 from benchmarks.gpu_run import Run
 from benchmarks.gpu_table import Measured
+from benchmarks.loads import touched_share
 from model.kernels.gpu.decoder import GpuDecoder
 from model.kv_cache import KVCache
 from model.mixtral import Mixtral
@@ -57,16 +58,12 @@ def layers_note(run: Run, model: Mixtral) -> str:
 
 
 def step_bytes(model: Mixtral, tokens: int) -> float:
-    """What a step reads of the weights: of the experts those that are expected to be chosen, and all else once.
-
-    Random routers send each token to any k experts: of E, E * (1 - (1 - k / E) ** T) distinct ones on average.
-    """
-    config = model.config
+    """What a step reads of the weights: of the experts those that are expected to be chosen, and all else once."""
     experts = sum(
         each.nbytes for layer in model.layers for each in (*layer.moe.experts.gate_up, *layer.moe.experts.down)
     )
-    touched = 1 - (1 - config.num_experts_per_tok / config.num_experts) ** tokens
-    return model.weight_bytes - experts - model.embedding.table.nbytes + experts * touched
+    read = experts * touched_share(model.config, tokens)
+    return model.weight_bytes - experts - model.embedding.table.nbytes + read
 
 
 def step_flop(model: Mixtral, rows: Rows) -> float:

@@ -5,6 +5,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from benchmarks.figures import Spread
+from benchmarks.markdown import line
 
 HEAD = (
     "| | floor | time: median (range) | of the floor's rate | others' time / ours |",
@@ -74,7 +75,7 @@ def markdown(machine: dict[str, Any], ceilings: Ceilings, findings: Findings, ro
     if failures:
         lines += ["", "not measured:", *(f"- {what}: {why}" for what, why in failures.items())]
     for section in dict.fromkeys(row.section for row in rows):
-        lines += ["", f"### {section}", "", *HEAD, *(line(row) for row in rows if row.section == section)]
+        lines += ["", f"### {section}", "", *HEAD, *(row_line(row) for row in rows if row.section == section)]
     return "\n".join(lines)
 
 
@@ -92,17 +93,16 @@ def document(
     }
 
 
-def line(row: Measured) -> str:
+def row_line(row: Measured) -> str:
     """One row of the table."""
     others = ", ".join(f"{name} {each.median / row.time.median:.2f}" for name, each in row.others.items())
-    cells = (
+    return line(
         f"{row.name} ({row.note})" if row.note else row.name,
         "-" if row.floor is None else _seconds(row.floor),
         f"{_seconds(row.time.median)} ({_seconds(row.time.low)} to {_seconds(row.time.high)})",
         "-" if row.share is None else f"{row.share:.0%}",
         others or "-",
     )
-    return f"| {' | '.join(cells)} |"
 
 
 def _seconds(seconds: float) -> str:

@@ -1,7 +1,4 @@
-"""What a token's mask costs: random JSON schemas over a checkpoint's vocabulary.
-
-python -m benchmarks.grammar [DIRECTORY]
-"""
+"""What a token's mask costs, for random JSON schemas over a vocabulary: `python -m benchmarks.grammar [DIRECTORY]`."""
 
 import json
 import sys
@@ -12,6 +9,7 @@ from statistics import median, quantiles
 
 import numpy as np
 
+from benchmarks.machine import user_cache
 from engine.api import Grammar
 from engine.config import TOKENIZER
 from engine.grammar import Compiler
@@ -42,7 +40,7 @@ def measure(compiler: Compiler, grammar: Grammar, random: Random) -> tuple[float
 
 
 def main() -> None:
-    directory = Path(sys.argv[1]) if len(sys.argv) > 1 else default_directory(Path.home() / ".cache")
+    directory = Path(sys.argv[1]) if len(sys.argv) > 1 else default_directory(user_cache())
     compiler = Compiler(directory / TOKENIZER, GenerationConfig.from_pretrained(directory).eos_token_ids)
     random = Random(0)
     found = [measure(compiler, Grammar("json", json.dumps(random_schema(random))), random) for _ in range(SCHEMAS)]

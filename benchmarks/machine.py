@@ -1,4 +1,4 @@
-"""On what a figure was measured."""
+"""The machine: what a figure was measured on, and the user's cache there."""
 
 import os
 import platform
@@ -23,10 +23,8 @@ def describe() -> dict[str, Any]:
     }
 
 
-def anonymous_bytes(process: int | str = "self") -> int:
-    """Memory that a process holds for itself: RssAnon, which mapped files are no part of. 0 where Linux is not."""
-    kilobytes, *_ = _line(Path(f"/proc/{process}/status"), "RssAnon").split() or ["0"]
-    return int(kilobytes) * 1024
+def user_cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
 
 
 def _flags() -> list[str]:

@@ -22,9 +22,9 @@ from pathlib import Path
 
 from benchmarks import llama_cpp
 from benchmarks.bandwidth import reader
-from benchmarks.bench_model import obtain, user_cache
+from benchmarks.bench_model import obtain
 from benchmarks.contenders import CONTENDERS, DEFAULT, LLAMA, Setting
-from benchmarks.machine import describe
+from benchmarks.machine import describe, user_cache
 from benchmarks.peers_figures import Measured
 from benchmarks.peers_report import Report
 from benchmarks.peers_sections import Run, measure_engine, measure_experts, measure_http

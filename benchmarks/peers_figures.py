@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from statistics import median
 
 from benchmarks.figures import Round, Row, Spread
-from benchmarks.loads import Load
+from benchmarks.loads import Load, touched_share
 from benchmarks.process import Start
 from model.config import ModelConfig
 
@@ -78,11 +78,8 @@ def ratio(ours: Iterable[float], theirs: Iterable[float]) -> Spread:
 
 
 def step_bytes(config: ModelConfig, streams: int, expert_bytes: float, linear_bytes: float) -> float:
-    """Weights that a step of so many streams reads, when its tokens choose experts independently and evenly.
-
-    An expert is left out by one token with probability 1 - k / E, and by n of them with (1 - k / E) ** n.
-    """
-    touched = config.num_experts * (1 - (1 - config.num_experts_per_tok / config.num_experts) ** streams)
+    """Weights that a step of so many streams reads, on average."""
+    touched = config.num_experts * touched_share(config, streams)
     heads = 2 * (config.num_attention_heads + config.num_key_value_heads)
     attention = config.hidden_size * config.head_dim * heads
     expert = 3 * config.hidden_size * config.intermediate_size

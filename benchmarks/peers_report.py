@@ -6,6 +6,7 @@ from typing import Any
 
 from benchmarks.contenders import CONTENDERS, OCTAVO
 from benchmarks.figures import Spread
+from benchmarks.markdown import head, line, milliseconds, spread
 from benchmarks.peers_figures import CLIENTS, EXPERT_TOKENS, LOADS, Measured, ratio, share, step_bytes
 from model.config import ModelConfig
 
@@ -25,7 +26,7 @@ class Report:
     def markdown(self) -> str:
         """Where it was measured, then a table for each thing that was."""
         machine = self.machine
-        head = (
+        found_on = (
             f"{machine['cpu']}, {self.threads} threads ({', '.join(machine['instructions'])}), "
             f"{machine['memory_gb']} GB; load {machine['load_average']:.2f} before the run and "
             f"{machine['load_average_after']:.2f} after it; {self.rounds} rounds: median (low to high)",
@@ -33,7 +34,7 @@ class Report:
             + f"; llama.cpp {machine['llama.cpp']}",
         )
         tables = (self._engine, self._shares, self._engine_ratios, self._experts, self._http, self._http_ratios)
-        parts = ["\n".join(head), *("\n".join(table()) for table in (*tables, self._starts))]
+        parts = ["\n".join(found_on), *("\n".join(table()) for table in (*tables, self._starts))]
         return "\n\n".join(part for part in parts if part)
 
     def document(self) -> dict[str, Any]:
@@ -59,10 +60,10 @@ class Report:
         names = self._having("engine")
         if not names:
             return
-        yield from _head("without HTTP, tokens/s", *(load.name for load in LOADS))
+        yield from head("without HTTP, tokens/s", *(load.name for load in LOADS))
         for name in names:
-            rates = (_spread(Spread.over(self.measured[name].rates(load.name)), 1) for load in LOADS)
-            yield _line(CONTENDERS[name].title, *rates)
+            rates = (spread(Spread.over(self.measured[name].rates(load.name)), 1) for load in LOADS)
+            yield line(CONTENDERS[name].title, *rates)
         forms = [f"{CONTENDERS[name].title}: {self.measured[name].form}" for name in names if self.measured[name].form]
         yield from ("", *forms)
 
@@ -70,56 +71,56 @@ class Report:
         names = self._having("engine")
         if not names:
             return
-        yield from _head("weights read, share of the bandwidth", *(load.name for load in DECODING))
+        yield from head("weights read, share of the bandwidth", *(load.name for load in DECODING))
         for name in names:
             cells = []
             for load in DECODING:
                 contender = CONTENDERS[name]
                 nbytes = step_bytes(self.config, load.streams, contender.expert_bytes, contender.linear_bytes)
                 figures = self.measured[name].engine[load.name]
-                spread = Spread.over(100 * share(figure, load, nbytes) for figure in figures)
+                shares = Spread.over(100 * share(figure, load, nbytes) for figure in figures)
                 seen = Spread.over(figure.bandwidth / 1e9 for figure in figures)
-                cells.append(f"{_spread(spread, 0)} % of {seen.median:.1f} GB/s")
-            yield _line(CONTENDERS[name].title, *cells)
+                cells.append(f"{spread(shares, 0)} % of {seen.median:.1f} GB/s")
+            yield line(CONTENDERS[name].title, *cells)
 
     def _engine_ratios(self) -> Iterator[str]:
         pairs = list(self._pairs("engine"))
         if not pairs:
             return
-        yield from _head("times as fast, without HTTP", *(load.name for load in LOADS))
+        yield from head("times as fast, without HTTP", *(load.name for load in LOADS))
         for our, other in pairs:
             ours, theirs = self.measured[our], self.measured[other]
-            cells = (_spread(ratio(ours.rates(load.name), theirs.rates(load.name)), 2) for load in LOADS)
-            yield _line(_versus(our, other), *cells)
+            cells = (spread(ratio(ours.rates(load.name), theirs.rates(load.name)), 2) for load in LOADS)
+            yield line(_versus(our, other), *cells)
 
     def _experts(self) -> Iterator[str]:
         names = self._having("experts")
         if not names:
             return
-        yield from _head("one layer's experts", *(f"{tokens} token{'s'[: tokens - 1]}" for tokens in EXPERT_TOKENS))
+        yield from head("one layer's experts", *(f"{tokens} token{'s'[: tokens - 1]}" for tokens in EXPERT_TOKENS))
         for name in names:
             cells = []
             for figures in self.measured[name].experts.values():
                 shares = Spread.over(100 * figure.share for figure in figures)
                 seconds = Spread.over(1e6 * figure.seconds for figure in figures)
                 read = Spread.over(figure.bandwidth / 1e9 for figure in figures)
-                cells.append(f"{_spread(shares, 0)} % of {read.median:.1f} GB/s; {seconds.median:.0f} us")
-            yield _line(CONTENDERS[name].title, *cells)
+                cells.append(f"{spread(shares, 0)} % of {read.median:.1f} GB/s; {seconds.median:.0f} us")
+            yield line(CONTENDERS[name].title, *cells)
 
     def _http(self) -> Iterator[str]:
         names = self._having("http")
         if not names:
             return
-        yield from _head("over HTTP", "clients at once", "tokens/s", "first token p50", "between tokens p50", "failed")
+        yield from head("over HTTP", "clients at once", "tokens/s", "first token p50", "between tokens p50", "failed")
         for name in names:
             for clients in CLIENTS:
                 row = self.measured[name].row(clients)
-                yield _line(
+                yield line(
                     CONTENDERS[name].title,
                     str(clients),
-                    _spread(row.tokens_per_second, 1),
-                    _milliseconds(row.first_token_p50),
-                    _milliseconds(row.inter_token_p50),
+                    spread(row.tokens_per_second, 1),
+                    milliseconds(row.first_token_p50),
+                    milliseconds(row.inter_token_p50),
                     f"{row.failed} of {row.requests}",
                 )
 
@@ -128,18 +129,18 @@ class Report:
         if not pairs:
             return
         columns = (f"{what}, {clients} at once" for what in ("tokens/s", "first token") for clients in CLIENTS)
-        yield from _head("times, over HTTP", *columns)
+        yield from head("times, over HTTP", *columns)
         for our, other in pairs:
             ours, theirs = self.measured[our], self.measured[other]
             rates = (ratio(ours.http_rates(clients), theirs.http_rates(clients)) for clients in CLIENTS)
             firsts = (ratio(ours.first_tokens(clients), theirs.first_tokens(clients)) for clients in CLIENTS)
-            yield _line(_versus(our, other), *(_spread(each, 2) for each in (*rates, *firsts)))
+            yield line(_versus(our, other), *(spread(each, 2) for each in (*rates, *firsts)))
 
     def _starts(self) -> Iterator[str]:
         names = self._having("starts")
         if not names:
             return
-        yield from _head(
+        yield from head(
             "until it is ready",
             "as",
             "seconds",
@@ -151,7 +152,7 @@ class Report:
             for section, start in self.measured[name].starts.items():
                 held = self.measured[name].served if section == "server" else 0
                 sizes = (f"{size / 1e9:.2f} GB" if size else "" for size in (start.anonymous, start.resident, held))
-                yield _line(CONTENDERS[name].title, section, f"{start.seconds:.1f}", *sizes)
+                yield line(CONTENDERS[name].title, section, f"{start.seconds:.1f}", *sizes)
 
 
 def _document(one: Measured) -> dict[str, Any]:
@@ -169,19 +170,3 @@ def _document(one: Measured) -> dict[str, Any]:
 
 def _versus(our: str, other: str) -> str:
     return f"{CONTENDERS[our].title} / {CONTENDERS[other].title}"
-
-
-def _head(*cells: str) -> tuple[str, str]:
-    return _line(*cells), _line("---", *("---:",) * (len(cells) - 1))
-
-
-def _line(*cells: str) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def _spread(spread: Spread, digits: int) -> str:
-    return f"{spread.median:.{digits}f} ({spread.low:.{digits}f} to {spread.high:.{digits}f})"
-
-
-def _milliseconds(seconds: float | None) -> str:
-    return "-" if seconds is None else f"{seconds * 1000:.0f} ms"

@@ -16,7 +16,8 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from benchmarks.machine import describe
+from benchmarks.machine import describe, user_cache
+from benchmarks.markdown import head, line
 from engine.api import SamplingParams
 from engine.config import TOKENIZER
 from engine.step import Batch, Row
@@ -168,7 +169,7 @@ def measure(directory: Path, tokens: int, wanted: Sequence[str]) -> dict[str, di
 
 
 def _line(kind: str, text: str, quality: Quality) -> str:
-    cells = (
+    return line(
         kind,
         text,
         f"{quality.perplexity:.4f}",
@@ -176,19 +177,18 @@ def _line(kind: str, text: str, quality: Quality) -> str:
         f"{quality.logit_rms:.2%}",
         f"{quality.logit_most:.1%}",
     )
-    return f"| {' | '.join(cells)} |"
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.quality", description=__doc__)
-    parser.add_argument("directory", nargs="?", type=Path, default=default_directory(Path.home() / ".cache"))
+    parser.add_argument("directory", nargs="?", type=Path, default=default_directory(user_cache()))
     parser.add_argument("--tokens", type=int, default=4096, metavar="N", help="of each text, at most (default: 4096)")
     parser.add_argument("--weights", nargs="+", choices=list(contenders(Path())), help="which ones (default: all)")
     parser.add_argument("--output", type=Path, metavar="FILE", help="write the figures here as JSON")
     arguments = parser.parse_args()
     machine = describe()
     kernels = library()
-    print("| weights | text | perplexity | increase | logit error: rms | largest |\n|---|---|---:|---:|---:|---:|")
+    print(*head("weights", "text", "perplexity", "increase", "logit error: rms", "largest"), sep="\n")
     found = measure(arguments.directory, arguments.tokens, arguments.weights or list(contenders(Path())))
     if arguments.output:
         figures = {kind: {name: asdict(each) for name, each in qualities.items()} for kind, qualities in found.items()}

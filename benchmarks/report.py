@@ -5,11 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from benchmarks.figures import Row, Spread
+from benchmarks.markdown import head, line, milliseconds, spread
 
-HEAD = (
-    "| | streams | tokens/s: median (range) | first token p50 / p95 | between tokens p50 / p95 | failed |",
-    "|---|---:|---:|---:|---:|---:|",
-)
+HEAD = head("", "streams", "tokens/s: median (range)", "first token p50 / p95", "between tokens p50 / p95", "failed")
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,27 +33,18 @@ def table(machine: dict[str, Any], model: str, rows: Sequence[Row], comparison: 
             *(_line("Octavo", row) for row in rows),
             _line(f"transformers generate ({comparison.choice})", comparison.row),
             "",
-            f"Octavo / transformers at one stream: {_spread(comparison.ratio, 2)}",
+            f"Octavo / transformers at one stream: {spread(comparison.ratio, 2)}",
             f"Octavo at {most.streams} streams / at one: {gain:.2f}",
         )
     )
 
 
 def _line(name: str, row: Row) -> str:
-    cells = (
+    return line(
         name,
         str(row.streams),
-        _spread(row.tokens_per_second, 1),
-        f"{_milliseconds(row.first_token_p50)} / {_milliseconds(row.first_token_p95)}",
-        f"{_milliseconds(row.inter_token_p50)} / {_milliseconds(row.inter_token_p95)}",
+        spread(row.tokens_per_second, 1),
+        f"{milliseconds(row.first_token_p50)} / {milliseconds(row.first_token_p95)}",
+        f"{milliseconds(row.inter_token_p50)} / {milliseconds(row.inter_token_p95)}",
         f"{row.failed} of {row.requests}",
     )
-    return f"| {' | '.join(cells)} |"
-
-
-def _spread(spread: Spread, digits: int) -> str:
-    return f"{spread.median:.{digits}f} ({spread.low:.{digits}f} to {spread.high:.{digits}f})"
-
-
-def _milliseconds(seconds: float | None) -> str:
-    return "-" if seconds is None else f"{seconds * 1000:.0f} ms"

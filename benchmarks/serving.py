@@ -8,7 +8,6 @@ works. Tokens are counted as they were really generated.
 import argparse
 import asyncio
 import json
-import os
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -21,7 +20,7 @@ from tqdm import tqdm
 
 from benchmarks.client import Target, chat, closed_loop
 from benchmarks.figures import Round, Row, Sample, Spread
-from benchmarks.machine import describe
+from benchmarks.machine import describe, user_cache
 from benchmarks.process import JsonLines, json_lines, octavo_server
 from benchmarks.prompts import prompt
 from benchmarks.report import Comparison, table
@@ -87,8 +86,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def _default_model() -> Path:
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return build(default_directory(cache), None, lambda what, done, total: None)
+    return build(default_directory(user_cache()), None, lambda what, done, total: None)
 
 
 def _run(model: str, arguments: argparse.Namespace) -> Results:
@@ -96,7 +94,7 @@ def _run(model: str, arguments: argparse.Namespace) -> Results:
     flags = ["--served-model-name", SERVED_NAME, *arguments.serve]
     with (
         tempfile.TemporaryDirectory() as scratch,
-        json_lines([sys.executable, "-m", "benchmarks.transformers_peer", model]) as peer,
+        json_lines([sys.executable, "-m", "benchmarks.transformers_generate", model]) as peer,
     ):
         print("transformers looks for its fastest form ...", file=sys.stderr)
         results = Results(peer.read())

@@ -71,8 +71,7 @@ def _measure(peers: dict[str, JsonLines], measured: dict[str, Measured], rounds:
 
 
 def _ask(peer: JsonLines, load: Load) -> list[Step]:
-    question = {"streams": load.streams, "prompt_tokens": load.prompt_tokens, "max_tokens": load.max_tokens}
-    return [(seconds, tokens) for seconds, tokens in peer.ask(question)["steps"]]
+    return [(seconds, tokens) for seconds, tokens in peer.ask(load.question)["steps"]]
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from typing import Any
 from benchmarks.bench_model import SHAPES
 from benchmarks.figures import Spread
 from benchmarks.loads import Load
+from benchmarks.markdown import head, line, spread
 from model.config import ModelConfig
 
 SPARSE, SAME_TOTAL, SAME_ACTIVE = SHAPES
@@ -45,12 +46,11 @@ class Measured:
 
 def table(machine: dict[str, Any], measured: dict[str, Measured]) -> str:
     """What is printed at the end: a row for each model, and how they compare."""
-    heads = [f"{load.name}, tokens/s" for load in LOADS]
     ratios = [
-        _line(
+        line(
             f"sparse / {NAMES[other]}",
             *("",) * 3,
-            *(_spread(measured[SPARSE].times(measured[other], load.name), 2) for load in LOADS),
+            *(spread(measured[SPARSE].times(measured[other], load.name), 2) for load in LOADS),
         )
         for other in (SAME_TOTAL, SAME_ACTIVE)
     ]
@@ -61,8 +61,7 @@ def table(machine: dict[str, Any], measured: dict[str, Measured]) -> str:
             f"octavo {machine['octavo']}, torch {machine['torch']}, python {machine['python']}",
             *(f"{NAMES[shape]}: {one.description}" for shape, one in measured.items()),
             "",
-            _line("", "parameters", "on a token's way", "memory", *heads),
-            _line("---", *("---:",) * (3 + len(heads))),
+            *head("", "parameters", "on a token's way", "memory", *(f"{load.name}, tokens/s" for load in LOADS)),
             *(_row(NAMES[shape], one) for shape, one in measured.items()),
             *ratios,
         )
@@ -70,18 +69,10 @@ def table(machine: dict[str, Any], measured: dict[str, Measured]) -> str:
 
 
 def _row(name: str, one: Measured) -> str:
-    rates = (_spread(Spread.over(one.rounds[load.name]), 1) for load in LOADS)
-    return _line(
+    rates = (spread(Spread.over(one.rounds[load.name]), 1) for load in LOADS)
+    return line(
         name, f"{one.parameters / 1e9:.3f}B", f"{one.active / 1e9:.3f}B", f"{one.anonymous_bytes / 1e9:.2f} GB", *rates
     )
-
-
-def _line(*cells: str) -> str:
-    return f"| {' | '.join(cells)} |"
-
-
-def _spread(spread: Spread, digits: int) -> str:
-    return f"{spread.median:.{digits}f} ({spread.low:.{digits}f} to {spread.high:.{digits}f})"
 
 
 def report(machine: dict[str, Any], flags: Sequence[str], measured: dict[str, Measured]) -> dict[str, Any]:

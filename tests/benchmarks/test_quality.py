@@ -1,6 +1,5 @@
 """The arithmetic of the comparison, on numbers to be checked by hand; and the default model in every weight type."""
 
-import os
 from pathlib import Path
 
 import pytest
@@ -8,6 +7,7 @@ import torch
 from tokenizers import Tokenizer
 
 from benchmarks import quality
+from benchmarks.machine import user_cache
 from benchmarks.quality import Quality, Scores
 from engine.config import TOKENIZER
 from model.config import ModelError
@@ -52,8 +52,7 @@ def test_regrouped_experts_are_near_the_exact_ones(tmp_path: Path) -> None:
 def test_what_each_weight_type_costs_the_default_model() -> None:
     """Bounds for so few tokens: the figures over thousands are in benchmarks/results."""
     try:
-        cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-        directory = build(default_directory(cache), None, lambda *_: None)
+        directory = build(default_directory(user_cache()), None, lambda *_: None)
     except ModelError as error:
         pytest.fail(f"this test needs the default model (deselect it with -m 'not demo'): {error}", pytrace=False)
     ids = quality.texts(Tokenizer.from_file(str(directory / TOKENIZER)), 256)["held out"]

@@ -1,8 +1,8 @@
 """transformers' `generate` in a process of its own: a JSON question a line on stdin, an answer a line on stdout.
 
-    python -m benchmarks.transformers_peer DIRECTORY
+    python -m benchmarks.transformers_generate DIRECTORY
 
-It first tries the dtypes and implementations of the experts on work like that to come, and keeps the fastest.
+It first tries each dtype with each implementation of the experts, on work like that to come, and keeps the fastest.
 """
 
 import json

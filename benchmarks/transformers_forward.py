@@ -1,9 +1,9 @@
-"""transformers' Mixtral without `generate`, in a process of its own: as benchmarks.engine_peer, which says how to ask.
+"""transformers' forward pass, without `generate`, in a process of its own that is asked as benchmarks.engine_peer is.
 
-    python -m benchmarks.transformers_worker DIRECTORY DTYPE THREADS
+    python -m benchmarks.transformers_forward DIRECTORY DTYPE THREADS
 
-Its forward pass and its cache, a token sampled for every stream, and nothing else. Of its implementations of the
-experts, each load is given to the one that was fastest when that load first came.
+It has its cache, and samples a token for every stream, and does nothing else. Each load runs with the implementation of
+the experts that was fastest when that load first came.
 """
 
 import ctypes
@@ -20,7 +20,7 @@ from transformers import DynamicCache, MixtralForCausalLM
 from transformers.utils.logging import disable_progress_bar
 
 from benchmarks.loads import Step
-from benchmarks.machine import anonymous_bytes
+from benchmarks.memory import anonymous_bytes
 
 EXPERTS = ("grouped_mm", "eager")  # "batched_mm" copies the experts for every token: ten times slower on a CPU
 TRIAL_TOKENS = 4
