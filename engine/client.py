@@ -125,7 +125,7 @@ class ProcessClient:
         watch: Callable[[EngineState], None] | None = None,
     ) -> None:
         """`watch` is called with each new state. `build` must be picklable: a function of a module, or a partial."""
-        self._supervisor = Supervisor(config, build, restarts, self._receive)
+        self._supervisor = Supervisor(config, build, restarts, self._receive, lambda: bool(self._open))
         self._checker = GrammarChecker(Path(config.model) / TOKENIZER)
         self._watch = watch
         self._state: EngineState = Loading()

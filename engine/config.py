@@ -20,6 +20,7 @@ class EngineConfig:
     max_num_seqs: int | None = None
     max_num_batched_tokens: int | None = None
     max_waiting: int = 1024
+    watchdog_timeout: int = 300  # seconds that a step may take before the engine is started again; 0: for ever
     block_size: int = 16
     kv_cache_memory: int | None = None  # bytes of KV cache; overrides gpu_memory_utilization
     gpu_memory_utilization: float = 0.9

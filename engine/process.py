@@ -8,6 +8,7 @@ Only `main` is named in the parent. The pipes have no address, so nobody else ca
 end-of-file is the death signal in both directions.
 """
 
+import faulthandler
 import os
 import signal
 import traceback
@@ -55,6 +56,7 @@ def main(
     step, leaves an engine that cannot be trusted: the process ends with status 1 and its supervisor starts another.
     """
     ignore_stop_signals()
+    faulthandler.enable()  # a fault in a kernel and a watchdog's SIGABRT leave the stacks of all threads on stderr
     inbox: SimpleQueue[ToEngine] = SimpleQueue()
     outbox: SimpleQueue[FromEngine | None] = SimpleQueue()
     Thread(target=_read, args=(requests, inbox), name="reader", daemon=True).start()

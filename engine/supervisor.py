@@ -1,8 +1,10 @@
 """Keeps an engine process running: one life of it as the parent sees it, and when the next one begins."""
 
 import asyncio
+import os
 import signal
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import get_context, resource_tracker
 from multiprocessing.connection import Connection
@@ -15,6 +17,7 @@ from typing import Any
 from engine import process
 from engine.api import Fatal, FinishReason, FromEngine, Ready, StepOutputs, ToEngine
 from engine.config import EngineConfig
+from engine.watchdog import Watchdog
 
 STOP_GRACE = 2.0  # seconds that a process has to end once its pipe is closed
 WATCH_INTERVAL = 0.25  # seconds between two looks at a process that says nothing
@@ -43,9 +46,9 @@ class Restarts:
 
 
 class Supervisor:
-    """Starts the process, starts it again when it dies, and gives up when that does not help.
+    """Starts the process, starts it again when it dies or hangs, and gives up when that does not help.
 
-    `deliver` is called on the event loop with every message, and with Died, twice, at the end of each life.
+    `deliver` is called on the event loop with every message, and with Died, more than once, at the end of each life.
     """
 
     def __init__(
@@ -54,11 +57,14 @@ class Supervisor:
         build: process.Build,
         restarts: Restarts,
         deliver: Callable[[FromEngine | Died], None],
+        is_awaited: Callable[[], bool],
     ) -> None:
+        """`is_awaited` says whether a request is open: only then does a silent engine hang."""
         self._config = config
         self._build = build
         self._restarts = restarts
         self._deliver = deliver
+        self._watchdog = Watchdog(config.watchdog_timeout, is_awaited)
         self._process: EngineProcess | None = None
         self._fatal: str | None = None
         self._ready_at: float | None = None  # the event loop's time; None: not ready in this life
@@ -95,13 +101,21 @@ class Supervisor:
             self._process = EngineProcess(self._config, self._build, self._receive)
         except OSError as error:
             return f"the engine process could not be started: {error}"
+        watch = asyncio.create_task(self._end_when_hung(self._process), name="engine watchdog")
         try:
             return await self._process.exited()
         finally:
+            watch.cancel()
             await self._process.stop(STOP_GRACE)
             self._process = None
 
+    async def _end_when_hung(self, process: "EngineProcess") -> None:
+        await self._watchdog.hung()
+        limit = f"{self._config.watchdog_timeout} s (--watchdog-timeout)"
+        await process.end(f"a step of the engine has taken more than {limit}, and its process was ended")
+
     def _receive(self, message: FromEngine | Died) -> None:
+        self._watchdog.hear()
         match message:
             case Ready():
                 self._ready_at = asyncio.get_running_loop().time()
@@ -122,7 +136,7 @@ class Supervisor:
 class EngineProcess:
     """A started engine process with a thread for each direction; must be made, used and stopped on one event loop.
 
-    `deliver` is called on that loop with every message, then once with Died.
+    `deliver` is called on that loop with every message, then with Died.
     """
 
     def __init__(
@@ -131,6 +145,7 @@ class EngineProcess:
         self._loop = asyncio.get_running_loop()
         self._deliver = deliver
         self._exit: asyncio.Future[str] = self._loop.create_future()
+        self._ended_for: str | None = None  # why we ended the process, if we did
         self._outbox: SimpleQueue[ToEngine | None] = SimpleQueue()
         context = get_context("spawn")
         request_reader, self._requests = context.Pipe(duplex=False)
@@ -166,6 +181,19 @@ class EngineProcess:
             self._process.kill()
             await self.exited()
 
+    async def end(self, reason: str) -> None:
+        """Ends the process whatever it is doing, with the stacks of its threads on stderr; Died gives this reason.
+
+        It does so at once: a device that hangs can hold the process for long.
+        """
+        assert self._process.pid is not None
+        self._ended_for = reason
+        self._deliver(Died(reason))
+        with suppress(ProcessLookupError):
+            os.kill(self._process.pid, signal.SIGABRT)
+        await asyncio.wait([self._exit], timeout=STOP_GRACE)
+        self._process.kill()
+
     def _read(self) -> None:
         """Thread: passes messages to the event loop, waking it once a step, and reports the end of the process."""
         try:
@@ -176,12 +204,15 @@ class EngineProcess:
         finally:
             # The news does not wait for long: a device's driver can take seconds over the exit of a process.
             self._process.join(EXIT_TIME)
-            self._loop.call_soon_threadsafe(self._deliver, Died(_how_it_ended(self._process.exitcode)))
+            self._loop.call_soon_threadsafe(self._deliver, Died(self._how_it_ended()))
             self._process.kill()
             self._process.join()
             self._reports.close()
             self._outbox.put(None)
-            self._loop.call_soon_threadsafe(self._exit.set_result, _how_it_ended(self._process.exitcode))
+            self._loop.call_soon_threadsafe(self._exit.set_result, self._how_it_ended())
+
+    def _how_it_ended(self) -> str:
+        return self._ended_for or _how_it_ended(self._process.exitcode)
 
     def _is_dying(self) -> bool:
         """False as soon as there is a message or the end of the pipe; True when the process ends without either."""

@@ -153,6 +153,12 @@ GROUPS: dict[str, tuple[Option, ...]] = {
         Option("max-num-seqs", "N", _integer(1), "sequences that run at once (default: chosen for the machine)"),
         Option("max-num-batched-tokens", "N", _integer(1), "tokens that one step computes (default: found at start)"),
         Option("max-waiting", "N", _integer(0), "sequences that may queue behind those; more are told 429"),
+        Option(
+            "watchdog-timeout",
+            "SECONDS",
+            _integer(0),
+            "restart an engine when a step of it takes longer than this; 0, as for work in a debugger: never",
+        ),
     ),
     "cache": (
         Option("kv-cache-memory", "SIZE", _size, "memory of the KV cache, as 4GiB (default: from what is free)"),

@@ -4,6 +4,7 @@ A test that needs to see it half-way says where it stops (Behaviour.held) and le
 """
 
 import os
+import re
 import time
 from collections import deque
 from collections.abc import Callable
@@ -18,8 +19,10 @@ from model.config import ModelError
 
 POISON = 13  # a prompt that starts with it makes `add` raise
 CRASH = 66  # a prompt that starts with it makes the next step raise
+HANG = 77  # a prompt that starts with it makes the next step last for ever, and no other thread of the process run
 REFUSED = 99  # a prompt that starts with it is refused in-stream
 LAST_TOKEN, RESTART = "last-token", "restart"  # what may be held: the end of each request, the loading of later lives
+HANGS = "hangs"  # the file beside `lives` that says so
 HELD_PAUSE = 0.01  # seconds between two looks at whether it still is
 
 
@@ -81,6 +84,8 @@ class FakeEngine:
     def _next(self, request: Request, count: int) -> Output:
         if request.prompt[0] == CRASH:
             raise RuntimeError("the step failed, as the prompt wished")
+        if request.prompt[0] == HANG:
+            hang(self.behaviour)
         ended = count + 1 >= request.params.max_tokens
         if ended:
             del self.running[request.id]
@@ -90,6 +95,13 @@ class FakeEngine:
             return Output(request.id, finish_reason=FinishReason.LENGTH)
         token = (request.prompt[-1] + 1 + count) % self.behaviour.vocabulary
         return Output(request.id, (token,), finish_reason=FinishReason.LENGTH if ended else None)
+
+
+def hang(behaviour: Behaviour) -> None:
+    """Matching takes two to the power of 99 attempts, and the GIL."""
+    if behaviour.lives is not None:
+        behaviour.lives.with_name(HANGS).touch()
+    re.match("(a+)+$", "a" * 99 + "b")
 
 
 def fake_build(behaviour: Behaviour) -> Build:

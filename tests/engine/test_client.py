@@ -25,7 +25,7 @@ from engine.client import (
 )
 from engine.config import EngineConfig
 from engine.supervisor import Restarts
-from tests.fake_engine import CRASH, REFUSED, Behaviour, fake_build
+from tests.fake_engine import CRASH, HANG, HANGS, REFUSED, Behaviour, fake_build
 from tests.server.vocab import byte_level
 
 PATIENCE = 60  # seconds; the machine may be busy
@@ -181,6 +181,34 @@ def test_death_fails_every_open_request_and_it_serves_again(kill: bool) -> None:
     asyncio.run(run())
     errors = [state.error for state in states if isinstance(state, Loading) and state.error]
     assert ("killed by SIGKILL" if kill else "status 1") in " ".join(errors)
+
+
+def test_a_step_that_never_ends_is_a_death(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    """A second of the watchdog's passes whenever the test says so."""
+    states: list[EngineState] = []
+
+    async def run() -> None:
+        seconds = asyncio.Semaphore(0)
+        monkeypatch.setattr("engine.watchdog.sleep", lambda _: seconds.acquire())
+        async with running(Behaviour(lives=tmp_path / "lives"), watch=states.append) as client:
+            await until_ready(client)
+            hanging = client.submit([request("a", HANG), request("b", 1)])
+            await until((tmp_path / HANGS).exists)
+            for _ in range(EngineConfig(model="").watchdog_timeout + 1):
+                seconds.release()
+            for output in (await outputs_of(hanging))[-2:]:
+                assert output.finish_reason is FinishReason.ERROR
+                assert "died" in str(output.error)
+            assert isinstance(client.state, Loading)
+            await until_ready(client)
+            assert tokens_of(await outputs_of(client.submit([request("again", 1)]))) == [2, 3, 4]
+
+    asyncio.run(run())
+    (error,) = {state.error for state in states if isinstance(state, Loading) and state.error}
+    assert error == "a step of the engine has taken more than 300 s (--watchdog-timeout), and its process was ended"
+    assert "in hang" in capfd.readouterr().err, "where it hung is on stderr"
 
 
 def test_it_gives_up_after_restarts_that_fail_in_a_row(tmp_path: Path) -> None:

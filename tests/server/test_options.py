@@ -34,7 +34,7 @@ def test_flags_reach_their_fields() -> None:
             *("--api-key", "a", "--api-key", "b", "--allowed-origins", "https://a,https://b"),
             *("--max-model-len", "100", "--max-num-seqs", "7", "--max-num-batched-tokens", "64", "--max-waiting", "0"),
             *("--kv-cache-memory", "1.5GiB", "--gpu-memory-utilization", "0.5", "--block-size", "32"),
-            *("--no-enable-prefix-caching", "--log-text"),
+            *("--watchdog-timeout", "0", "--no-enable-prefix-caching", "--log-text"),
         )
     )
     assert engine == EngineConfig(
@@ -47,6 +47,7 @@ def test_flags_reach_their_fields() -> None:
         max_num_seqs=7,
         max_num_batched_tokens=64,
         max_waiting=0,
+        watchdog_timeout=0,
         block_size=32,
         kv_cache_memory=3 * 2**29,
         gpu_memory_utilization=0.5,
