@@ -1,9 +1,9 @@
 """A checkpoint of random weights to measure with: `python -m benchmarks.bench_model --help`.
 
 How fast a model runs depends on its shape, not on what it has learned. `sparse` is Mixtral-shaped: 1.517 billion
-parameters, of which a token passes through 427 million beside the embedding. `dense-total` and `dense-active` are
-Mistral-shaped with as many parameters in all, or on a token's way; everything but the width of the feed-forward is the
-same.
+parameters, of which 427 million are active, the embedding not counted. `dense-total` and `dense-active` are
+Mistral-shaped, with as many parameters in all or as many active ones; they differ in the width of the feed-forward
+alone.
 """
 
 import argparse

@@ -1,7 +1,7 @@
 """What sparsity buys: `python -m benchmarks.sparsity --help`.
 
 Three models of random weights, which differ in their feed-forward layers alone, in the same engine: a sparse one, a
-dense one with as many parameters in all, and a dense one with as many on a token's way. Each has a process of its own;
+dense one with as many parameters in all, and a dense one with as many active parameters. Each has a process of its own;
 every round asks all three for the same work in turn, so that a machine that slows down slows all of them.
 """
 

@@ -61,7 +61,7 @@ def table(machine: dict[str, Any], measured: dict[str, Measured]) -> str:
             f"octavo {machine['octavo']}, torch {machine['torch']}, python {machine['python']}",
             *(f"{NAMES[shape]}: {one.description}" for shape, one in measured.items()),
             "",
-            *head("", "parameters", "on a token's way", "memory", *(f"{load.name}, tokens/s" for load in LOADS)),
+            *head("", "parameters", "active", "memory", *(f"{load.name}, tokens/s" for load in LOADS)),
             *(_row(NAMES[shape], one) for shape, one in measured.items()),
             *ratios,
         )
