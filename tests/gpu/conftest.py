@@ -1,16 +1,21 @@
 """One set of tests for Triton's kernels: on the CUDA device where there is one, else in Triton's interpreter.
 
-They import torch, triton and pytest only, so that they run on a machine that has nothing else.
+They import torch, triton and pytest only, so that they run on a machine that has nothing else; those of whole models
+load checkpoints, and are left out where safetensors is missing.
 """
 
 import importlib.util
-from collections.abc import Iterator
+import math
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 import torch
 
 if importlib.util.find_spec("triton") is None:  # its wheels are for Linux
     collect_ignore_glob = ["test_*.py"]
+elif importlib.util.find_spec("safetensors") is None:
+    collect_ignore = ["test_decoder.py", "test_engine.py"]
 
 
 @pytest.fixture(scope="session")
@@ -20,13 +25,36 @@ def device() -> torch.device:
 
 
 @pytest.fixture(scope="session", autouse=True)
-def right_bfloat16(device: torch.device) -> Iterator[None]:
+def interpreted_as_on_a_gpu(device: torch.device) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         if device.type == "cpu":
-            from tests.gpu import interpreter
+            from tests.gpu import interpreter, sanitizer
 
             interpreter.install(patch)
+            sanitizer.Sanitizer().install(patch)
         yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def new_memory_is_poisoned() -> Iterator[None]:
+    """Not what an earlier tensor held, which may be the very result that a kernel fails to write."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch, "empty", poisoned(torch.empty))
+        patch.setattr(torch, "empty_like", poisoned(torch.empty_like))
+        patch.setattr(torch.Tensor, "new_empty", poisoned(torch.Tensor.new_empty))
+        yield
+
+
+def poisoned(allocate: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
+    """The same with NaN in what it gives, or with whole numbers that are nothing's index."""
+
+    def poison(*args: Any, **kwargs: Any) -> torch.Tensor:
+        tensor = allocate(*args, **kwargs)
+        if tensor.dtype is torch.bool:
+            return tensor.fill_(True)
+        return tensor.fill_(math.nan if tensor.dtype.is_floating_point else torch.iinfo(tensor.dtype).max)
+
+    return poison
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
