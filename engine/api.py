@@ -1,5 +1,6 @@
 """What crosses the process boundary: plain data, frozen and slotted, without torch and without text."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Literal
@@ -132,6 +133,9 @@ class Progress:
     what: str  # "loading weights"
     done: int
     total: int
+
+
+Report = Callable[[Progress], None]
 
 
 @dataclass(frozen=True, slots=True)

@@ -34,7 +34,7 @@ def edits(rows: Sequence[Row], vocab: int) -> Edits | None:
     changed = [index for index, row in enumerate(rows) if _changes(row)]
     if not changed:
         return None
-    found = [_of(rows[index]) for index in changed]
+    found = [_edits_of(rows[index]) for index in changed]
     owners = np.repeat(changed, [len(tokens) for tokens, _, _ in found])
     tokens, penalties, addends = (np.concatenate(column) for column in zip(*found, strict=True))
     known = tokens < vocab
@@ -50,7 +50,7 @@ def _banned(row: Row) -> tuple[int, ...]:
     return row.params.stop_token_ids if (row.output or 0) < row.params.min_tokens else ()
 
 
-def _of(row: Row) -> tuple[Ids, Numbers, Numbers]:
+def _edits_of(row: Row) -> tuple[Ids, Numbers, Numbers]:
     """Tokens, in order, with their penalties and addends. [E] each"""
     params, banned = row.params, _banned(row)
     history = np.array(row.history, np.int64)

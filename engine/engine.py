@@ -8,11 +8,11 @@ Where the runner computes in the background, the next step is scheduled and laun
 Step 2 is prepared before the tokens of step 1 are known. They are PENDING in its batch, and stay on the device.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from engine.api import FinishReason, Output, Progress, Ready, Request, StepOutputs
+from engine.api import FinishReason, Output, Ready, Report, Request, StepOutputs
 from engine.blocks import BlockPool
 from engine.config import EngineConfig
 from engine.grammar import Grammars
@@ -109,7 +109,7 @@ class Engine:
         return ended
 
 
-def build(config: EngineConfig, report: Callable[[Progress], None]) -> tuple[Engine, Ready]:
+def build(config: EngineConfig, report: Report) -> tuple[Engine, Ready]:
     """Loads the model and sizes everything to the machine.
 
     Raises model.config.ModelError, with a sentence for the user, for whatever starting again would not change.

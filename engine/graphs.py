@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from engine.api import Progress
+from engine.api import Progress, Report
 from engine.config import EngineConfig
 from engine.step import Batch
 from engine.tensors import Drawing, Shape, on_host
@@ -100,7 +100,7 @@ def stage_for(config: EngineConfig, model: Mixtral, cache: KVCache, max_model_le
     return Stage(model, cache, -(-max_model_len // cache.block_size))
 
 
-def capture_all(stage: Stage, rows: Sequence[int], capture: Capture, report: Callable[[Progress], None]) -> Graphs:
+def capture_all(stage: Stage, rows: Sequence[int], capture: Capture, report: Report) -> Graphs:
     """Graphs of these numbers of rows, the largest first: what it took while it was captured serves the others.
 
     A failure costs time, not the server: then there are none, and the description says so.

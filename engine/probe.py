@@ -1,13 +1,13 @@
 """Probe: steps that are run before there is anything to serve say how large the next ones and the KV cache may be."""
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 
 from engine import machine, sizing
-from engine.api import Progress, SamplingParams
+from engine.api import Progress, Report, SamplingParams
 from engine.config import EngineConfig
 from engine.graphs import SIZES, CudaCapture, measure, sizes, stage_for
 from engine.runner import ModelRunner
@@ -17,8 +17,6 @@ from model.kv_cache import KVCache
 from model.mixtral import Mixtral
 
 MIXED_TOKENS = 64  # of a prompt beside a row that decodes: more than a tile for such rows holds
-
-Report = Callable[[Progress], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +133,7 @@ class Probe:
 
     def _step(self, spans: Sequence[tuple[int, int]]) -> None:
         """Sequences that compute, from a position on, so many tokens."""
-        blocks = tuple(range(self.runner.cache.num_blocks))
+        blocks = tuple(range(self.runner.cache.num_blocks))  # every sequence's
         params = SamplingParams(max_tokens=1, top_p=0.9)
         vocab = self.runner.model.config.vocab_size
         rows = []
@@ -146,6 +144,7 @@ class Probe:
 
 
 def allocate(model: Mixtral, num_blocks: int, block_size: int) -> KVCache:
+    """A cache for the model. Raises ModelError when the memory does not suffice."""
     try:
         return KVCache.allocate(model.config, num_blocks, block_size, model.activation_dtype, model.device)
     except (MemoryError, RuntimeError):  # torch.OutOfMemoryError is a RuntimeError, and so is the CPU's own

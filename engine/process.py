@@ -19,13 +19,23 @@ from threading import Thread
 from time import monotonic
 from typing import Any, Protocol
 
-from engine.api import Abort, Fatal, FinishReason, FromEngine, Output, Progress, Ready, Request, StepOutputs, ToEngine
+from engine.api import (
+    Abort,
+    Fatal,
+    FinishReason,
+    FromEngine,
+    Output,
+    Progress,
+    Ready,
+    Report,
+    Request,
+    StepOutputs,
+    ToEngine,
+)
 from engine.config import EngineConfig
 from model.config import ModelError
 
 PROGRESS_INTERVAL = 0.1  # seconds between two messages about the same piece of work
-
-Report = Callable[[Progress], None]
 
 
 class Engine(Protocol):
@@ -80,7 +90,7 @@ def main(
 class ProgressReporter:
     """Passes on the first and the last report about each piece of work, and between them a few a second."""
 
-    def __init__(self, send: Callable[[Progress], None]) -> None:
+    def __init__(self, send: Report) -> None:
         self._send = send
         self._what = ""
         self._next = 0.0  # monotonic seconds

@@ -31,9 +31,10 @@ class Drawn:
     """What a step draws, perhaps before it is known."""
 
     tokens: Tensor  # [R] int64, on the device of the logits; -1: none
-    copies: tuple[Tensor, ...]  # on the host, valid when `copied` has come: the tokens; then, for the rows that ask,
-    #                             their log-probabilities [r], those of the likeliest [r, C], and the ids of these
-    asked: tuple[tuple[int, int], ...]  # (row, how many of the likeliest) [r]
+    # On the host, valid when `copied` has come: the tokens; then, for the rows that ask for log-probabilities, those of
+    # their tokens [r], those of the likeliest tokens [r, C], and the ids of the likeliest [r, C].
+    copies: tuple[Tensor, ...]
+    asked: tuple[tuple[int, int], ...]  # (row, how many of the likeliest) of each that asks [r]
     copied: torch.Event | None  # None on a CPU, where copies are the tensors themselves
 
     def samples(self) -> list[Sample]:
@@ -45,17 +46,6 @@ class Drawn:
         return [Sample(None) if token < 0 else Sample(token, told.get(row)) for row, token in enumerate(ids)]
 
 
-def sample(
-    logits: Tensor,
-    rows: Sequence[Row],
-    sampled_vocab: int,
-    allowed: NDArray[np.uint8] | None = None,
-    choose: Draw = sampling.draw,
-) -> list[Sample]:
-    """As `draw`, and waits for the samples."""
-    return draw(logits, rows, sampled_vocab, allowed, choose).samples()
-
-
 def draw(
     logits: Tensor,
     rows: Sequence[Row],
@@ -65,13 +55,13 @@ def draw(
 ) -> Drawn:
     """One token for each row of `logits` [R, V] float32; ids from `sampled_vocab` on are never chosen.
 
-    `allowed` are the masks of the rows' grammars, [R, bytes], bit i % 8 of byte i // 8 for id i. A row that has a NaN
-    or infinite maximum gets no token, and disturbs no other row.
+    `allowed` are the masks of the rows' grammars, [R, bytes], bit i % 8 of byte i // 8 for id i. `choose` is the seam
+    that draws. A row whose maximum is NaN or infinite gets no token, and disturbs no other row.
     """
     edited = _edited(logits, rows, sampled_vocab)
     if allowed is not None:
         edited = _within(edited, logits, allowed, sampled_vocab)
-    # All ways to here leave rows as far apart as they were: one kernel serves all.
+    # Edited or not, rows are V apart, so that one compiled kernel serves all.
     tokens = choose(edited[:, :sampled_vocab], _uploaded(_controls(rows), logits.device))  # [R]
     asked = tuple((index, row.params.logprobs) for index, row in enumerate(rows) if row.params.logprobs is not None)
     found = (tokens, *(_logprobs(logits[:, :sampled_vocab], tokens, asked) if asked else ()))
@@ -127,7 +117,7 @@ def _within(edited: Tensor, logits: Tensor, allowed: NDArray[np.uint8], sampled_
 
 
 def _forbidden(allowed: NDArray[np.uint8], logits: Tensor) -> Tensor:
-    """The masks as columns of the logits: [R, bytes] -> [R, V] bool. What is beyond the masks is forbidden."""
+    """What the masks do not allow: [R, bytes] -> [R, V] bool. Ids beyond the masks are forbidden."""
     vocab = logits.shape[-1]
     if logits.device.type == "cpu":
         return torch.from_numpy(np.unpackbits(allowed, axis=-1, count=vocab, bitorder="little") == 0)
@@ -135,14 +125,14 @@ def _forbidden(allowed: NDArray[np.uint8], logits: Tensor) -> Tensor:
 
 
 def _unpacked(masks: Tensor, vocab: int) -> Tensor:
-    """Their bits, least significant first: [R, bytes] -> [R, V] bool. On a CPU numpy is far faster."""
+    """The bits of the masks, least significant first: [R, bytes] -> [R, V] bool; on a CPU numpy is far faster."""
     bits = torch.arange(8, dtype=torch.uint8, device=masks.device)
     columns = (masks[..., None] >> bits & 1).flatten(1)[:, :vocab]  # [R, <= V]
     return pad(columns, (0, vocab - columns.shape[-1])).bool()
 
 
 def _logprobs(logits: Tensor, tokens: Tensor, asked: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor, Tensor]:
-    """Of the rows that ask, by the model's own distribution, before edits and filters: [r], [r, C] and its ids."""
+    """Of the rows that ask, by the model's own distribution: their tokens' [r], the likeliest [r, C], and their ids."""
     index, counts = zip(*asked, strict=True)
     chosen = _uploaded(np.array(index), logits.device)
     scores = logits[chosen].log_softmax(-1)  # [r, V]

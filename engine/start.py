@@ -6,11 +6,11 @@ from pathlib import Path
 import torch
 
 from engine import machine, sizing
-from engine.api import Progress, Ready, SamplingDefaults
+from engine.api import Progress, Ready, Report, SamplingDefaults
 from engine.config import TOKENIZER, EngineConfig
 from engine.grammar import Grammars
 from engine.graphs import CudaCapture, Graphs, capture_all, sizes, stage_for
-from engine.probe import Report, Room, allocate
+from engine.probe import Room, allocate
 from engine.runner import ModelRunner
 from engine.scheduler import Limits
 from model.checkpoint import load_model
@@ -47,21 +47,25 @@ def start(config: EngineConfig, report: Report) -> tuple[ModelRunner, Limits, Re
         max_waiting=config.max_waiting,
         description=(
             model.describe(),
-            *_lost(model),
+            *_missing_kernels(model),
             pool.describe(max_model_len, shape),
             limits.describe(),
             *graphs.description,
         ),
         eos_token_ids=generation.eos_token_ids,
-        defaults=SamplingDefaults(
-            generation.temperature,
-            generation.top_k,
-            generation.top_p,
-            generation.min_p,
-            generation.repetition_penalty,
-        ),
+        defaults=_defaults(generation),
     )
     return runner, limits, ready
+
+
+def _defaults(generation: GenerationConfig) -> SamplingDefaults:
+    return SamplingDefaults(
+        temperature=generation.temperature,
+        top_k=generation.top_k,
+        top_p=generation.top_p,
+        min_p=generation.min_p,
+        repetition_penalty=generation.repetition_penalty,
+    )
 
 
 def load(config: EngineConfig, shape: ModelConfig, report: Report) -> Mixtral:
@@ -95,8 +99,8 @@ def load(config: EngineConfig, shape: ModelConfig, report: Report) -> Mixtral:
     return replace(model, ops=ops) if device.type == "cpu" else model.row_by_row(ops)
 
 
-def _lost(model: Mixtral) -> tuple[str, ...]:
-    """A line for the log where the C kernels could have made everything faster."""
+def _missing_kernels(model: Mixtral) -> tuple[str, ...]:
+    """A line for the log, where the C kernels would make everything faster and are not there."""
     if model.device.type != "cpu" or library() is not None:
         return ()
     cost = "every product unpacks its weights, slowly" if model.precision.is_quantised else "decoding is half as fast"

@@ -121,9 +121,11 @@ class _Loader:
         One buffer for all: with one per matrix, the freed ones are holes in the heap among the packed tiles. In huge
         pages: packing goes down the columns, which in small ones is a look into the page tables for each weight.
         """
-        staged = self.precision.linears is Fp16Weight
-        size = max(math.prod(_shape(matrix)) for matrix in matrices) if staged else 0
-        return self.zeros((size,), torch.float32)
+        return self.zeros((self.staged(*matrices),), torch.float32)
+
+    def staged(self, *matrices: Matrix) -> int:
+        """How many numbers that buffer holds."""
+        return max(math.prod(_shape(matrix)) for matrix in matrices) if self.precision.linears is Fp16Weight else 0
 
     def stack(
         self, matrices: Sequence[Matrix], kind: Kind, staging: Tensor, paired: bool = False, terms: int = 1
@@ -276,7 +278,7 @@ def _threads(loader: _Loader, names: Names) -> int:
     if loader.precision.has_plain_linears:
         return 1
     layer = names.layers[0]
-    staging = loader.staging(layer.qkv, layer.o, layer.gate_up[0], layer.down[0]).nbytes
+    staging = loader.staged(layer.qkv, layer.o, layer.gate_up[0], layer.down[0]) * torch.float32.itemsize
     room = int(STAGING_SHARE * loader.precision.weight_bytes(loader.config))
     return max(1, min(threads, room // staging)) if staging else threads
 

@@ -91,7 +91,7 @@ class Mixtral:
     layers: tuple[DecoderLayer, ...]
     norm: RMSNorm
     head: Weight  # [V, H]
-    fused: "FusedLayers | None" = None  # another way through all layers, of which the plain one is the reference
+    fused: FusedLayers | None = None  # another way through all layers, of which the plain one is the reference
 
     def forward(self, batch: ForwardBatch, cache: KVCache, observe: Observe | None = None) -> Tensor:
         """Logits [R, V] float32 of batch.logit_rows; the batch's keys and values are in the cache afterwards.

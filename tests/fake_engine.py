@@ -7,14 +7,13 @@ import os
 import re
 import time
 from collections import deque
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from engine.api import EngineStats, FinishReason, Output, Progress, Ready, Request, StepOutputs
+from engine.api import EngineStats, FinishReason, Output, Progress, Ready, Report, Request, StepOutputs
 from engine.config import EngineConfig
-from engine.process import Build, Report
+from engine.process import Build
 from model.config import ModelError
 
 POISON = 13  # a prompt that starts with it makes `add` raise
@@ -136,7 +135,7 @@ def _begin_life(behaviour: Behaviour) -> int:
         return len(lives.readlines()) - 1
 
 
-def _load(seconds: float, report: Callable[[Progress], None]) -> None:
+def _load(seconds: float, report: Report) -> None:
     ticks = 10
     for tick in range(ticks + 1):
         report(Progress("loading weights", tick, ticks))

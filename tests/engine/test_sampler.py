@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from engine.api import SamplingParams
 from engine.noise import uniforms
-from engine.sampler import _edited, _forbidden, _logprobs, _unpacked, _within, draw, sample, score
+from engine.sampler import _edited, _forbidden, _logprobs, _unpacked, _within, draw, score
 from engine.step import Row, Sample
 from model.ops.sampling import CANDIDATES, draw_reference
 from tests.engine.test_edits import CASES
@@ -25,6 +25,11 @@ INF = float("inf")
 
 def row(output: int = 0, **params) -> Row:
     return Row("r", 0, (1,), (0,), SamplingParams(1, **params), output)
+
+
+def sample(*args, **kwargs) -> list[Sample]:
+    """As draw, and waits for the samples."""
+    return draw(*args, **kwargs).samples()
 
 
 def tokens(logits: torch.Tensor, rows: list[Row], vocab: int | None = None) -> list[int | None]:
