@@ -36,6 +36,10 @@ class Crowded(Exception):
     """Too many grammars wait to be tried."""
 
 
+class Closed(Exception):
+    """No more grammars are tried."""
+
+
 class GrammarChecker:
     """Says why a grammar cannot be used. It lives on one event loop; its process starts with the first grammar."""
 
@@ -44,15 +48,18 @@ class GrammarChecker:
         self._thread = ThreadPoolExecutor(1, "grammar checker")
         self._child: _Child | None = None  # the thread's own, but for `close`
         self._queued = 0
+        self._closed = False
         self._verdicts: OrderedDict[Grammar, str | None] = OrderedDict()  # least recently used first
 
     async def check(self, grammar: Grammar, eos_token_ids: Sequence[int]) -> str | None:
-        """None when the grammar can be used, else a sentence for its author. Raises Crowded."""
+        """None when the grammar can be used, else a sentence for its author. Raises Crowded or Closed."""
         if len(grammar.text) > MAX_TEXT:
             return f"The grammar has {len(grammar.text)} characters and {MAX_TEXT} are allowed; shorten it."
         if grammar in self._verdicts:
             self._verdicts.move_to_end(grammar)
             return self._verdicts[grammar]
+        if self._closed:
+            raise Closed
         if self._queued == MAX_QUEUE:
             raise Crowded
         self._queued += 1
@@ -68,18 +75,27 @@ class GrammarChecker:
         return verdict
 
     def _ask(self, grammar: Grammar, eos_token_ids: tuple[int, ...]) -> tuple[str | None, bool]:
-        """Thread: the verdict, and whether the process has survived it; else the next grammar gets another."""
+        """Thread: the verdict, and whether the process has survived it; else the next grammar gets another.
+
+        Raises Closed: the end of a process that was killed by `close` says nothing about a grammar.
+        """
         if self._child is None:
             self._child = _Child(self._tokenizer, eos_token_ids)
+        if self._closed:
+            self._child.kill()  # it was started too late for `close` to see it
+            raise Closed
         verdict, survived = self._child.ask(grammar)
+        if self._closed:
+            raise Closed
         if not survived:
             self._child.kill()
             self._child = None
         return verdict, survived
 
     def close(self) -> None:
-        """Ends the process, whatever it is doing."""
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        """Ends the process, whatever it is doing; whoever waits for a verdict gets Closed."""
+        self._closed = True
+        self._thread.shutdown(wait=False)
         if (child := self._child) is not None:
             child.kill()
 

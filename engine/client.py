@@ -19,7 +19,7 @@ from engine.api import (
     Request,
     StepOutputs,
 )
-from engine.checker import Crowded, GrammarChecker
+from engine.checker import Closed, Crowded, GrammarChecker
 from engine.collector import Collector
 from engine.config import TOKENIZER, EngineConfig
 from engine.process import Build
@@ -196,6 +196,8 @@ class ProcessClient:
             complaint = await self._checker.check(grammar, self._state.eos_token_ids)
         except Crowded:
             raise QueueFull("Too many grammars are waiting to be compiled; try again later.") from None
+        except Closed:
+            raise Unavailable(_why_unavailable(Draining())) from None
         if complaint is not None:
             raise BadGrammar(complaint)
 

@@ -11,7 +11,7 @@ import pytest
 
 from engine import checker
 from engine.api import Grammar
-from engine.checker import MAX_QUEUE, MAX_TEXT, TOO_LARGE, TOO_SLOW, Crowded, GrammarChecker
+from engine.checker import MAX_QUEUE, MAX_TEXT, TOO_LARGE, TOO_SLOW, Closed, Crowded, GrammarChecker
 from tests.server.vocab import EOS, byte_level
 
 WORD = Grammar("regex", "[a-z]+")
@@ -71,6 +71,24 @@ def test_a_process_that_dies_is_replaced(tokenizer: Path) -> None:
             assert await made.check(Grammar("regex", "a"), (EOS,)) == TOO_LARGE
             assert await made.check(Grammar("regex", "a"), (EOS,)) is None
             assert await made.check(WORD, (EOS,)) is None
+
+    asyncio.run(scenario())
+
+
+def test_closing_is_no_verdict_on_what_is_tried_or_waits(tokenizer: Path) -> None:
+    async def scenario() -> None:
+        async with checking(tokenizer) as made:
+            assert await made.check(WORD, (EOS,)) is None
+            waiting = [
+                asyncio.create_task(made.check(grammar, (EOS,))) for grammar in (endless(), Grammar("regex", "[0-9]+"))
+            ]
+            await asyncio.sleep(0)  # now the one is tried, and the other waits
+        for verdict in waiting:
+            with pytest.raises(Closed):
+                await verdict
+        with pytest.raises(Closed):
+            await made.check(Grammar("regex", "a"), (EOS,))
+        assert await made.check(WORD, (EOS,)) is None, "what is known needs no process"
 
     asyncio.run(scenario())
 
