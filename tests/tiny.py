@@ -1,4 +1,4 @@
-"""Tiny random checkpoints, Mixtral's or dense ones, written in seconds with torch and safetensors alone."""
+"""Tiny shapes, and random checkpoints of them, Mixtral's or dense ones."""
 
 import json
 from pathlib import Path
@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
+
+from model.config import ModelConfig
 
 CONFIG: dict[str, Any] = {
     "architectures": ["MixtralForCausalLM"],
@@ -30,6 +32,17 @@ CONFIG: dict[str, Any] = {
     "eos_token_id": 2,
     "torch_dtype": "float32",
 }
+SHAPE = ModelConfig(  # for tests of what needs a shape and no checkpoint, which replace what matters to them
+    vocab_size=100,
+    hidden_size=8,
+    intermediate_size=8,
+    num_hidden_layers=1,
+    num_attention_heads=4,
+    num_key_value_heads=2,
+    head_dim=4,
+    num_experts=2,
+    num_experts_per_tok=1,
+)
 LLAMA3_ROPE = {  # as Llama 3.1's, but shorter: the eight frequencies of a tiny head lie on both sides of the bounds
     "rope_type": "llama3",
     "factor": 8.0,

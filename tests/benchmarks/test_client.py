@@ -2,24 +2,17 @@
 
 import asyncio
 import json
-from collections.abc import Callable
 
 import pytest
 
-from benchmarks.client import StreamError, Target, chat, closed_loop, events
-
-OK = "HTTP/1.0 200 OK\r\ncontent-type: text/event-stream\r\n\r\n"
+from benchmarks.client import StreamError, chat, closed_loop, events
+from tests.benchmarks.answering import DONE, OK, serve, usage
 
 
 def delta(content: str) -> str:
     return "data: " + json.dumps({"choices": [{"delta": {"content": content}}], "usage": None}) + "\n\n"
 
 
-def usage(tokens: int) -> str:
-    return "data: " + json.dumps({"choices": [], "usage": {"completion_tokens": tokens}}) + "\n\n"
-
-
-DONE = "data: [DONE]\n\n"
 GOOD = OK + delta("") + ": keep-alive\n\n" + delta("Hel") + delta("lo") + usage(3) + DONE
 
 
@@ -31,21 +24,6 @@ def read(text: str) -> list[dict]:
         return [event async for event in events(reader)]
 
     return asyncio.run(collect())
-
-
-async def serve(reply: Callable[[bytes], str], work: Callable[[Target], object]) -> object:
-    """Runs `work` against a server whose answer to a request body is `reply(body)`."""
-
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        head = await reader.readuntil(b"\r\n\r\n")
-        length = int(head.lower().partition(b"content-length: ")[2].split()[0])
-        writer.write(reply(await reader.readexactly(length)).encode())
-        writer.close()
-
-    server = await asyncio.start_server(answer, "127.0.0.1", 0)
-    async with server:
-        port = server.sockets[0].getsockname()[1]
-        return await work(Target("127.0.0.1", port, "tiny", 3))
 
 
 def test_events_are_read_up_to_done() -> None:
@@ -75,7 +53,7 @@ def test_chat_notes_text_and_counts_tokens() -> None:
         bodies.append(json.loads(body))
         return GOOD
 
-    sample = asyncio.run(serve(reply, lambda target: chat(target, "Hi")))
+    sample = asyncio.run(serve(reply, lambda target: chat(target, "Hi"), 3))
     assert sample.error is None
     assert sample.tokens == 3
     assert len(sample.arrivals) == 2  # the empty delta that names the role is not text
@@ -84,9 +62,9 @@ def test_chat_notes_text_and_counts_tokens() -> None:
 
 
 def test_failures_are_samples() -> None:
-    sample = asyncio.run(serve(lambda body: OK + DONE, lambda target: chat(target, "Hi")))
+    sample = asyncio.run(serve(lambda body: OK + DONE, lambda target: chat(target, "Hi"), 3))
     assert sample.error == "the stream held no text or no usage"
-    sample = asyncio.run(serve(lambda body: "HTTP/1.0 500 Oops\r\n\r\n", lambda target: chat(target, "Hi")))
+    sample = asyncio.run(serve(lambda body: "HTTP/1.0 500 Oops\r\n\r\n", lambda target: chat(target, "Hi"), 3))
     assert sample.error is not None
     assert "500 Oops" in sample.error
 
@@ -100,7 +78,7 @@ def test_closed_loop_sends_every_prompt_once() -> None:
 
     ticks: list[None] = []
     prompts = [f"prompt {number}" for number in range(7)]
-    loop = asyncio.run(serve(reply, lambda target: closed_loop(target, prompts, 3, lambda: ticks.append(None))))
+    loop = asyncio.run(serve(reply, lambda target: closed_loop(target, prompts, 3, lambda: ticks.append(None)), 3))
     assert sorted(seen) == prompts
     assert len(loop.samples) == len(ticks) == 7
     assert loop.rate > 0

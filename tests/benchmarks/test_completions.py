@@ -4,35 +4,17 @@ import asyncio
 import json
 from collections.abc import Callable
 
-from benchmarks.client import Target
 from benchmarks.completions import burst
 from benchmarks.figures import Round
-
-OK = "HTTP/1.0 200 OK\r\ncontent-type: text/event-stream\r\n\r\n"
-DONE = "data: [DONE]\n\n"
+from tests.benchmarks.answering import DONE, OK, serve, usage
 
 
 def piece(text: str) -> str:
     return "data: " + json.dumps({"choices": [{"text": text}]}) + "\n\n"
 
 
-def usage(tokens: int) -> str:
-    return "data: " + json.dumps({"choices": [], "usage": {"completion_tokens": tokens}}) + "\n\n"
-
-
 def ask(reply: Callable[[bytes], str], prompts: list[list[int]]) -> Round:
-    async def run() -> Round:
-        async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            head = await reader.readuntil(b"\r\n\r\n")
-            length = int(head.lower().partition(b"content-length: ")[2].split()[0])
-            writer.write(reply(await reader.readexactly(length)).encode())
-            writer.close()
-
-        server = await asyncio.start_server(answer, "127.0.0.1", 0)
-        async with server:
-            return await burst(Target("127.0.0.1", server.sockets[0].getsockname()[1], "tiny", 2), prompts)
-
-    return asyncio.run(run())
+    return asyncio.run(serve(reply, lambda target: burst(target, prompts), 2))
 
 
 def test_every_prompt_is_sent_as_ids() -> None:

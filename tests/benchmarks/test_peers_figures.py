@@ -1,24 +1,16 @@
 """What follows from the figures of the peers, by hand and by brute force."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from benchmarks.figures import Round, Sample, Spread
 from benchmarks.loads import Load
 from benchmarks.peers_figures import Figure, LayerFigure, Measured, ratio, share, step_bytes
-from model.config import ModelConfig
+from tests.tiny import SHAPE
 
-CONFIG = ModelConfig(
-    vocab_size=100,
-    hidden_size=8,
-    intermediate_size=16,
-    num_hidden_layers=3,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    head_dim=2,
-    num_experts=8,
-    num_experts_per_tok=2,
-)
+CONFIG = replace(SHAPE, intermediate_size=16, num_hidden_layers=3, head_dim=2, num_experts=8, num_experts_per_tok=2)
 
 
 def test_one_stream_reads_the_active_weights() -> None:

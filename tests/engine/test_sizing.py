@@ -6,21 +6,11 @@ import pytest
 
 from engine import sizing
 from engine.config import EngineConfig
-from model.config import ModelConfig, ModelError
+from model.config import ModelError
+from tests.tiny import SHAPE
 
 CONFIG = EngineConfig("model")
-MODEL = ModelConfig(
-    vocab_size=100,
-    hidden_size=8,
-    intermediate_size=8,
-    num_hidden_layers=1,
-    num_attention_heads=1,
-    num_key_value_heads=1,
-    head_dim=8,
-    num_experts=2,
-    num_experts_per_tok=1,
-    max_position_embeddings=4096,
-)
+MODEL = replace(SHAPE, num_attention_heads=1, num_key_value_heads=1, head_dim=8, max_position_embeddings=4096)
 
 
 def test_the_cache_is_half_as_large_as_the_weights_within_bounds_and_half_of_what_is_left():

@@ -1,21 +1,13 @@
 """Pages: where a slot lies, what slot -1 does, and how large a position is."""
 
+from dataclasses import replace
+
 import torch
 
-from model.config import ModelConfig
 from model.kv_cache import KVCache
+from tests.tiny import SHAPE
 
-CONFIG = ModelConfig(
-    vocab_size=16,
-    hidden_size=8,
-    intermediate_size=8,
-    num_hidden_layers=3,
-    num_attention_heads=4,
-    num_key_value_heads=2,
-    head_dim=4,
-    num_experts=2,
-    num_experts_per_tok=1,
-)
+CONFIG = replace(SHAPE, num_hidden_layers=3)
 
 
 def test_layout_and_size() -> None:

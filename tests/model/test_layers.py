@@ -6,21 +6,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from model.config import ModelConfig, RopeScaling
+from model.config import RopeScaling
 from model.layers import Embedding, RMSNorm, RotaryEmbedding, RowNorm
+from tests.tiny import SHAPE
 
-CONFIG = ModelConfig(
-    vocab_size=16,
-    hidden_size=8,
-    intermediate_size=8,
-    num_hidden_layers=1,
-    num_attention_heads=2,
-    num_key_value_heads=2,
-    head_dim=8,
-    num_experts=2,
-    num_experts_per_tok=1,
-    rope_theta=1e4,
-)
+CONFIG = replace(SHAPE, head_dim=8, rope_theta=1e4)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 1e-2)])

@@ -8,27 +8,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.batch import ForwardBatch
-from model.config import ModelConfig
 from model.kv_cache import KVCache, LayerCache
 from model.ops.attention import AttentionPlan, attention, attention_reference, plan_attention
 from tests.model.pages import flat_batch
+from tests.tiny import SHAPE
 
 HEAD_DIM = 8
 LONGEST = 24  # positions of a sequence
 
 
 def random_cache(sequences: int, kv_heads: int, block_size: int, dtype: torch.dtype = torch.float32) -> KVCache:
-    config = ModelConfig(
-        vocab_size=8,
-        hidden_size=8,
-        intermediate_size=8,
-        num_hidden_layers=1,
-        num_attention_heads=kv_heads,
-        num_key_value_heads=kv_heads,
-        head_dim=HEAD_DIM,
-        num_experts=1,
-        num_experts_per_tok=1,
-    )
+    config = replace(SHAPE, num_attention_heads=kv_heads, num_key_value_heads=kv_heads, head_dim=HEAD_DIM)
     cache = KVCache.allocate(config, sequences * -(-LONGEST // block_size), block_size, dtype, "cpu")
     cache.layers[0].keys.normal_()
     cache.layers[0].values.normal_()
