@@ -13,7 +13,9 @@ them, and its logits behind the sampling.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -134,12 +136,22 @@ def measure(stage: Stage, rows: Sequence[int], capture: Capture, free: Callable[
     return left[0] - left[1], left[1] - left[2]
 
 
+@cache
+def _stream(device: torch.device) -> torch.cuda.Stream:
+    """One for all captures: libraries keep a workspace for each stream, which a trial has so taken for good."""
+    stream: torch.cuda.Stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+    return stream
+
+
 class CudaCapture:
-    """Captures on a stream of its own, into memory that all of its graphs share: only one of them runs at a time."""
+    """Captures on a stream beside the current one, into memory that its graphs share: only one of them runs at a time.
+
+    Raises RuntimeError where that fails, and everything but graphs is then as if it had not been tried.
+    """
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._stream: torch.cuda.Stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+        self._stream = _stream(device)
         self._pool = torch.cuda.graph_pool_handle()
 
     def __call__(self, run: Callable[[], Tensor]) -> Replay:
@@ -147,8 +159,12 @@ class CudaCapture:
         self._stream.wait_stream(current)
         with torch.cuda.stream(self._stream):  # and back to the current one, even when the capture fails
             run()  # once for real: kernels are compiled and libraries get their workspaces, which a capture forbids
-            with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
-                out = run()
+            try:
+                with torch.cuda.graph(graph, pool=self._pool, stream=self._stream):
+                    out = run()
+            except RuntimeError:
+                self._abandon()
+                raise
         current.wait_stream(self._stream)
 
         def replay() -> Tensor:
@@ -156,3 +172,14 @@ class CudaCapture:
             return out
 
         return replay
+
+    def _abandon(self) -> None:
+        """Ends a capture for torch's allocator, too.
+
+        torch does so behind the driver's end of it, which raises where the capture was invalid. As long as the allocator
+        believes in a capture it gives no memory back: not to empty_cache, and not to whoever would run out of it.
+        """
+        device = torch.cuda.current_device()
+        with suppress(RuntimeError):  # it has ended, and what failed was something else
+            torch._C._cuda_endAllocateToPool(device, self._pool)
+            torch._C._cuda_releasePool(device, self._pool)

@@ -1,5 +1,6 @@
 """Graphs of decoding steps, with a capture that runs again in place of a device's: sizes, padding, copies, fallback."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import torch
 from engine.api import Request, SamplingParams
 from engine.blocks import BlockPool
 from engine.engine import Engine
-from engine.graphs import Graphs, Stage, capture_all, measure, sizes
+from engine.graphs import CudaCapture, Graphs, Stage, _stream, capture_all, measure, sizes
 from engine.runner import ModelRunner
 from engine.scheduler import Scheduler
 from engine.step import PENDING, Batch, Row
@@ -19,6 +20,7 @@ from model.kv_cache import KVCache
 from model.mixtral import Mixtral
 from model.precision import Precision
 from tests.engine.device_ops import FakeCapture, capturable
+from tests.engine.fake_cuda import FakeCuda
 from tests.engine.fakes import Collector, limits, run
 from tests.tiny import write_tiny_checkpoint
 
@@ -124,6 +126,40 @@ def test_where_capturing_fails_there_are_none_and_a_line_says_so(model: Mixtral)
     assert not graphs.by_rows
     (line,) = graphs.description
     assert "(CUDA error: out of luck)" in line and "slower" in line
+
+
+@pytest.fixture
+def cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCuda]:
+    yield FakeCuda().install(monkeypatch)
+    _stream.cache_clear()
+
+
+def test_all_captures_are_on_one_stream_beside_the_current_one(cuda: FakeCuda) -> None:
+    """A trial's, too: what libraries keep for a stream is there once, and was measured."""
+    current, out, device = cuda.current, torch.ones(1), torch.device("cuda")
+    for _ in range(2):
+        assert CudaCapture(device)(lambda: out)() is out
+    assert len(set(cuda.captured_on)) == 1 and current not in cuda.captured_on and cuda.current is current
+    assert not cuda.under_way
+
+
+@pytest.mark.parametrize("valid", [True, False], ids=["for its own reasons", "invalid for the driver"])
+def test_after_a_capture_that_failed_the_allocator_knows_of_none(cuda: FakeCuda, valid: bool) -> None:
+    """Else it would give back no memory from then on. The graph that was captured before it keeps their pool."""
+    capture, results = CudaCapture(torch.device("cuda")), iter([torch.ones(1)] * 3)
+
+    def run() -> torch.Tensor:
+        try:
+            return next(results)
+        except StopIteration:
+            raise RuntimeError("out of luck") from None
+
+    capture(run)
+    cuda.valid, current = valid, cuda.current
+    with pytest.raises(RuntimeError, match="out of luck" if valid else "previous error during capture"):
+        capture(run)
+    assert not cuda.under_way and list(cuda.users.values()) == [2 if valid else 1]  # the graph itself lets go of one
+    assert cuda.current is current
 
 
 def test_what_the_largest_and_the_smallest_take_is_measured(model: Mixtral) -> None:
