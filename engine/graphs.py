@@ -176,8 +176,8 @@ class CudaCapture:
     def _abandon(self) -> None:
         """Ends a capture for torch's allocator, too.
 
-        torch does so behind the driver's end of it, which raises where the capture was invalid. As long as the allocator
-        believes in a capture it gives no memory back: not to empty_cache, and not to whoever would run out of it.
+        torch does so behind the driver's end of it, which raises where the capture was invalid. As long as the
+        allocator believes in a capture it gives back no memory, not even to whoever would run out of it.
         """
         device = torch.cuda.current_device()
         with suppress(RuntimeError):  # it has ended, and what failed was something else

@@ -78,7 +78,8 @@ def _graph_bytes(config: EngineConfig, runner: ModelRunner, max_num_seqs: int) -
 
     rows = sizes(max_num_seqs)
     largest, smallest = measure(stage, rows, CudaCapture(model.device), free)
-    return sizing.graph_bytes(largest, smallest, rows, torch.float32.itemsize * model.config.vocab_size)
+    row_bytes = torch.float32.itemsize * model.config.vocab_size + torch.int32.itemsize * stage.blocks
+    return sizing.graph_bytes(largest, smallest, rows, row_bytes)
 
 
 def _measure(model: Mixtral, config: EngineConfig, report: Report) -> int:
@@ -108,7 +109,7 @@ class Probe:
         """A probe for steps of up to that many tokens."""
         max_len = min(tokens, config.max_model_len or model.config.max_position_embeddings)
         cache = allocate(model, -(-max_len // config.block_size), config.block_size)
-        return cls(ModelRunner(model, cache, model.config.vocab_size), max_len)
+        return cls(ModelRunner(model, cache, sizing.sampled_vocab(config, model.config)), max_len)
 
     @property
     def cache_bytes(self) -> int:
@@ -150,5 +151,5 @@ def allocate(model: Mixtral, num_blocks: int, block_size: int) -> KVCache:
     except (MemoryError, RuntimeError):  # torch.OutOfMemoryError is a RuntimeError, and so is the CPU's own
         raise ModelError(
             f"The KV cache of {num_blocks * block_size} tokens could not be allocated: lower --kv-cache-memory or "
-            "--gpu-memory-utilization."
+            "--gpu-memory-utilization, or choose a smaller --quantization."
         ) from None

@@ -90,7 +90,7 @@ def graph_bytes(largest: int, smallest: int, rows: Sequence[int], row_bytes: int
     """Of CUDA graphs for steps of these many rows, ascending, by what the largest takes and the smallest beside it.
 
     All share the memory in which they compute, so each further one takes what the smallest does, and room of its own
-    for the logits of its further rows, `row_bytes` each.
+    for the logits and the block tables of its further rows, `row_bytes` each.
     """
     further = rows[:-1]
     return largest + smallest * len(further) + row_bytes * sum(count - rows[0] for count in further)
@@ -106,6 +106,11 @@ def make_pool(config: EngineConfig, cache_bytes: int, bytes_per_token: int) -> P
             "--gpu-memory-utilization, choose a smaller --quantization, or free memory."
         )
     return Pool(num_blocks, config.block_size, bytes_per_token)
+
+
+def sampled_vocab(config: EngineConfig, model: ModelConfig) -> int:
+    """How many of the model's ids may be sampled, from 0 on."""
+    return min(config.sampled_vocab or model.vocab_size, model.vocab_size)
 
 
 def choose_max_model_len(config: EngineConfig, model: ModelConfig, pool: Pool) -> int:

@@ -18,7 +18,7 @@ from model.config import GenerationConfig, ModelConfig, ModelError
 from model.kernels.cpu.library import how_to_build, library, why_missing
 from model.kv_cache import KVCache
 from model.mixtral import Mixtral
-from model.ops import invariant, select_ops
+from model.ops import invariant, select_ops, try_out
 from model.precision import Wanted, choose_precision, quantizations
 
 
@@ -34,7 +34,7 @@ def start(config: EngineConfig, report: Report) -> tuple[ModelRunner, Limits, Re
     max_model_len = sizing.choose_max_model_len(config, shape, pool)
     cache = allocate(model, pool.num_blocks, config.block_size)
     grammars = Grammars(directory / TOKENIZER, generation.eos_token_ids)
-    sampled_vocab = min(config.sampled_vocab or shape.vocab_size, shape.vocab_size)
+    sampled_vocab = sizing.sampled_vocab(config, shape)
     stage, graphs = stage_for(config, model, cache, max_model_len), Graphs()
     if stage is not None:
         graphs = capture_all(stage, sizes(room.max_num_seqs), CudaCapture(model.device), report)
@@ -71,6 +71,7 @@ def _defaults(generation: GenerationConfig) -> SamplingDefaults:
 def load(config: EngineConfig, shape: ModelConfig, report: Report) -> Mixtral:
     """Loads the model as the flags say. Raises ModelError."""
     device = _device(config.device)
+    try_out(device)
     if device.type == "cpu":
         torch.set_num_threads(config.threads or min(machine.processors(), torch.get_num_threads()))
     available = machine.available_memory() if device.type == "cpu" else torch.cuda.mem_get_info(device)[0]

@@ -5,7 +5,7 @@ from importlib.util import find_spec
 
 import torch
 
-from model.config import ModelConfig
+from model.config import ModelConfig, ModelError
 from model.kernels.cpu.library import library
 from model.ops.cpu import CpuOps
 from model.ops.invariant import INVARIANT
@@ -37,3 +37,21 @@ def select_ops(config: ModelConfig, device: torch.device, batch_invariant: bool 
 def has_triton(device: torch.device) -> bool:
     """Whether the kernels can be compiled for a GPU; torch brings triton along where it was built for CUDA on Linux."""
     return find_spec("triton") is not None and torch.cuda.get_device_capability(device) >= OLDEST
+
+
+def try_out(device: torch.device) -> None:
+    """Lets a GPU compute a little: what cannot work is said before minutes of loading. Raises ModelError."""
+    if device.type != "cuda":
+        return
+    try:
+        torch.ones(1, device=device).sum().item()
+    except RuntimeError as error:
+        reason = str(error).strip().split("\n")[0].rstrip(".")
+        raise ModelError(
+            f"torch cannot compute on this GPU ({reason}): see that no other process fills or holds it and that torch "
+            f"{torch.__version__} was built for it, or serve with --device cpu."
+        ) from None
+    if has_triton(device):
+        from model.kernels.gpu.trial import compile_one  # triton loads here
+
+        compile_one(device)

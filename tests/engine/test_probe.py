@@ -103,6 +103,12 @@ def test_kernels_are_compiled_before_anybody_waits(checkpoint: Path, monkeypatch
     assert told[-1] == Progress("compiling kernels", 3, 3)
 
 
+def test_what_is_compiled_is_what_serving_draws_with(checkpoint: Path) -> None:
+    """The kernel that draws is another one for a vocabulary that is no multiple of 16."""
+    config = config_of(checkpoint, sampled_vocab=250)
+    assert Probe.of(load(config), config, 64).runner.sampled_vocab == 250
+
+
 def test_where_tokens_are_computed_one_by_one_a_step_has_few(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Device().install(monkeypatch)
     config = config_of(checkpoint, max_num_batched_tokens=None, batch_invariant=True)
@@ -126,6 +132,18 @@ def test_the_graphs_room_is_no_cache(checkpoint: Path, monkeypatch: pytest.Monke
     without = Room.on_gpu(model, config, ignore).cache_bytes
     monkeypatch.setattr(probe, "_graph_bytes", lambda config, runner, max_num_seqs: 2 * GIB + max_num_seqs)
     assert Room.on_gpu(model, config, ignore).cache_bytes == without - 2 * GIB - 256
+
+
+def test_each_graph_has_logits_and_block_tables_of_its_own(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = config_of(checkpoint, max_model_len=64)
+    model = load(config)
+    on_gpu = replace(model, device=torch.device("cuda"), ops=replace(model.ops, capturable=True))
+    prober = ModelRunner(on_gpu, KVCache.allocate(model.config, 4, 16, torch.float32, "cpu"), 256)
+    monkeypatch.setattr(probe, "CudaCapture", lambda device: None)
+    monkeypatch.setattr(probe, "measure", lambda stage, rows, capture, free: (5000, 20))
+    row = 4 * 256 + 4 * 4  # logits in float32, and the numbers of 4 blocks of 16
+    assert probe._graph_bytes(config, prober, 4) == 5000 + 2 * 20 + row * (2 - 1)  # of 4 rows, of 1 and of 2
+    assert probe._graph_bytes(replace(config, enforce_eager=True), prober, 4) == 0
 
 
 def test_graphs_are_for_gpus_whose_operations_can_be_captured_and_can_be_declined(checkpoint: Path) -> None:

@@ -37,6 +37,10 @@ def test_the_widest_weights_that_would_fit_are_named():
         sizing.check_weights(30 * sizing.GIB, 7 * sizing.GIB, others)
 
 
+def test_ids_beyond_the_tokenizer_or_the_model_are_never_sampled():
+    assert [sizing.sampled_vocab(replace(CONFIG, sampled_vocab=n), MODEL) for n in (None, 90, 120)] == [100, 90, 100]
+
+
 def test_more_cache_than_memory_is_refused():
     with pytest.raises(ModelError, match="asks for 2.00 GiB and 1.00 GiB of memory are left: lower it"):
         sizing.cpu_cache_bytes(replace(CONFIG, kv_cache_memory=2 * sizing.GIB), 1, sizing.GIB)

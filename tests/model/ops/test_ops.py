@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from model.config import ModelError
 from model.kernels.cpu.library import library
-from model.ops import select_ops
+from model.ops import select_ops, try_out
 from model.ops.experts import experts
 from model.ops.invariant import INVARIANT
 from model.ops.linear import linear, linear_reference
@@ -41,6 +42,33 @@ def test_on_a_gpu_with_triton_its_kernel_draws(monkeypatch: pytest.MonkeyPatch) 
 def test_an_old_gpu_runs_what_torch_has(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
     assert select_ops(CONFIG, torch.device("cuda")) is TORCH
+
+
+def test_a_gpu_that_computes_is_tried_with_a_kernel_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    trial = pytest.importorskip("model.kernels.gpu.trial", exc_type=ImportError)
+    tried: list[torch.device] = []
+    monkeypatch.setattr(trial, "compile_one", tried.append)
+    ones = torch.ones(1)
+    monkeypatch.setattr(torch, "ones", lambda *shape, device: ones)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    try_out(torch.device("cpu"))
+    assert not tried
+    try_out(torch.device("cuda"))
+    assert tried == [torch.device("cuda")]
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
+    try_out(torch.device("cuda"))  # whose kernels are torch's
+    assert len(tried) == 1
+
+
+def test_a_gpu_that_does_not_compute_is_refused_in_a_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*shape: int, device: torch.device) -> None:
+        raise RuntimeError("CUDA error: no kernel image is available for execution on the device\nand much more")
+
+    monkeypatch.setattr(torch, "ones", fail)
+    with pytest.raises(
+        ModelError, match=r"\(CUDA error: no kernel image .* device\): see that .* or serve with --device"
+    ):
+        try_out(torch.device("cuda"))
 
 
 def test_a_cpu_never_loads_triton() -> None:
