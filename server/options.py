@@ -132,7 +132,7 @@ GROUPS: dict[str, tuple[Option, ...]] = {
             "batch-invariant",
             "",
             _switch,
-            "give each request the same bits alone and in any batch; int8 and int4 on a CPU do so by themselves",
+            "give a request the same bits in any batch; the C kernels do so anyway in int8, int4 and (AVX512) fp16",
         ),
         Option("enforce-eager", "", _switch, "launch each kernel by itself: a GPU starts sooner and decodes slower"),
         Option("device", "DEVICE", _one_of("auto", "cpu", "cuda"), "cpu, cuda, or auto: a GPU if there is one"),
