@@ -143,7 +143,6 @@ class Ready:
     """The engine serves, and these are its bounds: the API process admits requests by them."""
 
     max_model_len: int  # tokens, prompt and output together
-    pool_tokens: int  # tokens that the KV cache holds
     max_num_seqs: int  # sequences that run at once
     max_waiting: int  # sequences that may queue behind them
     description: tuple[str, ...]  # lines for the log: what was loaded, as what, how large

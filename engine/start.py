@@ -42,7 +42,6 @@ def start(config: EngineConfig, report: Report) -> tuple[ModelRunner, Limits, Re
     limits = Limits(max_model_len, room.max_num_seqs, room.step_tokens, shape.vocab_size, config.enable_prefix_caching)
     ready = Ready(
         max_model_len=max_model_len,
-        pool_tokens=pool.tokens,
         max_num_seqs=min(limits.max_num_seqs, limits.max_num_batched_tokens),
         max_waiting=config.max_waiting,
         description=(

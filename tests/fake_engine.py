@@ -118,7 +118,6 @@ def _build(behaviour: Behaviour, config: EngineConfig, report: Report) -> tuple[
         raise ModelError(behaviour.fatal)
     ready = Ready(
         max_model_len=behaviour.max_model_len,
-        pool_tokens=2 * behaviour.max_model_len,
         max_num_seqs=behaviour.max_num_seqs,
         max_waiting=behaviour.max_waiting,
         description=("a model that counts",),

@@ -30,11 +30,11 @@ def test_start_reports_its_progress_and_states_its_bounds(checkpoint):
     core, ready, seen = start(checkpoint)
     assert (seen[-1].what, seen[-1].done) == ("loading weights", seen[-1].total)
     per_token = 2 * 2 * 2 * 8 * 4  # keys and values, layers, heads, head_dim, bytes
-    assert ready.pool_tokens == 2**20 // (per_token * 16) * 16
+    pool_tokens = 2**20 // (per_token * 16) * 16
     assert (ready.max_model_len, ready.max_num_seqs, ready.max_waiting) == (512, 64, 1024)
     assert ready.eos_token_ids == (2,)
-    assert any(f"KV cache of {ready.pool_tokens:,} tokens" in line for line in ready.description)
-    assert core.scheduler.pool.num_blocks * 16 == ready.pool_tokens
+    assert any(f"KV cache of {pool_tokens:,} tokens" in line for line in ready.description)
+    assert core.scheduler.pool.num_blocks * 16 == pool_tokens
 
 
 @pytest.mark.parametrize(("asked", "cost"), [("auto", "half as fast"), ("int8", "unpacks its weights, slowly")])
@@ -63,8 +63,8 @@ def test_the_token_budget_is_measured_unless_it_is_given(checkpoint):
 
 
 def test_the_context_shrinks_to_the_pool_unless_it_was_asked_for(checkpoint):
-    _, ready, _ = start(checkpoint, kv_cache_memory=100 * 256)
-    assert ready.max_model_len == ready.pool_tokens == 96
+    core, ready, _ = start(checkpoint, kv_cache_memory=100 * 256)
+    assert ready.max_model_len == core.scheduler.pool.num_blocks * 16 == 96
     assert any("raise --kv-cache-memory" in line for line in ready.description)
     with pytest.raises(ModelError, match="--max-model-len 200 does not fit the KV cache of 96 tokens"):
         start(checkpoint, kv_cache_memory=100 * 256, max_model_len=200)

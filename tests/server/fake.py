@@ -7,9 +7,7 @@ from dataclasses import dataclass, field
 from engine.api import EngineStats, FinishReason, Grammar, Output, Ready, Request, TokenLogprobs
 from engine.client import EngineState, Refused
 
-READY = Ready(
-    max_model_len=256, pool_tokens=1024, max_num_seqs=8, max_waiting=8, description=("fake",), eos_token_ids=(2,)
-)
+READY = Ready(max_model_len=256, max_num_seqs=8, max_waiting=8, description=("fake",), eos_token_ids=(2,))
 STOP, LENGTH = FinishReason.STOP, FinishReason.LENGTH
 
 

@@ -7,7 +7,7 @@ from engine.client import Draining, EngineState, Failed, Loading
 from server.config import ServerConfig
 from server.console import Console, ProgressLine
 
-READY = Ready(max_model_len=100, pool_tokens=250, max_num_seqs=4, max_waiting=4, description=("a model", "a cache"))
+READY = Ready(max_model_len=100, max_num_seqs=4, max_waiting=4, description=("a model", "a cache"))
 URL = "http://127.0.0.1:8000"
 
 
