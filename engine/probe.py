@@ -30,7 +30,7 @@ class Room:
     @classmethod
     def on_cpu(cls, model: Mixtral, config: EngineConfig, report: Report) -> "Room":
         """Steps of the size that was asked for, or of the size that keeps them short, found by running some."""
-        step_tokens = config.max_num_batched_tokens or max(_measure(model, config, report), config.max_num_seqs or 0)
+        step_tokens = config.max_num_batched_tokens or max(_budget(model, config, report), config.max_num_seqs or 0)
         max_num_seqs = config.max_num_seqs or min(sizing.CPU_MAX_SEQS, step_tokens)
         available = machine.available_memory()
         return cls(max_num_seqs, step_tokens, sizing.cpu_cache_bytes(config, model.weight_bytes, available))
@@ -82,8 +82,11 @@ def _graph_bytes(config: EngineConfig, runner: ModelRunner, max_num_seqs: int) -
     return sizing.graph_bytes(largest, smallest, rows, row_bytes)
 
 
-def _measure(model: Mixtral, config: EngineConfig, report: Report) -> int:
-    """Steps by this thread's CPU time: a tenth less than by the clock, but the same when others use the machine too."""
+def _budget(model: Mixtral, config: EngineConfig, report: Report) -> int:
+    """How many tokens a step on a CPU should have, by this thread's CPU time.
+
+    It is a tenth less than the time on the clock, but the same when others use the machine too.
+    """
     probe = Probe.of(model, config, sizing.MOST_STEP_TOKENS)
     total = sizing.PROBES * sizing.REPEATS
     done = iter(range(total))

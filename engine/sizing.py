@@ -12,10 +12,10 @@ GIB = 2**30
 LEAST_CPU_CACHE_BYTES, MOST_CPU_CACHE_BYTES = GIB, 4 * GIB
 CPU_MAX_SEQS, GPU_MAX_SEQS = 64, 256
 GPU_STEP_TOKENS = 8192
-INVARIANT_STEP_TOKENS = 512  # of a GPU that computes them one by one
+INVARIANT_STEP_TOKENS = 512  # on a GPU, which then computes them one by one
 STEP_SECONDS = 0.4  # what a full step of new tokens may take on a CPU; long contexts and sampling come on top
 FEWEST_STEP_TOKENS, MOST_STEP_TOKENS = 16, 2048  # with fewer a step takes hardly less time
-PROBES, REPEATS = 6, 2  # steps of at most so many sizes are tried, each so often
+PROBES, REPEATS = 6, 2  # at most so many sizes of a step are tried, each this often
 NEAR = 1.1  # a probe within a tenth of the limit is the last
 
 
@@ -31,24 +31,24 @@ class Pool:
     def tokens(self) -> int:
         return self.num_blocks * self.block_size
 
-    def describe(self, max_model_len: int, model: ModelConfig) -> str:
+    def describe(self, max_model_len: int, shape: ModelConfig) -> str:
         """A line for the log; it says when the pool is why sequences are shorter than the model could take."""
         size = self.tokens * self.bytes_per_token / GIB
         line = (
             f"KV cache of {self.tokens:,} tokens ({size:.2f} GiB in blocks of {self.block_size}): "
             f"{self.tokens / max_model_len:.1f} sequences of {max_model_len:,} tokens"
         )
-        if self.tokens == max_model_len < model.max_position_embeddings:
-            line += f" (the model could take {model.max_position_embeddings:,}: raise --kv-cache-memory)"
+        if self.tokens == max_model_len < shape.max_position_embeddings:
+            line += f" (the model could take {shape.max_position_embeddings:,}: raise --kv-cache-memory)"
         return line
 
 
-def check_request(config: EngineConfig, model: ModelConfig) -> None:
+def check_request(config: EngineConfig, shape: ModelConfig) -> None:
     """Refuses, before anything is loaded, what no machine could serve. Raises ModelError."""
     wanted = config.max_model_len
-    if wanted is not None and wanted > model.max_position_embeddings:
+    if wanted is not None and wanted > shape.max_position_embeddings:
         raise ModelError(
-            f"--max-model-len {wanted} is beyond the {model.max_position_embeddings} positions that the model "
+            f"--max-model-len {wanted} is beyond the {shape.max_position_embeddings} positions that the model "
             "was made for: lower it."
         )
     if wanted is not None and wanted < 2:
@@ -108,16 +108,16 @@ def make_pool(config: EngineConfig, cache_bytes: int, bytes_per_token: int) -> P
     return Pool(num_blocks, config.block_size, bytes_per_token)
 
 
-def sampled_vocab(config: EngineConfig, model: ModelConfig) -> int:
+def sampled_vocab(config: EngineConfig, shape: ModelConfig) -> int:
     """How many of the model's ids may be sampled, from 0 on."""
-    return min(config.sampled_vocab or model.vocab_size, model.vocab_size)
+    return min(config.sampled_vocab or shape.vocab_size, shape.vocab_size)
 
 
-def choose_max_model_len(config: EngineConfig, model: ModelConfig, pool: Pool) -> int:
+def choose_max_model_len(config: EngineConfig, shape: ModelConfig, pool: Pool) -> int:
     """What was asked for, or the model's own limit as far as the pool holds it. Raises ModelError."""
     wanted = config.max_model_len
     if wanted is None:
-        return min(model.max_position_embeddings, pool.tokens)
+        return min(shape.max_position_embeddings, pool.tokens)
     if wanted > pool.tokens:
         raise ModelError(
             f"--max-model-len {wanted} does not fit the KV cache of {pool.tokens} tokens: "

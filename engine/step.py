@@ -17,7 +17,7 @@ class Row:
     blocks: tuple[int, ...]  # of the sequence, from its first position to at least `end`
     params: SamplingParams
     output: int | None  # the index of the output to sample after the last token; None: more of the prompt follows
-    targets: tuple[int, ...] = ()  # the tokens after its first, second, ... that it shall score: of the prompt
+    targets: tuple[int, ...] = ()  # prompt tokens to score: the one after its first token, after its second, ...
     history: tuple[int, ...] = ()  # all tokens up to its last, where its params look back; outputs stand at the end
 
     @property

@@ -44,9 +44,9 @@ Fill = Callable[[GroupedWeight, Tensor, int], None]  # GroupedWeight.fill, or wh
 # What the staging buffers of all packing threads may take, as a share of the finished weights.
 STAGING_SHARE = 0.1
 
-# Of int8, for each activation that goes into qkv or the head: there, single ones are up to 70 times as large as those
-# beside them. On the default model this takes a third off what int8 costs; elsewhere it brings next to nothing.
-FINE = 2
+# In int8, for each activation that goes into qkv or the head, where single ones are up to 70 times as large as their
+# neighbours. On the default model this takes a third off what int8 costs; elsewhere it brings little.
+FINE_TERMS = 2
 
 
 def load_model(
@@ -112,14 +112,14 @@ class _Loader:
         return out
 
     def head(self, part: Part) -> Weight:
-        (head,) = self.stack(((part,),), self.precision.linears, self.staging((part,)), terms=FINE)
+        (head,) = self.stack(((part,),), self.precision.linears, self.staging((part,)), terms=FINE_TERMS)
         return head
 
     def staging(self, *matrices: Matrix) -> Tensor:
         """Room for the largest of the matrices in float32, where that is how they are packed.
 
         One buffer for all: with one per matrix, the freed ones are holes in the heap among the packed tiles. In huge
-        pages: packing goes down the columns, which in small ones is a look into the page tables for each weight.
+        pages: packing goes down the columns, which in small ones costs a lookup in the page tables for each weight.
         """
         return self.zeros((self.staged(*matrices),), torch.float32)
 
@@ -143,7 +143,7 @@ class _Loader:
         config = self.config
         linears, experts = self.precision.linears, self.precision.experts
         staging = self.staging(names.qkv, names.o, names.gate_up[0], names.down[0])
-        (qkv,) = self.stack((names.qkv,), linears, staging, terms=FINE)
+        (qkv,) = self.stack((names.qkv,), linears, staging, terms=FINE_TERMS)
         (o,) = self.stack((names.o,), linears, staging)
         gate_up = self.stack(names.gate_up, experts, staging, paired=True)
         down = self.stack(names.down, experts, staging)

@@ -1,4 +1,4 @@
-"""Memory for weights and caches: on a CPU in huge pages, since each page costs a look into the page tables.
+"""Memory for weights and caches: on a CPU in huge pages, since each page costs a lookup in the page tables.
 
 Weights are read once a step, from end to end, and nothing of them is still cached when they are read again. Measured
 (one machine): with pages of 2 MiB two threads read a quarter more in the same time than with pages of 4 KiB.
