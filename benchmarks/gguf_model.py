@@ -17,19 +17,12 @@ from safetensors import safe_open
 from torch import Tensor
 
 from benchmarks.bench_tokenizer import SPECIAL
+from model.gguf_source import GLOBAL_NAMES, LAYER_NAMES
 
 EXPERTS = "block_sparse_moe.experts"
-OUTER = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
-INNER = {
-    "attn_norm": "input_layernorm",
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj",
-    "ffn_norm": "post_attention_layernorm",
+SPARSE = {name: source for name, source in LAYER_NAMES.items() if not source.startswith("mlp.")} | {
+    "ffn_gate_inp": "block_sparse_moe.gate"
 }
-SPARSE = {"ffn_gate_inp": "block_sparse_moe.gate"}
-DENSE = {"ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj"}
 STACKED = {"ffn_gate_exps": "w1", "ffn_up_exps": "w3", "ffn_down_exps": "w2"}
 
 Report = Callable[[int, int], None]  # bytes written, bytes in all
@@ -91,11 +84,11 @@ def entries(config: dict[str, Any], shape: Callable[[str], tuple[int, ...]]) -> 
     """Everything the GGUF file holds, in the order of the file; `shape` is that of a tensor of the checkpoint."""
     experts = config.get("num_local_experts", 0)
     rotated = {"attn_q": config["num_attention_heads"], "attn_k": config["num_key_value_heads"]}
-    for name, source in OUTER.items():
+    for name, source in GLOBAL_NAMES.items():
         yield Entry(f"{name}.weight", (f"{source}.weight",), shape(f"{source}.weight"))
     for n in range(config["num_hidden_layers"]):
         layer, block = f"model.layers.{n}", f"blk.{n}"
-        for name, source in (INNER | (SPARSE if experts else DENSE)).items():
+        for name, source in (SPARSE if experts else LAYER_NAMES).items():
             full = f"{layer}.{source}.weight"
             yield Entry(f"{block}.{name}.weight", (full,), shape(full), rotated.get(name))
         for name, source in STACKED.items() if experts else ():

@@ -19,7 +19,7 @@ from model.kernels.cpu.library import how_to_build, library, why_missing
 from model.kv_cache import KVCache
 from model.mixtral import Mixtral
 from model.ops import invariant, select_ops, try_out
-from model.precision import Wanted, choose_precision, quantizations
+from model.precision import Precision, Wanted, choose_precision, quantizations
 
 
 def start(config: EngineConfig, report: Report) -> tuple[ModelRunner, Limits, Ready]:
@@ -73,14 +73,7 @@ def load(config: EngineConfig, shape: ModelConfig, report: Report) -> Mixtral:
     try_out(device)
     if device.type == "cpu":
         torch.set_num_threads(config.threads or min(machine.processors(), torch.get_num_threads()))
-    available = machine.available_memory() if device.type == "cpu" else torch.cuda.mem_get_info(device)[0]
-    kernels = library() is not None
-    precision = choose_precision(Wanted(config.dtype, config.quantization), shape.dtype, device, kernels)
-    others = {
-        name: choose_precision(Wanted(quantization=name), shape.dtype, device, kernels).weight_bytes(shape)
-        for name in quantizations(device)
-    }
-    sizing.check_weights(precision.weight_bytes(shape), available, others)
+    precision = _precision(config, shape, device)
 
     def loaded(done: int, total: int) -> None:
         report(Progress("loading weights", done, total))
@@ -91,12 +84,25 @@ def load(config: EngineConfig, shape: ModelConfig, report: Report) -> Mixtral:
         raise ModelError(
             "The GPU's memory ran out while the weights were loaded: free some, or choose a smaller --quantization."
         ) from None
-    nearly_free = device.type == "cpu" and kernels and invariant.costs_little(model.matrices())
+    nearly_free = device.type == "cpu" and library() is not None and invariant.costs_little(model.matrices())
     if not (config.batch_invariant or nearly_free):
         return model
     ops = select_ops(shape, device, batch_invariant=True)
     # A GPU's fused layers and its norms round as the batch has it; a CPU's do not, and stay.
     return replace(model, ops=ops) if device.type == "cpu" else model.row_by_row(ops)
+
+
+def _precision(config: EngineConfig, shape: ModelConfig, device: torch.device) -> Precision:
+    """What the flags mean on the device. Raises ModelError, also for weights that its memory cannot hold."""
+    available = machine.available_memory() if device.type == "cpu" else torch.cuda.mem_get_info(device)[0]
+    kernels = library() is not None
+    precision = choose_precision(Wanted(config.dtype, config.quantization), shape.dtype, device, kernels)
+    others = {
+        name: choose_precision(Wanted(quantization=name), shape.dtype, device, kernels).weight_bytes(shape)
+        for name in quantizations(device)
+    }
+    sizing.check_weights(precision.weight_bytes(shape), available, others)
+    return precision
 
 
 def _missing_kernels(model: Mixtral) -> tuple[str, ...]:
