@@ -4,6 +4,7 @@ Weights are read once a step, from end to end, and nothing of them is still cach
 (one machine): with pages of 2 MiB two threads read a quarter more in the same time than with pages of 4 KiB.
 """
 
+import contextlib
 import math
 import mmap
 import threading
@@ -55,5 +56,6 @@ def _chunk(size: int) -> Tensor:
     if not hasattr(mmap, "MADV_HUGEPAGE"):  # not on Linux
         return torch.zeros(size, dtype=torch.uint8)
     memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    memory.madvise(mmap.MADV_HUGEPAGE)
+    with contextlib.suppress(OSError):  # a kernel that was built without them
+        memory.madvise(mmap.MADV_HUGEPAGE)
     return torch.frombuffer(memory, dtype=torch.uint8)

@@ -1,6 +1,7 @@
 """Pieces of large pages: zeroed, aligned, apart from each other, and alive for as long as anybody holds one."""
 
 import gc
+import mmap
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -26,6 +27,13 @@ def test_a_piece_larger_than_a_chunk() -> None:
     large[-1] = 7
     assert memory.zeros((5,), torch.uint8).sum() == 0
     assert large[-1] == 7
+
+
+def test_a_system_without_large_pages_gives_small_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mmap, "MADV_HUGEPAGE", 12345)  # advice that no system understands
+    assert not HugePages().zeros((1000,), torch.float32).any()
+    monkeypatch.delattr(mmap, "MADV_HUGEPAGE")
+    assert not HugePages().zeros((1000,), torch.float32).any()
 
 
 def test_a_piece_outlives_its_maker() -> None:

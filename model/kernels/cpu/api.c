@@ -1,38 +1,65 @@
 /* The interface: sizes the workspace of a call, lays it out, and runs the kernels of the best instruction set. */
 #include <stdbool.h>
 #include <stddef.h>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#elif defined(__linux__)
+#include <sys/auxv.h>
+#endif
 
 #include "kernels.h"
 
-enum { PORTABLE, AVX2, AVX512, LEVELS };
+static bool anywhere(void) { return true; }
 
-static const Kernels *const LEVEL[LEVELS] = {
-    [PORTABLE] = &octavo_portable,
 #if defined(__x86_64__)
-    [AVX2] = &octavo_avx2,
-    [AVX512] = &octavo_avx512,
+static bool has_f16c(void) { /* for which not every clang has a name */
+    unsigned int a, b, c, d;
+    return __get_cpuid(1, &a, &b, &c, &d) && c & bit_F16C;
+}
+
+static bool has_avx2(void) {
+    __builtin_cpu_init();
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && has_f16c();
+}
+
+static bool has_avx512(void) {
+    return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
+           __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
+           __builtin_cpu_supports("avx512vnni");
+}
+#elif defined(__aarch64__)
+static bool has_dot_products(void) {
+#if defined(__ARM_FEATURE_DOTPROD) /* the compiler knows, as it does for every Mac */
+    return true;
+#elif defined(__linux__)
+    return getauxval(AT_HWCAP) & HWCAP_ASIMDDP;
+#else
+    return false;
+#endif
+}
+#endif
+
+/* The instruction sets of this architecture, the best one last. */
+static const struct {
+    const Kernels *kernels;
+    bool (*runs)(void); /* on this machine */
+} LEVEL[] = {
+    {&octavo_portable, anywhere},
+#if defined(__x86_64__)
+    {&octavo_avx2, has_avx2},
+    {&octavo_avx512, has_avx512},
+#elif defined(__aarch64__)
+    {&octavo_neon, has_dot_products},
 #endif
 };
 
-static int64_t level; /* in use */
+enum { LEVELS = sizeof LEVEL / sizeof *LEVEL };
 
-static bool has(int64_t wanted) {
-#if defined(__x86_64__)
-    __builtin_cpu_init();
-    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma") && __builtin_cpu_supports("f16c");
-    if (wanted == AVX2) return avx2;
-    if (wanted == AVX512) {
-        return avx2 && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-               __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-               __builtin_cpu_supports("avx512vnni");
-    }
-#endif
-    return wanted == PORTABLE;
-}
+static int64_t level; /* in use */
 
 int64_t octavo_set_level(int64_t wanted) {
     level = wanted < 0 || wanted >= LEVELS ? LEVELS - 1 : wanted;
-    while (!has(level)) level--;
+    while (!LEVEL[level].runs()) level--;
     return level;
 }
 
@@ -40,7 +67,7 @@ __attribute__((constructor)) static void choose_level(void) { octavo_set_level(L
 
 int64_t octavo_level(void) { return level; }
 
-const char *octavo_level_name(int64_t of) { return of >= 0 && of < LEVELS && LEVEL[of] ? LEVEL[of]->name : ""; }
+const char *octavo_level_name(int64_t of) { return of >= 0 && of < LEVELS ? LEVEL[of].kernels->name : ""; }
 
 int64_t octavo_interface(int64_t item) {
     static const int64_t items[] = {INTERFACE,        sizeof(Weight),   sizeof(Source), sizeof(Experts),  sizeof(Step),
@@ -67,12 +94,12 @@ static Rows take_rows(Layout *layout, int64_t rows, int64_t inputs, int64_t term
     return (Rows){take(layout, rows * terms * groups, sizeof(Group)), groups, terms};
 }
 
-void octavo_quantise(const Weight *weight, const Source *source) { LEVEL[level]->quantise(weight, source); }
+void octavo_quantise(const Weight *weight, const Source *source) { LEVEL[level].kernels->quantise(weight, source); }
 
 void octavo_rms_norm(const float *x, const float *weight, float eps, int64_t tokens, int64_t hidden, float *out) {
     const NormCall call = {x, weight, eps, tokens, hidden, out};
     pool_acquire(0);
-    pool_run(LEVEL[level]->rms_norm, &call);
+    pool_run(LEVEL[level].kernels->rms_norm, &call);
     pool_release();
 }
 
@@ -82,7 +109,7 @@ void octavo_linear(const Weight *weight, const float *x, int64_t tokens, float *
     take_rows(&layout, tokens, weight->inputs, weight->terms);
     layout = (Layout){pool_acquire(layout.used), 0};
     call.rows = take_rows(&layout, tokens, weight->inputs, weight->terms);
-    pool_run(LEVEL[level]->linear, &call);
+    pool_run(LEVEL[level].kernels->linear, &call);
     pool_release();
 }
 
@@ -143,7 +170,7 @@ void octavo_attention(const Heads *heads, const Step *step, const Rotation *rota
     cut(&call);
     lay_out_attention(&call, pool_acquire(lay_out_attention(&call, NULL)));
     cut(&call);
-    pool_run(LEVEL[level]->attention, &call);
+    pool_run(LEVEL[level].kernels->attention, &call);
     pool_release();
 }
 
@@ -179,7 +206,7 @@ void octavo_attention_layer(const Attention *attention, const Step *step, const 
     cut(&call);
     lay_out_layer(&call, pool_acquire(lay_out_layer(&call, NULL)));
     cut(&call);
-    pool_run(LEVEL[level]->attention_layer, &call);
+    pool_run(LEVEL[level].kernels->attention_layer, &call);
     pool_release();
 }
 
@@ -207,7 +234,7 @@ static void run_experts(ExpertsCall *call, void (*body)(Region *)) {
 
 void octavo_experts_layer(const Experts *experts, float *x, int64_t tokens, int64_t *ids, float *weights) {
     ExpertsCall call = {.experts = experts, .x = x, .tokens = tokens, .ids = ids, .weights = weights, .out = x, .adds = 1};
-    run_experts(&call, LEVEL[level]->experts_layer);
+    run_experts(&call, LEVEL[level].kernels->experts_layer);
 }
 
 void octavo_experts(const Experts *experts, const float *x, int64_t tokens, const int64_t *ids, const float *weights,
@@ -218,5 +245,5 @@ void octavo_experts(const Experts *experts, const float *x, int64_t tokens, cons
                         .ids = (int64_t *)ids, /* only the layer's router writes them */
                         .weights = (float *)weights,
                         .out = out};
-    run_experts(&call, LEVEL[level]->experts);
+    run_experts(&call, LEVEL[level].kernels->experts);
 }

@@ -116,6 +116,8 @@ typedef struct {
 extern const Kernels octavo_portable;
 #if defined(__x86_64__)
 extern const Kernels octavo_avx2, octavo_avx512;
+#elif defined(__aarch64__)
+extern const Kernels octavo_neon;
 #endif
 
 static inline int64_t round_up(int64_t size, int64_t step) { return (size + step - 1) / step * step; }

@@ -118,7 +118,7 @@ API void octavo_attention(const Heads *heads, const Step *step, const Rotation *
 
 API void octavo_set_threads(int64_t threads);
 
-/* Instruction sets, best first: which of them this machine has is known after loading. */
+/* Instruction sets, the best one last: which of them this machine has is known after loading. */
 API int64_t octavo_level(void);
 API int64_t octavo_set_level(int64_t level); /* returns the level that is then in use */
 API const char *octavo_level_name(int64_t level);

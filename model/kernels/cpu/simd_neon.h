@@ -1,0 +1,105 @@
+/* The vocabulary of the kernels in NEON with the dot products of Armv8.2: four registers hold what 16 outputs need. */
+#include <arm_neon.h>
+#include <stdint.h>
+
+#define ROWS 4 /* of a tile product: its 16 integer registers and the weights are 20 of 32 */
+#define COUNTS(CASE) CASE(1) CASE(2) CASE(3) CASE(4)
+
+typedef struct { float32x4_t at[4]; } vf; /* 16 floats */
+typedef struct { int32x4_t at[4]; } vi;   /* 16 int32 */
+typedef struct { uint8x16_t at[4]; } vb;  /* 64 bytes: 16 outputs of 4 inputs each */
+
+#define EACH for (int n = 0; n < 4; n++)
+#define MAP(type, expression)                                                                                         \
+    {                                                                                                                  \
+        type out;                                                                                                      \
+        EACH out.at[n] = (expression);                                                                                 \
+        return out;                                                                                                    \
+    }
+
+static inline vf vf_set1(float x) MAP(vf, vdupq_n_f32(x))
+static inline vf vf_load(const float *p) MAP(vf, vld1q_f32(p + 4 * n))
+static inline void vf_store(float *p, vf x) { EACH vst1q_f32(p + 4 * n, x.at[n]); }
+static inline vf vf_add(vf a, vf b) MAP(vf, vaddq_f32(a.at[n], b.at[n]))
+static inline vf vf_sub(vf a, vf b) MAP(vf, vsubq_f32(a.at[n], b.at[n]))
+static inline vf vf_mul(vf a, vf b) MAP(vf, vmulq_f32(a.at[n], b.at[n]))
+static inline vf vf_div(vf a, vf b) MAP(vf, vdivq_f32(a.at[n], b.at[n]))
+static inline vf vf_fma(vf a, vf b, vf c) MAP(vf, vfmaq_f32(c.at[n], a.at[n], b.at[n]))
+static inline vf vf_abs(vf a) MAP(vf, vabsq_f32(a.at[n]))
+static inline vf vf_round(vf a) MAP(vf, vrndnq_f32(a.at[n]))
+static inline vf vf_from_int(vi a) MAP(vf, vcvtq_f32_s32(a.at[n]))
+static inline vf vf_from_half(const uint16_t *p) MAP(vf, vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p + 4 * n))))
+
+/* Not the instructions of these names: of a NaN and a number they would give the NaN, wherever it stands. */
+static inline vf vf_max(vf a, vf b) MAP(vf, vbslq_f32(vcgtq_f32(a.at[n], b.at[n]), a.at[n], b.at[n]))
+static inline vf vf_min(vf a, vf b) MAP(vf, vbslq_f32(vcltq_f32(a.at[n], b.at[n]), a.at[n], b.at[n]))
+
+static inline float vf_most(vf a) {
+    return vmaxvq_f32(vmaxq_f32(vmaxq_f32(a.at[0], a.at[1]), vmaxq_f32(a.at[2], a.at[3])));
+}
+
+/* a times 2 to the n, where the result is a normal number: n goes into the exponent's bits. */
+static inline float32x4_t times_power_of_2(float32x4_t a, float32x4_t n) {
+    return vreinterpretq_f32_s32(vaddq_s32(vreinterpretq_s32_f32(a), vshlq_n_s32(vcvtq_s32_f32(n), 23)));
+}
+
+static inline vf vf_times_power_of_2(vf a, vf power) MAP(vf, times_power_of_2(a.at[n], power.at[n]))
+
+static inline float64x2_t low_pairs(float32x4_t a, float32x4_t b) { return vreinterpretq_f64_f32(vtrn1q_f32(a, b)); }
+static inline float64x2_t high_pairs(float32x4_t a, float32x4_t b) { return vreinterpretq_f64_f32(vtrn2q_f32(a, b)); }
+
+/* Quarter `from` of four rows becomes quarter `to` of four columns. */
+static inline void transpose_4(const vf *rows, int from, vf *columns, int to) {
+    const float32x4_t a = rows[0].at[from], b = rows[1].at[from], c = rows[2].at[from], d = rows[3].at[from];
+    const float64x2_t ab = low_pairs(a, b), cd = low_pairs(c, d), AB = high_pairs(a, b), CD = high_pairs(c, d);
+    columns[0].at[to] = vreinterpretq_f32_f64(vtrn1q_f64(ab, cd));
+    columns[1].at[to] = vreinterpretq_f32_f64(vtrn1q_f64(AB, CD));
+    columns[2].at[to] = vreinterpretq_f32_f64(vtrn2q_f64(ab, cd));
+    columns[3].at[to] = vreinterpretq_f32_f64(vtrn2q_f64(AB, CD));
+}
+
+/* 16 rows become columns: each of the 16 blocks of four by four, which change places across the diagonal. */
+static inline void vf_transpose(vf *rows) {
+    vf columns[16];
+    _Pragma("GCC unroll 16") for (int n = 0; n < 16; n++) transpose_4(rows + n / 4 * 4, n % 4, columns + n % 4 * 4, n / 4);
+    _Pragma("GCC unroll 16") for (int n = 0; n < 16; n++) rows[n] = columns[n];
+}
+
+static inline void vf_store_int8(int8_t *p, vf a) { /* whole numbers from -127 to 127 */
+    int16x4_t words[4];
+    EACH words[n] = vqmovn_s32(vcvtq_s32_f32(a.at[n]));
+    vst1_s8(p, vqmovn_s16(vcombine_s16(words[0], words[1])));
+    vst1_s8(p + 8, vqmovn_s16(vcombine_s16(words[2], words[3])));
+}
+
+static inline vi vi_zero(void) MAP(vi, vdupq_n_s32(0))
+static inline vb vb_load(const uint8_t *p) MAP(vb, vld1q_u8(p + 16 * n))
+static inline vb vb_low(vb a) MAP(vb, vandq_u8(a.at[n], vdupq_n_u8(15)))
+static inline vb vb_high(vb a) MAP(vb, vshrq_n_u8(a.at[n], 4))
+
+/* sum + w . a of 4 by 4 signed bytes. Volatile, so that compilers leave these instructions in the order of the products:
+ * the one they prefer keeps more weights at hand than there are registers. */
+static inline int32x4_t dot_step(int32x4_t sum, uint8x16_t w, int32x4_t a) {
+    __asm__ volatile("sdot %0.4s, %1.16b, %2.16b" : "+w"(sum) : "w"(w), "w"(a));
+    return sum;
+}
+
+/* sum + w . a for weights from 0 to 15 and 4 activations, which all outputs share. */
+static inline vi vi_dot4(vi sum, vb w, const int8_t *a) {
+    int32_t word;
+    __builtin_memcpy(&word, a, 4);
+    const int32x4_t shared = vdupq_n_s32(word);
+    EACH sum.at[n] = dot_step(sum.at[n], w.at[n], shared);
+    return sum;
+}
+
+/* The same for weights stored as w + 128: the highest bit turned over makes them w. */
+static inline vi vi_begin8(int32_t activations) {
+    (void)activations;
+    return vi_zero();
+}
+
+static inline vi vi_dot8(vi sum, vb w, const int8_t *a) {
+    EACH w.at[n] = veorq_u8(w.at[n], vdupq_n_u8(128));
+    return vi_dot4(sum, w, a);
+}
