@@ -106,13 +106,15 @@ class Probe:
 
     runner: ModelRunner
     max_len: int  # tokens of one sequence
+    longest: int  # of those that will be served, which may take many steps to become so long
 
     @classmethod
     def of(cls, model: Mixtral, config: EngineConfig, tokens: int) -> "Probe":
         """A probe for steps of up to that many tokens."""
-        max_len = min(tokens, config.max_model_len or model.config.max_position_embeddings)
+        longest = config.max_model_len or model.config.max_position_embeddings
+        max_len = min(tokens, longest)
         cache = allocate(model, -(-max_len // config.block_size), config.block_size)
-        return cls(ModelRunner(model, cache, sizing.sampled_vocab(config, model.config)), max_len)
+        return cls(ModelRunner(model, cache, sizing.sampled_vocab(config, model.config)), max_len, longest)
 
     @property
     def cache_bytes(self) -> int:
@@ -127,9 +129,9 @@ class Probe:
 
     def compile(self, counts: Sequence[int], report: Report) -> None:
         """Steps that decode so many rows each, and a mixed one, so that serving waits for no compiler."""
-        last = self.max_len - 1, 1  # behind the longest context, whose keys are cut among programs
-        steps = [[last] * count for count in counts]
-        steps.append([last, (max(0, self.max_len - MIXED_TOKENS), min(MIXED_TOKENS, self.max_len))])
+        last = self.longest - 1, 1  # behind the longest context, whose keys are cut among programs
+        steps = [[last, *[(0, 1)] * (count - 1)] for count in counts]
+        steps.append([last, (max(0, self.longest - MIXED_TOKENS), min(MIXED_TOKENS, self.longest))])
         for done, spans in enumerate(steps):
             report(Progress("compiling kernels", done, len(steps)))
             self._step(spans)
@@ -137,13 +139,15 @@ class Probe:
 
     def _step(self, spans: Sequence[tuple[int, int]]) -> None:
         """Sequences that compute, from a position on, so many tokens."""
-        blocks = tuple(range(self.runner.cache.num_blocks))  # every sequence's
+        cache = self.runner.cache
+        blocks = tuple(range(cache.num_blocks))  # every sequence's, again and again
         params = SamplingParams(max_tokens=1, top_p=0.9)
         vocab = self.runner.model.config.vocab_size
         rows = []
         for n, (start, count) in enumerate(spans):
             ids = tuple((n + index * 2654435761) % vocab for index in range(count))  # spread over the experts
-            rows.append(Row(f"probe {n}", start, ids, blocks, params, 0))
+            rounds = -(-(start + count) // (cache.num_blocks * cache.block_size))
+            rows.append(Row(f"probe {n}", start, ids, blocks * rounds, params, 0))
         self.runner.run(Batch(tuple(rows)))
 
 

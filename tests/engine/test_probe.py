@@ -95,11 +95,13 @@ def test_kernels_are_compiled_before_anybody_waits(checkpoint: Path, monkeypatch
     told: list[Progress] = []
 
     def run(self: ModelRunner, batch: Batch) -> None:
+        assert all(len(row.blocks) * config.block_size >= row.end for row in batch.rows)
         steps.append([(row.end, len(row.tokens)) for row in batch.rows])
 
     monkeypatch.setattr(ModelRunner, "run", run)
     Probe.of(load(config), config, 128).compile((1, 4), told.append)
-    assert steps == [[(128, 1)], [(128, 1)] * 4, [(128, 1), (128, probe.MIXED_TOKENS)]]
+    longest = 512, 1  # however few tokens a step has
+    assert steps == [[longest], [longest, *[(1, 1)] * 3], [longest, (512, probe.MIXED_TOKENS)]]
     assert told[-1] == Progress("compiling kernels", 3, 3)
 
 
