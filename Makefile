@@ -20,7 +20,7 @@ test: $(VENV)/.dev
 
 # What `make test` does with a few requests, with 300 an operation and 30 against the real engine.
 fuzz: $(VENV)/.dev
-	FUZZ_EXAMPLES=300 $(BIN)/python -m pytest tests/fuzz $(ARGS)
+	FUZZ_EXAMPLES=300 $(BIN)/python -m pytest tests/fuzz --timeout 3600 $(ARGS)
 
 # Installs clients written for OpenAI's API, in Python and (with node and npm) JavaScript, and talks to a live server.
 test-clients: $(VENV)/.dev

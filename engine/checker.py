@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -40,6 +41,14 @@ class Closed(Exception):
     """No more grammars are tried."""
 
 
+@dataclass(slots=True)
+class _Trial:
+    """Of one grammar, for all who ask meanwhile: the first requests of a batch tend to come together."""
+
+    ending: asyncio.Future[tuple[str | None, bool]]  # the verdict, and whether the process survived it
+    waiting: int = 0  # for that; with nobody left the trial is given up
+
+
 class GrammarChecker:
     """Says why a grammar cannot be used. It lives on one event loop; its process starts with the first grammar."""
 
@@ -47,8 +56,8 @@ class GrammarChecker:
         self._tokenizer = tokenizer
         self._thread = ThreadPoolExecutor(1, "grammar checker")
         self._child: _Child | None = None  # the thread's own, but for `close`
-        self._queued = 0
         self._closed = False
+        self._trials: dict[Grammar, _Trial] = {}
         self._verdicts: OrderedDict[Grammar, str | None] = OrderedDict()  # least recently used first
 
     async def check(self, grammar: Grammar, eos_token_ids: Sequence[int]) -> str | None:
@@ -58,21 +67,29 @@ class GrammarChecker:
         if grammar in self._verdicts:
             self._verdicts.move_to_end(grammar)
             return self._verdicts[grammar]
-        if self._closed:
-            raise Closed
-        if self._queued == MAX_QUEUE:
-            raise Crowded
-        self._queued += 1
+        trial = self._trials.get(grammar) or self._begin(grammar, tuple(eos_token_ids))
+        trial.waiting += 1
         try:
-            loop = asyncio.get_running_loop()
-            verdict, survived = await loop.run_in_executor(self._thread, self._ask, grammar, tuple(eos_token_ids))
+            verdict, survived = await asyncio.shield(trial.ending)
         finally:
-            self._queued -= 1
+            trial.waiting -= 1
+            if not trial.waiting:
+                del self._trials[grammar]
+                trial.ending.cancel()
         if survived:  # else the machine may just have been busy
             self._verdicts[grammar] = verdict
             if len(self._verdicts) > REMEMBERED:
                 self._verdicts.popitem(last=False)
         return verdict
+
+    def _begin(self, grammar: Grammar, eos_token_ids: tuple[int, ...]) -> _Trial:
+        if self._closed:
+            raise Closed
+        if len(self._trials) == MAX_QUEUE:
+            raise Crowded
+        loop = asyncio.get_running_loop()
+        trial = self._trials[grammar] = _Trial(loop.run_in_executor(self._thread, self._ask, grammar, eos_token_ids))
+        return trial
 
     def _ask(self, grammar: Grammar, eos_token_ids: tuple[int, ...]) -> tuple[str | None, bool]:
         """Thread: the verdict, and whether the process has survived it; else the next grammar gets another.

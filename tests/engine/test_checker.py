@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -98,13 +99,43 @@ def test_verdicts_are_remembered_and_bounds_are_kept_without_a_process(tmp_path:
         async with checking(tmp_path / "tokenizer.json") as made:
             assert "131072 are allowed" in str(await made.check(Grammar("regex", "a" * (MAX_TEXT + 1)), (EOS,)))
             made._verdicts[WORD] = None
-            made._queued = MAX_QUEUE
             assert await made.check(WORD, (EOS,)) is None
-            with pytest.raises(Crowded):
-                await made.check(Grammar("regex", "a"), (EOS,))
             assert made._child is None
 
     asyncio.run(scenario())
+
+
+def test_grammars_queue_and_those_who_ask_for_the_same_wait_together(
+    tokenizer: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[Grammar] = []
+    everybody_came_or_left = threading.Event()
+    ask = GrammarChecker._ask
+
+    def counted(self: GrammarChecker, grammar: Grammar, eos_token_ids: tuple[int, ...]) -> tuple[str | None, bool]:
+        assert everybody_came_or_left.wait(60)
+        tried.append(grammar)
+        return ask(self, grammar, eos_token_ids)
+
+    monkeypatch.setattr(GrammarChecker, "_ask", counted)
+    others = [Grammar("regex", "a" * n) for n in range(1, MAX_QUEUE)]
+
+    async def scenario() -> None:
+        async with checking(tokenizer) as made:
+            asked = [asyncio.create_task(made.check(grammar, (EOS,))) for grammar in [WORD] * (2 * MAX_QUEUE) + others]
+            await asyncio.sleep(0)
+            with pytest.raises(Crowded):
+                await made.check(Grammar("regex", "b"), (EOS,))
+            asked[0].cancel()  # one of many leaves
+            asked[-1].cancel()  # the only one
+            await asyncio.sleep(0)
+            everybody_came_or_left.set()
+            verdicts = await asyncio.gather(*asked, return_exceptions=True)
+            assert verdicts[1:-1] == [None] * (len(asked) - 2)
+            assert await made.check(Grammar("regex", "b"), (EOS,)) is None
+
+    asyncio.run(scenario())
+    assert tried == [WORD, *others[:-1], Grammar("regex", "b")]
 
 
 def test_a_checkpoint_without_a_usable_tokenizer(tmp_path: Path) -> None:
