@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from benchmarks.gpu_batches import BLOCK
 from benchmarks.gpu_compare import difference, poisoned
 from benchmarks.gpu_model import matrix_of
 from benchmarks.gpu_products import Load
@@ -27,7 +28,7 @@ from model.layers import RotaryEmbedding
 
 TOKENS, SMALL_TOKENS = (1, 64, 4096), (3,)
 DRAWN = 256  # rows at most
-TILE, SPLITS, BLOCK = 16, 4, 16
+TILE, SPLITS = 16, 4
 ALLOWED = 0.005
 # Noise aside: temperature, top_k, top_p, min_p.
 DRAWS = {
@@ -139,7 +140,8 @@ def _rotary(run: Run, tokens: int) -> Case:
 
 
 def _combine(run: Run, tokens: int) -> Case:
-    load, weight, eps = Load.random(run.config, tokens, run.dtype, run.device), _norm_weight(run), 1e-5
+    load, weight = Load.random(run.config, tokens, run.dtype, run.device), _norm_weight(run)
+    eps = run.config.rms_norm_eps
     partials = torch.randn(SPLITS, load.ids.numel(), run.config.hidden_size, device=run.device)
 
     def call() -> tuple[Tensor, Tensor | None]:

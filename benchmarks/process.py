@@ -65,8 +65,9 @@ def http_server(command: Sequence[str], log: Path, environment: Mapping[str, str
 
 
 @contextmanager
-def json_lines(command: Sequence[str], environment: Mapping[str, str] = ENVIRONMENT) -> Iterator["JsonLines"]:
-    with _running(command, environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+def json_lines(command: Sequence[str]) -> Iterator["JsonLines"]:
+    """A process that answers each line of JSON on its stdin with one on its stdout."""
+    with _running(command, ENVIRONMENT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
         yield JsonLines(process)
 
 

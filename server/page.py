@@ -48,8 +48,8 @@ def is_open(path: str) -> bool:
     return path in ("/", "/docs") or path.startswith(PREFIX)
 
 
-def read_assets(directory: Path = DIRECTORY) -> dict[str, Asset]:
-    return {path.name: _read(path) for path in sorted(directory.iterdir()) if path.suffix in MEDIA_TYPES}
+def read_assets() -> dict[str, Asset]:
+    return {path.name: _read(path) for path in sorted(DIRECTORY.iterdir()) if path.suffix in MEDIA_TYPES}
 
 
 def _read(path: Path) -> Asset:
