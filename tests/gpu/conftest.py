@@ -45,6 +45,14 @@ def new_memory_is_poisoned() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True)
+def memory_goes_back(device: torch.device) -> Iterator[None]:
+    """Several processes may share the device, and what one of them keeps no other one can have."""
+    yield
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+
+
 def poisoned(allocate: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
     """The same with NaN in what it gives, or with whole numbers that are nothing's index."""
 

@@ -32,7 +32,7 @@ def test_against_the_reference(
     total, normed = combine(partials, weights, x.to(dtype), norm_weight, EPS)
     expected_total, expected = combine_reference(partials, weights, x.to(dtype), norm_weight, EPS)
     torch.testing.assert_close(total, expected_total, rtol=TOLERANCE[dtype], atol=1e-5)
-    torch.testing.assert_close(normed, expected, rtol=TOLERANCE[dtype], atol=1e-5)
+    torch.testing.assert_close(normed, expected, rtol=1.5 * TOLERANCE[dtype], atol=1e-5)  # the sum's place, and two
 
 
 def test_without_a_norm(device: torch.device) -> None:

@@ -63,9 +63,8 @@ def test_e4m3_converts_to_bfloat16(device: torch.device) -> None:
     if device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 9):
         pytest.skip("the device has no fp8")
     bits = torch.arange(256, dtype=torch.uint8, device=device)
-    source = bits[(bits & 0x7F) != 0x7F].view(torch.float8_e4m3fn)
-    padded = torch.cat([source, source[:2]])  # a power of two
-    assert torch.equal(converted(padded, torch.bfloat16), padded.bfloat16())
+    numbers = bits.where((bits & 0x7F) != 0x7F, 0).view(torch.float8_e4m3fn)  # without the NaNs
+    assert torch.equal(converted(numbers, torch.bfloat16), numbers.bfloat16())
 
 
 def test_products_of_matrices_are_in_float32(device: torch.device) -> None:

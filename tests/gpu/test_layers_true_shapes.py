@@ -20,6 +20,9 @@ each_count = pytest.mark.parametrize("tokens", [1, 3, 64, 256, 8192])
 HIDDEN, EXPERTS, TOP_K, HEADS, DIM = 4096, 8, 2, (32, 8), 128
 EPS, DTYPE = 1e-5, torch.bfloat16
 ONE_PLACE = {"rtol": 8e-3, "atol": 1e-4}  # the last place of bfloat16
+# A normed value is rounded before its weight and behind it. Where the first goes the other way, 2**-7, the second may
+# add half a place on either side: 2**-6. That wants a value within 2e-7 of a tie, of places 4e-3 apart and more.
+TWO_PLACES, SELDOM = {"rtol": 1.6e-2, "atol": 1e-4}, 2e-4
 BLOCK_SIZE, BEYOND_32_BITS = 16, 140_000  # blocks of 16 slots of 1024 elements: 2.29e9 elements
 
 
@@ -50,14 +53,19 @@ def rotation(tokens: int, device: torch.device) -> Rotation:
     return RotaryEmbedding(inv_freq).at(torch.arange(tokens, device=device))
 
 
+def assert_normed(actual: Tensor, expected: Tensor) -> None:
+    torch.testing.assert_close(actual, expected, **TWO_PLACES)
+    assert (actual != expected).sum() <= 2 + SELDOM * actual.numel()
+
+
 @each_count
 def test_norm(device: torch.device, tokens: int) -> None:
     x, weight = rows(tokens, device), norm_weight(device)
     delta = x.flip(0)
-    for actual, expected in zip(
-        add_norm(x, delta, weight, EPS), add_norm_reference(x, delta, weight, EPS), strict=True
-    ):
-        torch.testing.assert_close(actual, expected, **ONE_PLACE)
+    total, normed = add_norm(x, delta, weight, EPS)
+    expected_total, expected = add_norm_reference(x, delta, weight, EPS)
+    assert total.equal(expected_total)
+    assert_normed(normed, expected)
 
 
 @each_count
@@ -65,7 +73,7 @@ def test_router(device: torch.device, tokens: int) -> None:
     x, weight, experts = rows(tokens, device), norm_weight(device), gate(device)
     actual = route(x, x.flip(0), weight, EPS, experts, TOP_K)
     expected = route_reference(x, x.flip(0), weight, EPS, experts, TOP_K)
-    torch.testing.assert_close(actual.normed, expected.normed, **ONE_PLACE)
+    assert_normed(actual.normed, expected.normed)
     # A last place of a normed row may decide between two nearly equal experts, or move a share a little.
     same = (actual.ids == expected.ids).all(-1)
     assert same.float().mean() >= 0.998
@@ -116,7 +124,8 @@ def test_combine(device: torch.device, tokens: int, splits: int) -> None:
     total, normed = combine(partials, weights, x, weight, EPS)
     expected = combine_reference(partials, weights, x, None, EPS)[0]
     torch.testing.assert_close(total, expected, **ONE_PLACE)
-    torch.testing.assert_close(normed, add_norm_reference(total, None, weight, EPS)[1], **ONE_PLACE)
+    assert normed is not None
+    assert_normed(normed, add_norm_reference(total, None, weight, EPS)[1])
 
 
 def test_partials_beyond_32_bits(device: torch.device) -> None:

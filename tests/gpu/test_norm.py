@@ -7,8 +7,9 @@ from model.kernels.gpu.norm import add_norm, add_norm_reference
 from model.layers import RMSNorm
 
 EPS = 1e-5
-# One last place of each dtype: the reference's mean, in float64, may round a value the other way.
-TOLERANCE = {torch.float32: 1e-6, torch.float16: 1e-3, torch.bfloat16: 8e-3}
+# Two last places of each dtype: where the reference's mean, in float64, rounds a value the other way, one before the
+# weight, and half of one on either side behind it.
+TOLERANCE = {torch.float32: 1e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
 each_dtype = pytest.mark.parametrize("dtype", list(TOLERANCE), ids=str)
 
 

@@ -7,6 +7,7 @@ from model.kernels.gpu.router import Routed, route, route_reference
 
 EPS = 1e-5
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}
+QUOTIENT = 2.0**-22  # div.full.f32 is right within two places
 each_dtype = pytest.mark.parametrize("dtype", list(TOLERANCE), ids=str)
 
 
@@ -63,12 +64,12 @@ def test_all_experts_equal(device: torch.device) -> None:
     x = torch.zeros(2, 32, device=device)
     routed = route(x, None, torch.ones(32, device=device), EPS, torch.randn(8, 32, device=device), 2)
     assert routed.ids.tolist() == [[0, 1]] * 2
-    assert routed.weights.tolist() == [[0.5, 0.5]] * 2
+    assert routed.weights.flatten().tolist() == pytest.approx([0.5] * 4, abs=QUOTIENT)
 
 
 def test_one_choice_has_all_the_weight(device: torch.device) -> None:
     x, delta, norm_weight, gate = random_rows(5, 64, 8, torch.float16, device)
-    assert route(x, delta, norm_weight, EPS, gate, 1).weights.tolist() == [[1.0]] * 5
+    assert route(x, delta, norm_weight, EPS, gate, 1).weights.flatten().tolist() == pytest.approx([1] * 5, abs=QUOTIENT)
 
 
 @pytest.mark.parametrize("num_experts", [3, 8, 9])
