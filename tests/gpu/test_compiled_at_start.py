@@ -1,0 +1,119 @@
+"""What is compiled at start is all that serving launches: nobody waits for a compiler.
+
+Without a GPU nothing is compiled, nor run: of each launch it is noted what Triton would make a kernel for. That is its
+compile-time arguments and, of the others, types, multiples of 16 and ones.
+"""
+
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import pytest
+import torch
+import triton
+from triton.backends.compiler import GPUTarget
+from triton.compiler import make_backend
+from triton.runtime.interpreter import InterpretedFunction
+from triton.runtime.jit import KernelParam, create_function_from_signature
+
+from engine.api import Request, SamplingParams
+from engine.blocks import BlockPool
+from engine.config import EngineConfig
+from engine.engine import Engine
+from engine.probe import Room
+from engine.runner import ModelRunner
+from engine.scheduler import Scheduler
+from model.kv_cache import KVCache
+from model.mixtral import Mixtral
+from tests.engine.fakes import limits
+from tests.engine.test_probe import Device
+from tests.gpu.test_engine import BLOCK_SIZE, interpreted, load
+
+SEQUENCES, STEPS = 32, 150
+LENGTHS = (1, 2, 5, 17, 40, 65, 130, 300, 509)  # of prompts
+
+
+@dataclass
+class Compiler:
+    """Notes each kernel that is made, or would be."""
+
+    made: set[str] = field(default_factory=set)
+
+    def install(self, patch: pytest.MonkeyPatch, device: torch.device) -> "Compiler":
+        if device.type == "cuda":
+            patch.setattr(triton.knobs.runtime, "jit_cache_hook", self._compiles)
+        else:
+            patch.setattr(
+                InterpretedFunction, "run", lambda function, *given, **named: self._runs(function, given, named)
+            )
+        return self
+
+    def _compiles(self, **told: Any) -> None:
+        self.made.add(f"{told['fn'].name} {told['key']}")
+
+    def _runs(self, function: InterpretedFunction, given: tuple[Any, ...], named: dict[str, Any]) -> None:
+        options = {name: value for name, value in named.items() if name not in ("grid", "warmup")}
+        bound, kind, rest = binder(function)(*given, **options)
+        self.made.add(f"{function.fn.__name__} {kind} {rest}")
+        if "tokens_ptr" in bound:  # what is drawn is looked up in the next step
+            bound["tokens_ptr"].zero_()
+
+
+@cache
+def binder(function: InterpretedFunction) -> Callable[..., tuple[dict[str, Any], list[Any], dict[str, Any]]]:
+    """What says of arguments which kernel they are for."""
+    parameters = inspect.signature(function.fn)
+    loose, unaligned = (function.kwargs[f"do_not_specialize{more}"] or () for more in ("", "_on_alignment"))
+    described = [
+        KernelParam(place, parameter, name in loose, name in unaligned)
+        for place, (name, parameter) in enumerate(parameters.parameters.items())
+    ]
+    return create_function_from_signature(parameters, described, make_backend(GPUTarget("cuda", 90, 32)))
+
+
+@pytest.mark.parametrize("step_tokens", [16, 300], ids=lambda tokens: f"steps of {tokens}")
+def test_serving_compiles_nothing(
+    device: torch.device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step_tokens: int
+) -> None:
+    loaded = load(tmp_path, device)
+    model = loaded if device.type == "cuda" else interpreted(loaded)
+    compiler = Compiler().install(monkeypatch, device)
+    config = EngineConfig("", max_num_batched_tokens=step_tokens, max_num_seqs=SEQUENCES, sampled_vocab=250)
+    with monkeypatch.context() as patch:
+        if device.type == "cpu":
+            Device().install(patch)
+        Room.on_gpu(model, config, lambda progress: None)
+    at_start = set(compiler.made)
+    serve(model, step_tokens)
+    assert compiler.made - at_start == set()
+    assert at_start or device.type == "cuda"  # where an earlier test may have compiled all
+
+
+def serve(model: Mixtral, step_tokens: int) -> None:
+    """Requests that come as they like."""
+    longest, random = model.config.max_position_embeddings, Random(1)
+    cache = KVCache.allocate(model.config, 4 * longest // BLOCK_SIZE, BLOCK_SIZE, torch.float32, model.device)
+    bounds = limits(
+        max_model_len=longest,
+        vocab_size=model.config.vocab_size,
+        max_num_seqs=SEQUENCES,
+        max_num_batched_tokens=step_tokens,
+        enable_prefix_caching=False,
+    )
+    core = Engine(
+        Scheduler(BlockPool(cache.num_blocks, BLOCK_SIZE), bounds), ModelRunner(model, cache, 250, overlaps=True)
+    )
+    for step in range(STEPS):
+        for n in range(random.choice((0, 0, 0, 1, 1, 2, 9))):
+            prompt = tuple(random.choices(range(250), k=random.choice(LENGTHS)))
+            params = SamplingParams(
+                max_tokens=random.choice((1, 3, 40)),
+                logprobs=random.choice((None, 0, 2)),
+                repetition_penalty=random.choice((1.0, 1.0, 1.2)),
+            )
+            assert core.add(Request(f"{step} {n}", prompt, params)) is None
+        core.step()
