@@ -35,7 +35,7 @@ static void attention_stages(Region *region, int stage, void (*join)(const void 
     const AttentionCall *call = region->arguments;
     const int64_t tokens = call->step->tokens;
     pool_stage(region, stage, tokens, pool_chunk(tokens, 16), attention_store);
-    pool_stage(region, stage + 1, call->num_units, 1, attention_units);
+    pool_stage(region, stage + 1, call->num_units, pool_chunk(call->num_units, 4), attention_units);
     pool_stage(region, stage + 2, tokens, pool_chunk(tokens, 16), join);
 }
 

@@ -64,7 +64,7 @@ typedef struct {
 enum {
     KEYS = 32,    /* that are scored at once, at positions that are multiples of it */
     SPAN = 128,   /* keys of one running softmax, at multiples of it; those of several are then put together */
-    QUERIES = 32, /* of a unit, about: they share what is done to lay its keys and values out */
+    QUERIES = 64, /* of a unit, about: they share a copy of its keys and values */
 };
 
 /* An item of work: query rows of one sequence, over the keys that any of them sees. Several rows share them in the

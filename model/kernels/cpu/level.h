@@ -14,6 +14,8 @@
 
 #include "softmax.h"
 
+#include "attention_tile.h"
+
 #include "attention.h"
 
 #include "attention_layer.h"

@@ -7,10 +7,8 @@
 #define INLINE static inline __attribute__((always_inline))
 #ifdef __clang__ /* it takes a number for the very number of turns, and leaves loops of fewer, and arrays in memory */
 #define UNROLL _Pragma("clang loop unroll(full)")
-#define UNROLL_ALL UNROLL
 #else
 #define UNROLL _Pragma("GCC unroll 8")
-#define UNROLL_ALL _Pragma("GCC unroll 16")
 #endif
 
 enum { SLICES = GROUP / SLICE, BYTES_OF_SLICE = TILE * SLICE };

@@ -5,6 +5,8 @@
 #define ROWS 4 /* of a tile product: its 8 integer registers, the weights and a product leave few of 16 */
 #define COUNTS(CASE) CASE(1) CASE(2) CASE(3) CASE(4)
 
+#define ACROSS 2 /* queries by keys, or by registers of outputs: 8 sums, and what they are made of, in 16 registers */
+
 typedef struct { __m256 lo, hi; } vf;  /* 16 floats */
 typedef struct { __m256i lo, hi; } vi; /* 16 int32 */
 typedef struct { __m256i lo, hi; } vb; /* 64 bytes: 16 outputs of 4 inputs each */
@@ -54,39 +56,25 @@ static inline vf vf_times_power_of_2(vf a, vf n) {
                 _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(a.hi), hi)));
 }
 
-static inline void transpose_8(__m256 *rows) {
-    __m256 pairs[8];
-    _Pragma("GCC unroll 8") for (int n = 0; n < 8; n += 2) {
-        pairs[n] = _mm256_unpacklo_ps(rows[n], rows[n + 1]);
-        pairs[n + 1] = _mm256_unpackhi_ps(rows[n], rows[n + 1]);
-    }
-    _Pragma("GCC unroll 8") for (int n = 0; n < 8; n += 4) {
-        const __m256d a = _mm256_castps_pd(pairs[n]), b = _mm256_castps_pd(pairs[n + 1]);
-        const __m256d c = _mm256_castps_pd(pairs[n + 2]), d = _mm256_castps_pd(pairs[n + 3]);
-        rows[n] = _mm256_castpd_ps(_mm256_unpacklo_pd(a, c));
-        rows[n + 1] = _mm256_castpd_ps(_mm256_unpackhi_pd(a, c));
-        rows[n + 2] = _mm256_castpd_ps(_mm256_unpacklo_pd(b, d));
-        rows[n + 3] = _mm256_castpd_ps(_mm256_unpackhi_pd(b, d));
-    }
+/* The sums of rows 0 and 1, 4 and 5, 8 and 9, 12 and 13: first those of 0, 4, 8 and 12. */
+static inline __m256 sums_of_8(const vf *rows) {
+    enum { LOW = 0x20, HIGH = 0x31, EVEN = 0x88, ODD = 0xdd };
+    __m256 quarters[4], pairs[2];
     _Pragma("GCC unroll 8") for (int n = 0; n < 4; n++) {
-        const __m256 low = _mm256_permute2f128_ps(rows[n], rows[n + 4], 0x20);
-        rows[n + 4] = _mm256_permute2f128_ps(rows[n], rows[n + 4], 0x31);
-        rows[n] = low;
+        const __m256 a = _mm256_add_ps(rows[4 * n].lo, rows[4 * n].hi);
+        const __m256 b = _mm256_add_ps(rows[4 * n + 1].lo, rows[4 * n + 1].hi);
+        quarters[n] = _mm256_add_ps(_mm256_permute2f128_ps(a, b, LOW), _mm256_permute2f128_ps(a, b, HIGH));
     }
+    _Pragma("GCC unroll 8") for (int n = 0; n < 2; n++) {
+        const __m256d a = _mm256_castps_pd(quarters[2 * n]), b = _mm256_castps_pd(quarters[2 * n + 1]);
+        const __m256 low = _mm256_castpd_ps(_mm256_unpacklo_pd(a, b)), high = _mm256_castpd_ps(_mm256_unpackhi_pd(a, b));
+        pairs[n] = _mm256_add_ps(low, high);
+    }
+    return _mm256_add_ps(_mm256_shuffle_ps(pairs[0], pairs[1], EVEN), _mm256_shuffle_ps(pairs[0], pairs[1], ODD));
 }
 
-/* 16 rows become columns: each quarter, and the two outer quarters change places. */
-static inline void vf_transpose(vf *rows) {
-    __m256 quarters[2][2][8]; /* [half of the rows][half of the columns] */
-    _Pragma("GCC unroll 16") for (int n = 0; n < 16; n++) {
-        quarters[n / 8][0][n % 8] = rows[n].lo;
-        quarters[n / 8][1][n % 8] = rows[n].hi;
-    }
-    _Pragma("GCC unroll 8") for (int n = 0; n < 4; n++) transpose_8(quarters[n / 2][n % 2]);
-    _Pragma("GCC unroll 16") for (int n = 0; n < 16; n++) {
-        rows[n] = BOTH(vf, quarters[0][n / 8][n % 8], quarters[1][n / 8][n % 8]);
-    }
-}
+/* Sum 4 r + n is of row 4 n + r, of which the halves are added, then the quarters, and so on. */
+static inline vf vf_sums(const vf *rows) { return BOTH(vf, sums_of_8(rows), sums_of_8(rows + 2)); }
 
 static inline vf vf_from_half(const uint16_t *p) {
     return BOTH(vf, _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)p)),

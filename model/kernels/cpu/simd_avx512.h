@@ -5,6 +5,8 @@
 #define ROWS 8 /* of a tile product: 8 float and 8 integer sums, and the weights, are 17 of 32 registers */
 #define COUNTS(CASE) CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8)
 
+#define ACROSS 4 /* queries by keys, or by registers of outputs: 16 sums, and what they are made of, in 32 registers */
+
 typedef __m512 vf;  /* 16 floats */
 typedef __m512i vi; /* 16 int32 */
 typedef __m512i vb; /* 64 bytes: 16 outputs of 4 inputs each */
@@ -24,32 +26,23 @@ static inline float vf_most(vf a) { return _mm512_reduce_max_ps(a); }
 static inline vf vf_round(vf a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 static inline vf vf_times_power_of_2(vf a, vf n) { return _mm512_scalef_ps(a, n); }
 
-/* 16 rows become columns: first within the 128-bit lanes of each four rows, then the lanes of the four fours. */
-static inline void vf_transpose(vf *rows) {
-    vf pairs[16];
-    _Pragma("GCC unroll 8") for (int n = 0; n < 16; n += 2) {
-        pairs[n] = _mm512_unpacklo_ps(rows[n], rows[n + 1]);
-        pairs[n + 1] = _mm512_unpackhi_ps(rows[n], rows[n + 1]);
-    }
-    _Pragma("GCC unroll 8") for (int n = 0; n < 16; n += 4) {
-        const __m512d a = _mm512_castps_pd(pairs[n]), b = _mm512_castps_pd(pairs[n + 1]);
-        const __m512d c = _mm512_castps_pd(pairs[n + 2]), d = _mm512_castps_pd(pairs[n + 3]);
-        rows[n] = _mm512_castpd_ps(_mm512_unpacklo_pd(a, c));
-        rows[n + 1] = _mm512_castpd_ps(_mm512_unpackhi_pd(a, c));
-        rows[n + 2] = _mm512_castpd_ps(_mm512_unpacklo_pd(b, d));
-        rows[n + 3] = _mm512_castpd_ps(_mm512_unpackhi_pd(b, d));
+/* Sum 4 r + n is of row 4 n + r, of which the halves are added, then the quarters, and so on: in all rows at once. */
+static inline vf vf_sums(const vf *rows) {
+    enum { LOW = 0x44, HIGH = 0xee, EVEN = 0x88, ODD = 0xdd };
+    vf halves[8], quarters[4], pairs[2];
+    _Pragma("GCC unroll 8") for (int n = 0; n < 8; n++) {
+        const vf a = rows[2 * n], b = rows[2 * n + 1];
+        halves[n] = vf_add(_mm512_shuffle_f32x4(a, b, LOW), _mm512_shuffle_f32x4(a, b, HIGH));
     }
     _Pragma("GCC unroll 8") for (int n = 0; n < 4; n++) {
-        enum { EVEN = 0x88, ODD = 0xdd }; /* lanes 0 and 2 of each, or 1 and 3 */
-        const vf a = _mm512_shuffle_f32x4(rows[n], rows[n + 4], EVEN), b = _mm512_shuffle_f32x4(rows[n], rows[n + 4], ODD);
-        const vf c = _mm512_shuffle_f32x4(rows[n + 8], rows[n + 12], EVEN);
-        const vf d = _mm512_shuffle_f32x4(rows[n + 8], rows[n + 12], ODD);
-        pairs[n] = _mm512_shuffle_f32x4(a, c, EVEN);
-        pairs[n + 4] = _mm512_shuffle_f32x4(b, d, EVEN);
-        pairs[n + 8] = _mm512_shuffle_f32x4(a, c, ODD);
-        pairs[n + 12] = _mm512_shuffle_f32x4(b, d, ODD);
+        const vf a = halves[2 * n], b = halves[2 * n + 1];
+        quarters[n] = vf_add(_mm512_shuffle_f32x4(a, b, EVEN), _mm512_shuffle_f32x4(a, b, ODD));
     }
-    _Pragma("GCC unroll 16") for (int n = 0; n < 16; n++) rows[n] = pairs[n];
+    _Pragma("GCC unroll 8") for (int n = 0; n < 2; n++) {
+        const __m512d a = _mm512_castps_pd(quarters[2 * n]), b = _mm512_castps_pd(quarters[2 * n + 1]);
+        pairs[n] = vf_add(_mm512_castpd_ps(_mm512_unpacklo_pd(a, b)), _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));
+    }
+    return vf_add(_mm512_shuffle_ps(pairs[0], pairs[1], EVEN), _mm512_shuffle_ps(pairs[0], pairs[1], ODD));
 }
 
 static inline vf vf_from_half(const uint16_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)); }

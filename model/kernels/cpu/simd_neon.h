@@ -5,6 +5,8 @@
 #define ROWS 4 /* of a tile product: its 16 integer registers and the weights are 20 of 32 */
 #define COUNTS(CASE) CASE(1) CASE(2) CASE(3) CASE(4)
 
+#define ACROSS 2 /* queries by keys, or by registers of outputs: 16 sums, and what they are made of, are 28 of 32 */
+
 typedef struct { float32x4_t at[4]; } vf; /* 16 floats */
 typedef struct { int32x4_t at[4]; } vi;   /* 16 int32 */
 typedef struct { uint8x16_t at[4]; } vb;  /* 64 bytes: 16 outputs of 4 inputs each */
@@ -48,22 +50,22 @@ static inline vf vf_times_power_of_2(vf a, vf power) MAP(vf, times_power_of_2(a.
 static inline float64x2_t low_pairs(float32x4_t a, float32x4_t b) { return vreinterpretq_f64_f32(vtrn1q_f32(a, b)); }
 static inline float64x2_t high_pairs(float32x4_t a, float32x4_t b) { return vreinterpretq_f64_f32(vtrn2q_f32(a, b)); }
 
-/* Quarter `from` of four rows becomes quarter `to` of four columns. */
-static inline void transpose_4(const vf *rows, int from, vf *columns, int to) {
-    const float32x4_t a = rows[0].at[from], b = rows[1].at[from], c = rows[2].at[from], d = rows[3].at[from];
-    const float64x2_t ab = low_pairs(a, b), cd = low_pairs(c, d), AB = high_pairs(a, b), CD = high_pairs(c, d);
-    columns[0].at[to] = vreinterpretq_f32_f64(vtrn1q_f64(ab, cd));
-    columns[1].at[to] = vreinterpretq_f32_f64(vtrn1q_f64(AB, CD));
-    columns[2].at[to] = vreinterpretq_f32_f64(vtrn2q_f64(ab, cd));
-    columns[3].at[to] = vreinterpretq_f32_f64(vtrn2q_f64(AB, CD));
+static inline float32x4_t sum_quarters(vf a) {
+    return vaddq_f32(vaddq_f32(a.at[0], a.at[2]), vaddq_f32(a.at[1], a.at[3]));
 }
 
-/* 16 rows become columns: each of the 16 blocks of four by four, which change places across the diagonal. */
-static inline void vf_transpose(vf *rows) {
-    vf columns[16];
-    _Pragma("GCC unroll 16") for (int n = 0; n < 16; n++) transpose_4(rows + n / 4 * 4, n % 4, columns + n % 4 * 4, n / 4);
-    _Pragma("GCC unroll 16") for (int n = 0; n < 16; n++) rows[n] = columns[n];
+/* The sums of rows 0, 4, 8 and 12. */
+static inline float32x4_t sums_of_4(const vf *rows) {
+    const float32x4_t a = sum_quarters(rows[0]), b = sum_quarters(rows[4]);
+    const float32x4_t c = sum_quarters(rows[8]), d = sum_quarters(rows[12]);
+    const float64x2_t ab = low_pairs(a, b), cd = low_pairs(c, d), AB = high_pairs(a, b), CD = high_pairs(c, d);
+    const float64x2_t columns[4] = {vtrn1q_f64(ab, cd), vtrn1q_f64(AB, CD), vtrn2q_f64(ab, cd), vtrn2q_f64(AB, CD)};
+    const float32x4_t even = vaddq_f32(vreinterpretq_f32_f64(columns[0]), vreinterpretq_f32_f64(columns[2]));
+    return vaddq_f32(even, vaddq_f32(vreinterpretq_f32_f64(columns[1]), vreinterpretq_f32_f64(columns[3])));
 }
+
+/* Sum 4 r + n is of row 4 n + r, of which the halves are added, then the quarters, and so on. */
+static inline vf vf_sums(const vf *rows) MAP(vf, sums_of_4(rows + n))
 
 static inline void vf_store_int8(int8_t *p, vf a) { /* whole numbers from -127 to 127 */
     int16x4_t words[4];

@@ -5,6 +5,8 @@
 #define ROWS 4 /* of a tile product */
 #define COUNTS(CASE) CASE(1) CASE(2) CASE(3) CASE(4)
 
+#define ACROSS 2 /* queries by keys, or by registers of outputs */
+
 typedef struct { float at[16]; } vf;
 typedef struct { int32_t at[16]; } vi;
 typedef struct { uint8_t at[64]; } vb; /* 16 outputs of 4 inputs each */
@@ -38,15 +40,17 @@ static inline float vf_most(vf a) {
     return most;
 }
 
-/* Rows become columns. */
-static inline void vf_transpose(vf *rows) {
+/* Sum 4 r + n is of row 4 n + r, of which the halves are added, then the quarters, and so on. */
+static inline vf vf_sums(const vf *rows) {
+    vf out;
     for (int row = 0; row < 16; row++) {
-        for (int n = 0; n < row; n++) {
-            const float swapped = rows[row].at[n];
-            rows[row].at[n] = rows[n].at[row];
-            rows[n].at[row] = swapped;
+        vf sum = rows[row];
+        for (int width = 8; width; width /= 2) {
+            for (int n = 0; n < width; n++) sum.at[n] += sum.at[n + width];
         }
+        out.at[row % 4 * 4 + row / 4] = sum.at[0];
     }
+    return out;
 }
 
 static inline float half_to_float(uint16_t half) {

@@ -21,7 +21,7 @@ static void raise_to(float *state, float most, int64_t width) {
 
 /* Adds what was kept of later keys. Of none at all it has no sum, of any it is 1 at least. */
 static void merge(float *state, const float *later, int64_t width) {
-    if (sum_of(vf_load(later + TILE)) == 0) return;
+    if (later[0] == -INFINITY && sum_of(vf_load(later + TILE)) == 0) return;
     if (later[0] > state[0]) raise_to(state, later[0], width);
     const vf factor = exponential(vf_set1(later[0] - state[0]));
     for (int64_t n = TILE; n < 2 * TILE + width; n += TILE) {

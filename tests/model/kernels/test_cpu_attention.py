@@ -128,6 +128,16 @@ def test_long_contexts(end: int, window: int | None) -> None:
     compare(case, [(0, end - 1, 1), (1, end - 3, 3)])
 
 
+@pytest.mark.parametrize("group", [1, 2, 4, 5, 8])
+@pytest.mark.parametrize("head_dim", [16, 48, 64, 72, 128])
+def test_any_shape_of_heads(head_dim: int, group: int) -> None:
+    """Outputs and queries in whole blocks of registers, and with some left over."""
+    torch.manual_seed(head_dim + group)
+    end = SPAN + 40
+    case = replace(Case.random((2, end), 2, group, head_dim, 16), window=SPAN + 9)
+    compare(case, [(0, end - 1, 1), (1, end - 3, 3)])
+
+
 def test_padding_rows_give_zeros_and_write_nothing(kernels: Library) -> None:
     torch.manual_seed(0)
     case = Case.random((2, 9), 2, 2, 8, 4)
@@ -144,11 +154,14 @@ def test_padding_rows_give_zeros_and_write_nothing(kernels: Library) -> None:
 
 
 @pytest.mark.parametrize("window", [None, 20])
-def test_a_row_is_the_same_bits_however_its_sequence_is_cut(kernels: Library, window: int | None) -> None:
+@pytest.mark.parametrize("shape", [(2, 20), (4, 64)])
+def test_a_row_is_the_same_bits_however_its_sequence_is_cut(
+    kernels: Library, shape: tuple[int, int], window: int | None
+) -> None:
     """Whole, in chunks, token by token, and beside another sequence; over more than one span."""
     torch.manual_seed(0)
     length = SPAN + 37
-    case = replace(Case.random((2, length), 2, 2, 20, 16), window=window)
+    case = replace(Case.random((2, length), 2, *shape, 16), window=window)
     whole = case.whole(kernels)
     for chunk in (1, 7, 130):
         layer = case.pages()
@@ -177,10 +190,11 @@ def test_the_number_of_threads_changes_no_bit(kernels: Library) -> None:
     assert all(torch.equal(result, results[0]) for result in results)
 
 
-def test_every_level_gives_the_same_bits() -> None:
+@pytest.mark.parametrize("head_dim", [40, 64])
+def test_every_level_gives_the_same_bits(head_dim: int) -> None:
     assert KERNELS is not None
     torch.manual_seed(0)
-    case = Case.random((1, SPAN + 20), 2, 3, 40, 16)
+    case = Case.random((1, SPAN + 20), 2, 3, head_dim, 16)
     results = [case.whole(KERNELS) for level in LEVELS if KERNELS.set_level(level)]
     assert all(torch.equal(result, results[0]) for result in results)
 

@@ -1,0 +1,242 @@
+/* Attention's work on one tile of keys: scores, weights, weighted values; included once for each instruction set.
+ *
+ *     pages [position][head][D]     4 queries . 4 keys     the sums of 16 products are one register
+ *                                   weights x values       a few queries by a few registers of outputs
+ *
+ * A single row reads its keys and values where they are, each once and nearly in order. Several rows read them again and
+ * again: so a tile is first copied together, since in the pages the keys of a head are so far apart that they share few
+ * places of a cache.
+ */
+
+enum { FOUR = 4, TOGETHER = 8 }; /* keys whose values are added head by head, so that pages are read nearly in order */
+
+/* Where the keys of a tile are, in floats from the first on; the values are in the same places. */
+typedef struct {
+    int64_t at[KEYS];
+} Places;
+
+/* Keys or values: those of the tile's n-th position are at rows + places->at[n], head by head. */
+typedef struct {
+    const float *rows;
+    const Places *places;
+} Slab;
+
+/* A query's scores with the keys of a tile, later their weights. */
+typedef struct {
+    float at[KEYS];
+} Scores;
+
+typedef struct {
+    int first, last; /* exclusive */
+} Range;
+
+/* What to add to the outputs of some queries of a head, which see the same keys. */
+typedef struct {
+    float *outputs;
+    const Scores *weights;
+    Range keys;
+    int64_t head; /* where it is in a row of values */
+    int fetches;  /* what is read later, too */
+} Sum;
+
+typedef struct {
+    const AttentionCall *call;
+    const Unit *unit, *next; /* next: the one that this thread will turn to, or the same */
+    int64_t group;         /* query heads that share a head of keys and values */
+    int64_t dim, width;    /* D, and in whole registers */
+    int64_t queries, room; /* of one head; and in whole fours. Query n is row n / group, head n % group */
+    float *scaled;         /* [heads, room, width] the queries / sqrt(D), padded with zeros */
+    Scores *scores;        /* [heads, room] */
+    float *states;         /* [heads, queries] of the span */
+    float *copies;         /* [2, KEYS, heads, width] of a tile's keys and values; NULL: they are read in the pages */
+    int64_t position;      /* of the tile's first key */
+    Places copied;
+    Slab keys, values;
+    Slab beside_keys, beside_values; /* what to bring nearer while those are read: the same lines of what comes later */
+} Item;
+
+/* Behind the last key that there is, that one's place again. */
+static void find_tile(const AttentionCall *call, const Unit *unit, int64_t position, Places *places) {
+    const Step *step = call->step;
+    const int64_t size = call->heads.num_kv_heads * call->heads.head_dim;
+    const int32_t *blocks = step->block_table + unit->sequence * step->table_width;
+    int64_t block = position / step->block_size, offset = position % step->block_size;
+    for (int n = 0; n < KEYS; n++) {
+        places->at[n] = (blocks[block] * step->block_size + offset) * size;
+        if (position + n + 1 >= unit->last) continue;
+        if (++offset == step->block_size) {
+            offset = 0;
+            block++;
+        }
+    }
+}
+
+static void copy_tile(const Item *item, const Slab *from, float *to) {
+    const int64_t heads = item->unit->heads;
+    for (int64_t n = 0; n < KEYS * heads; n++) {
+        const float *row = from->rows + from->places->at[n / heads] + n % heads * item->dim;
+        float *copy = to + n * item->width;
+        for (int64_t d = 0; d < item->dim; d += TILE) vf_store(copy + d, load_padded(row, d, item->dim));
+    }
+}
+
+/* Asks for the line at p in the second-level cache. By itself a processor follows a page once it has seen where it
+ * begins, and for the first level it keeps few requests. Measured (Zen 4, one thread, pages of 16 KiB in random order):
+ * 13 GB/s without being told, 11 when told to bring them into the first level, 20 into the second. */
+INLINE void fetch(const float *p) { __builtin_prefetch(p, 0, 2); }
+
+/* sums[4 n + r] = what there is to add up in the product of query r and key n, for some of the queries and keys. */
+INLINE void multiply(const Item *item, const float *queries, int key, int64_t head, const int fetches, vf *sums) {
+    const float *keys[ACROSS], *beside[ACROSS];
+    vf products[ACROSS][ACROSS];
+    UNROLL for (int n = 0; n < ACROSS; n++) {
+        keys[n] = item->keys.rows + item->keys.places->at[key + n] + head;
+        beside[n] = item->beside_keys.rows + item->beside_keys.places->at[key + n] + head;
+        UNROLL for (int r = 0; r < ACROSS; r++) products[n][r] = vf_set1(0);
+    }
+    const int64_t width = item->width;
+    for (int64_t d = 0; d < width; d += TILE) {
+        vf row[ACROSS];
+        UNROLL for (int n = 0; n < ACROSS; n++) {
+            row[n] = vf_load(keys[n] + d);
+            if (fetches) fetch(beside[n] + d);
+        }
+        UNROLL for (int r = 0; r < ACROSS; r++) {
+            const vf query = vf_load(queries + r * width + d);
+            UNROLL for (int n = 0; n < ACROSS; n++) products[n][r] = vf_fma(query, row[n], products[n][r]);
+        }
+    }
+    UNROLL for (int n = 0; n < ACROSS; n++) {
+        UNROLL for (int r = 0; r < ACROSS; r++) sums[FOUR * n + r] = products[n][r];
+    }
+}
+
+/* The scores of four queries with four keys from `key` on. */
+INLINE void score_four(const Item *item, int64_t query, int key, int64_t head, const int fetches) {
+    vf sums[FOUR * FOUR];
+    UNROLL for (int n = 0; n < FOUR; n += ACROSS) {
+        UNROLL for (int r = 0; r < FOUR; r += ACROSS) {
+            const float *queries = item->scaled + (query + r) * item->width;
+            multiply(item, queries, key + n, head, fetches && r == 0, sums + FOUR * n + r);
+        }
+    }
+    float all[TILE];
+    vf_store(all, vf_sums(sums));
+    UNROLL for (int r = 0; r < FOUR; r++) memcpy(item->scores[query + r].at + key, all + FOUR * r, FOUR * sizeof(float));
+}
+
+/* All scores of a tile, in the order in which its keys are in the pages. */
+static void score(const Item *item, Range keys) {
+    for (int key = keys.first / FOUR * FOUR; key < keys.last; key += FOUR) {
+        for (int64_t head = 0; head < item->unit->heads; head++) {
+            score_four(item, head * item->room, key, head * item->width, 1);
+            for (int64_t n = FOUR; n < item->room; n += FOUR) {
+                score_four(item, head * item->room + n, key, head * item->width, 0);
+            }
+        }
+    }
+}
+
+static void hide(float *scores, Range seen, float with) {
+    for (int n = 0; n < seen.first; n++) scores[n] = with;
+    for (int n = seen.last; n < KEYS; n++) scores[n] = with;
+}
+
+/* Turns a query's scores into e to the (score - largest so far), or 0 where it does not see the key. */
+static void weigh(const Item *item, float *state, float *scores, Range seen) {
+    hide(scores, seen, -INFINITY);
+    const vf low = vf_load(scores), high = vf_load(scores + TILE);
+    const float most = vf_most(vf_max(low, high));
+    if (most > state[0]) raise_to(state, most, item->width);
+    const vf base = vf_set1(state[0]);
+    vf_store(scores, exponential(vf_sub(low, base)));
+    vf_store(scores + TILE, exponential(vf_sub(high, base)));
+    hide(scores, seen, 0);
+    const vf sums = vf_add(vf_load(scores), vf_load(scores + TILE));
+    vf_store(sums_of(state), vf_add(vf_load(sums_of(state)), sums));
+}
+
+static inline int within_tile(int64_t at) { return at < 0 ? 0 : at > KEYS ? KEYS : (int)at; }
+
+/* The keys of the tile that a query sees. */
+static Range seen_by(const Item *item, int64_t query) {
+    const int64_t window = item->call->step->window;
+    const int64_t own = item->unit->position + query / item->group - item->position;
+    const Range seen = {window ? within_tile(own + 1 - window) : 0, within_tile(own + 1)};
+    return seen;
+}
+
+static float *state_of(const Item *item, int64_t head, int64_t query) {
+    return item->states + (head * item->queries + query) * state_size(item->dim);
+}
+
+static void weigh_all(const Item *item) {
+    for (int64_t n = 0; n < item->queries; n++) {
+        const Range seen = seen_by(item, n);
+        for (int64_t head = 0; head < item->unit->heads && seen.first < seen.last; head++) {
+            weigh(item, state_of(item, head, n), item->scores[head * item->room + n].at, seen);
+        }
+    }
+}
+
+/* Adds the weighted values of some keys, from d on, to so many registers of outputs of so many queries. */
+INLINE void add_block(const Item *item, const Sum *sum, int64_t d, const int count, const int registers) {
+    const int64_t size = state_size(item->dim);
+    vf out[ACROSS][ACROSS];
+    UNROLL for (int r = 0; r < count; r++) {
+        UNROLL for (int n = 0; n < registers; n++) out[r][n] = vf_load(sum->outputs + r * size + d + n * TILE);
+    }
+    for (int key = sum->keys.first; key < sum->keys.last; key++) {
+        const float *values = item->values.rows + item->values.places->at[key] + sum->head + d;
+        const float *beside = item->beside_values.rows + item->beside_values.places->at[key] + sum->head + d;
+        vf row[ACROSS];
+        UNROLL for (int n = 0; n < registers; n++) {
+            row[n] = vf_load(values + n * TILE);
+            if (sum->fetches) fetch(beside + n * TILE);
+        }
+        UNROLL for (int r = 0; r < count; r++) {
+            const vf weight = vf_set1(sum->weights[r].at[key]);
+            UNROLL for (int n = 0; n < registers; n++) out[r][n] = vf_fma(weight, row[n], out[r][n]);
+        }
+    }
+    UNROLL for (int r = 0; r < count; r++) {
+        UNROLL for (int n = 0; n < registers; n++) vf_store(sum->outputs + r * size + d + n * TILE, out[r][n]);
+    }
+}
+
+INLINE void add_values(const Item *item, const Sum *sum, const int count) {
+    int64_t d = 0;
+    for (; d + ACROSS * TILE <= item->width; d += ACROSS * TILE) add_block(item, sum, d, count, ACROSS);
+    for (; d < item->width; d += TILE) add_block(item, sum, d, count, 1);
+}
+
+/* Of the keys that a query sees, those within `keys`. */
+static Range common(Range seen, Range keys) {
+    if (seen.first < keys.first) seen.first = keys.first;
+    if (seen.last > keys.last) seen.last = keys.last;
+    return seen;
+}
+
+/* The values of a head are read once for as many queries as see the same keys, up to ACROSS. */
+static void add_to_head(const Item *item, int64_t head, Range keys) {
+    for (int64_t n = 0; n < item->queries;) {
+        const Range first = seen_by(item, n), last = seen_by(item, n + ACROSS - 1);
+        const int alike = n + ACROSS <= item->queries && first.first == last.first && first.last == last.last;
+        const Sum sum = {.outputs = outputs_of(state_of(item, head, n)),
+                         .weights = item->scores + head * item->room + n,
+                         .keys = common(first, keys),
+                         .head = head * item->width,
+                         .fetches = n == 0};
+        alike ? add_values(item, &sum, ACROSS) : add_values(item, &sum, 1);
+        n += alike ? ACROSS : 1;
+    }
+}
+
+/* The weighted values of those keys, to the outputs of all queries. */
+static void add(const Item *item, Range keys) {
+    const int together = item->unit->heads > 1 ? TOGETHER : KEYS;
+    for (int key = keys.first / together * together; key < keys.last; key += together) {
+        const Range some = {key, key + together};
+        for (int64_t head = 0; head < item->unit->heads; head++) add_to_head(item, head, some);
+    }
+}
