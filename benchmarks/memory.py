@@ -1,4 +1,4 @@
-"""How much memory a process and its children take at most, looked at again and again while they run."""
+"""The peak memory of a process and its children, sampled while they run."""
 
 import os
 import threading

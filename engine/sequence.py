@@ -1,4 +1,4 @@
-"""Sequence: one request on its way, with what is known of it, computed and held."""
+"""Sequence: one request in the engine: its tokens, how many of them are computed, and the blocks it holds."""
 
 from dataclasses import InitVar, dataclass, field
 

@@ -1,4 +1,4 @@
-"""Precision: what a model's matrices are held as and what it computes in, for what was asked on which device."""
+"""Precision: what a model's matrices are held as and what it computes in, as the flags and the device have it."""
 
 import platform
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""Weight types: what a matrix is held as, how it gets there, and how to have it back."""
+"""Weight types of a CPU: what a matrix is held as, how it is packed, and how it is unpacked again."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""The figures of a run as a Markdown table."""
+"""The figures of benchmarks.serving as a Markdown table."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -3,7 +3,7 @@
 from benchmarks.figures import Round, Row, Sample, Spread
 from benchmarks.machine import describe
 from benchmarks.prompts import PROMPTS, prompt
-from benchmarks.report import Comparison, table
+from benchmarks.serving_report import Comparison, table
 
 
 def test_table() -> None:
