@@ -60,8 +60,7 @@ class Room:
         used += _graph_bytes(config, probe.runner, max_num_seqs)
         del probe
         torch.cuda.empty_cache()
-        cache_bytes = config.kv_cache_memory or int(total * config.gpu_memory_utilization) - used
-        return cls(max_num_seqs, step_tokens, cache_bytes)
+        return cls(max_num_seqs, step_tokens, sizing.gpu_cache_bytes(config, total, used))
 
 
 def _graph_bytes(config: EngineConfig, runner: ModelRunner, max_num_seqs: int) -> int:

@@ -75,13 +75,24 @@ def check_weights(weight_bytes: int, available: int, others: Mapping[str, int] |
 
 def cpu_cache_bytes(config: EngineConfig, weight_bytes: int, available: int) -> int:
     """Bytes of KV cache on a CPU, given the weights and what is left beside them. Raises ModelError."""
-    wanted = config.kv_cache_memory
-    if wanted is None:
+    if config.kv_cache_memory is None:
         return min(max(weight_bytes // 2, LEAST_CPU_CACHE_BYTES), MOST_CPU_CACHE_BYTES, available // 2)
+    return _granted(config.kv_cache_memory, available)
+
+
+def gpu_cache_bytes(config: EngineConfig, total: int, used: int) -> int:
+    """Bytes of KV cache on a GPU, of whose memory weights, steps, graphs and others use some. Raises ModelError."""
+    if config.kv_cache_memory is None:
+        return int(total * config.gpu_memory_utilization) - used
+    return _granted(config.kv_cache_memory, total - used)
+
+
+def _granted(wanted: int, available: int) -> int:
+    """What was asked for. Raises ModelError where that would take the memory of something else."""
     if wanted > available:
         raise ModelError(
-            f"--kv-cache-memory asks for {wanted / GIB:.2f} GiB and {available / GIB:.2f} GiB of memory are left: "
-            "lower it."
+            f"--kv-cache-memory asks for {wanted / GIB:.2f} GiB and {max(0, available) / GIB:.2f} GiB of memory are "
+            "left: lower it."
         )
     return wanted
 

@@ -75,6 +75,14 @@ def test_a_cache_that_was_asked_for_is_taken_at_its_word(checkpoint: Path, monke
     assert Room.on_gpu(load(config), config, ignore).cache_bytes == 5 * GIB
 
 
+def test_a_cache_that_would_take_a_steps_memory_is_refused(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """80 GiB without the others' 2, the weights' 50 and a step's 3; the memory would run out while requests run."""
+    Device().install(monkeypatch)
+    config = config_of(checkpoint, kv_cache_memory=26 * GIB)
+    with pytest.raises(ModelError, match="asks for 26.00 GiB and 25.00 GiB of memory are left: lower it"):
+        Room.on_gpu(load(config), config, ignore)
+
+
 def test_a_step_that_does_not_fit_is_said_at_start(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Device().install(monkeypatch)
     config = config_of(checkpoint)
