@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -17,6 +17,8 @@ from model.kv_cache import KVCache
 from model.mixtral import Mixtral
 
 MIXED_TOKENS = 64  # of a prompt beside a row that decodes: more than a tile for such rows holds
+PLAIN = SamplingParams(max_tokens=1, top_p=0.9)
+LARGEST = replace(PLAIN, logprobs=1, logit_bias=((0, 1.0),))  # each takes a copy of the logits
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,7 @@ class Room:
         step_tokens = config.max_num_batched_tokens or most
         torch.cuda.empty_cache()  # what quantising took is on streams that no step uses
         torch.cuda.reset_peak_memory_stats(model.device)
-        probe = Probe.of(model, config, step_tokens)
+        probe = replace(Probe.of(model, config, step_tokens), params=LARGEST)
         try:
             for sequences in (1, min(max_num_seqs, step_tokens)):  # the most context, the most logits
                 probe.run(step_tokens, sequences)
@@ -106,6 +108,7 @@ class Probe:
     runner: ModelRunner
     max_len: int  # tokens of one sequence
     longest: int  # of those that will be served, which may take many steps to become so long
+    params: SamplingParams = PLAIN  # of each sequence
 
     @classmethod
     def of(cls, model: Mixtral, config: EngineConfig, tokens: int) -> "Probe":
@@ -140,13 +143,12 @@ class Probe:
         """Sequences that compute, from a position on, so many tokens."""
         cache = self.runner.cache
         blocks = tuple(range(cache.num_blocks))  # every sequence's, again and again
-        params = SamplingParams(max_tokens=1, top_p=0.9)
         vocab = self.runner.model.config.vocab_size
         rows = []
         for n, (start, count) in enumerate(spans):
             ids = tuple((n + index * 2654435761) % vocab for index in range(count))  # spread over the experts
             rounds = -(-(start + count) // (cache.num_blocks * cache.block_size))
-            rows.append(Row(f"probe {n}", start, ids, blocks * rounds, params, 0))
+            rows.append(Row(f"probe {n}", start, ids, blocks * rounds, self.params, 0))
         self.runner.run(Batch(tuple(rows)))
 
 

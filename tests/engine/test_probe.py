@@ -119,6 +119,16 @@ def test_what_is_compiled_is_what_serving_draws_with(checkpoint: Path) -> None:
     assert Probe.of(load(config), config, 64).runner.sampled_vocab == 250
 
 
+def test_the_largest_step_is_one_that_edits_logits_and_tells_of_them(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Device().install(monkeypatch)
+    config, asked = config_of(checkpoint), []
+    monkeypatch.setattr(ModelRunner, "run", lambda self, batch: asked.extend(row.params for row in batch.rows))
+    Room.on_gpu(load(config), config, ignore)
+    assert asked and all(params.logprobs and params.logit_bias and params.top_p < 1 for params in asked)
+
+
 def test_where_tokens_are_computed_one_by_one_a_step_has_few(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Device().install(monkeypatch)
     config = config_of(checkpoint, max_num_batched_tokens=None, batch_invariant=True)
