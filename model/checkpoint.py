@@ -218,11 +218,12 @@ class _Loader:
 
 def _kept_plain(model: Mixtral) -> int:
     """How many matrices are plain tensors that were to be packed or quantised."""
-    linears = [model.head, *(matrix for layer in model.layers for matrix in (layer.attention.qkv, layer.attention.o))]
-    sides = [(layer.moe.experts.gate_up, layer.moe.experts.down) for layer in model.layers]
-    experts = [matrix for gate_up, down in sides for matrix in (*gate_up, *down)]
-    wanted = ((linears, model.precision.linears), (experts, model.precision.experts))
-    return sum(isinstance(each, Tensor) for held, kind in wanted if not isinstance(kind, torch.dtype) for each in held)
+    linears, experts = [model.head], []
+    for layer in model.layers:
+        linears += [layer.attention.qkv, layer.attention.o]
+        experts += [*layer.moe.experts.gate_up, *layer.moe.experts.down]
+    wanted = ((model.precision.linears, linears), (model.precision.experts, experts))
+    return sum(isinstance(each, Tensor) for kind, held in wanted if not isinstance(kind, torch.dtype) for each in held)
 
 
 def _check_finite(values: Tensor, part: Part) -> float:
