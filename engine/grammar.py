@@ -74,7 +74,7 @@ class Compiler:
             raise GrammarError(_sentence(str(error))) from error
         matcher = LLMatcher(self._tokenizer, source, log_level=0, limits=LLParserLimits(**LIMITS))
         passed_over = next((w for w in matcher.get_grammar_warnings() if w.startswith("Unimplemented")), None)
-        if passed_over is not None:  # the schema asked for it, by "lenient"; the output would not validate
+        if passed_over is not None:  # the schema asks the library to be "lenient": the output might not validate
             raise GrammarError(_sentence(passed_over))
         _mask(matcher)
         return matcher
@@ -107,7 +107,7 @@ def _mask(matcher: "LLMatcher") -> bytes:
 
 
 def _sentence(reason: str) -> str:
-    """What the library says, for a client who does not know of the library."""
+    """The library's reason, for a client who does not know of the library."""
     if (keys := re.search(r"Unimplemented keys: \[(.*?)\]", reason)) is not None:
         return f"These keywords of JSON schema are not supported: {keys[1]}; leave them out."
     if "coerce_one_of" in reason:
@@ -174,7 +174,7 @@ class Grammars:
     def compiled(self, seconds: float) -> list[tuple[Request, str | None]]:
         """The requests that wait no longer, each with what is wrong with its grammar, or bound to it from here on.
 
-        When there is none, waits so many seconds for one.
+        When there is none, waits up to so many seconds for one.
         """
         if not self._waiting:
             return []

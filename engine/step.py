@@ -60,7 +60,7 @@ class Batch:
 class Sample:
     """What came of one row."""
 
-    token: int | None  # the next one; None when there is none, as `error` says, or when none was to be sampled
+    token: int | None  # the next one; None when none was to be sampled, or none could be, as `error` says
     logprobs: TokenLogprobs | None = None
     prompt_logprobs: tuple[TokenLogprobs, ...] = ()  # of the row's targets
     ended: bool = False  # nothing may follow: its grammar is fulfilled

@@ -34,7 +34,7 @@ def capturable(model: Mixtral) -> Mixtral:
 class FakeCapture:
     """Runs a function again where a graph would be replayed, and puts the result where the first one is."""
 
-    fails_at: int | None = None  # the how manieth capture
+    fails_at: int | None = None  # which capture, counted from 0
     replays: list[int] = field(default_factory=list)  # rows of each
     captured: list[int] = field(default_factory=list)  # rows of each
 

@@ -26,7 +26,7 @@ def continuation(prompt: Sequence[int], count: int) -> tuple[int, ...]:
 
 
 def score(prefix: Sequence[int], target: int) -> TokenLogprobs:
-    """What the model that is none says of a token after a prefix."""
+    """What the stand-in for a model says of a token after a prefix."""
     return TokenLogprobs(-float(next_token([*prefix, target])), rank=1 + len(prefix))
 
 
