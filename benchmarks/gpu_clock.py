@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import torch
 
 from benchmarks.figures import Spread
+from engine.graphs import CudaCapture
 
 PASSES = 2  # a figure is the middle of their medians; the range is over all replays of both
 FEWEST, MOST = 5, 500  # replays in a pass
@@ -41,13 +42,12 @@ class CudaClock:
     seconds: float = 0.2  # of a pass
 
     def time(self, calls: Calls) -> Spread:
-        _warm_up(calls)
-        graph = _captured(calls, rounds=1)
-        once = min(_timed(graph.replay, 3))
+        replay = _captured(calls, rounds=1)
+        once = min(_timed(replay, 3))
         rounds = min(MOST_ROUNDS, math.ceil(SHORTEST / max(once, 1e-6)))
         if rounds > 1:
-            graph = _captured(calls, rounds)
-        return self._spread(graph.replay, rounds * len(calls))
+            replay = _captured(calls, rounds)
+        return self._spread(replay, rounds * len(calls))
 
     def eager(self, calls: Calls) -> Spread:
         def run() -> None:
@@ -77,24 +77,15 @@ class HostClock:
         return self.time(calls)
 
 
-def _warm_up(calls: Calls) -> None:
-    """Compiles everything, on another stream than the default one, as graphs ask for it."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for call in calls:
-            call()
-    torch.cuda.current_stream().wait_stream(stream)
-    torch.cuda.synchronize()
+def _captured(calls: Calls, rounds: int) -> Callable[[], None]:
+    """A replay of so many rounds of the calls."""
 
-
-def _captured(calls: Calls, rounds: int) -> torch.cuda.CUDAGraph:
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
+    def run() -> None:
         for _ in range(rounds):
             for call in calls:
                 call()
-    return graph
+
+    return CudaCapture(torch.device("cuda"))(run)
 
 
 def _timed(run: Callable[[], object], replays: int) -> list[float]:

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -29,6 +30,7 @@ from model.mixtral import Mixtral
 
 SIZES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)  # rows
 
+Result = TypeVar("Result")
 Replay = Callable[[], Tensor]  # computes the result again, from what is in the inputs by then, in the same place
 Capture = Callable[[Callable[[], Tensor]], Replay]
 
@@ -154,7 +156,7 @@ class CudaCapture:
         self._stream = _stream(device)
         self._pool = torch.cuda.graph_pool_handle()
 
-    def __call__(self, run: Callable[[], Tensor]) -> Replay:
+    def __call__(self, run: Callable[[], Result]) -> Callable[[], Result]:
         current, graph = torch.cuda.current_stream(self._device), torch.cuda.CUDAGraph()
         self._stream.wait_stream(current)
         with torch.cuda.stream(self._stream):  # and back to the current one, even when the capture fails
@@ -167,7 +169,7 @@ class CudaCapture:
                 raise
         current.wait_stream(self._stream)
 
-        def replay() -> Tensor:
+        def replay() -> Result:
             graph.replay()
             return out
 

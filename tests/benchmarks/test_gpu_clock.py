@@ -1,11 +1,11 @@
 """The clock of a GPU, on a simulated one: what lies between replays does not count, and each call counts once."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import SimpleNamespace
 
 import pytest
+import torch
 
 from benchmarks import gpu_clock
 from benchmarks.gpu_clock import FEWEST, PASSES, CudaClock
@@ -31,10 +31,10 @@ class Device:
 
         return run
 
-    @contextmanager
-    def capture(self, graph: SimpleNamespace) -> Iterator[None]:
+    def capture(self, run: Callable[[], None]) -> Callable[[], None]:
+        run()  # once for real
         self.captured = []
-        yield
+        run()
         costs, self.captured = self.captured, None
         self.graphs.append(len(costs))
 
@@ -42,7 +42,7 @@ class Device:
             self.replays += 1
             self.now += sum(costs) + GAP
 
-        graph.replay = replay
+        return replay
 
     def event(self, enable_timing: bool) -> SimpleNamespace:
         mark = SimpleNamespace(at=0.0)
@@ -54,17 +54,9 @@ class Device:
 @pytest.fixture
 def device(monkeypatch: pytest.MonkeyPatch) -> Device:
     made = Device()
-    stream = SimpleNamespace(wait_stream=lambda other: None)
-    cuda = SimpleNamespace(
-        Stream=lambda: stream,
-        current_stream=lambda: stream,
-        stream=lambda other: nullcontext(),
-        synchronize=lambda: None,
-        CUDAGraph=SimpleNamespace,
-        graph=made.capture,
-        Event=made.event,
-    )
-    monkeypatch.setattr(gpu_clock, "torch", SimpleNamespace(cuda=cuda))
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
+    monkeypatch.setattr(torch.cuda, "Event", made.event)
+    monkeypatch.setattr(gpu_clock, "CudaCapture", lambda device: made.capture)
     return made
 
 
