@@ -40,14 +40,14 @@ class Room:
     @classmethod
     def on_gpu(cls, model: Mixtral, config: EngineConfig, report: Report) -> "Room":
         """What gpu_memory_utilization leaves beside the largest step's peak, found by running it."""
-        max_num_seqs = config.max_num_seqs or sizing.GPU_MAX_SEQS
         most = sizing.INVARIANT_STEP_TOKENS if config.batch_invariant else sizing.GPU_STEP_TOKENS
         step_tokens = config.max_num_batched_tokens or most
+        max_num_seqs = min(config.max_num_seqs or sizing.GPU_MAX_SEQS, step_tokens)  # each has a token in each step
         torch.cuda.empty_cache()  # what quantising took is on streams that no step uses
         torch.cuda.reset_peak_memory_stats(model.device)
         probe = replace(Probe.of(model, config, step_tokens), params=LARGEST)
         try:
-            for sequences in (1, min(max_num_seqs, step_tokens)):  # the most context, the most logits
+            for sequences in (1, max_num_seqs):  # the most context, the most logits
                 probe.run(step_tokens, sequences)
             if model.fused is not None:
                 probe.compile(tuple(count for count in SIZES if count <= step_tokens), report)
