@@ -15,7 +15,7 @@ class EngineConfig:
     quantization: str = "auto"  # auto | none | int8 | int4 | fp8
     enforce_eager: bool = False  # no CUDA graphs
     batch_invariant: bool = False  # nothing whose rounding depends on who shares the step
-    threads: int | None = None  # torch's intra-op threads on a CPU
+    threads: int | None = None  # torch's intra-op threads of the CPU
     max_model_len: int | None = None
     max_num_seqs: int | None = None
     max_num_batched_tokens: int | None = None

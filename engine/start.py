@@ -71,8 +71,8 @@ def load(config: EngineConfig, shape: ModelConfig, report: Report) -> Mixtral:
     """Loads the model as the flags say. Raises ModelError."""
     device = _device(config.device)
     try_out(device)
-    if device.type == "cpu":
-        torch.set_num_threads(config.threads or min(machine.processors(), torch.get_num_threads()))
+    # Beside a GPU, too: they read the checkpoint, and torch counts processors that a container may not use.
+    torch.set_num_threads(config.threads or min(machine.processors(), torch.get_num_threads()))
     precision = _precision(config, shape, device)
 
     def loaded(done: int, total: int) -> None:

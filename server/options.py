@@ -136,7 +136,7 @@ GROUPS: dict[str, tuple[Option, ...]] = {
         ),
         Option("enforce-eager", "", _switch, "launch each kernel by itself: a GPU starts sooner and decodes slower"),
         Option("device", "DEVICE", _one_of("auto", "cpu", "cuda"), "cpu, cuda, or auto: a GPU if there is one"),
-        Option("threads", "N", _integer(1), "threads on a CPU (default: as many cores as it may use)"),
+        Option("threads", "N", _integer(1), "threads of the CPU (default: as many as cores that it may use)"),
     ),
     "HTTP": (
         Option("host", "ADDRESS", str, "address to listen on; 0.0.0.0 is every interface"),
