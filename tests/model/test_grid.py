@@ -4,6 +4,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from model.grid import fit, rounded
 
@@ -26,6 +27,23 @@ def test_never_worse_than_the_extremes(seed: int, power: int, skew: int) -> None
     assert torch.equal(scales, scales.half().float()) and torch.equal(mins, mins.half().float())
     extremes = squared_errors(groups, ((high - low) / LEVELS).half().float(), low.half().float())
     assert (squared_errors(groups, scales, mins) <= extremes * (1 + 1e-5)).all()
+
+
+class Operations(TorchDispatchMode):
+    """How many were asked for."""
+
+    count = 0
+
+    def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
+        self.count += 1
+        return operation(*args, **(kwargs or {}))
+
+
+def test_a_device_is_asked_for_few_operations() -> None:
+    """Each is a launch, of which a checkpoint in pieces of some million weights takes a thousand times as many."""
+    with Operations() as operations:
+        scales, mins = fit(torch.empty(5, 3, 128, device="meta"), LEVELS)
+    assert scales.shape == mins.shape == (5, 3) and operations.count < 500
 
 
 def test_what_lies_on_a_grid_is_kept() -> None:
