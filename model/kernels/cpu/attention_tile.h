@@ -85,21 +85,31 @@ static void copy_tile(const Item *item, const Slab *from, float *to) {
  * 13 GB/s without being told, 11 when told to bring them into the first level, 20 into the second. */
 INLINE void fetch(const float *p) { __builtin_prefetch(p, 0, 2); }
 
-/* sums[4 n + r] = what there is to add up in the product of query r and key n, for some of the queries and keys. */
-INLINE void multiply(const Item *item, const float *queries, int key, int64_t head, const int fetches, vf *sums) {
-    const float *keys[ACROSS], *beside[ACROSS];
+/* Four keys of a head, and the same lines of what is read later. */
+typedef struct {
+    const float *at[FOUR], *beside[FOUR];
+} Keys;
+
+INLINE Keys find_keys(const Item *item, int key, int64_t head) {
+    Keys keys;
+    UNROLL for (int n = 0; n < FOUR; n++) {
+        keys.at[n] = item->keys.rows + item->keys.places->at[key + n] + head;
+        keys.beside[n] = item->beside_keys.rows + item->beside_keys.places->at[key + n] + head;
+    }
+    return keys;
+}
+
+/* sums[4 n + r] = what is to be added up for query r and key first + n, for ACROSS of each. */
+INLINE void multiply(const float *queries, int64_t width, const Keys *keys, const int first, const int fetches, vf *sums) {
     vf products[ACROSS][ACROSS];
     UNROLL for (int n = 0; n < ACROSS; n++) {
-        keys[n] = item->keys.rows + item->keys.places->at[key + n] + head;
-        beside[n] = item->beside_keys.rows + item->beside_keys.places->at[key + n] + head;
         UNROLL for (int r = 0; r < ACROSS; r++) products[n][r] = vf_set1(0);
     }
-    const int64_t width = item->width;
     for (int64_t d = 0; d < width; d += TILE) {
         vf row[ACROSS];
         UNROLL for (int n = 0; n < ACROSS; n++) {
-            row[n] = vf_load(keys[n] + d);
-            if (fetches) fetch(beside[n] + d);
+            row[n] = vf_load(keys->at[first + n] + d);
+            if (fetches) fetch(keys->beside[first + n] + d);
         }
         UNROLL for (int r = 0; r < ACROSS; r++) {
             const vf query = vf_load(queries + r * width + d);
@@ -111,27 +121,30 @@ INLINE void multiply(const Item *item, const float *queries, int key, int64_t he
     }
 }
 
-/* The scores of four queries with four keys from `key` on. */
-INLINE void score_four(const Item *item, int64_t query, int key, int64_t head, const int fetches) {
+/* Four queries' scores with four keys. */
+INLINE void score_four(const float *queries, int64_t width, const Keys *keys, Scores *scores, int key, const int fetches) {
     vf sums[FOUR * FOUR];
     UNROLL for (int n = 0; n < FOUR; n += ACROSS) {
         UNROLL for (int r = 0; r < FOUR; r += ACROSS) {
-            const float *queries = item->scaled + (query + r) * item->width;
-            multiply(item, queries, key + n, head, fetches && r == 0, sums + FOUR * n + r);
+            multiply(queries + r * width, width, keys, n, fetches && r == 0, sums + FOUR * n + r);
         }
     }
     float all[TILE];
     vf_store(all, vf_sums(sums));
-    UNROLL for (int r = 0; r < FOUR; r++) memcpy(item->scores[query + r].at + key, all + FOUR * r, FOUR * sizeof(float));
+    UNROLL for (int r = 0; r < FOUR; r++) memcpy(scores[r].at + key, all + FOUR * r, FOUR * sizeof(float));
 }
 
 /* All scores of a tile, in the order in which its keys are in the pages. */
-static void score(const Item *item, Range keys) {
-    for (int key = keys.first / FOUR * FOUR; key < keys.last; key += FOUR) {
+static void score(const Item *item, Range seen) {
+    const int64_t room = item->room, width = item->width;
+    for (int key = seen.first / FOUR * FOUR; key < seen.last; key += FOUR) {
         for (int64_t head = 0; head < item->unit->heads; head++) {
-            score_four(item, head * item->room, key, head * item->width, 1);
-            for (int64_t n = FOUR; n < item->room; n += FOUR) {
-                score_four(item, head * item->room + n, key, head * item->width, 0);
+            const Keys keys = find_keys(item, key, head * width);
+            const float *queries = item->scaled + head * room * width;
+            Scores *scores = item->scores + head * room;
+            score_four(queries, width, &keys, scores, key, 1);
+            for (int64_t n = FOUR; n < room; n += FOUR) {
+                score_four(queries + n * width, width, &keys, scores + n, key, 0);
             }
         }
     }
