@@ -49,15 +49,18 @@ def plain(model: Mixtral) -> Mixtral:
     return replace(model, ops=TORCH, fused=None, layers=layers)
 
 
+def arch(model: Mixtral) -> str:
+    return arch_of(torch.cuda.get_device_capability()) if model.device.type == "cuda" else "sm_90"
+
+
 def seams(model: Mixtral) -> Mixtral:
     """The plain composition, over the kernels."""
-    arch = arch_of(torch.cuda.get_device_capability()) if model.device.type == "cuda" else "sm_90"
-    return replace(plain(model), ops=GpuOps(model.config, 4, arch).ops())
+    return replace(plain(model), ops=GpuOps(model.config, 4, arch(model)).ops())
 
 
 def fused(model: Mixtral) -> Mixtral:
     kernels = seams(model)
-    return replace(kernels, fused=GpuDecoder.of(kernels, "sm_90"))
+    return replace(kernels, fused=GpuDecoder.of(kernels, arch(model)))
 
 
 def tokens(count: int, seed: int = 0) -> list[int]:

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from engine import sampler
 from engine.api import SamplingParams
-from engine.sampler import sample
 from engine.step import Row
 from model.kernels.gpu.sampling import LARGEST_VOCAB, draw, draw_reference
 
@@ -175,8 +175,8 @@ def test_the_sampler_draws_the_same_by_the_kernel(device: torch.device) -> None:
         SamplingParams(1, seed=3, top_k=5),
     )
     rows = [Row("r", 0, (1,), (0,), params, n, history=(5, 6)) for n, params in enumerate(asked)]
-    ours = sample(logits, rows, 115, choose=draw)
-    plain = sample(logits.cpu(), rows, 115)
+    ours = sampler.draw(logits, rows, 115, choose=draw).samples()
+    plain = sampler.draw(logits.cpu(), rows, 115).samples()
     assert [each.token for each in ours] == [each.token for each in plain]
     assert ours[0].token == 7
     assert [token for token, _ in ours[1].logprobs.top] == [token for token, _ in plain[1].logprobs.top]
