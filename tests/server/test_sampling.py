@@ -45,7 +45,7 @@ def test_what_the_sampler_is_asked(endpoint: str, name: str, value: Any, field: 
 
 def test_the_checkpoint_recommends_where_the_request_is_silent() -> None:
     recommended = SamplingDefaults(temperature=0.2, top_k=40, top_p=0.9, min_p=0.05, repetition_penalty=1.1)
-    ready = Ready(256, 1024, 8, 8, (), (2,), recommended)
+    ready = Ready(256, 8, 8, (), (2,), recommended)
     client = Client(FakeEngineClient(state=ready))
     client.chat()
     client.chat(temperature=0, top_k=0, top_p=1, min_p=0, repetition_penalty=1)
