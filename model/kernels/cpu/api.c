@@ -118,18 +118,22 @@ static void add_unit(AttentionCall *call, const Unit *unit) {
     call->num_units++;
 }
 
-/* Of a single row. */
+/* Of a single row. Heads that are no whole registers are copied, so those come one by one: a thread has little stack. */
 static void add_spans(AttentionCall *call, Unit unit) {
+    const Heads *heads = &call->heads;
     const int64_t end = unit.last, spans = unit.last > unit.first ? (end - 1) / SPAN - unit.first / SPAN + 1 : 1;
-    unit.heads = call->heads.num_kv_heads;
+    const int64_t state = heads->num_heads / heads->num_kv_heads * state_size(heads->head_dim); /* of a head's queries */
+    unit.heads = heads->head_dim % TILE ? 1 : heads->num_kv_heads;
     if (call->units && spans > 1) call->partials[unit.row] = (Partial){call->states + call->used_states, spans};
     for (int64_t n = 0; n < spans; n++) {
         const int64_t next = unit.first / SPAN * SPAN + SPAN;
         unit.last = next < end ? next : end;
-        unit.states = call->units && spans > 1 ? call->states + call->used_states : NULL;
-        add_unit(call, &unit);
+        for (unit.head = 0; unit.head < heads->num_kv_heads; unit.head += unit.heads) {
+            unit.states = call->units && spans > 1 ? call->states + call->used_states : NULL;
+            add_unit(call, &unit);
+            call->used_states += spans > 1 ? unit.heads * state : 0;
+        }
         unit.first = next;
-        call->used_states += spans > 1 ? call->heads.num_heads * state_size(call->heads.head_dim) : 0;
     }
 }
 

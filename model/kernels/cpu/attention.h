@@ -10,7 +10,7 @@ static int64_t queries_of(const Item *item) { return item->unit->heads * item->q
 /* The tile at `places`; what is read after it is at `next`, where the first head is another if the unit is. */
 static void open_tile(Item *item, const Places *places, const Places *next, int64_t next_head) {
     const Pages *pages = item->call->pages;
-    const int64_t head = item->unit->head * item->dim, size = KEYS * item->unit->heads * item->width;
+    const int64_t head = item->unit->head * item->dim, size = KEYS * item->width;
     const Slab keys = {pages->keys + head, places}, values = {pages->values + head, places};
     const Slab next_keys = {pages->keys + next_head * item->dim, next};
     const Slab next_values = {pages->values + next_head * item->dim, next};
@@ -80,7 +80,7 @@ static void attend(const AttentionCall *call, const Unit *unit, const Unit *next
     const int64_t group = call->heads.num_heads / call->heads.num_kv_heads, queries = unit->rows * group;
     const int64_t room = round_up(queries, FOUR), copied = unit->rows > 1 || dim % TILE;
     float scaled[unit->heads * room * width + TILE], scores[unit->heads * room * KEYS + TILE];
-    float copies[copied * 2 * KEYS * unit->heads * width + TILE];
+    float copies[copied * 2 * KEYS * width + TILE];
     Item item = {.call = call,
                  .unit = unit,
                  .next = next,
@@ -92,7 +92,7 @@ static void attend(const AttentionCall *call, const Unit *unit, const Unit *next
                  .scaled = aligned(scaled),
                  .scores = (Scores *)aligned(scores),
                  .copies = copied ? aligned(copies) : NULL};
-    for (int n = 0; n < KEYS; n++) item.copied.at[n] = n * unit->heads * width;
+    for (int n = 0; n < KEYS; n++) item.copied.at[n] = n * width;
     scale_queries(&item);
     if (unit->states) {
         item.states = unit->states;

@@ -48,7 +48,7 @@ typedef struct {
     float *scaled;         /* [heads, room, width] the queries / sqrt(D), padded with zeros */
     Scores *scores;        /* [heads, room] */
     float *states;         /* [heads, queries] of the span */
-    float *copies;         /* [2, KEYS, heads, width] of a tile's keys and values; NULL: they are read in the pages */
+    float *copies;         /* [2, KEYS, width] of the tile and of one head; NULL: keys and values are read in the pages */
     int64_t position;      /* of the tile's first key */
     Places copied;
     Slab keys, values;
@@ -71,10 +71,10 @@ static void find_tile(const AttentionCall *call, const Unit *unit, int64_t posit
     }
 }
 
+/* Of one head. */
 static void copy_tile(const Item *item, const Slab *from, float *to) {
-    const int64_t heads = item->unit->heads;
-    for (int64_t n = 0; n < KEYS * heads; n++) {
-        const float *row = from->rows + from->places->at[n / heads] + n % heads * item->dim;
+    for (int n = 0; n < KEYS; n++) {
+        const float *row = from->rows + from->places->at[n];
         float *copy = to + n * item->width;
         for (int64_t d = 0; d < item->dim; d += TILE) vf_store(copy + d, load_padded(row, d, item->dim));
     }

@@ -76,7 +76,7 @@ typedef struct {
     int64_t head, heads; /* of keys and values, from `head` on */
     int64_t position;    /* of the first row, in its sequence */
     int64_t first, last; /* keys, the last exclusive */
-    float *states;       /* [Hq] of the span's softmax; NULL: there is no other unit for these rows and heads */
+    float *states;       /* [heads, queries] of the span's softmax; NULL: there is no other unit for these rows and heads */
 } Unit;
 
 /* What a row's units left, to be put together. */
