@@ -14,21 +14,26 @@ QUERY_ROWS = 256  # of one masked call: its mask of [QUERY_ROWS, keys] stays sma
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Consecutive new tokens of one sequence, and the keys that any of them sees."""
+    """Consecutive new tokens of a sequence, and the keys that any of them sees."""
 
-    start: int  # first row of the batch
-    count: int
-    blocks: Tensor  # [B'] int64, holding the keys
-    skip: int  # keys of the first block that none of the rows sees
-    keys: int
-    mask: Tensor | None  # [count, keys], added to the scores; None: all keys, or causal when count > 1
+    rows: slice  # of the batch
+    keys: slice  # of what the context's blocks hold
+    mask: Tensor | None  # [rows, keys], added to the scores; None: all keys, or causal when there are several rows
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """A sequence: where the keys lie that its new tokens see, and these tokens."""
+
+    blocks: Tensor  # [B'] int64
+    spans: tuple[Span, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class AttentionPlan:
     """What every layer of a step needs, made once per step."""
 
-    spans: tuple[Span, ...]
+    contexts: tuple[Context, ...]
     targets: Tensor  # [T], where the new keys and values go
 
 
@@ -37,27 +42,26 @@ def plan_attention(
 ) -> AttentionPlan:
     """Cuts each sequence's new tokens into spans that need no mask, or a small one."""
     table = batch.block_table.long()
-    dtype = cache.layers[0].keys.dtype
-    spans: list[Span] = []
+    dtype, size = cache.layers[0].keys.dtype, cache.block_size
+    contexts: list[Context] = []
     row = 0
     for n, (count, end) in enumerate(zip(batch.q_lens_host, batch.kv_lens_host, strict=True)):
-        for first, last in _pieces(end - count, end, window, query_rows) if end else ():
-            seen = 0 if window is None else max(0, first + 1 - window)  # the oldest key of the first row
-            low = seen // cache.block_size
-            blocks = table[n, low : -(-last // cache.block_size)]
+        begin = end - count
+        low = _oldest(begin, window) // size
+        spans = []
+        for first, last in _pieces(begin, end, window, query_rows) if end else ():
+            seen = _oldest(first, window)
             mask = _mask(range(first, last), seen, window, dtype, table.device)
-            spans.append(
-                Span(
-                    start=row + first - (end - count),
-                    count=last - first,
-                    blocks=blocks,
-                    skip=seen - low * cache.block_size,
-                    keys=last - seen,
-                    mask=mask,
-                )
-            )
+            rows = slice(row + first - begin, row + last - begin)
+            spans.append(Span(rows, slice(seen - low * size, last - low * size), mask))
+        contexts.append(Context(table[n, low : -(-end // size)], tuple(spans)))
         row += count
-    return AttentionPlan(tuple(spans), cache.targets(batch.slots))
+    return AttentionPlan(tuple(contexts), cache.targets(batch.slots))
+
+
+def _oldest(position: int, window: int | None) -> int:
+    """The first key that the query at a position sees."""
+    return 0 if window is None else max(0, position + 1 - window)
 
 
 def _pieces(first: int, last: int, window: int | None, longest: int) -> list[tuple[int, int]]:
@@ -84,31 +88,28 @@ def attention(q: Tensor, k: Tensor, v: Tensor, cache_layer: LayerCache, plan: At
     """q [T, Hq, D], k and v [T, Hkv, D] -> [T, Hq * D]; the new keys and values are in the cache afterwards."""
     cache_layer.write(k, v, plan.targets)
     out = torch.zeros_like(q, memory_format=torch.contiguous_format)  # rows of no span are padding
-    for span in plan.spans:
-        keys, values = _gather(cache_layer.keys, span), _gather(cache_layer.values, span)
-        rows = slice(span.start, span.start + span.count)
-        if span.count == 1:
-            # The query heads of a group are the rows of one product: their keys are read once.
-            grouped = q[rows].view(1, keys.shape[1], -1, q.shape[-1])  # [1, Hkv, Hq / Hkv, D]
-            out[rows] = F.scaled_dot_product_attention(grouped, keys, values).view(1, *q.shape[1:])
-        else:
-            heads = F.scaled_dot_product_attention(
-                q[rows].transpose(0, 1)[None],  # [1, Hq, count, D]
-                keys,
-                values,
-                attn_mask=span.mask,
-                is_causal=span.mask is None,
-                enable_gqa=True,
-            )
-            out[rows] = heads[0].transpose(0, 1)
+    for context in plan.contexts:
+        keys, values = _gather(cache_layer.keys, context), _gather(cache_layer.values, context)
+        for span in context.spans:
+            out[span.rows] = _attend(q[span.rows], keys[:, :, span.keys], values[:, :, span.keys], span.mask)
     return out.flatten(1)
 
 
-def _gather(pages: Tensor, span: Span) -> Tensor:
-    """The span's keys (or values) in the order of their positions, [1, Hkv, keys, D]."""
+def _gather(pages: Tensor, context: Context) -> Tensor:
+    """All of the context's keys (or values) in the order of their positions, [1, Hkv, keys, D]."""
     # index_select, not pages[blocks]: the latter copies several times slower on a CPU.
-    tokens = pages.index_select(0, span.blocks).flatten(0, 1)
-    return tokens[span.skip : span.skip + span.keys].transpose(0, 1)[None]
+    return pages.index_select(0, context.blocks).flatten(0, 1).transpose(0, 1)[None]
+
+
+def _attend(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+    """q [rows, Hq, D], keys and values [1, Hkv, keys, D] -> [rows, Hq, D]."""
+    if q.shape[0] == 1:
+        # The query heads of a group are the rows of one product: their keys are read once.
+        grouped = q.view(1, keys.shape[1], -1, q.shape[-1])  # [1, Hkv, Hq / Hkv, D]
+        return F.scaled_dot_product_attention(grouped, keys, values).view(q.shape)
+    heads = q.transpose(0, 1)[None]  # [1, Hq, rows, D]
+    out = F.scaled_dot_product_attention(heads, keys, values, attn_mask=mask, is_causal=mask is None, enable_gqa=True)
+    return out[0].transpose(0, 1)
 
 
 def attention_reference(
