@@ -11,8 +11,8 @@ import numpy as np
 
 from benchmarks.machine import user_cache
 from engine.api import Grammar
+from engine.compiler import Compiler
 from engine.config import TOKENIZER
-from engine.grammar import Compiler
 from model.config import GenerationConfig
 from model.upcycle import default_directory
 from tests.engine.schemas import random_schema

@@ -162,7 +162,7 @@ def main(connection: "Connection[Any, Any]", tokenizer: Path, eos_token_ids: tup
         resource.setrlimit(resource.RLIMIT_AS, (CHECK_MEMORY, CHECK_MEMORY))
     inbox: SimpleQueue[Grammar] = SimpleQueue()
     Thread(target=_read, args=(connection, inbox), name="reader", daemon=True).start()
-    from engine.grammar import Compiler, GrammarError  # here, so that nothing but this process waits for the library
+    from engine.compiler import Compiler, GrammarError  # here, so that nothing but this process waits for the library
 
     try:
         compiler = Compiler(tokenizer, eos_token_ids)

@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 from engine.api import FinishReason, Grammar, Output, Request, SamplingParams
+from engine.compiler import Compiler, GrammarError
 from engine.config import EngineConfig
 from engine.engine import Engine, build
-from engine.grammar import KEPT, Compiler, GrammarError
+from engine.grammar import KEPT
 from engine.runner import ModelRunner
 from tests.engine.fakes import Collector, check
 from tests.engine.schemas import random_schema
