@@ -16,7 +16,7 @@ INVARIANT_STEP_TOKENS = 512  # on a GPU, which then computes them one by one
 STEP_SECONDS = 0.4  # what a full step of new tokens may take on a CPU; long contexts and sampling come on top
 FEWEST_STEP_TOKENS, MOST_STEP_TOKENS = 16, 2048  # with fewer a step takes hardly less time
 PROBES, REPEATS = 6, 2  # at most so many sizes of a step are tried, each this often
-NEAR = 1.1  # a probe within a tenth of the limit is the last
+NEAR = 1.25  # how far beyond a probe the line is followed without another one
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +141,7 @@ def measure_step_tokens(seconds: Callable[[int], float]) -> int:
     """The token budget on a CPU: how many tokens a step computes in STEP_SECONDS; `seconds` runs one of that many.
 
     The more tokens, the less each of them adds: the line through the last two probes meets the limit before the curve
-    does. So the probes come nearer from below, and hardly one takes too long; two or three seconds in all.
+    does. So the probes come nearer from below, and hardly one takes too long; one or two seconds in all.
     """
     before, spent, tokens, fitting = 0, 0.0, FEWEST_STEP_TOKENS, 0.0
     for _ in range(PROBES):
