@@ -54,7 +54,8 @@ def plan_attention(
             mask = _mask(range(first, last), seen, window, dtype, table.device)
             rows = slice(row + first - begin, row + last - begin)
             spans.append(Span(rows, slice(seen - low * size, last - low * size), mask))
-        contexts.append(Context(table[n, low : -(-end // size)], tuple(spans)))
+        if spans:  # else it is padding, or has nothing to compute
+            contexts.append(Context(table[n, low : -(-end // size)], tuple(spans)))
         row += count
     return AttentionPlan(tuple(contexts), cache.targets(batch.slots))
 
