@@ -22,8 +22,8 @@ from benchmarks import expert_layer
 from benchmarks.loads import Step
 from benchmarks.memory import anonymous_bytes
 from engine.api import Request, SamplingParams
+from engine.build import build
 from engine.config import EngineConfig
-from engine.engine import build
 from engine.runner import ModelRunner
 from model.config import ModelConfig, ModelError
 from model.mixtral import Mixtral

@@ -12,9 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
-from engine.api import FinishReason, Output, Ready, Report, Request, StepOutputs
-from engine.blocks import BlockPool
-from engine.config import EngineConfig
+from engine.api import FinishReason, Output, Request, StepOutputs
 from engine.grammar import Grammars
 from engine.scheduler import Scheduler
 from engine.step import Batch, Sample
@@ -107,15 +105,3 @@ class Engine:
             elif (refusal := self.scheduler.add(request)) is not None:
                 ended.append(refusal)
         return ended
-
-
-def build(config: EngineConfig, report: Report) -> tuple[Engine, Ready]:
-    """Loads the model and sizes everything to the machine.
-
-    Raises model.config.ModelError, with a sentence for the user, for whatever starting again would not change.
-    """
-    from engine.start import start  # torch loads here, in the engine's own process
-
-    runner, limits, ready = start(config, report)
-    pool = BlockPool(runner.cache.num_blocks, runner.cache.block_size)
-    return Engine(Scheduler(pool, limits), runner, runner.grammars), ready

@@ -12,7 +12,7 @@ from typing import NoReturn
 from model.config import ModelError
 from server import options
 from server.errors import StartupError
-from server.version import version
+from server.release import version
 
 SERVE_EPILOG = (
     "Each flag can also be given as an environment variable: --max-model-len as OCTAVO_MAX_MODEL_LEN, MODEL as "
@@ -78,11 +78,10 @@ def _parser() -> argparse.ArgumentParser:
 
 def _serve(arguments: argparse.Namespace) -> int:
     _on_stop_signals(_vanish)
+    from engine.build import build
     from engine.client import ProcessClient
-    from engine.engine import build
     from model.config import ModelConfig
     from server import lifecycle
-    from server.app import create_app
     from server.console import Console
     from server.text import Tokenizer
 
@@ -104,7 +103,14 @@ def _serve(arguments: argparse.Namespace) -> int:
         url = lifecycle.address(listener)
         print(f"octavo: listening on {url}, loading {directory}", file=sys.stderr, flush=True)
         client = ProcessClient(engine_config, build, watch=Console(sys.stderr, url, config))
-        return lifecycle.run(create_app(client, tokenizer, config), client, listener, config)
+
+        def make_http() -> lifecycle.Http:
+            from server.app import create_app
+            from server.http_server import HttpServer
+
+            return HttpServer.of(create_app(client, tokenizer, config))
+
+        return lifecycle.run(make_http, client, listener, config)
 
 
 def _on_stop_signals(leave: Callable[[], NoReturn]) -> None:

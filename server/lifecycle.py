@@ -7,12 +7,9 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Awaitable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from types import FrameType
-from typing import Any
-
-import uvicorn
-from fastapi import FastAPI
+from typing import Any, Protocol
 
 from engine.client import ProcessClient
 from server.config import ServerConfig
@@ -22,7 +19,6 @@ logger = logging.getLogger(__name__)
 
 BACKLOG = 2048  # connections that may wait to be accepted
 EXIT_TIME = 1.5  # seconds that the interpreter has to wind up; threads may still be busy with a large prompt
-FLUSH_TIME = 2  # seconds that responses have to reach their clients once every request has ended
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -48,12 +44,23 @@ def address(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def run(app: FastAPI, client: ProcessClient, listener: socket.socket, config: ServerConfig) -> int:
+class Http(Protocol):
+    """What answers at the listener."""
+
+    async def serve(self, sockets: list[socket.socket] | None = None) -> None:
+        """Answers until told to leave."""
+
+    def leave(self) -> None:
+        """Ends `serve` soon."""
+
+
+def run(make_http: Callable[[], Http], client: ProcessClient, listener: socket.socket, config: ServerConfig) -> int:
     """Serves until a signal or until the engine has failed for good; returns the exit status.
 
-    0 after a signal; 1 if the engine failed after it had been ready, 2 if it never was.
+    0 after a signal; 1 if the engine failed after it had been ready, 2 if it never was. The engine's process is begun
+    first: it imports torch while `make_http`, in a thread, imports what HTTP needs.
     """
-    return asyncio.run(_serve(app, client, listener, config))
+    return asyncio.run(_serve(make_http, client, listener, config))
 
 
 def _exit_soon(status: int) -> None:
@@ -63,24 +70,14 @@ def _exit_soon(status: int) -> None:
     timer.start()
 
 
-class _Server(uvicorn.Server):
-    """Leaves the signals alone: uvicorn closes its listener at the first one and raises it again at the end."""
-
-    @contextlib.contextmanager
-    def capture_signals(self) -> Iterator[None]:
-        yield
-
-
-async def _serve(app: FastAPI, client: ProcessClient, listener: socket.socket, config: ServerConfig) -> int:
+async def _serve(
+    make_http: Callable[[], Http], client: ProcessClient, listener: socket.socket, config: ServerConfig
+) -> int:
     stop, stop_now = asyncio.Event(), asyncio.Event()
     with _signals_set(stop, stop_now):
-        server = _Server(
-            uvicorn.Config(
-                app, log_config=None, access_log=False, timeout_graceful_shutdown=FLUSH_TIME, server_header=False
-            )
-        )
-        http = asyncio.create_task(server.serve(sockets=[listener]), name="http")
         client.start()
+        server = await _made(make_http, client)
+        http = asyncio.create_task(server.serve(sockets=[listener]), name="http")
         try:
             await _first(stop.wait(), client.given_up(), asyncio.wait([http]))
             if stop.is_set():
@@ -89,14 +86,21 @@ async def _serve(app: FastAPI, client: ProcessClient, listener: socket.socket, c
                 # The listener stays open meanwhile: who comes now is told 503, not refused a connection.
                 await _first(client.drain(config.drain_timeout), stop_now.wait())
         finally:
-            # What does not end within FLUSH_TIME is cancelled, each with a traceback that would tell nobody anything.
-            logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
-            server.should_exit = True
+            server.leave()
             await client.stop()
             await http
         status = _status(client, stop.is_set())
         _exit_soon(status)
         return status
+
+
+async def _made(make_http: Callable[[], Http], client: ProcessClient) -> Http:
+    """Without HTTP there is no use for an engine."""
+    try:
+        return await asyncio.to_thread(make_http)
+    except BaseException:
+        await client.stop()
+        raise
 
 
 def _status(client: ProcessClient, asked_to_stop: bool) -> int:

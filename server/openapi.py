@@ -17,7 +17,7 @@ from server.config import ServerConfig
 from server.errors import ApiError, InvalidApiKey
 from server.operations import Operation, operation_of
 from server.paths import DOCUMENT, PROBES
-from server.version import version
+from server.release import version
 from server.wire import encode_json
 
 Json = dict[str, Any]

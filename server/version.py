@@ -1,25 +1,16 @@
 """/version: which Octavo this is."""
 
-from importlib.metadata import PackageNotFoundError
-from importlib.metadata import version as version_of
-
 from fastapi import APIRouter
 from starlette.responses import Response
 from typing_extensions import TypedDict
 
 from server.operations import Operation
+from server.release import version
 from server.wire import encode_json
 
 
 class Version(TypedDict):
     version: str
-
-
-def version() -> str:
-    try:
-        return version_of("octavo")
-    except PackageNotFoundError:
-        return "(not installed: run from its sources)"
 
 
 def router() -> APIRouter:

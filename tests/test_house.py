@@ -102,7 +102,7 @@ def test_every_module_states_its_rule(path: Path) -> None:
 
 @pytest.mark.parametrize(
     "module",
-    ["server.app", "server.cli", "server.lifecycle", "engine.client", "engine.engine", "model.config", "model.hub"],
+    ["server.app", "server.cli", "server.lifecycle", "engine.client", "engine.build", "model.config", "model.hub"],
 )
 def test_the_api_process_never_loads_the_engines_libraries(module: str) -> None:
     code = f"import sys, {module}; sys.exit(not sys.modules.keys().isdisjoint(('torch', 'llguidance')))"

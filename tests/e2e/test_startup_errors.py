@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.e2e.harness import started, write_model
+from tests.e2e.harness import Server, started, write_model
 
 
 def refusal(directory: Path, model: Path, *flags: str) -> str:
@@ -27,6 +27,17 @@ def test_a_port_in_use(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         assert f"port {port} (Address already in use)" in refusal(tmp_path, tmp_path, "--port", str(port))
+
+
+def test_an_engine_that_fails_before_http_is_there(serve_fake: Callable[..., Server]) -> None:
+    server = serve_fake(fatal="Give another directory.")
+    assert server.exit_status() == 2
+    server.wait_until_nothing_is_left()
+    assert server.output.splitlines()[1:] == [
+        "loading weights: 0 %",
+        "loading weights: 100 %",
+        "octavo: Give another directory.",
+    ]
 
 
 def truncate(model: Path) -> None:

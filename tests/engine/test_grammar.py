@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 from engine.api import FinishReason, Grammar, Output, Request, SamplingParams
+from engine.build import build
 from engine.compiler import Compiler, GrammarError
 from engine.config import EngineConfig
-from engine.engine import Engine, build
+from engine.engine import Engine
 from engine.grammar import KEPT
 from engine.runner import ModelRunner
 from tests.engine.fakes import Collector, check

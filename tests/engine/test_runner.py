@@ -7,8 +7,9 @@ import pytest
 import torch
 
 from engine.api import FinishReason
+from engine.build import build
 from engine.config import EngineConfig
-from engine.engine import Engine, build
+from engine.engine import Engine
 from engine.runner import ModelRunner
 from tests.engine.fakes import Collector, request, run
 from tests.tiny import write_tiny_checkpoint

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from engine.api import SamplingDefaults
+from engine.build import build
 from engine.config import EngineConfig
-from engine.engine import build
 from model.config import ModelError
 from model.kernels.cpu.library import library
 from tests.tiny import write_tiny_checkpoint

@@ -15,8 +15,9 @@ from torch import Tensor
 
 from engine.api import FinishReason, Progress, Request, SamplingParams
 from engine.blocks import BlockPool
+from engine.build import build
 from engine.config import EngineConfig
-from engine.engine import Engine, build
+from engine.engine import Engine
 from engine.graphs import Capture, CudaCapture, Graphs, Stage, capture_all
 from engine.runner import Launched, ModelRunner
 from engine.scheduler import Scheduler

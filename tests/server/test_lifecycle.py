@@ -1,11 +1,23 @@
-"""The listener and its address. Signals, drains and exits need real processes: tests/e2e/test_shutdown.py."""
+"""The listener, and what is begun first. Signals, drains and exits need real processes: tests/e2e/test_shutdown.py."""
 
+import os
 import socket
+import time
+from contextlib import suppress
+from pathlib import Path
+from typing import NoReturn
 
 import pytest
 
+from engine.client import ProcessClient
+from engine.config import EngineConfig
+from server import lifecycle
+from server.config import ServerConfig
 from server.errors import StartupError
 from server.lifecycle import address, listen
+from tests.fake_engine import Behaviour, fake_build
+
+PATIENCE = 60  # seconds; the machine may be busy
 
 
 def test_a_listener_accepts_before_anything_is_served() -> None:
@@ -40,3 +52,26 @@ def test_a_port_in_use_is_known_at_once() -> None:
 def test_an_address_of_another_machine() -> None:
     with pytest.raises(StartupError, match=r"Cannot listen on 192\.0\.2\.1 port 8000"):
         listen("192.0.2.1", 8000)
+
+
+def is_alive(pid: int) -> bool:
+    with suppress(ProcessLookupError):
+        os.kill(pid, 0)
+        return True
+    return False
+
+
+def test_the_engine_is_begun_before_http_and_ends_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lifecycle, "STOP_SIGNALS", ())  # those of this process are the tests' own
+    lives = tmp_path / "lives"
+    client = ProcessClient(EngineConfig(model=""), fake_build(Behaviour(load_seconds=1000, lives=lives)))
+
+    def make_http() -> NoReturn:
+        deadline = time.monotonic() + PATIENCE
+        while not (lives.exists() and lives.read_text().endswith("\n")) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        raise ModuleNotFoundError("no HTTP")
+
+    with listen("127.0.0.1", 0) as listener, pytest.raises(ModuleNotFoundError, match="no HTTP"):
+        lifecycle.run(make_http, client, listener, ServerConfig(("tiny",)))
+    assert not is_alive(int(lives.read_text()))

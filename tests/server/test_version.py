@@ -1,6 +1,6 @@
 """/version: which Octavo this is."""
 
-from server.version import version
+from server.release import version
 from tests.server.client import Client
 
 
