@@ -141,23 +141,27 @@ def measure_step_tokens(seconds: Callable[[int], float]) -> int:
     """The token budget on a CPU: how many tokens a step computes in STEP_SECONDS; `seconds` runs one of that many.
 
     The more tokens, the less each of them adds: the line through the last two probes meets the limit before the curve
-    does. So the probes come nearer from below, and hardly one takes too long; one or two seconds in all.
+    does. So the probes come nearer from below, and hardly one takes too long; about a second in all. A step that takes
+    no longer than the line says was not held up by other work on the machine, and is not repeated.
     """
     before, spent, tokens, fitting = 0, 0.0, FEWEST_STEP_TOKENS, 0.0
+    expected = 0.0  # seconds of the next probe at most, by the line; nothing is known yet
     for _ in range(PROBES):
-        took = _best(seconds, tokens)
+        took = _best(seconds, tokens, expected)
         each = (took - spent) / (tokens - before)
         fitting = tokens + (STEP_SECONDS - took) / each if each > 0 else MOST_STEP_TOKENS
         if fitting < NEAR * tokens or tokens == MOST_STEP_TOKENS:
             break
-        before, spent, tokens = tokens, took, min(int(fitting), 4 * tokens, MOST_STEP_TOKENS)
+        following = min(int(fitting), 4 * tokens, MOST_STEP_TOKENS)
+        expected = took + each * (following - tokens) if before else 0.0  # through two probes, not through nothing
+        before, spent, tokens = tokens, took, following
     return max(FEWEST_STEP_TOKENS, min(int(fitting), MOST_STEP_TOKENS) // 8 * 8)
 
 
-def _best(seconds: Callable[[int], float], tokens: int) -> float:
-    """Of several steps, since the machine may be busy; of one that is hopeless, once."""
+def _best(seconds: Callable[[int], float], tokens: int, expected: float) -> float:
+    """Of several steps, since the machine may be busy; of one that is as expected, or hopeless, once."""
     best = seconds(tokens)
     for _ in range(REPEATS - 1):
-        if best < 4 * STEP_SECONDS:
+        if expected < best < 4 * STEP_SECONDS:
             best = min(best, seconds(tokens))
     return best

@@ -123,6 +123,19 @@ def test_moments_in_which_the_machine_is_busy_change_nothing():
     assert found == sizing.measure_step_tokens(quiet)
 
 
+def test_a_step_that_takes_no_longer_than_expected_is_not_repeated():
+    asked, quiet = [], curve(0.04, 0.06, 0.0012)
+
+    def took(tokens):
+        asked.append(tokens)
+        return quiet(tokens)
+
+    sizing.measure_step_tokens(took)
+    first, again, second, once_more, *others = asked  # no line goes through the first two sizes
+    assert (first, second) == (again, once_more)
+    assert others and len(set(others)) == len(others)
+
+
 @pytest.mark.parametrize("seconds", [lambda tokens: 0.2, lambda tokens: 0.3 if tokens == 16 else 0.1])
 def test_times_that_make_no_sense_have_an_end(seconds):
     assert sizing.measure_step_tokens(seconds) == 2048
