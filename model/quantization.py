@@ -18,7 +18,11 @@ CHECKED, QUANTISED = 1 << 16, 1 << 14  # elements at a time: the temporaries sta
 
 GROUP = 32  # consecutive inputs that share a scale
 TILE = 16  # outputs that are computed together: one register of 32-bit sums
-ALIGNED = 2 * TILE  # outputs are held in whole pairs of tiles
+TILES = 4  # of a panel
+PANEL = TILES * TILE  # outputs
+CELL = 2 * GROUP  # inputs
+NUMBERS = 2 * 2 * TILE  # bytes of a cell that are its scales, or its mins: whole lines of a cache
+BLOCK = 16  # cells at most: their activations and a tile's weights fit into a CPU's first cache
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -46,15 +50,22 @@ class Fp16Weight:
         return torch.ops.quantized.linear_unpack_fp16(self.packed)[0].float()
 
 
-Place = tuple[Tensor, Tensor]  # of rows: their tiles, and their outputs within the tile; both [n]
+Place = tuple[Tensor, Tensor, Tensor]  # of rows: panel, tile and output within the tile; all [n]
 
 
 @dataclass(frozen=True, slots=True)
 class Tiling:
-    """Where the rows of a quantised matrix lie: in tiles of 16 outputs, along which the inputs run in groups of 32.
+    """Where the rows of a quantised matrix lie: in panels of 4 tiles of 16 outputs, which are read from end to end.
 
-    The rows are padded with zeros to whole pairs of tiles, the inputs to whole groups. Where two halves are multiplied
-    elementwise (gate above up), their tiles alternate, so that one pass over the weights has both factors:
+    A tile is cut along the inputs into cells of two groups, and a panel into blocks of a few cells of each tile: the
+    activations that a block's first tile is multiplied with are then still at hand for the other three.
+
+        panel    block 0                                  | block 1          | ...
+        block    cells of tile 0 | of tile 1 | 2 | 3      | of tile 0 | ...
+        cell     scales (mins) of both groups, quants of both groups
+
+    Rows and inputs are padded with zeros to whole panels and cells. Where two halves are multiplied elementwise (gate
+    above up), their tiles alternate, so that a panel has both factors of 32 results:
 
         plain          rows  0-15 | 16-31 | 32-47 | ...
         interleaved    gate  0-15 | up 0-15 | gate 16-31 | up 16-31 | ...      each half padded for itself
@@ -64,26 +75,34 @@ class Tiling:
     interleaved: bool = False  # the upper half of the rows with the lower half
 
     @property
-    def tiles(self) -> int:
+    def panels(self) -> int:
         halves = 2 if self.interleaved else 1
-        return halves * _round_up(self.shape[0] // halves, ALIGNED) // TILE
+        return halves * _round_up(self.shape[0] // halves, PANEL) // PANEL
 
     @property
     def groups(self) -> int:
-        return _round_up(self.shape[1], GROUP) // GROUP
+        return _round_up(self.shape[1], CELL) // GROUP
 
     @property
-    def parts(self) -> tuple[int, int, int]:
-        """Of something that each group of each output has one of."""
-        return (self.tiles, self.groups, TILE)
+    def block(self) -> int:
+        """Cells of one tile in a block; all blocks are alike."""
+        cells = self.groups // 2
+        return next(block for block in range(BLOCK, 0, -1) if cells % block == 0)
+
+    @property
+    def cells(self) -> tuple[int, int, int, int]:
+        """[panels, blocks, tiles, cells]."""
+        return (self.panels, self.groups // 2 // self.block, TILES, self.block)
 
     def places(self, first: int, count: int) -> Place:
         """Where `count` rows from `first` on are."""
         rows = torch.arange(first, first + count)
-        if not self.interleaved:
-            return rows // TILE, rows % TILE
-        half = self.shape[0] // 2
-        return rows % half // TILE * 2 + rows // half, rows % half % TILE
+        tiles = rows // TILE
+        if self.interleaved:
+            half = self.shape[0] // 2
+            rows, lower = rows % half, rows // half
+            tiles = rows // TILE * 2 + lower
+        return tiles // TILES, tiles % TILES, rows % TILE
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,11 +123,11 @@ class Unpacked:
 class GroupedWeight(ABC):
     """A matrix in few bits, with scales of its own for each 32 inputs of an output; empty until rows are put in."""
 
+    bytes_per_weight: ClassVar[float]
     levels: ClassVar[int]  # the largest multiple of a scale
 
     tiling: Tiling
-    quants: Tensor  # uint8, in the tiles of the type
-    scales: Tensor  # [tiles, groups, 16] float16
+    cells: Tensor  # [panels, blocks, tiles, cells, bytes] uint8
     # How many int8 numbers the kernels make of each activation: 1, or 2, where the second is what rounding left of the
     # first. With one, the neighbours of an activation that is much larger than they are would round to nothing.
     terms: int = field(default=1, kw_only=True)
@@ -121,9 +140,9 @@ class GroupedWeight(ABC):
         return weight
 
     @classmethod
-    @abstractmethod
     def empty(cls, tiling: Tiling, zeros: Zeros, terms: int = 1) -> Self:
         """All zeros, because all scales are."""
+        return cls(tiling, zeros((*tiling.cells, round(cls.bytes_per_weight * CELL * TILE)), torch.uint8), terms=terms)
 
     @classmethod
     def holds(cls, largest: float) -> bool:
@@ -137,13 +156,13 @@ class GroupedWeight(ABC):
     @property
     def nbytes(self) -> int:
         """Memory it takes."""
-        return self.quants.nbytes + self.scales.nbytes
+        return self.cells.nbytes
 
     def fill(self, rows: Tensor, first: int) -> None:
         """Quantises rows [n, in] of any floating type into the outputs from `first` on; slow and obvious."""
         at_once = max(1, QUANTISED // rows.shape[1])
         for start in range(0, rows.shape[0], at_once):
-            part = rows[start : start + at_once].to(self.quants.device, torch.float32)
+            part = rows[start : start + at_once].to(self.cells.device, torch.float32)
             groups = F.pad(part, (0, self.tiling.groups * GROUP - part.shape[1])).unflatten(1, (-1, GROUP))
             self._store(groups, self.tiling.places(first + start, len(part)))
 
@@ -159,70 +178,101 @@ class GroupedWeight(ABC):
         """The rounded weights as float32 [out, in]."""
         return self.unpacked().dense()[:, : self.shape[1]]
 
+    def _numbers(self, n: int) -> Tensor:
+        """The n-th float16 number that each group has for an output, as a view of the cells.
+
+        [panels, tiles, 16, blocks, cells, 2], to be indexed with a place.
+        """
+        numbers = self.cells[..., n * NUMBERS : (n + 1) * NUMBERS].view(torch.float16).unflatten(-1, (2, TILE))
+        return numbers.permute(0, 2, 5, 1, 3, 4)
+
+    def _slices(self, numbers: int) -> Tensor:
+        """The quants, which come behind so many numbers, as a view of the cells: four bytes are a slice.
+
+        [panels, tiles, 16, blocks, cells, 2, slices, 4], to be indexed with a place.
+        """
+        slices = self.cells[..., numbers * NUMBERS :].unflatten(-1, (2, -1, TILE, 4))
+        return slices.permute(0, 2, 6, 1, 3, 4, 5, 7)
+
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Int8Weight(GroupedWeight):
-    """A matrix in int8, symmetric: weight = (quant - 128) * scale; quants [tiles, groups * 8, 16, 4].
+    """A matrix in int8, symmetric: weight = (quant - 128) * scale.
 
-    Four consecutive inputs of the 16 outputs of a tile are 64 bytes, an operand of VNNI's dot products.
+    A cell: scales [2, 16] float16, quants [2, 8, 16, 4] uint8. Four consecutive inputs of the 16 outputs of a tile are
+    64 bytes, an operand of VNNI's dot products.
     """
 
     bytes_per_weight: ClassVar[float] = 1 + 2 / GROUP
     levels: ClassVar[int] = 127
 
-    @classmethod
-    def empty(cls, tiling: Tiling, zeros: Zeros, terms: int = 1) -> Self:
-        quants = zeros((tiling.tiles, tiling.groups * 8, TILE, 4), torch.uint8)
-        return cls(tiling, quants, zeros(tiling.parts, torch.float16), terms=terms)
+    @property
+    def scales(self) -> Tensor:
+        return self._numbers(0)
+
+    @property
+    def quants(self) -> Tensor:
+        return self._slices(1)
 
     def _store(self, groups: Tensor, place: Place) -> None:
         scales = (groups.abs().amax(-1) / self.levels).half()  # [n, groups]
         quants = (groups / divisor(scales.float())[..., None]).round_().clamp_(-self.levels, self.levels) + 128
-        self.quants.transpose(1, 2)[place] = quants.to(torch.uint8).view(len(groups), -1, 4)
-        self.scales.transpose(1, 2)[place] = scales
+        _put(quants.to(torch.uint8), self.quants, place)
+        _put(scales, self.scales, place)
 
     def unpacked(self) -> Unpacked:
         place = self.tiling.places(0, self.shape[0])
-        quants = self.quants.transpose(1, 2)[place].float() - 128  # [out, groups * 8, 4]
-        return Unpacked(quants.view(self.shape[0], -1, GROUP), self.scales.transpose(1, 2)[place].float())
+        quants = self.quants[place].float() - 128
+        return Unpacked(_by_group(quants).flatten(2), _by_group(self.scales[place].float()))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Int4Weight(GroupedWeight):
-    """A matrix in 4 bits: weight = quant * scale + min; quants [tiles, groups, 4, 16, 4].
+    """A matrix in 4 bits: weight = quant * scale + min.
 
-    A group is eight slices of four inputs. A byte holds an input of slice s < 4 in its low half and the same of slice
-    s + 4 in its high half: masked or shifted, 64 bytes are an operand of VNNI's dot products, as in Int8Weight.
+    A cell: scales and mins [2, 16] float16 each, quants [2, 4, 16, 4] uint8. A group is eight slices of four inputs. A
+    byte holds an input of slice s < 4 in its low half and the same of slice s + 4 in its high half: masked or shifted,
+    64 bytes are an operand of VNNI's dot products, as in Int8Weight.
     """
 
     bytes_per_weight: ClassVar[float] = 0.5 + 4 / GROUP
     levels: ClassVar[int] = 15
 
-    mins: Tensor  # [tiles, groups, 16] float16
-
-    @classmethod
-    def empty(cls, tiling: Tiling, zeros: Zeros, terms: int = 1) -> Self:
-        quants = zeros((tiling.tiles, tiling.groups, 4, TILE, 4), torch.uint8)
-        return cls(tiling, quants, zeros(tiling.parts, torch.float16), zeros(tiling.parts, torch.float16), terms=terms)
+    @property
+    def scales(self) -> Tensor:
+        return self._numbers(0)
 
     @property
-    def nbytes(self) -> int:
-        return self.quants.nbytes + self.scales.nbytes + self.mins.nbytes
+    def mins(self) -> Tensor:
+        return self._numbers(1)
+
+    @property
+    def quants(self) -> Tensor:
+        return self._slices(2)
 
     def _store(self, groups: Tensor, place: Place) -> None:
         scales, mins = fit(groups, self.levels)  # [n, groups]
         quants = rounded(groups, scales, mins, self.levels).to(torch.uint8)
-        lower, upper = quants.view(*scales.shape, 2, 4, 4).unbind(2)  # [n, groups, slice, input]
-        self.quants.permute(0, 3, 1, 2, 4)[place] = lower | upper << 4
-        self.scales.transpose(1, 2)[place] = scales.half()
-        self.mins.transpose(1, 2)[place] = mins.half()
+        lower, upper = quants.unflatten(-1, (2, 4, 4)).unbind(2)  # [n, groups, slice, input]
+        _put(lower | upper << 4, self.quants, place)
+        _put(scales.half(), self.scales, place)
+        _put(mins.half(), self.mins, place)
 
     def unpacked(self) -> Unpacked:
         place = self.tiling.places(0, self.shape[0])
-        pairs = self.quants.permute(0, 3, 1, 2, 4)[place]  # [out, groups, slice, input]
+        pairs = _by_group(self.quants[place])  # [out, groups, slice, input]
         quants = torch.stack((pairs & 15, pairs >> 4), dim=2).float().flatten(2)
-        scales, mins = (values.transpose(1, 2)[place].float() for values in (self.scales, self.mins))
-        return Unpacked(quants, scales, mins)
+        return Unpacked(quants, *(_by_group(values[place].float()) for values in (self.scales, self.mins)))
+
+
+def _put(values: Tensor, view: Tensor, place: Place) -> None:
+    """Stores values [n, groups, ...] in a view of the cells."""
+    view[place] = values.reshape(len(values), *view.shape[3:])
+
+
+def _by_group(values: Tensor) -> Tensor:
+    """[n, blocks, cells, 2, ...] as [n, groups, ...]."""
+    return values.flatten(1, 3)
 
 
 Weight = Tensor | Fp16Weight | Int8Weight | Int4Weight | RowWeight

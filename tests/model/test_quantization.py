@@ -1,5 +1,7 @@
 """What a weight type holds, where it holds it, and what it makes of a matrix."""
 
+import math
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -80,7 +82,7 @@ def test_a_weight_is_within_steps_of_what_is_held(
     weight = kind.pack(dense, interleaved)
     assert weight.dense().shape == weight.shape == dense.shape
     held = weight.unpacked()
-    assert held.quants.shape == (len(dense), -(-columns // 32), 32)
+    assert held.quants.shape == (len(dense), weight.tiling.groups, 32)
     step = held.scales.repeat_interleave(32, dim=1)[:, :columns]
     rounding = kind.levels / 2048 * step + dense.abs().max() / 2048  # of scales and mins to float16
     assert ((weight.dense() - dense).abs() <= steps * step + rounding).all()
@@ -93,13 +95,19 @@ def test_padding_is_zero_and_counted(kind: type[GroupedWeight], out: int, column
     rows = rows_of(interleaved, out)
     weight = kind.pack(random(rows, columns), interleaved)
     halves = 2 if interleaved else 1
-    padded = halves * -(-out // 32) * 32
-    assert weight.tiling.tiles * 16 == padded
+    padded = halves * -(-out // 64) * 64
+    assert weight.tiling.panels * 64 == padded and weight.tiling.groups == -(-columns // 64) * 2
     assert weight.nbytes == round(kind.bytes_per_weight * padded * weight.tiling.groups * 32)
-    unused = torch.ones(weight.tiling.tiles, 16, dtype=torch.bool)
+    unused = torch.ones(weight.tiling.panels, 4, 16, dtype=torch.bool)
     unused[weight.tiling.places(0, rows)] = False
     assert unused.sum() == padded - rows
-    assert not weight.scales.transpose(1, 2)[unused].any()
+    assert not weight.scales[unused].any()
+
+
+@pytest.mark.parametrize(("columns", "block"), [(1, 1), (500, 8), (900, 15), (1024, 16), (64 * 34, 2), (14336, 16)])
+def test_blocks_are_alike(columns: int, block: int) -> None:
+    tiling = Tiling((64, columns))
+    assert tiling.block == block and math.prod(tiling.cells) * 64 == 4 * -(-columns // 64) * 64
 
 
 @grouped
@@ -109,32 +117,37 @@ def test_rows_may_come_in_any_pieces_and_types(kind: type[GroupedWeight]) -> Non
     pieces = kind.empty(Tiling((90, 70), interleaved=True), zeros_on(dense.device))
     for start, end in ((40, 57), (0, 40), (57, 90)):
         pieces.fill(dense[start:end].float(), start)
-    assert torch.equal(whole.quants, pieces.quants)
+    assert torch.equal(whole.cells, pieces.cells)
     assert torch.equal(whole.unpacked().dense(), pieces.unpacked().dense())
 
 
 def test_where_int8_keeps_a_weight() -> None:
-    dense = torch.zeros(64, 64)
-    dense[32 + 17, 32 + 6] = -3.0  # the second half, its second tile, second group
+    """One cell: of 20 a tile has 10 in each of two blocks."""
+    dense = torch.zeros(128, 20 * 64)
+    dense[64 + 17, 12 * 64 + 32 + 6] = -3.0  # row 17 of the second half: output 1; cell 2 of block 1, second group
     plain, alternating = Int8Weight.pack(dense), Int8Weight.pack(dense, interleaved=True)
-    # tile, slice of four inputs, output, input
-    assert [tuple(at) for at in (plain.quants != 128).nonzero().tolist()] == [(3, 9, 1, 2)]
-    assert [tuple(at) for at in (alternating.quants != 128).nonzero().tolist()] == [(3, 9, 1, 2)]
-    assert plain.quants[3, 9, 1, 2] == 128 - 127
-    assert plain.scales[3, 1, 1] == torch.tensor(3 / 127).half()
-    dense = torch.zeros(64, 64)
-    dense[32, 0] = 1.0  # the first row of the second half
-    assert (Int8Weight.pack(dense).quants[2, 0, 0, 0], Int8Weight.pack(dense, True).quants[1, 0, 0, 0]) == (255, 255)
+    assert plain.cells.shape == (2, 2, 4, 10, 64 + 2 * 32 * 16)
+    for weight, panel, tile in ((plain, 1, 1), (alternating, 0, 3)):
+        cell = weight.cells[panel, 1, tile, 2]
+        assert cell[:64].view(torch.float16).nonzero().tolist() == [[16 + 1]]  # the scale
+        assert cell[2 * (16 + 1) : 2 * (16 + 2)].view(torch.float16) == torch.tensor(3 / 127).half()
+        quants = cell[64:].view(2, 8, 16, 4)  # group, slice of four inputs, output, input
+        assert (quants != 128).nonzero().tolist() == [[1, 1, 1, 2]] and quants[1, 1, 1, 2] == 128 - 127
+        assert (weight.cells[..., :64].any(-1)).nonzero().tolist() == [[panel, 1, tile, 2]]
 
 
 def test_where_int4_keeps_a_weight() -> None:
     dense = torch.zeros(32, 64)
     dense[17, 32 + 6] = 15.0  # slice 1 of the second group: a low half
     dense[17, 32 + 22] = 5.0  # slice 5: the high half of the same byte
-    weight = Int4Weight.pack(dense)
-    assert [tuple(at) for at in weight.quants.nonzero().tolist()] == [(1, 1, 1, 1, 2)]
-    assert weight.quants[1, 1, 1, 1, 2] == 15 | 5 << 4
-    assert (weight.scales[1, 1, 1], weight.mins[1, 1, 1]) == (1, 0)
+    dense[17, :32] = -2.0  # the first group's min
+    cell = Int4Weight.pack(dense).cells[0, 0, 1, 0]
+    assert cell.shape == (64 + 64 + 2 * 16 * 16,)
+    scales, mins = cell[:64].view(torch.float16).view(2, 16), cell[64:128].view(torch.float16).view(2, 16)
+    assert scales.nonzero().tolist() == [[1, 1]] and scales[1, 1] == 1
+    assert mins.nonzero().tolist() == [[0, 1]] and mins[0, 1] == -2
+    quants = cell[128:].view(2, 4, 16, 4)
+    assert quants.nonzero().tolist() == [[1, 1, 1, 2]] and quants[1, 1, 1, 2] == 15 | 5 << 4
 
 
 @grouped

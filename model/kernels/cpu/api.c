@@ -90,7 +90,7 @@ static void *take(Layout *layout, int64_t items, size_t size) {
 }
 
 static Rows take_rows(Layout *layout, int64_t rows, int64_t inputs, int64_t terms) {
-    const int64_t groups = round_up(inputs, GROUP) / GROUP;
+    const int64_t groups = groups_of(inputs);
     return (Rows){take(layout, rows * terms * groups, sizeof(Group)), groups, terms};
 }
 

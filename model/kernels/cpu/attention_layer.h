@@ -34,9 +34,9 @@ static void attention_store(const void *arguments, int64_t first, int64_t last) 
 static void attention_stages(Region *region, int stage, void (*join)(const void *, int64_t, int64_t)) {
     const AttentionCall *call = region->arguments;
     const int64_t tokens = call->step->tokens;
-    pool_stage(region, stage, tokens, pool_chunk(tokens, 16), attention_store);
-    pool_stage(region, stage + 1, call->num_units, pool_chunk(call->num_units, 4), attention_units);
-    pool_stage(region, stage + 2, tokens, pool_chunk(tokens, 16), join);
+    pool_stage(region, stage, tokens, attention_store);
+    pool_stage(region, stage + 1, call->num_units, attention_units);
+    pool_stage(region, stage + 2, tokens, join);
 }
 
 static void attention(Region *region) { attention_stages(region, 0, attention_join); }
@@ -53,7 +53,7 @@ static void attention_norm(const void *arguments, int64_t first, int64_t last) {
 }
 
 static void attention_qkv(const void *arguments, int64_t first, int64_t last) {
-    linear_tiles(&((const AttentionCall *)arguments)->qkv, first, last);
+    linear_panels(&((const AttentionCall *)arguments)->qkv, first, last);
 }
 
 static void attention_join_layer(const void *arguments, int64_t first, int64_t last) {
@@ -62,16 +62,13 @@ static void attention_join_layer(const void *arguments, int64_t first, int64_t l
 }
 
 static void attention_o(const void *arguments, int64_t first, int64_t last) {
-    linear_tiles(&((const AttentionCall *)arguments)->o, first, last);
+    linear_panels(&((const AttentionCall *)arguments)->o, first, last);
 }
 
 static void attention_layer(Region *region) {
     const AttentionCall *call = region->arguments;
-    const int64_t tokens = call->step->tokens;
-    const int64_t qkv = round_up(call->layer->qkv.outputs, TILE) / TILE;
-    const int64_t o = round_up(call->layer->o.outputs, TILE) / TILE;
-    pool_stage(region, 0, tokens, pool_chunk(tokens, ROWS), attention_norm);
-    pool_stage(region, 1, qkv, pool_chunk(qkv, 8), attention_qkv);
+    pool_stage(region, 0, call->step->tokens, attention_norm);
+    pool_stage(region, 1, panels_of(call->layer->qkv.outputs), attention_qkv);
     attention_stages(region, 2, attention_join_layer);
-    pool_stage(region, 5, o, pool_chunk(o, 8), attention_o);
+    pool_stage(region, 5, panels_of(call->layer->o.outputs), attention_o);
 }

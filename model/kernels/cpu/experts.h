@@ -64,29 +64,18 @@ static void experts_sort(const void *arguments, int64_t first, int64_t last) {
     }
 }
 
-/* While the last rows of an expert keep the processor busy with weights that are near, the memory may bring the next ones:
- * this many tiles further on. The first rows wait for the memory as it is. */
-static int64_t fetch_ahead(const ExpertsCall *call, int64_t expert, int64_t at, int64_t tiles) {
-    return at > call->starts[expert] && at + ROWS >= call->starts[expert + 1] ? tiles : 0;
-}
-
-/* One item is one group of an expert's inner activations: two tiles of gate and two of up, then int8 at once. */
+/* One item is one group of an expert's inner activations: a panel has both factors of it, which become int8 at once. */
 static void inner_group(const ExpertsCall *call, int64_t expert, int64_t group) {
-    const Weight *gate_up = &call->experts->gate_up[expert];
     const int64_t end = call->starts[expert + 1];
-    for (int64_t at = call->starts[expert]; at < end; at += ROWS) {
-        const int count = (int)(end - at < ROWS ? end - at : ROWS);
-        const Group *rows[ROWS];
-        vf gate[ROWS], up[ROWS], half[2][ROWS];
-        const int64_t next = group + 1 < call->inner.groups ? fetch_ahead(call, expert, at, 4) : 0;
-        for (int r = 0; r < count; r++) rows[r] = row_of(&call->rows, call->order[at + r] / call->experts->top_k);
-        for (int h = 0; h < 2; h++) {
-            products(gate_up, group * 4 + h * 2, rows, count, next, gate);
-            products(gate_up, group * 4 + h * 2 + 1, rows, count, next, up);
-            for (int r = 0; r < count; r++) half[h][r] = vf_mul(silu(gate[r]), up[r]);
-        }
-        for (int r = 0; r < count; r++) {
-            quantise_group(&half[0][r], &half[1][r], row_of(&call->inner, at + r) + group);
+    for (int64_t at = call->starts[expert]; at < end; at += MOST_ROWS) {
+        const int64_t count = end - at < MOST_ROWS ? end - at : MOST_ROWS;
+        const Group *rows[MOST_ROWS];
+        vf out[MOST_ROWS][TILES]; /* gate, up, gate, up */
+        for (int64_t n = 0; n < count; n++) rows[n] = row_of(&call->rows, call->order[at + n] / call->experts->top_k);
+        products(&call->experts->gate_up[expert], group, rows, count, out);
+        for (int64_t n = 0; n < count; n++) {
+            vf low = vf_mul(silu(out[n][0]), out[n][1]), high = vf_mul(silu(out[n][2]), out[n][3]);
+            quantise_group(&low, &high, row_of(&call->inner, at + n) + group);
         }
     }
 }
@@ -97,23 +86,25 @@ static void experts_inner(const void *arguments, int64_t first, int64_t last) {
     for (int64_t item = first; item < last; item++) inner_group(call, call->active[item / groups], item % groups);
 }
 
-static void output_tile(const ExpertsCall *call, int64_t expert, int64_t tile) {
+static void output_panel(const ExpertsCall *call, int64_t expert, int64_t panel) {
     const int64_t end = call->starts[expert + 1], hidden = call->experts->hidden;
-    for (int64_t at = call->starts[expert]; at < end; at += ROWS) {
-        const int count = (int)(end - at < ROWS ? end - at : ROWS);
-        const Group *rows[ROWS];
-        vf out[ROWS];
-        for (int r = 0; r < count; r++) rows[r] = row_of(&call->inner, at + r);
-        const int64_t next = (tile + 1) * TILE < hidden ? fetch_ahead(call, expert, at, 1) : 0;
-        products(&call->experts->down[expert], tile, rows, count, next, out);
-        for (int r = 0; r < count; r++) store_padded(call->outputs + (at + r) * hidden, tile * TILE, hidden, out[r]);
+    for (int64_t at = call->starts[expert]; at < end; at += MOST_ROWS) {
+        const int64_t count = end - at < MOST_ROWS ? end - at : MOST_ROWS;
+        const Group *rows[MOST_ROWS];
+        vf out[MOST_ROWS][TILES];
+        for (int64_t n = 0; n < count; n++) rows[n] = row_of(&call->inner, at + n);
+        products(&call->experts->down[expert], panel, rows, count, out);
+        for (int64_t n = 0; n < count; n++) {
+            float *to = call->outputs + (at + n) * hidden;
+            for (int tile = 0; tile < TILES; tile++) store_padded(to, panel * PANEL + tile * TILE, hidden, out[n][tile]);
+        }
     }
 }
 
 static void experts_outputs(const void *arguments, int64_t first, int64_t last) {
     const ExpertsCall *call = arguments;
-    const int64_t tiles = round_up(call->experts->hidden, TILE) / TILE;
-    for (int64_t item = first; item < last; item++) output_tile(call, call->active[item / tiles], item % tiles);
+    const int64_t panels = panels_of(call->experts->hidden);
+    for (int64_t item = first; item < last; item++) output_panel(call, call->active[item / panels], item % panels);
 }
 
 /* In the order of a token's choices, whoever else is in the batch. */
@@ -135,22 +126,18 @@ static void experts_combine(const void *arguments, int64_t first, int64_t last) 
 
 static void experts_after(Region *region, int stage) {
     const ExpertsCall *call = region->arguments;
-    pool_stage(region, stage, 1, 1, experts_sort);
-    const int64_t groups = *call->num_active * call->inner.groups;
-    pool_stage(region, stage + 1, groups, pool_chunk(groups, 4), experts_inner);
-    const int64_t tiles = *call->num_active * (round_up(call->experts->hidden, TILE) / TILE);
-    pool_stage(region, stage + 2, tiles, pool_chunk(tiles, 4), experts_outputs);
-    pool_stage(region, stage + 3, call->tokens, pool_chunk(call->tokens, 16), experts_combine);
+    pool_stage(region, stage, 1, experts_sort);
+    pool_stage(region, stage + 1, *call->num_active * call->inner.groups, experts_inner);
+    pool_stage(region, stage + 2, *call->num_active * panels_of(call->experts->hidden), experts_outputs);
+    pool_stage(region, stage + 3, call->tokens, experts_combine);
 }
 
 static void experts(Region *region) {
-    const ExpertsCall *call = region->arguments;
-    pool_stage(region, 0, call->tokens, pool_chunk(call->tokens, ROWS), experts_quantise);
+    pool_stage(region, 0, ((const ExpertsCall *)region->arguments)->tokens, experts_quantise);
     experts_after(region, 1);
 }
 
 static void experts_layer(Region *region) {
-    const ExpertsCall *call = region->arguments;
-    pool_stage(region, 0, call->tokens, pool_chunk(call->tokens, ROWS), experts_route);
+    pool_stage(region, 0, ((const ExpertsCall *)region->arguments)->tokens, experts_route);
     experts_after(region, 1);
 }

@@ -12,7 +12,7 @@ typedef struct {
     int32_t sum; /* of the integers */
 } Group;
 
-/* Activations in int8, each row as the sum of so many terms; the last group is padded with zeros. */
+/* Activations in int8, each row as the sum of so many terms; padded with zeros to whole cells. */
 typedef struct {
     Group *all; /* [rows, terms, groups] */
     int64_t groups, terms;
@@ -121,6 +121,18 @@ extern const Kernels octavo_neon;
 #endif
 
 static inline int64_t round_up(int64_t size, int64_t step) { return (size + step - 1) / step * step; }
+
+/* Of a matrix, and of the rows that it is multiplied with: in whole cells. */
+static inline int64_t groups_of(int64_t inputs) { return round_up(inputs, CELL) / GROUP; }
+
+static inline int64_t panels_of(int64_t outputs) { return round_up(outputs, PANEL) / PANEL; }
+
+enum { NUMBERS = 2 * TILE * sizeof(uint16_t) }; /* bytes of a cell's scales, or mins */
+
+/* A cell: scales of both groups, in int4 mins of both, quants of both. */
+static inline int64_t bytes_of_cell(int64_t bits) {
+    return bits == 8 ? NUMBERS + CELL * TILE : 2 * NUMBERS + CELL * TILE / 2;
+}
 
 /* Floats of a query's running softmax: the largest score (and room to align it), 16 sums, and the outputs. */
 static inline int64_t state_size(int64_t head_dim) { return 2 * TILE + round_up(head_dim, TILE); }

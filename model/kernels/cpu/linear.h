@@ -6,31 +6,40 @@ static void linear_quantise(const void *arguments, int64_t first, int64_t last) 
     for (int64_t t = first; t < last; t++) quantise_row(call->x + t * inputs, inputs, &call->rows, t);
 }
 
-static void linear_tiles(const void *arguments, int64_t first, int64_t last) {
+/* Some rows of out and one panel of it; a row's terms are neighbours among the products. */
+static void linear_store(const LinearCall *call, int64_t row, int64_t count, int64_t panel, vf (*products)[TILES]) {
+    const int64_t outputs = call->weight->outputs, terms = call->rows.terms;
+    for (int64_t n = 0; n < count; n++) {
+        float *to = call->out + (row + n) * outputs;
+        for (int tile = 0; tile < TILES; tile++) {
+            const int64_t at = panel * PANEL + tile * TILE;
+            vf sum = products[n * terms][tile];
+            if (terms == 2) sum = vf_add(sum, products[n * terms + 1][tile]);
+            if (call->adds) sum = vf_add(load_padded(to, at, outputs), sum);
+            store_padded(to, at, outputs, sum);
+        }
+    }
+}
+
+static void linear_panels(const void *arguments, int64_t first, int64_t last) {
     const LinearCall *call = arguments;
-    const int64_t outputs = call->weight->outputs, terms = call->rows.terms, all = call->tokens * terms;
-    for (int64_t tile = first; tile < last; tile++) {
-        for (int64_t n = 0; n < all; n += ROWS) { /* which is even: no row's terms are torn apart */
-            const int count = (int)(all - n < ROWS ? all - n : ROWS);
-            const Group *rows[ROWS];
-            vf out[ROWS];
-            for (int r = 0; r < count; r++) rows[r] = row_of(&call->rows, n + r);
-            products(call->weight, tile, rows, count, 0, out);
-            for (int64_t r = 0; r < count; r += terms) {
-                float *to = call->out + (n + r) / terms * outputs;
-                vf sum = terms == 1 ? out[r] : vf_add(out[r], out[r + 1]);
-                if (call->adds) sum = vf_add(load_padded(to, tile * TILE, outputs), sum);
-                store_padded(to, tile * TILE, outputs, sum);
-            }
+    const int64_t terms = call->rows.terms, all = call->tokens * terms;
+    for (int64_t panel = first; panel < last; panel++) {
+        for (int64_t at = 0; at < all; at += MOST_ROWS) { /* which is even: no row's terms are torn apart */
+            const int64_t count = all - at < MOST_ROWS ? all - at : MOST_ROWS;
+            const Group *rows[MOST_ROWS];
+            vf out[MOST_ROWS][TILES];
+            for (int64_t n = 0; n < count; n++) rows[n] = row_of(&call->rows, at + n);
+            products(call->weight, panel, rows, count, out);
+            linear_store(call, at / terms, count / terms, panel, out);
         }
     }
 }
 
 static void linear(Region *region) {
     const LinearCall *call = region->arguments;
-    const int64_t tiles = round_up(call->weight->outputs, TILE) / TILE;
-    pool_stage(region, 0, call->tokens, pool_chunk(call->tokens, ROWS), linear_quantise);
-    pool_stage(region, 1, tiles, pool_chunk(tiles, 8), linear_tiles);
+    pool_stage(region, 0, call->tokens, linear_quantise);
+    pool_stage(region, 1, panels_of(call->weight->outputs), linear_panels);
 }
 
 static void norm_rows(const void *arguments, int64_t first, int64_t last) {
@@ -43,5 +52,5 @@ static void norm_rows(const void *arguments, int64_t first, int64_t last) {
 
 static void rms_norm(Region *region) {
     const NormCall *call = region->arguments;
-    pool_stage(region, 0, call->tokens, pool_chunk(call->tokens, 16), norm_rows);
+    pool_stage(region, 0, call->tokens, norm_rows);
 }

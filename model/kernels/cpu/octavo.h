@@ -13,13 +13,19 @@
 
 #define API __attribute__((visibility("default")))
 
-enum { TILE = 16, GROUP = 32, SLICE = 4 }; /* outputs of a tile; inputs of a group, and of one dot product */
+enum {
+    TILE = 16,            /* outputs */
+    TILES = 4,            /* of a panel */
+    PANEL = TILES * TILE, /* outputs */
+    SLICE = 4,            /* inputs of one dot product, */
+    GROUP = 32,           /* with one scale, */
+    CELL = 2 * GROUP,     /* and of a cell */
+};
 
-/* A matrix [outputs, inputs] in int8 or int4, in tiles of 16 outputs; see model/quantization.py for the layout. */
+/* A matrix [outputs, inputs] in int8 or int4; see model/quantization.py for the layout. */
 typedef struct {
-    const uint8_t *quants;
-    const uint16_t *scales; /* [tiles][groups][TILE] float16 */
-    const uint16_t *mins;   /* the same, int4 only */
+    const uint8_t *cells; /* [panels][blocks][TILES][block][bytes] */
+    int64_t block;        /* cells of a tile */
     int64_t outputs;
     int64_t inputs;
     int64_t bits;  /* 8 or 4 */
@@ -126,7 +132,7 @@ API const char *octavo_level_name(int64_t level);
 /* What a caller compares with what it was written for: INTERFACE, then the size of each struct above, in their order,
  * then 0. INTERFACE is the CRC-32 of all that is declared in this file; tests/model/kernels/test_library.py says which.
  */
-#define INTERFACE 0x56515f72
+#define INTERFACE 0xa2126b73
 API int64_t octavo_interface(int64_t item);
 
 #endif

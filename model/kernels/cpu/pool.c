@@ -7,7 +7,7 @@
 #include <stdlib.h>
 #include <time.h>
 
-enum { MAX_THREADS = 256, CHUNKS_EACH = 4 };
+enum { MAX_THREADS = 256 };
 
 static const int64_t SPIN_NANOSECONDS = 30000; /* longer than Python needs between two layers, shorter than anything else */
 static const int YIELD_AFTER = 4000;           /* looks at a stage's end, before the core is offered to others */
@@ -116,21 +116,24 @@ void pool_run(void (*body)(Region *), const void *arguments) {
     if (pool.threads > 1) close_region();
 }
 
-void pool_stage(Region *region, int stage, int64_t items, int64_t chunk, void (*work)(const void *, int64_t, int64_t)) {
+/* The first of the items that are then this thread's, up to `last`; none is left if it is not below `items`. */
+static int64_t claim(Stage *counts, int64_t items, int64_t *last) {
+    int64_t first = atomic_load(&counts->claimed);
+    do {
+        const int64_t share = (items - first) / (2 * pool.threads);
+        *last = first + (share > 1 ? share : 1);
+    } while (first < items && !atomic_compare_exchange_weak(&counts->claimed, &first, *last));
+    return first;
+}
+
+void pool_stage(Region *region, int stage, int64_t items, void (*work)(const void *, int64_t, int64_t)) {
     Stage *counts = &region->stages[stage];
-    for (;;) {
-        const int64_t first = atomic_fetch_add(&counts->claimed, chunk);
-        if (first >= items) break;
-        const int64_t last = first + chunk < items ? first + chunk : items;
+    int64_t first, last;
+    while ((first = claim(counts, items, &last)) < items) {
         work(region->arguments, first, last);
         atomic_fetch_add(&counts->done, last - first);
     }
     for (int looks = 0; atomic_load(&counts->done) < items; looks++) looks < YIELD_AFTER ? relax() : (void)sched_yield();
-}
-
-int64_t pool_chunk(int64_t items, int64_t most) {
-    const int64_t even = items / (pool.threads * CHUNKS_EACH);
-    return even < 1 ? 1 : even > most ? most : even;
 }
 
 void pool_set_threads(int64_t threads) {

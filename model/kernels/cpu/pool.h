@@ -3,6 +3,10 @@
  * Threads claim chunks of items from a counter, and a stage is over when all of its items are done, not when all threads
  * have come by. So a thread that wakes late, or that the system has put aside, holds nobody up beyond the chunk it holds:
  * on a machine that other processes use as well, barriers would wait for it at every stage.
+ *
+ * A chunk is half of a fair share of what is left. Neighbouring items are neighbours in memory, where the processor fetches
+ * the next by itself (a jump costs as much as reading 25 KB), so chunks are long at first; in the end they are single
+ * items, so that all threads have done at about the same time.
  */
 #ifndef OCTAVO_POOL_H
 #define OCTAVO_POOL_H
@@ -34,10 +38,7 @@ void pool_release(void);
 
 /* Takes part in a stage: work(arguments, first, last) for chunks of its items, until none is left; then waits for its
  * end, after which all that was written in it may be read. */
-void pool_stage(Region *region, int stage, int64_t items, int64_t chunk, void (*work)(const void *, int64_t, int64_t));
-
-/* How many items to claim at once, of a stage whose items are alike: each thread gets several chunks, of up to `most`. */
-int64_t pool_chunk(int64_t items, int64_t most);
+void pool_stage(Region *region, int stage, int64_t items, void (*work)(const void *, int64_t, int64_t));
 
 void pool_set_threads(int64_t threads);
 

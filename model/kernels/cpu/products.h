@@ -1,7 +1,10 @@
-/* Products of a few rows of activations with one tile of 16 outputs; included once for each instruction set.
+/* Products of rows of activations with one panel of 64 outputs; included once for each instruction set.
  *
- * A tile's weights are read once for up to ROWS rows. Each row has sums of its own, to which the groups are added in
- * order, the dot product of a group being an exact integer: so a row's result does not depend on the rows beside it.
+ * A panel's memory is read once, in one direction: processors that see the next address coming fetch it unasked. (Asking
+ * by instruction, or reading two places by turns, as scales apart from quants are, costs a quarter of the speed.)
+ *
+ * Each row has sums of its own, to which the groups are added in order, the dot product of a group being an exact
+ * integer: so a row's result does not depend on the rows beside it.
  */
 
 #define INLINE static inline __attribute__((always_inline))
@@ -11,75 +14,92 @@
 #define UNROLL _Pragma("GCC unroll 8")
 #endif
 
-enum { SLICES = GROUP / SLICE, BYTES_OF_SLICE = TILE * SLICE };
+enum { SLICES = GROUP / SLICE, BYTES_OF_SLICE = TILE * SLICE, MOST_ROWS = 64 /* of a call below; even */ };
 
-/* Brings some slices nearer. */
-INLINE void fetch_slices(const uint8_t *from, const int slices) {
-    UNROLL for (int s = 0; s < slices; s++) __builtin_prefetch(from + s * BYTES_OF_SLICE, 0, 2);
-}
+/* Some cells of one tile, against as many rows as there are registers for. */
+typedef struct {
+    const uint8_t *cells;
+    int64_t count;
+    const Group *const *rows;
+    int64_t group; /* of the rows: the first */
+    vf *sums;      /* [rows][TILES] of this tile, to which all is added */
+} Part;
 
-INLINE void products_int8(const Weight *weight, int64_t tile, const Group *const *rows, const int count, int64_t next, vf *out) {
-    const int64_t groups = round_up(weight->inputs, GROUP) / GROUP;
-    const uint8_t *quants = weight->quants + tile * groups * SLICES * BYTES_OF_SLICE;
-    const int64_t ahead = next * groups * SLICES * BYTES_OF_SLICE; /* bytes */
-    const uint16_t *scales = weight->scales + tile * groups * TILE;
+INLINE void add_int8(const Part *part, const int count) {
     vf sums[ROWS];
-    UNROLL for (int r = 0; r < count; r++) sums[r] = vf_set1(0);
-    for (int64_t g = 0; g < groups; g++) {
-        if (next) fetch_slices(quants + ahead + g * SLICES * BYTES_OF_SLICE, SLICES);
-        vi dots[ROWS];
-        UNROLL for (int r = 0; r < count; r++) dots[r] = vi_begin8(rows[r][g].sum);
-        UNROLL for (int s = 0; s < SLICES; s++) {
-            const vb weights = vb_load(quants + (g * SLICES + s) * BYTES_OF_SLICE);
+    UNROLL for (int r = 0; r < count; r++) sums[r] = part->sums[r * TILES];
+    const uint8_t *scales = part->cells;
+    for (int64_t g = part->group; g < part->group + 2 * part->count; g += 2, scales += bytes_of_cell(8)) {
+        UNROLL for (int half = 0; half < 2; half++) {
+            const uint8_t *quants = scales + NUMBERS + half * SLICES * BYTES_OF_SLICE;
+            vi dots[ROWS];
+            UNROLL for (int r = 0; r < count; r++) dots[r] = vi_begin8(part->rows[r][g + half].sum);
+            UNROLL for (int s = 0; s < SLICES; s++) {
+                const vb weights = vb_load(quants + s * BYTES_OF_SLICE);
+                UNROLL for (int r = 0; r < count; r++) {
+                    dots[r] = vi_dot8(dots[r], weights, part->rows[r][g + half].quants + s * SLICE);
+                }
+            }
+            const vf scale = vf_from_half((const uint16_t *)scales + half * TILE);
             UNROLL for (int r = 0; r < count; r++) {
-                dots[r] = vi_dot8(dots[r], weights, rows[r][g].quants + s * SLICE);
+                sums[r] = vf_fma(vf_from_int(dots[r]), vf_mul(scale, vf_set1(part->rows[r][g + half].scale)), sums[r]);
             }
         }
-        const vf scale = vf_from_half(scales + g * TILE);
-        UNROLL for (int r = 0; r < count; r++) {
-            sums[r] = vf_fma(vf_from_int(dots[r]), vf_mul(scale, vf_set1(rows[r][g].scale)), sums[r]);
-        }
     }
-    UNROLL for (int r = 0; r < count; r++) out[r] = sums[r];
+    UNROLL for (int r = 0; r < count; r++) part->sums[r * TILES] = sums[r];
 }
 
-INLINE void products_int4(const Weight *weight, int64_t tile, const Group *const *rows, const int count, int64_t next, vf *out) {
-    const int64_t groups = round_up(weight->inputs, GROUP) / GROUP;
-    const uint8_t *quants = weight->quants + tile * groups * (SLICES / 2) * BYTES_OF_SLICE;
-    const int64_t ahead = next * groups * (SLICES / 2) * BYTES_OF_SLICE; /* bytes */
-    const uint16_t *scales = weight->scales + tile * groups * TILE, *mins = weight->mins + tile * groups * TILE;
+INLINE void add_int4(const Part *part, const int count) {
     vf sums[ROWS];
-    UNROLL for (int r = 0; r < count; r++) sums[r] = vf_set1(0);
-    for (int64_t g = 0; g < groups; g++) {
-        if (next) fetch_slices(quants + ahead + g * (SLICES / 2) * BYTES_OF_SLICE, SLICES / 2);
-        vi dots[ROWS];
-        UNROLL for (int r = 0; r < count; r++) dots[r] = vi_zero();
-        UNROLL for (int s = 0; s < SLICES / 2; s++) { /* slice s in the low halves of the bytes, s + 4 in the high ones */
-            const vb both = vb_load(quants + (g * SLICES / 2 + s) * BYTES_OF_SLICE);
-            const vb low = vb_low(both), high = vb_high(both);
-            UNROLL for (int r = 0; r < count; r++) {
-                const int8_t *activations = rows[r][g].quants + s * SLICE;
-                dots[r] = vi_dot4(vi_dot4(dots[r], low, activations), high, activations + GROUP / 2);
+    UNROLL for (int r = 0; r < count; r++) sums[r] = part->sums[r * TILES];
+    const uint8_t *scales = part->cells;
+    for (int64_t g = part->group; g < part->group + 2 * part->count; g += 2, scales += bytes_of_cell(4)) {
+        UNROLL for (int half = 0; half < 2; half++) {
+            const uint8_t *quants = scales + 2 * NUMBERS + half * (SLICES / 2) * BYTES_OF_SLICE;
+            vi dots[ROWS];
+            UNROLL for (int r = 0; r < count; r++) dots[r] = vi_zero();
+            UNROLL for (int s = 0; s < SLICES / 2; s++) { /* slice s in the low halves of the bytes, s + 4 in the high */
+                const vb both = vb_load(quants + s * BYTES_OF_SLICE);
+                const vb low = vb_low(both), high = vb_high(both);
+                UNROLL for (int r = 0; r < count; r++) {
+                    const int8_t *activations = part->rows[r][g + half].quants + s * SLICE;
+                    dots[r] = vi_dot4(vi_dot4(dots[r], low, activations), high, activations + GROUP / 2);
+                }
+            }
+            const vf scale = vf_from_half((const uint16_t *)scales + half * TILE);
+            const vf min = vf_from_half((const uint16_t *)(scales + NUMBERS) + half * TILE);
+            UNROLL for (int r = 0; r < count; r++) { /* w . a = scale * (u . a) + min * sum(a) */
+                const Group *row = &part->rows[r][g + half];
+                sums[r] = vf_fma(vf_from_int(dots[r]), vf_mul(scale, vf_set1(row->scale)), sums[r]);
+                sums[r] = vf_fma(min, vf_set1(row->scale * (float)row->sum), sums[r]);
             }
         }
-        const vf scale = vf_from_half(scales + g * TILE), min = vf_from_half(mins + g * TILE);
-        UNROLL for (int r = 0; r < count; r++) { /* w . a = scale * (u . a) + min * sum(a) */
-            const float a = rows[r][g].scale;
-            sums[r] = vf_fma(vf_from_int(dots[r]), vf_mul(scale, vf_set1(a)), sums[r]);
-            sums[r] = vf_fma(min, vf_set1(a * (float)rows[r][g].sum), sums[r]);
-        }
     }
-    UNROLL for (int r = 0; r < count; r++) out[r] = sums[r];
+    UNROLL for (int r = 0; r < count; r++) part->sums[r * TILES] = sums[r];
 }
 
-#define PRODUCTS(n)                                                                                                   \
+#define ADD(n)                                                                                                        \
     case n:                                                                                                            \
-        weight->bits == 8 ? products_int8(weight, tile, rows, n, next, out)                                           \
-                          : products_int4(weight, tile, rows, n, next, out);                                          \
+        bits == 8 ? add_int8(part, n) : add_int4(part, n);                                                            \
         break;
 
-/* out[r] = the tile's 16 outputs for row r, for up to ROWS rows; meanwhile the weights of the tile `next` tiles further on
- * are brought nearer, unless that is 0. */
-static void products(const Weight *weight, int64_t tile, const Group *const *rows, int count, int64_t next, vf *out) {
-    switch (count) { COUNTS(PRODUCTS) }
+static void add_part(const Part *part, int64_t bits, int64_t rows) {
+    switch (rows) { COUNTS(ADD) }
+}
+
+/* out[row][tile] = the panel's 64 outputs for up to MOST_ROWS rows. */
+static void products(const Weight *weight, int64_t panel, const Group *const *rows, int64_t count, vf (*out)[TILES]) {
+    const int64_t groups = groups_of(weight->inputs), block = weight->block * bytes_of_cell(weight->bits);
+    const uint8_t *cells = weight->cells + panel * TILES * (groups / 2) * bytes_of_cell(weight->bits);
+    for (int64_t n = 0; n < count; n++) {
+        for (int tile = 0; tile < TILES; tile++) out[n][tile] = vf_set1(0);
+    }
+    for (int64_t group = 0; group < groups; group += 2 * weight->block) {
+        for (int tile = 0; tile < TILES; tile++, cells += block) {
+            for (int64_t n = 0; n < count; n += ROWS) {
+                const Part part = {cells, weight->block, rows + n, group, &out[n][tile]};
+                add_part(&part, weight->bits, count - n < ROWS ? count - n : ROWS);
+            }
+        }
+    }
 }

@@ -31,7 +31,7 @@ static void widen(const Source *source, int64_t row, int64_t inputs, int64_t at,
     const size_t width = source->type == FLOAT32 ? 4 : 2;
     const unsigned char *from = (const unsigned char *)source->rows + (size_t)(row * inputs + at) * width;
     unsigned char padded[GROUP * 4] = {0};
-    if (at + GROUP > inputs) from = memcpy(padded, from, (size_t)(inputs - at) * width);
+    if (at + GROUP > inputs) from = memcpy(padded, from, at < inputs ? (size_t)(inputs - at) * width : 0);
     if (source->type == FLOAT32) {
         memcpy(out, from, GROUP * 4);
         return;
@@ -172,11 +172,25 @@ static void round_int4(const Tile *w, Packed *out) {
     }
 }
 
+static uint8_t *cell_of(const Weight *weight, int64_t tile, int64_t cell) {
+    const int64_t blocks = groups_of(weight->inputs) / 2 / weight->block, block = cell / weight->block;
+    const int64_t before = ((tile / TILES * blocks + block) * TILES + tile % TILES) * weight->block + cell % weight->block;
+    return (uint8_t *)weight->cells + before * bytes_of_cell(weight->bits);
+}
+
+/* Some outputs of a tile, from `at` on, of one group. */
+static void store_group(const Weight *weight, const Packed *packed, int64_t tile, int64_t group, int64_t at, size_t outputs) {
+    const int64_t half = group % 2, slices = weight->bits, to = (half * TILE + at) * 2; /* bytes */
+    uint8_t *cell = cell_of(weight, tile, group / 2);
+    memcpy(cell + to, packed->scales + at, outputs * 2);
+    if (weight->bits == 4) memcpy((cell += NUMBERS) + to, packed->mins + at, outputs * 2);
+    uint8_t *quants = cell + NUMBERS + (half * slices * TILE + at) * SLICE;
+    for (int s = 0; s < slices; s++) memcpy(quants + s * TILE * SLICE, packed->words[s] + at, outputs * SLICE);
+}
+
 /* Rows first to last of the source become outputs of one tile, from output `at` on. */
 static void quantise_tile(const Weight *weight, const Source *source, int64_t tile, int64_t at, int64_t first, int64_t last) {
-    const int64_t groups = round_up(weight->inputs, GROUP) / GROUP, slices = weight->bits;
-    const size_t outputs = (size_t)(last - first);
-    for (int64_t g = 0; g < groups; g++) {
+    for (int64_t g = 0; g < groups_of(weight->inputs); g++) {
         Tile w[GROUP] = {{0}};
         for (int64_t row = first; row < last; row++) {
             float group[GROUP];
@@ -185,11 +199,7 @@ static void quantise_tile(const Weight *weight, const Source *source, int64_t ti
         }
         Packed packed;
         (weight->bits == 8 ? round_int8 : round_int4)(w, &packed);
-        const int64_t group = tile * groups + g, to = group * TILE + at;
-        uint8_t *quants = (uint8_t *)weight->quants + (group * slices * TILE + at) * SLICE;
-        for (int s = 0; s < slices; s++) memcpy(quants + s * TILE * SLICE, packed.words[s] + at, outputs * SLICE);
-        memcpy((uint16_t *)weight->scales + to, packed.scales + at, outputs * 2);
-        if (weight->bits == 4) memcpy((uint16_t *)weight->mins + to, packed.mins + at, outputs * 2);
+        store_group(weight, &packed, tile, g, at, (size_t)(last - first));
     }
 }
 

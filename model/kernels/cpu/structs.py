@@ -15,9 +15,8 @@ class WeightStruct(Structure):
     """`Weight` of octavo.h."""
 
     _fields_ = (
-        ("quants", c_void_p),
-        ("scales", c_void_p),
-        ("mins", c_void_p),
+        ("cells", c_void_p),
+        ("block", c_int64),
         ("outputs", c_int64),
         ("inputs", c_int64),
         ("bits", c_int64),
@@ -29,9 +28,8 @@ class WeightStruct(Structure):
         """Valid for as long as the weight lives, which must be a grouped one."""
         assert isinstance(weight, GroupedWeight)
         outputs, inputs = weight.shape
-        mins = weight.mins.data_ptr() if isinstance(weight, Int4Weight) else None
         bits = 4 if isinstance(weight, Int4Weight) else 8
-        return cls(weight.quants.data_ptr(), weight.scales.data_ptr(), mins, outputs, inputs, bits, weight.terms)
+        return cls(weight.cells.data_ptr(), weight.tiling.block, outputs, inputs, bits, weight.terms)
 
 
 class StepStruct(Structure):
@@ -177,7 +175,7 @@ class ExpertsStruct(Structure):
         return cls(None, None, gate_up, down, count, top_k, hidden, intermediate)
 
 
-INTERFACE = 0x56515F72  # of octavo.h
+INTERFACE = 0xA2126B73  # of octavo.h
 STRUCTS = (  # in the order of octavo.h
     WeightStruct,
     SourceStruct,

@@ -4,7 +4,7 @@
 
 #include "octavo.h"
 
-enum { TOKENS = 150, INPUTS = 100, OUTPUTS = 40, WIDE = 96, HEADS = 6, KV_HEADS = 2, DIM = 40, BLOCK = 16, NUM_EXPERTS = 3, TOP_K = 2 };
+enum { TOKENS = 150, INPUTS = 100, OUTPUTS = 40, WIDE = 2 * PANEL, HEADS = 6, KV_HEADS = 2, DIM = 40, BLOCK = 16, NUM_EXPERTS = 3, TOP_K = 2 };
 
 static uint64_t seed;
 
@@ -26,15 +26,12 @@ static void report(const char *kernel, int64_t bits, const void *data, size_t by
 }
 
 static Weight quantised(int64_t outputs, int64_t inputs, int64_t bits, int64_t terms) {
-    const size_t values = (size_t)((outputs + TILE - 1) / TILE * TILE * ((inputs + GROUP - 1) / GROUP * GROUP));
-    uint8_t *quants = calloc(values, 1);
-    uint16_t *scales = calloc(values / GROUP, 2), *mins = calloc(values / GROUP, 2);
-    const Weight weight = {quants, scales, mins, outputs, inputs, bits, terms};
+    const int64_t panels = (outputs + PANEL - 1) / PANEL, cells = (inputs + CELL - 1) / CELL;
+    const size_t bytes = (size_t)(panels * PANEL * cells * CELL / GROUP * (bits == 8 ? 34 : 20));
+    const Weight weight = {calloc(bytes, 1), terms == 1 ? 1 : cells, outputs, inputs, bits, terms};
     const Source source = {numbers(outputs * inputs), FLOAT32, outputs, 0, 0, 1};
     octavo_quantise(&weight, &source);
-    report("quants", bits, quants, values * (size_t)bits / 8);
-    report("scales", bits, scales, values / GROUP * 2);
-    report("mins", bits, mins, values / GROUP * 2);
+    report("cells", bits, weight.cells, bytes);
     return weight;
 }
 
