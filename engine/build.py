@@ -3,10 +3,14 @@
 import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from engine import machine, sizing
 from engine.api import Ready, Report
 from engine.config import EngineConfig
+from model.config import ModelConfig
+from model.reserve import Reserve
 
 if TYPE_CHECKING:
     from engine.engine import Engine
@@ -17,15 +21,23 @@ def build(config: EngineConfig, report: Report) -> tuple["Engine", Ready]:
 
     Raises model.config.ModelError, with a sentence for the user, for whatever starting again would not change.
     """
+    reserve = _reserve(config)
     with _modules_to_keep():
         from engine.blocks import BlockPool
         from engine.engine import Engine
         from engine.scheduler import Scheduler
         from engine.start import start  # torch loads here
 
-    runner, limits, ready = start(config, report)
+    runner, limits, ready = start(config, report, reserve)
     pool = BlockPool(runner.cache.num_blocks, runner.cache.block_size)
     return Engine(Scheduler(pool, limits), runner, runner.grammars), ready
+
+
+def _reserve(config: EngineConfig) -> Reserve | None:
+    """Memory for weights, taken while torch is imported; None where that would help little or might be in the way."""
+    shape = ModelConfig.from_pretrained(Path(config.model))
+    size = sizing.reserve_bytes(config, shape, machine.available_memory())
+    return Reserve(size) if size > 0 else None
 
 
 @contextmanager

@@ -5,14 +5,17 @@ from dataclasses import dataclass
 
 from engine.config import EngineConfig
 from model.config import ModelConfig, ModelError
+from model.reserve import PAGE
 
 GIB = 2**30
+FLOAT32 = 4  # bytes, the most that a weight takes
 # Of KV cache on a CPU, where there is memory for twice as much: half as large as the weights, within these bounds.
 # Taking a GiB from the system costs up to a second and a half at start, which a small model should not wait for.
 LEAST_CPU_CACHE_BYTES, MOST_CPU_CACHE_BYTES = GIB, 4 * GIB
 CPU_MAX_SEQS, GPU_MAX_SEQS = 64, 256
 GPU_STEP_TOKENS = 8192
 INVARIANT_STEP_TOKENS = 512  # on a GPU, which then computes them one by one
+RESERVED = {"auto": 1.0, "int8": 1.0, "int4": 0.5}  # bytes of a weight, a little less than it takes, by --quantization
 STEP_SECONDS = 0.4  # what a full step of new tokens may take on a CPU; long contexts and sampling come on top
 FEWEST_STEP_TOKENS, MOST_STEP_TOKENS = 16, 2048  # with fewer a step takes hardly less time
 PROBES, REPEATS = 6, 2  # at most so many sizes of a step are tried, each this often
@@ -71,6 +74,18 @@ def check_weights(weight_bytes: int, available: int, others: Mapping[str, int] |
         f"The weights take {weight_bytes / GIB:.1f} GiB and {available / GIB:.1f} GiB of memory are left: "
         f"free some, or {advice}."
     )
+
+
+def reserve_bytes(config: EngineConfig, shape: ModelConfig, available: int) -> int:
+    """Bytes to reserve for quantised weights, before it is known on which device and in which form they will be held.
+
+    None are reserved where memory is so short that whatever is later held against it could miss them.
+    """
+    if config.device == "cuda" or config.quantization not in RESERVED:
+        return 0
+    table = 0 if shape.tie_word_embeddings else shape.vocab_size * shape.hidden_size  # looked up, so not quantised
+    size = int(RESERVED[config.quantization] * (shape.num_parameters() - table))
+    return size // PAGE * PAGE if size + FLOAT32 * shape.num_parameters() <= available else 0
 
 
 def cpu_cache_bytes(config: EngineConfig, weight_bytes: int, available: int) -> int:

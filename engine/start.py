@@ -17,18 +17,20 @@ from model.checkpoint import load_model
 from model.config import GenerationConfig, ModelConfig, ModelError
 from model.kernels.cpu.library import how_to_build, library, why_missing
 from model.kv_cache import KVCache
+from model.memory import Zeros, zeros_on
 from model.mixtral import Mixtral
 from model.ops import invariant, select_ops, try_out
 from model.precision import Precision, Wanted, choose_precision, quantizations
+from model.reserve import Reserve
 
 
-def start(config: EngineConfig, report: Report) -> tuple[ModelRunner, Limits, Ready]:
-    """Loads the model and sizes everything. Raises ModelError for what the user can mend."""
+def start(config: EngineConfig, report: Report, reserve: Reserve | None = None) -> tuple[ModelRunner, Limits, Ready]:
+    """Loads the model, into the reserve first, and sizes everything. Raises ModelError for what the user can mend."""
     directory = Path(config.model)
     shape = ModelConfig.from_pretrained(directory)
     generation = GenerationConfig.from_pretrained(directory)
     sizing.check_request(config, shape)
-    model = load(config, shape, report)
+    model = load(config, shape, report, reserve)
     room = Room.on_gpu(model, config, report) if model.device.type == "cuda" else Room.on_cpu(model, config, report)
     pool = sizing.make_pool(config, room.cache_bytes, KVCache.bytes_per_token(shape, model.activation_dtype))
     max_model_len = sizing.choose_max_model_len(config, shape, pool)
@@ -67,19 +69,20 @@ def _defaults(generation: GenerationConfig) -> SamplingDefaults:
     )
 
 
-def load(config: EngineConfig, shape: ModelConfig, report: Report) -> Mixtral:
+def load(config: EngineConfig, shape: ModelConfig, report: Report, reserve: Reserve | None = None) -> Mixtral:
     """Loads the model as the flags say. Raises ModelError."""
     device = _device(config.device)
     try_out(device)
     # Beside a GPU, too: they read the checkpoint, and torch counts processors that a container may not use.
     torch.set_num_threads(config.threads or min(machine.processors(), torch.get_num_threads()))
     precision = _precision(config, shape, device)
+    zeros = _zeros(device, precision, reserve)
 
     def loaded(done: int, total: int) -> None:
         report(Progress("loading weights", done, total))
 
     try:
-        model = load_model(Path(config.model), shape, device, precision, loaded)
+        model = load_model(Path(config.model), shape, device, precision, loaded, zeros)
     except torch.OutOfMemoryError:
         raise ModelError(
             "The GPU's memory ran out while the weights were loaded: free some, or choose a smaller --quantization."
@@ -90,6 +93,12 @@ def load(config: EngineConfig, shape: ModelConfig, report: Report) -> Mixtral:
     ops = select_ops(shape, device, batch_invariant=True)
     # A GPU's fused layers and its norms round as the batch has it; a CPU's do not, and stay.
     return replace(model, ops=ops) if device.type == "cpu" else model.row_by_row(ops)
+
+
+def _zeros(device: torch.device, precision: Precision, reserve: Reserve | None) -> Zeros:
+    """Where quantised weights will lie. What else was reserved is freed, before anything is loaded."""
+    memory = reserve.hand_over() if reserve is not None else None
+    return zeros_on(device, memory if precision.is_quantised else None)
 
 
 def _precision(config: EngineConfig, shape: ModelConfig, device: torch.device) -> Precision:

@@ -50,11 +50,17 @@ FINE_TERMS = 2
 
 
 def load_model(
-    directory: Path, config: ModelConfig, device: torch.device, precision: Precision, report: Report
+    directory: Path,
+    config: ModelConfig,
+    device: torch.device,
+    precision: Precision,
+    report: Report,
+    zeros: Zeros | None = None,
 ) -> Mixtral:
     """Loads a Mixtral onto a device, quantising as it reads.
 
-    report(bytes read, bytes in all) is called as it goes, from this thread. Raises ModelError.
+    report(bytes read, bytes in all) is called as it goes, from this thread. `zeros` is where quantised weights are to
+    lie. Raises ModelError.
     """
     kernels = library() if device.type == "cpu" else None
     with ExitStack() as stack:
@@ -64,7 +70,7 @@ def load_model(
         names = names_for(config, Layout.of(config, shards.files), tied)
         shards.check(names.shapes())
         fill = GroupedWeight.fill if kernels is None else kernels.quantise
-        loader = _Loader(config, shards, device, precision, fill, zeros_on(device), Upload(device))
+        loader = _Loader(config, shards, device, precision, fill, zeros or zeros_on(device), Upload(device))
         model = _assemble(loader, names, report)
     if kept := _kept_plain(model):
         log.warning("%d matrices are beyond the range of %s and stay plain tensors", kept, precision.describe())

@@ -4,7 +4,6 @@ Weights are read once a step, from end to end, and nothing of them is still cach
 (one machine): with pages of 2 MiB two threads read a quarter more in the same time than with pages of 4 KiB.
 """
 
-import contextlib
 import math
 import mmap
 import threading
@@ -13,17 +12,18 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from model.reserve import PAGE, huge_pages
+
 Zeros = Callable[[tuple[int, ...], torch.dtype], Tensor]
 
-PAGE = 2 << 20  # bytes
 CHUNK = 32 * PAGE  # what the system is asked for at once; a page takes memory only when it is first written
 ALIGNED = 64
 
 
-def zeros_on(device: torch.device) -> Zeros:
-    """Allocates what is read from end to end: on a CPU in huge pages, else as torch does."""
+def zeros_on(device: torch.device, reserve: mmap.mmap | None = None) -> Zeros:
+    """Allocates what is read from end to end: on a CPU in huge pages, the reserve first of all; else as torch does."""
     if device.type == "cpu":
-        return HugePages().zeros
+        return HugePages(reserve).zeros
     return lambda shape, dtype: torch.zeros(shape, dtype=dtype, device=device)
 
 
@@ -37,9 +37,10 @@ def commit(memory: Tensor) -> Tensor:
 class HugePages:
     """Hands out zeros, one piece behind the other; what was handed out is freed when all pieces of a chunk are."""
 
-    def __init__(self) -> None:
+    def __init__(self, first: mmap.mmap | None = None) -> None:
+        """`first` is a chunk to begin with, all zeros."""
         self._lock = threading.Lock()
-        self._chunk = torch.empty(0, dtype=torch.uint8)
+        self._chunk = torch.empty(0, dtype=torch.uint8) if first is None else torch.frombuffer(first, dtype=torch.uint8)
 
     def zeros(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         """On the CPU; may be called from several threads."""
@@ -47,15 +48,7 @@ class HugePages:
         room = -(-size // ALIGNED) * ALIGNED
         with self._lock:
             if room > self._chunk.numel():
-                self._chunk = _chunk(max(CHUNK, -(-room // PAGE) * PAGE))
+                size_of_chunk = max(CHUNK, -(-room // PAGE) * PAGE)
+                self._chunk = torch.frombuffer(huge_pages(size_of_chunk), dtype=torch.uint8)
             piece, self._chunk = self._chunk[:size], self._chunk[room:]
         return piece.view(dtype).view(shape)
-
-
-def _chunk(size: int) -> Tensor:
-    if not hasattr(mmap, "MADV_HUGEPAGE"):  # not on Linux
-        return torch.zeros(size, dtype=torch.uint8)
-    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    with contextlib.suppress(OSError):  # a kernel that was built without them
-        memory.madvise(mmap.MADV_HUGEPAGE)
-    return torch.frombuffer(memory, dtype=torch.uint8)

@@ -7,10 +7,12 @@ import pytest
 from engine import sizing
 from engine.config import EngineConfig
 from model.config import ModelError
+from model.reserve import PAGE
 from tests.tiny import SHAPE
 
 CONFIG = EngineConfig("model")
 MODEL = replace(SHAPE, num_attention_heads=1, num_key_value_heads=1, head_dim=8, max_position_embeddings=4096)
+LARGE = replace(MODEL, hidden_size=1024, intermediate_size=4096, num_hidden_layers=4, vocab_size=32_000)
 
 
 def test_the_cache_is_half_as_large_as_the_weights_within_bounds_and_half_of_what_is_left():
@@ -77,6 +79,26 @@ def test_a_context_that_was_asked_for_fits_or_is_refused():
     assert sizing.choose_max_model_len(replace(CONFIG, max_model_len=1600), MODEL, pool) == 1600
     with pytest.raises(ModelError, match="2000 does not fit the KV cache of 1600 tokens: lower it to 1600 or raise"):
         sizing.choose_max_model_len(replace(CONFIG, max_model_len=2000), MODEL, pool)
+
+
+def test_a_reserve_is_less_than_the_quantised_weights_will_take():
+    weights = LARGE.num_parameters() - LARGE.vocab_size * LARGE.hidden_size  # without the table
+    for name, least, most in (("auto", 0.9, 1.0625), ("int8", 0.9, 1.0625), ("int4", 0.45, 0.625)):
+        size = sizing.reserve_bytes(replace(CONFIG, quantization=name), LARGE, available=10**15)
+        assert size % PAGE == 0 and least * weights < size < most * weights
+
+
+@pytest.mark.parametrize("changes", [{"quantization": "none"}, {"quantization": "fp8"}, {"device": "cuda"}])
+def test_nothing_is_reserved_for_weights_that_lie_elsewhere(changes):
+    assert sizing.reserve_bytes(replace(CONFIG, **changes), LARGE, available=10**15) == 0
+
+
+def test_a_reserve_is_in_nobodys_way():
+    """Weights in float32, the largest that there are, are refused or not as without it."""
+    float32 = 4 * LARGE.num_parameters()
+    assert sizing.reserve_bytes(CONFIG, LARGE, available=float32) == 0
+    size = sizing.reserve_bytes(CONFIG, LARGE, available=2 * float32)
+    assert 0 < size <= float32
 
 
 @pytest.mark.parametrize(("wanted", "words"), [(4097, "beyond the 4096 positions"), (1, "at least 2")])

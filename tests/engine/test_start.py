@@ -8,8 +8,11 @@ import torch
 from engine.api import SamplingDefaults
 from engine.build import build
 from engine.config import EngineConfig
+from engine.start import start as begin
 from model.config import ModelError
 from model.kernels.cpu.library import library
+from model.memory import zeros_on
+from model.reserve import PAGE, Reserve
 from tests.tiny import write_tiny_checkpoint
 
 SMALL = {"threads": 1, "kv_cache_memory": 2**20, "max_num_batched_tokens": 64, "device": "cpu", "dtype": "float32"}
@@ -46,6 +49,21 @@ def test_what_is_lost_without_the_kernels_is_said(checkpoint, monkeypatch, asked
     (line,) = (line for line in ready.description if "The kernels in C were not built" in line)
     assert cost in line and "install a C compiler (gcc or clang), then run `" in line and "-m pip install" in line
     assert (library() is None) == any("not built" in line for line in with_kernels.description)
+
+
+@pytest.mark.parametrize(("quantization", "lies_in_it"), [("int8", True), ("none", False)])
+def test_the_reserve_is_for_quantised_weights(checkpoint, monkeypatch, quantization, lies_in_it):
+    reserve, given = Reserve(PAGE), []
+
+    def noted(device, memory):
+        given.append(memory)
+        return zeros_on(device, memory)
+
+    monkeypatch.setattr("engine.start.zeros_on", noted)
+    config = EngineConfig(str(checkpoint), **{**SMALL, "quantization": quantization})
+    begin(config, lambda progress: None, reserve)
+    assert [memory is not None for memory in given] == [lies_in_it]
+    assert not lies_in_it or any(given[0])  # no longer all zeros
 
 
 def test_generation_config_travels_with_ready(tmp_path):

@@ -1,0 +1,48 @@
+"""Reserve: memory that is taken from the system while torch is imported, which keeps only one processor busy.
+
+What takes the time is the system's work on each page, the more so in a virtual machine, which may have to ask its host
+for each: up to three seconds of a processor for a GiB. Torch is not imported here.
+"""
+
+import contextlib
+import ctypes
+import mmap
+from threading import Event, Thread
+
+PAGE = 2 << 20  # bytes
+STEP = 4 * PAGE  # what is taken at once: `hand_over` may have to wait for it, for some hundredths of a second
+
+
+def huge_pages(size: int) -> mmap.mmap:
+    """Zeros, in pages of 2 MiB where the system has such; a page takes memory only when it is first written."""
+    memory = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with contextlib.suppress(OSError):  # a kernel that was built without them
+            memory.madvise(mmap.MADV_HUGEPAGE)
+    return memory
+
+
+class Reserve:
+    """Zeros, of which more and more are there, from the first one on, until they are handed over."""
+
+    def __init__(self, size: int) -> None:
+        """`size` is in bytes, at least one. A thread begins at once."""
+        self._memory: mmap.mmap | None = huge_pages(size)
+        self._wanted = Event()
+        self._thread = Thread(target=self._take, args=(self._memory,), name="reserve", daemon=True)
+        self._thread.start()
+
+    def hand_over(self) -> mmap.mmap:
+        """All of the zeros, once; the reserve keeps nothing, so that they are freed where nobody needs them."""
+        self._wanted.set()
+        self._thread.join()
+        memory, self._memory = self._memory, None
+        assert memory is not None, "the reserve was handed over before"
+        return memory
+
+    def _take(self, memory: mmap.mmap) -> None:
+        start = ctypes.addressof(ctypes.c_char.from_buffer(memory))
+        for at in range(0, len(memory), STEP):
+            if self._wanted.is_set():
+                return
+            ctypes.memset(start + at, 0, min(STEP, len(memory) - at))  # without the interpreter's lock
