@@ -1,6 +1,5 @@
 """One layer's experts alone, with the layers in turn: together their weights are far too large for any cache."""
 
-from statistics import median
 from time import perf_counter
 
 import torch
@@ -9,29 +8,28 @@ from torch import Tensor
 from model.kernels.cpu.decoder import FusedLayer
 from model.mixtral import DecoderLayer, Mixtral
 
-PASSES = 6  # over all layers; the first warms up
+PASSES = 2  # over all layers; the last one counts
 
 
 @torch.inference_mode()
 def measure(model: Mixtral, tokens: int) -> tuple[float, float]:
-    """Seconds of one layer (the median over the passes) and bytes of the distinct experts it reads (the mean)."""
+    """Seconds of one layer and bytes of the distinct experts it reads, both the mean over all layers."""
     config = model.config
     generator = torch.Generator().manual_seed(tokens)
     x = torch.randn(tokens, config.hidden_size, generator=generator).to(model.activation_dtype)  # [T, H]
     choices = [_choose(tokens, config.num_experts, config.num_experts_per_tok, generator) for _ in model.layers]
     weights = torch.full((tokens, config.num_experts_per_tok), 1 / config.num_experts_per_tok)  # [T, k]
-    seconds = []
     for _ in range(PASSES):
         started = perf_counter()
         for layer, ids in zip(model.layers, choices, strict=True):
             _run(model, layer, x, ids, weights)
-        seconds.append((perf_counter() - started) / len(model.layers))
+        seconds = (perf_counter() - started) / len(model.layers)
     touched = [
         experts.gate_up[expert].nbytes + experts.down[expert].nbytes
         for experts, ids in zip((layer.moe.experts for layer in model.layers), choices, strict=True)
         for expert in ids.unique().tolist()
     ]
-    return median(seconds[1:]), sum(touched) / len(model.layers)
+    return seconds, sum(touched) / len(model.layers)
 
 
 def _run(model: Mixtral, layer: DecoderLayer, x: Tensor, ids: Tensor, weights: Tensor) -> Tensor:

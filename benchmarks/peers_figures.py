@@ -20,6 +20,9 @@ CLIENTS = {1: 3, 8: 1, 16: 1}  # clients at once -> how often they come in a rou
 EXPERT_TOKENS = (1, 2, 4, 8)
 
 
+STEADY = 0.9  # of the faster one of two readings
+
+
 @dataclass(frozen=True, slots=True)
 class Figure:
     """One measurement below HTTP, and the better of the bandwidths right before and after it."""
@@ -32,14 +35,24 @@ class Figure:
 class LayerFigure:
     """One layer's experts."""
 
-    seconds: float  # the median over the layers and passes of a round
-    nbytes: float  # of the distinct experts that were touched, the mean over the layers
-    bandwidth: float
+    seconds: float
+    nbytes: float  # of the distinct experts that were touched
+    before: float  # what memory gave, bytes a second
+    after: float
+
+    @property
+    def bandwidth(self) -> float:
+        return max(self.before, self.after)
 
     @property
     def share(self) -> float:
         """Of what the memory gives."""
         return self.nbytes / self.seconds / self.bandwidth
+
+    @property
+    def steady(self) -> bool:
+        """Whether the machine's memory was as fast after it as before: where it was not, the share says nothing."""
+        return min(self.before, self.after) >= STEADY * self.bandwidth
 
 
 @dataclass(slots=True)
@@ -48,7 +61,7 @@ class Measured:
 
     engine: dict[str, list[Figure]] = field(default_factory=dict)  # load -> ...
     http: dict[int, list[Round]] = field(default_factory=dict)  # clients -> ...
-    experts: dict[int, list[LayerFigure]] = field(default_factory=dict)  # tokens -> ...
+    experts: dict[int, list[LayerFigure]] = field(default_factory=dict)  # tokens -> ..., several a round
     starts: dict[str, Start] = field(default_factory=dict)  # section -> ...
     served: int = 0  # bytes that its server holds after all clients: RssAnon
     form: str = ""

@@ -100,11 +100,13 @@ class Report:
         yield from head("one layer's experts", *(f"{tokens} token{'s'[: tokens - 1]}" for tokens in EXPERT_TOKENS))
         for name in names:
             cells = []
-            for figures in self.measured[name].experts.values():
+            for measured in self.measured[name].experts.values():
+                figures = [figure for figure in measured if figure.steady] or measured
                 shares = Spread.over(100 * figure.share for figure in figures)
                 seconds = Spread.over(1e6 * figure.seconds for figure in figures)
                 read = Spread.over(figure.bandwidth / 1e9 for figure in figures)
-                cells.append(f"{spread(shares, 0)} % of {read.median:.1f} GB/s; {seconds.median:.0f} us")
+                of = f"{len(figures)} of {len(measured)}"
+                cells.append(f"{spread(shares, 0)} % of {read.median:.1f} GB/s; {seconds.median:.0f} us; {of}")
             yield line(CONTENDERS[name].title, *cells)
 
     def _http(self) -> Iterator[str]:

@@ -23,6 +23,7 @@ from benchmarks.process import Server
 Kind = TypeVar("Kind")
 
 PROMPT_TOKENS, NEW_TOKENS = 64, 32  # over HTTP
+LAYER_TIMES = 5  # of one layer in a round, each between two readings: memory may change its speed from second to second
 WARM_UP = Load("warm up", streams=16, prompt_tokens=4, max_tokens=3)
 
 
@@ -73,9 +74,10 @@ def measure_experts(run: Run) -> None:
         for tokens, name in _turns(run, EXPERT_TOKENS, workers):
             worker, figures = workers[name], run.measured[name].experts
             assert isinstance(worker, Worker)
-            with _bandwidth(run) as seen:
-                seconds, nbytes = worker.lines.ask({"expert_layer": tokens})
-            figures.setdefault(tokens, []).append(LayerFigure(seconds, nbytes, max(seen)))
+            for _ in range(LAYER_TIMES):
+                with _bandwidth(run) as seen:
+                    seconds, nbytes = worker.lines.ask({"expert_layer": tokens})
+                figures.setdefault(tokens, []).append(LayerFigure(seconds, nbytes, *seen))
 
 
 def measure_http(run: Run) -> None:

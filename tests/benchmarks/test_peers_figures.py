@@ -30,7 +30,9 @@ def test_many_streams_read_the_distinct_experts() -> None:
 def test_shares_of_the_bandwidth() -> None:
     load = Load("", streams=4, prompt_tokens=1, max_tokens=9)
     assert share(Figure(rate=40.0, bandwidth=1000.0), load, nbytes=50.0) == pytest.approx(0.5)  # ten steps a second
-    assert LayerFigure(seconds=0.1, nbytes=80.0, bandwidth=1000.0).share == pytest.approx(0.8)
+    layer = LayerFigure(seconds=0.1, nbytes=80.0, before=900.0, after=1000.0)
+    assert layer.share == pytest.approx(0.8) and layer.steady
+    assert not LayerFigure(seconds=0.1, nbytes=80.0, before=1000.0, after=600.0).steady
 
 
 def test_ratios_are_of_the_same_round() -> None:

@@ -47,12 +47,13 @@ def test_http_table_and_its_ratios() -> None:
 
 
 def test_expert_layer_and_starts() -> None:
-    layer = {tokens: [LayerFigure(1e-3, 1.7e7, 2e10)] for tokens in EXPERT_TOKENS}
+    figures = [LayerFigure(1e-3, 1.7e7, 2e10, 2e10), LayerFigure(2e-3, 1.7e7, 2e10, 4e10)]
+    layer = dict.fromkeys(EXPERT_TOKENS, figures)
     starts = {"server": Start(9.5, 2_000_000_000, 2_500_000_000)}
     lines = (
         report({"octavo-int4": Measured(experts=layer, starts=starts, served=2_100_000_000)}).markdown().splitlines()
     )
-    assert any(line.startswith("| Octavo int4 | 85 (85 to 85) % of 20.0 GB/s; 1000 us |") for line in lines)
+    assert any(line.startswith("| Octavo int4 | 85 (85 to 85) % of 20.0 GB/s; 1000 us; 1 of 2 |") for line in lines)
     assert "| Octavo int4 | server | 9.5 | 2.00 GB | 2.50 GB | 2.10 GB |" in lines
     assert "1 token |" in next(line for line in lines if "2 tokens" in line)
 
