@@ -1,7 +1,8 @@
 /* Products of rows of activations with one panel of 64 outputs; included once for each instruction set.
  *
- * A panel's memory is read once, in one direction: processors that see the next address coming fetch it unasked. (Asking
- * by instruction, or reading two places by turns, as scales apart from quants are, costs a quarter of the speed.)
+ * A panel's memory is read once, in one direction: a processor that sees the next address coming fetches it unasked. To
+ * ask it for some, or to read two places by turns, costs a quarter of the speed: unless there are more than FEW rows to
+ * multiply, which keep it from looking ahead. Then it is asked for the next part while it works on this one.
  *
  * Each row has sums of its own, to which the groups are added in order, the dot product of a group being an exact
  * integer: so a row's result does not depend on the rows beside it.
@@ -22,14 +23,20 @@ typedef struct {
     int64_t count;
     const Group *const *rows;
     int64_t group; /* of the rows: the first */
+    int64_t ahead; /* bytes to what is wanted next; 0: nothing is asked for */
     vf *sums;      /* [rows][TILES] of this tile, to which all is added */
 } Part;
+
+INLINE void fetch_cell(const uint8_t *from, const int64_t bytes) {
+    for (int64_t n = 0; n < bytes; n += 64) __builtin_prefetch(from + n, 0, 2);
+}
 
 INLINE void add_int8(const Part *part, const int count) {
     vf sums[ROWS];
     UNROLL for (int r = 0; r < count; r++) sums[r] = part->sums[r * TILES];
     const uint8_t *scales = part->cells;
     for (int64_t g = part->group; g < part->group + 2 * part->count; g += 2, scales += bytes_of_cell(8)) {
+        if (part->ahead) fetch_cell(scales + part->ahead, bytes_of_cell(8));
         UNROLL for (int half = 0; half < 2; half++) {
             const uint8_t *quants = scales + NUMBERS + half * SLICES * BYTES_OF_SLICE;
             vi dots[ROWS];
@@ -54,6 +61,7 @@ INLINE void add_int4(const Part *part, const int count) {
     UNROLL for (int r = 0; r < count; r++) sums[r] = part->sums[r * TILES];
     const uint8_t *scales = part->cells;
     for (int64_t g = part->group; g < part->group + 2 * part->count; g += 2, scales += bytes_of_cell(4)) {
+        if (part->ahead) fetch_cell(scales + part->ahead, bytes_of_cell(4));
         UNROLL for (int half = 0; half < 2; half++) {
             const uint8_t *quants = scales + 2 * NUMBERS + half * (SLICES / 2) * BYTES_OF_SLICE;
             vi dots[ROWS];
@@ -97,7 +105,8 @@ static void products(const Weight *weight, int64_t panel, const Group *const *ro
     for (int64_t group = 0; group < groups; group += 2 * weight->block) {
         for (int tile = 0; tile < TILES; tile++, cells += block) {
             for (int64_t n = 0; n < count; n += ROWS) {
-                const Part part = {cells, weight->block, rows + n, group, &out[n][tile]};
+                const int64_t ahead = count > FEW && n == 0 ? block : 0;
+                const Part part = {cells, weight->block, rows + n, group, ahead, &out[n][tile]};
                 add_part(&part, weight->bits, count - n < ROWS ? count - n : ROWS);
             }
         }
