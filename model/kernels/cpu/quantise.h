@@ -1,7 +1,10 @@
 /* Quantises weights, to the very bits of the references (model/quantization.py, model/grid.py); included once for each
- * instruction set. Loops over the 16 outputs of a tile are what compilers vectorise.
+ * instruction set.
  */
 
+typedef float Run[GROUP]; /* a group of one output */
+
+/* A number of each output; loops over them are what compilers vectorise. */
 typedef float Tile[TILE];
 
 /* A group of a tile. */
@@ -48,30 +51,24 @@ static void widen(const Source *source, int64_t row, int64_t inputs, int64_t at,
     }
 }
 
-/* Slice s of a group's quants: a byte each of four inputs, for every output. */
-static inline void join(const Tile *quants, int s, uint32_t *words) {
+static void round_int8(const Run *w, Packed *out) {
+    Tile scales;
     for (int n = 0; n < TILE; n++) {
-        words[n] = (uint32_t)(int32_t)quants[s * SLICE][n] | (uint32_t)(int32_t)quants[s * SLICE + 1][n] << 8 |
-                   (uint32_t)(int32_t)quants[s * SLICE + 2][n] << 16 | (uint32_t)(int32_t)quants[s * SLICE + 3][n] << 24;
+        scales[n] = vf_most(vf_max(vf_abs(vf_load(w[n])), vf_abs(vf_load(w[n] + TILE)))) / 127;
     }
-}
-
-static void round_int8(const Tile *w, Packed *out) {
-    Tile most = {0}, scales;
-    for (int k = 0; k < GROUP; k++) {
-        for (int n = 0; n < TILE; n++) most[n] = fabsf(w[k][n]) > most[n] ? fabsf(w[k][n]) : most[n];
-    }
-    for (int n = 0; n < TILE; n++) scales[n] = most[n] / 127;
     round_to_half(scales, scales, out->scales);
-    for (int n = 0; n < TILE; n++) scales[n] = scales[n] > 0 ? scales[n] : INFINITY;
-    Tile quants[GROUP];
-    for (int k = 0; k < GROUP; k++) {
-        for (int n = 0; n < TILE; n++) {
-            const float quant = rintf(w[k][n] / scales[n]);
-            quants[k][n] = (quant > 127 ? 127 : quant < -127 ? -127 : quant) + 128;
+    for (int n = 0; n < TILE; n++) {
+        const vf scale = vf_set1(scales[n] > 0 ? scales[n] : INFINITY);
+        int8_t quants[GROUP];
+        for (int k = 0; k < GROUP; k += TILE) {
+            const vf quant = vf_round(vf_div(vf_load(w[n] + k), scale));
+            vf_store_int8(quants + k, vf_max(vf_min(quant, vf_set1(127)), vf_set1(-127)));
+        }
+        for (int s = 0; s < GROUP / SLICE; s++) {
+            memcpy(&out->words[s][n], quants + s * SLICE, SLICE);
+            out->words[s][n] ^= 0x80808080; /* + 128 */
         }
     }
-    for (int s = 0; s < GROUP / SLICE; s++) join(quants, s, out->words[s]);
 }
 
 static inline float nearest(float w, float inverse, float min) {
@@ -155,8 +152,19 @@ static void fit_int4(const Tile *w, Tile best_scales, Tile best_mins) {
     }
 }
 
-static void round_int4(const Tile *w, Packed *out) {
-    Tile scales, mins, inverse, quants[GROUP];
+/* Slice s of a group's quants: a byte each of four inputs, for every output. */
+static inline void join(const Tile *quants, int s, uint32_t *words) {
+    for (int n = 0; n < TILE; n++) {
+        words[n] = (uint32_t)(int32_t)quants[s * SLICE][n] | (uint32_t)(int32_t)quants[s * SLICE + 1][n] << 8 |
+                   (uint32_t)(int32_t)quants[s * SLICE + 2][n] << 16 | (uint32_t)(int32_t)quants[s * SLICE + 3][n] << 24;
+    }
+}
+
+static void round_int4(const Run *runs, Packed *out) {
+    Tile w[GROUP], scales, mins, inverse, quants[GROUP];
+    for (int k = 0; k < GROUP; k++) {
+        for (int n = 0; n < TILE; n++) w[k][n] = runs[n][k];
+    }
     fit_int4(w, scales, mins);
     round_to_half(scales, scales, out->scales);
     round_to_half(mins, mins, out->mins);
@@ -191,12 +199,8 @@ static void store_group(const Weight *weight, const Packed *packed, int64_t tile
 /* Rows first to last of the source become outputs of one tile, from output `at` on. */
 static void quantise_tile(const Weight *weight, const Source *source, int64_t tile, int64_t at, int64_t first, int64_t last) {
     for (int64_t g = 0; g < groups_of(weight->inputs); g++) {
-        Tile w[GROUP] = {{0}};
-        for (int64_t row = first; row < last; row++) {
-            float group[GROUP];
-            widen(source, row, weight->inputs, g * GROUP, group);
-            for (int k = 0; k < GROUP; k++) w[k][at + row - first] = group[k];
-        }
+        Run w[TILE] = {{0}};
+        for (int64_t row = first; row < last; row++) widen(source, row, weight->inputs, g * GROUP, w[at + row - first]);
         Packed packed;
         (weight->bits == 8 ? round_int8 : round_int4)(w, &packed);
         store_group(weight, &packed, tile, g, at, (size_t)(last - first));
