@@ -72,10 +72,10 @@ def _build(behaviour: Behaviour, config: EngineConfig, report: Report) -> tuple[
 
 
 if __name__ == "__main__":
-    import engine.engine
+    import engine.build
     from server.cli import main
     from tests.page.echo import echo_build as build  # not __main__'s own: the engine's process imports it by name
 
     given = json.loads(sys.argv[1])
-    engine.engine.build = build(Behaviour(**given | {"lives": Path(given["lives"])}))
+    engine.build.build = build(Behaviour(**given | {"lives": Path(given["lives"])}))
     sys.exit(main(sys.argv[2:]))
