@@ -1,8 +1,8 @@
 /* Products of rows of activations with one panel of 64 outputs; included once for each instruction set.
  *
  * A panel's memory is read once, in one direction: a processor that sees the next address coming fetches it unasked. To
- * ask it for some, or to read two places by turns, costs a quarter of the speed: unless there are more than FEW rows to
- * multiply, which keep it from looking ahead. Then it is asked for the next part while it works on this one.
+ * ask for it, or to read two places by turns, costs a quarter of the speed. Only more than FEW rows keep a processor too
+ * busy to look ahead: then it is asked for the next part while it works on this one.
  *
  * Each row has sums of its own, to which the groups are added in order, the dot product of a group being an exact
  * integer: so a row's result does not depend on the rows beside it.

@@ -4,7 +4,7 @@
 
 #define ROWS 8 /* of a tile product: 8 float and 8 integer sums, and the weights, are 17 of 32 registers */
 #define COUNTS(CASE) CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8)
-#define FEW 4 /* rows, while which the processor still looks ahead in the weights */
+#define FEW 4 /* rows at most leave the processor room to look ahead by itself: see products.h */
 
 #define ACROSS 4 /* queries by keys, or by registers of outputs: 16 sums, and what they are made of, in 32 registers */
 

@@ -4,7 +4,7 @@
 
 #define ROWS 4 /* of a tile product */
 #define COUNTS(CASE) CASE(1) CASE(2) CASE(3) CASE(4)
-#define FEW 2 /* rows, while which the processor still looks ahead in the weights */
+#define FEW 2 /* rows at most leave the processor room to look ahead by itself: see products.h */
 
 #define ACROSS 2 /* queries by keys, or by registers of outputs */
 
