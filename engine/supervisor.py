@@ -106,8 +106,10 @@ class Supervisor:
             return await self._process.exited()
         finally:
             watch.cancel()
-            await self._process.stop(STOP_GRACE)
-            self._process = None
+            try:
+                await self._process.stop(STOP_GRACE)
+            finally:  # also if this task is cancelled only now, when the process is gone already
+                self._process = None
 
     async def _end_when_hung(self, process: "EngineProcess") -> None:
         await self._watchdog.hung()

@@ -11,7 +11,7 @@ import pytest
 from engine import supervisor
 from engine.api import FromEngine, Ready, StepOutputs
 from engine.config import EngineConfig
-from engine.supervisor import Died, EngineProcess, Restarts, has_lost_its_memory
+from engine.supervisor import Died, EngineProcess, Restarts, Supervisor, has_lost_its_memory
 from tests.fake_engine import Behaviour, fake_build
 
 PATIENCE = 60  # seconds; the machine may be busy
@@ -47,6 +47,25 @@ def test_death_is_the_last_that_is_delivered(
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
+def test_cancelled_while_it_buries_a_process_it_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def run() -> None:
+        build = fake_build(Behaviour(stillborn=(0,)))
+        one = Supervisor(EngineConfig(model=""), build, Restarts(), lambda message: None, lambda: False)
+        supervision = asyncio.create_task(one.run())
+        exited = EngineProcess.exited
+
+        async def exited_and_cancelled(process: EngineProcess) -> str:
+            reason = await exited(process)
+            asyncio.get_running_loop().call_soon(supervision.cancel)
+            return reason
+
+        monkeypatch.setattr(EngineProcess, "exited", exited_and_cancelled)
+        await asyncio.wait([supervision], timeout=PATIENCE)
+        assert supervision.cancelled() and one.pid is None
+
+    asyncio.run(run())
+
+
 def test_a_dying_process_is_told_from_a_silent_one() -> None:
     assert not has_lost_its_memory(os.getpid())
     with subprocess.Popen(["sleep", "1000"]) as process:
