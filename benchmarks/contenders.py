@@ -11,7 +11,7 @@ from benchmarks import llama_cpp
 from benchmarks.loads import Load, Step
 from benchmarks.memory import watch
 from benchmarks.process import JsonLines, Server, Start, http_server, json_lines, octavo_server
-from model.config import ModelConfig
+from octavo.model.config import ModelConfig
 
 OCTAVO, TRANSFORMERS, LLAMA = "octavo", "transformers", "llama.cpp"
 SERVED_NAME = "benchmark"

@@ -17,17 +17,17 @@ from typing import Any
 
 import torch
 
-import model.kernels.cpu.library as kernels
+import octavo.model.kernels.cpu.library as kernels
 from benchmarks import expert_layer
 from benchmarks.loads import Step
 from benchmarks.memory import anonymous_bytes
-from engine.api import Request, SamplingParams
-from engine.build import build
-from engine.config import EngineConfig
-from engine.runner import ModelRunner
-from model.config import ModelConfig, ModelError
-from model.mixtral import Mixtral
-from server import options
+from octavo.engine.api import Request, SamplingParams
+from octavo.engine.build import build
+from octavo.engine.config import EngineConfig
+from octavo.engine.runner import ModelRunner
+from octavo.model.config import ModelConfig, ModelError
+from octavo.model.mixtral import Mixtral
+from octavo.server import options
 
 
 class Peer:

@@ -10,10 +10,10 @@ from benchmarks.gpu_clock import Calls
 from benchmarks.gpu_compare import difference, poisoned
 from benchmarks.gpu_run import Run
 from benchmarks.gpu_table import Measured
-from model.batch import ForwardBatch
-from model.kernels.gpu.attention import attend
-from model.kernels.gpu.attention_plan import Tiling, plan
-from model.kv_cache import KVCache, LayerCache
+from octavo.model.batch import ForwardBatch
+from octavo.model.kernels.gpu.attention import attend
+from octavo.model.kernels.gpu.attention_plan import Tiling, plan
+from octavo.model.kv_cache import KVCache, LayerCache
 
 DECODES = ((1, 1024), (1, 32768), (8, 4096), (32, 2048), (64, 1024), (256, 1024))  # sequences, context
 PREFILLS = ((2048, 0), (2048, 30720), (8192, 0))  # new tokens, tokens before

@@ -3,9 +3,9 @@
 import torch
 import torch.nn.functional as F
 
-from model.batch import ForwardBatch
-from model.config import ModelConfig
-from model.kv_cache import KVCache
+from octavo.model.batch import ForwardBatch
+from octavo.model.config import ModelConfig
+from octavo.model.kv_cache import KVCache
 
 BLOCK = 16
 

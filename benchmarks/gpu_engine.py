@@ -8,14 +8,14 @@ import torch
 from benchmarks.figures import Spread
 from benchmarks.gpu_batches import BLOCK
 from benchmarks.gpu_run import Run
-from engine.api import Request, SamplingParams
-from engine.blocks import BlockPool
-from engine.engine import Engine
-from engine.graphs import CudaCapture, Graphs, Stage, capture_all
-from engine.runner import ModelRunner
-from engine.scheduler import Limits, Scheduler
-from model.kv_cache import KVCache
-from model.mixtral import Mixtral
+from octavo.engine.api import Request, SamplingParams
+from octavo.engine.blocks import BlockPool
+from octavo.engine.engine import Engine
+from octavo.engine.graphs import CudaCapture, Graphs, Stage, capture_all
+from octavo.engine.runner import ModelRunner
+from octavo.engine.scheduler import Limits, Scheduler
+from octavo.model.kv_cache import KVCache
+from octavo.model.mixtral import Mixtral
 
 PROMPT, SMALL_PROMPT = 128, 3  # tokens of each sequence
 WARM_UP, SMALL_WARM_UP = 20, 1  # steps

@@ -12,7 +12,7 @@ from benchmarks.gpu_engine import PROMPT, SMALL_PROMPT, Driver
 from benchmarks.gpu_run import Run
 from benchmarks.gpu_steps import decode_floor, layers_note, model_of
 from benchmarks.gpu_table import Measured
-from model.config import ModelConfig
+from octavo.model.config import ModelConfig
 
 SEQUENCES, SMALL_SEQUENCES = (1, 32), (2,)
 TOKENS, SMALL_TOKENS = 32, 2  # that are generated behind the first one

@@ -17,14 +17,14 @@ from benchmarks.gpu_model import matrix_of
 from benchmarks.gpu_products import Load
 from benchmarks.gpu_run import Run
 from benchmarks.gpu_table import Measured
-from model.kernels.gpu.combine import combine, combine_reference
-from model.kernels.gpu.norm import add_norm, add_norm_reference
-from model.kernels.gpu.rotary import rotate_and_store, rotate_and_store_reference
-from model.kernels.gpu.router import Routed, route, route_reference
-from model.kernels.gpu.sampling import draw, draw_reference
-from model.kernels.gpu.sort import Pairs, sort_pairs, sort_pairs_reference
-from model.kv_cache import KVCache, LayerCache
-from model.layers import RotaryEmbedding
+from octavo.model.kernels.gpu.combine import combine, combine_reference
+from octavo.model.kernels.gpu.norm import add_norm, add_norm_reference
+from octavo.model.kernels.gpu.rotary import rotate_and_store, rotate_and_store_reference
+from octavo.model.kernels.gpu.router import Routed, route, route_reference
+from octavo.model.kernels.gpu.sampling import draw, draw_reference
+from octavo.model.kernels.gpu.sort import Pairs, sort_pairs, sort_pairs_reference
+from octavo.model.kv_cache import KVCache, LayerCache
+from octavo.model.layers import RotaryEmbedding
 
 TOKENS, SMALL_TOKENS = (1, 64, 4096), (3,)
 DRAWN = 256  # rows at most

@@ -6,15 +6,15 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from model.config import ModelConfig
-from model.layers import Embedding, RMSNorm, RotaryEmbedding
-from model.memory import zeros_on
-from model.mixtral import Attention, DecoderLayer, Mixtral
-from model.moe import MoEBlock, Router
-from model.ops import select_ops
-from model.precision import Precision
-from model.quantization import ExpertWeights, Weight
-from model.rows import RowWeight, Stack
+from octavo.model.config import ModelConfig
+from octavo.model.layers import Embedding, RMSNorm, RotaryEmbedding
+from octavo.model.memory import zeros_on
+from octavo.model.mixtral import Attention, DecoderLayer, Mixtral
+from octavo.model.moe import MoEBlock, Router
+from octavo.model.ops import select_ops
+from octavo.model.precision import Precision
+from octavo.model.quantization import ExpertWeights, Weight
+from octavo.model.rows import RowWeight, Stack
 
 MIXTRAL_8X7B = ModelConfig(
     vocab_size=32000,

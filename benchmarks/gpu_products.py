@@ -7,13 +7,13 @@ from torch import Tensor
 
 from benchmarks.gpu_clock import Calls
 from benchmarks.gpu_run import Run
-from model.config import ModelConfig
-from model.kernels.gpu import experts
-from model.kernels.gpu.configs import Config
-from model.kernels.gpu.decoder import FEW, config_for
-from model.kernels.gpu.sort import Pairs, sort_pairs
-from model.quantization import ExpertWeights
-from model.rows import Stack
+from octavo.model.config import ModelConfig
+from octavo.model.kernels.gpu import experts
+from octavo.model.kernels.gpu.configs import Config
+from octavo.model.kernels.gpu.decoder import FEW, config_for
+from octavo.model.kernels.gpu.sort import Pairs, sort_pairs
+from octavo.model.quantization import ExpertWeights
+from octavo.model.rows import Stack
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,11 +17,11 @@ from benchmarks import gpu_ceilings
 from benchmarks.gpu_clock import Clock, CudaClock, HostClock
 from benchmarks.gpu_model import MIXTRAL_8X7B, SMALL, Kind
 from benchmarks.gpu_table import Ceilings, Checked, Measured, document, markdown, row_line
-from model.config import ModelConfig
-from model.kernels.gpu.configs import arch_of
-from model.precision import FP8_CAPABILITY
-from model.quantization import ExpertWeights
-from model.rows import Fp8Rows, Int4Rows, Int8GroupRows, Int8Rows
+from octavo.model.config import ModelConfig
+from octavo.model.kernels.gpu.configs import arch_of
+from octavo.model.precision import FP8_CAPABILITY
+from octavo.model.quantization import ExpertWeights
+from octavo.model.rows import Fp8Rows, Int4Rows, Int8GroupRows, Int8Rows
 
 KINDS: dict[str, Kind] = {
     "bf16": torch.bfloat16,

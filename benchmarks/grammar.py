@@ -10,11 +10,11 @@ from statistics import median, quantiles
 import numpy as np
 
 from benchmarks.machine import user_cache
-from engine.api import Grammar
-from engine.compiler import Compiler
-from engine.config import TOKENIZER
-from model.config import GenerationConfig
-from model.upcycle import default_directory
+from octavo.engine.api import Grammar
+from octavo.engine.compiler import Compiler
+from octavo.engine.config import TOKENIZER
+from octavo.model.config import GenerationConfig
+from octavo.model.upcycle import default_directory
 from tests.engine.schemas import random_schema
 
 SCHEMAS = 100

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from model.config import ModelConfig
+from octavo.model.config import ModelConfig
 
 Step = tuple[float, int]  # seconds since the question, tokens that were generated
 

@@ -15,7 +15,7 @@ from typing import Any
 from benchmarks.bench_model import SHAPES, build
 from benchmarks.engine_peer import Peer
 from benchmarks.loads import Step
-from server import options
+from octavo.server import options
 
 DEPTHS = (8, 40)  # layers
 STREAMS = (1, 4, 16)

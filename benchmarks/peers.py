@@ -28,7 +28,7 @@ from benchmarks.machine import describe, user_cache
 from benchmarks.peers_figures import Measured
 from benchmarks.peers_report import Report
 from benchmarks.peers_sections import Run, measure_engine, measure_experts, measure_http
-from model.config import ModelConfig
+from octavo.model.config import ModelConfig
 
 SECTIONS: dict[str, Callable[[Run], None]] = {
     "engine": measure_engine,

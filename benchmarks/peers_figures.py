@@ -7,7 +7,7 @@ from statistics import median
 from benchmarks.figures import Round, Row, Spread
 from benchmarks.loads import Load, touched_share
 from benchmarks.process import Start
-from model.config import ModelConfig
+from octavo.model.config import ModelConfig
 
 LOADS = (
     Load("prefill 512", 1, 512, 1),

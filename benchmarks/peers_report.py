@@ -8,7 +8,7 @@ from benchmarks.contenders import CONTENDERS, OCTAVO
 from benchmarks.figures import Spread
 from benchmarks.markdown import head, line, milliseconds, spread
 from benchmarks.peers_figures import CLIENTS, EXPERT_TOKENS, LOADS, Measured, ratio, share, step_bytes
-from model.config import ModelConfig
+from octavo.model.config import ModelConfig
 
 DECODING = tuple(load for load in LOADS if load.max_tokens > 1)
 

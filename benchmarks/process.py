@@ -44,7 +44,7 @@ class Server:
 @contextmanager
 def octavo_server(model: str, arguments: Sequence[str], log: Path) -> Iterator[Server]:
     """Octavo's own."""
-    with http_server([sys.executable, "-m", "server", "serve", model, *arguments], log) as server:
+    with http_server([sys.executable, "-m", "octavo", "serve", model, *arguments], log) as server:
         yield server
 
 

@@ -18,20 +18,20 @@ from torch import Tensor
 
 from benchmarks.machine import describe, user_cache
 from benchmarks.markdown import head, line
-from engine.api import SamplingParams
-from engine.config import TOKENIZER
-from engine.step import Batch, Row
-from engine.tensors import to_forward_batch
-from model.checkpoint import load_model
-from model.config import ModelConfig
-from model.kernels.cpu.library import library
-from model.kv_cache import KVCache
-from model.memory import zeros_on
-from model.mixtral import Mixtral
-from model.precision import Wanted, choose_precision
-from model.quantization import GroupedWeight, Int4Weight, Tiling
-from model.rows import Fp8Rows, Int4Rows, Int8GroupRows, Int8Rows, RowWeight
-from model.upcycle import default_directory
+from octavo.engine.api import SamplingParams
+from octavo.engine.config import TOKENIZER
+from octavo.engine.step import Batch, Row
+from octavo.engine.tensors import to_forward_batch
+from octavo.model.checkpoint import load_model
+from octavo.model.config import ModelConfig
+from octavo.model.kernels.cpu.library import library
+from octavo.model.kv_cache import KVCache
+from octavo.model.memory import zeros_on
+from octavo.model.mixtral import Mixtral
+from octavo.model.precision import Wanted, choose_precision
+from octavo.model.quantization import GroupedWeight, Int4Weight, Tiling
+from octavo.model.rows import Fp8Rows, Int4Rows, Int8GroupRows, Int8Rows, RowWeight
+from octavo.model.upcycle import default_directory
 
 HELD_OUT = Path(__file__).with_name("held_out.txt")
 TOPICS = ("yield", "naming", "exceptions", "import", "floating", "try", "with", "comparisons", "typesseq")

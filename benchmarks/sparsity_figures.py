@@ -9,7 +9,7 @@ from benchmarks.bench_model import SHAPES
 from benchmarks.figures import Spread
 from benchmarks.loads import Load
 from benchmarks.markdown import head, line, spread
-from model.config import ModelConfig
+from octavo.model.config import ModelConfig
 
 SPARSE, SAME_TOTAL, SAME_ACTIVE = SHAPES
 NAMES = {SPARSE: "sparse", SAME_TOTAL: "dense, same total", SAME_ACTIVE: "dense, same active"}

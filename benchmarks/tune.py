@@ -27,10 +27,10 @@ from benchmarks.gpu_experts import COPIES
 from benchmarks.gpu_model import experts_of
 from benchmarks.gpu_products import Load, Products
 from benchmarks.gpu_run import Run
-from model.kernels.gpu import configs
-from model.kernels.gpu.attention_plan import LONGEST
-from model.kernels.gpu.configs import ANY, Config, Entry, Table, shape_of
-from model.precision import SHORT
+from octavo.model.kernels.gpu import configs
+from octavo.model.kernels.gpu.attention_plan import LONGEST
+from octavo.model.kernels.gpu.configs import ANY, Config, Entry, Table, shape_of
+from octavo.model.precision import SHORT
 
 GAIN = 0.02  # a smaller one is noise
 SECONDS = 0.05  # of a pass of the clock

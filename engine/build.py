@@ -6,14 +6,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from engine import machine, sizing
-from engine.api import Ready, Report
-from engine.config import EngineConfig
-from model.config import ModelConfig
-from model.reserve import Reserve
+from octavo.engine import machine, sizing
+from octavo.engine.api import Ready, Report
+from octavo.engine.config import EngineConfig
+from octavo.model.config import ModelConfig
+from octavo.model.reserve import Reserve
 
 if TYPE_CHECKING:
-    from engine.engine import Engine
+    from octavo.engine.engine import Engine
 
 
 def build(config: EngineConfig, report: Report) -> tuple["Engine", Ready]:
@@ -23,10 +23,10 @@ def build(config: EngineConfig, report: Report) -> tuple["Engine", Ready]:
     """
     reserve = _reserve(config)
     with _modules_to_keep():
-        from engine.blocks import BlockPool
-        from engine.engine import Engine
-        from engine.scheduler import Scheduler
-        from engine.start import start  # torch loads here
+        from octavo.engine.blocks import BlockPool
+        from octavo.engine.engine import Engine
+        from octavo.engine.scheduler import Scheduler
+        from octavo.engine.start import start  # torch loads here
 
     runner, limits, ready = start(config, report, reserve)
     pool = BlockPool(runner.cache.num_blocks, runner.cache.block_size)

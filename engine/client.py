@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from engine.api import (
+from octavo.engine.api import (
     Abort,
     EngineStats,
     Fatal,
@@ -19,11 +19,11 @@ from engine.api import (
     Request,
     StepOutputs,
 )
-from engine.checker import Closed, Crowded, GrammarChecker
-from engine.collector import Collector
-from engine.config import TOKENIZER, EngineConfig
-from engine.process import Build
-from engine.supervisor import Died, Restarts, Supervisor
+from octavo.engine.checker import Closed, Crowded, GrammarChecker
+from octavo.engine.collector import Collector
+from octavo.engine.config import TOKENIZER, EngineConfig
+from octavo.engine.process import Build
+from octavo.engine.supervisor import Died, Restarts, Supervisor
 
 
 class Refused(Exception):

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Iterable
 
-from engine.api import Output
+from octavo.engine.api import Output
 
 
 class Collector:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from engine.api import Grammar
+from octavo.engine.api import Grammar
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher

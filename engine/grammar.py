@@ -13,9 +13,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from engine.api import Grammar, Request
-from engine.compiler import Compiler, GrammarError, mask_of, why_refused
-from engine.step import Row, Sample
+from octavo.engine.api import Grammar, Request
+from octavo.engine.compiler import Compiler, GrammarError, mask_of, why_refused
+from octavo.engine.step import Row, Sample
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher

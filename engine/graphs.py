@@ -21,12 +21,12 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from engine.api import Progress, Report
-from engine.config import EngineConfig
-from engine.step import Batch
-from engine.tensors import Drawing, Shape, on_host
-from model.kv_cache import KVCache
-from model.mixtral import Mixtral
+from octavo.engine.api import Progress, Report
+from octavo.engine.config import EngineConfig
+from octavo.engine.step import Batch
+from octavo.engine.tensors import Drawing, Shape, on_host
+from octavo.model.kv_cache import KVCache
+from octavo.model.mixtral import Mixtral
 
 SIZES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)  # rows
 

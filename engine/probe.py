@@ -6,15 +6,15 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from engine import machine, sizing
-from engine.api import Progress, Report, SamplingParams
-from engine.config import EngineConfig
-from engine.graphs import SIZES, CudaCapture, measure, sizes, stage_for
-from engine.runner import ModelRunner
-from engine.step import Batch, Row
-from model.config import ModelError
-from model.kv_cache import KVCache
-from model.mixtral import Mixtral
+from octavo.engine import machine, sizing
+from octavo.engine.api import Progress, Report, SamplingParams
+from octavo.engine.config import EngineConfig
+from octavo.engine.graphs import SIZES, CudaCapture, measure, sizes, stage_for
+from octavo.engine.runner import ModelRunner
+from octavo.engine.step import Batch, Row
+from octavo.model.config import ModelError
+from octavo.model.kv_cache import KVCache
+from octavo.model.mixtral import Mixtral
 
 MIXED_TOKENS = 64  # of a prompt beside a row that decodes: more than a tile for such rows holds
 PLAIN = SamplingParams(max_tokens=1, top_p=0.9)

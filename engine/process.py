@@ -19,7 +19,7 @@ from threading import Thread
 from time import monotonic
 from typing import Any, Protocol
 
-from engine.api import (
+from octavo.engine.api import (
     Abort,
     Fatal,
     FinishReason,
@@ -32,8 +32,8 @@ from engine.api import (
     StepOutputs,
     ToEngine,
 )
-from engine.config import EngineConfig
-from model.config import ModelError
+from octavo.engine.config import EngineConfig
+from octavo.model.config import ModelError
 
 PROGRESS_INTERVAL = 0.1  # seconds between two messages about the same piece of work
 

@@ -5,14 +5,14 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from engine.api import TokenLogprobs
-from engine.grammar import Grammars
-from engine.graphs import Graphs
-from engine.sampler import Drawn, draw, score
-from engine.step import Batch, Row, Sample
-from engine.tensors import Drawing, to_forward_batch
-from model.kv_cache import KVCache
-from model.mixtral import Mixtral
+from octavo.engine.api import TokenLogprobs
+from octavo.engine.grammar import Grammars
+from octavo.engine.graphs import Graphs
+from octavo.engine.sampler import Drawn, draw, score
+from octavo.engine.step import Batch, Row, Sample
+from octavo.engine.tensors import Drawing, to_forward_batch
+from octavo.model.kv_cache import KVCache
+from octavo.model.mixtral import Mixtral
 
 SCORED_AT_ONCE = 64  # prompt tokens
 

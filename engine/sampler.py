@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import pad
 
-from engine.api import TokenLogprobs
-from engine.edits import edits
-from engine.noise import uniforms
-from engine.step import Row, Sample
-from model.ops import sampling
-from model.ops.sampling import GREEDY, rank
+from octavo.engine.api import TokenLogprobs
+from octavo.engine.edits import edits
+from octavo.engine.noise import uniforms
+from octavo.engine.step import Row, Sample
+from octavo.model.ops import sampling
+from octavo.model.ops.sampling import GREEDY, rank
 
 Draw = Callable[[Tensor, Tensor], Tensor]  # as model.ops.sampling.draw
 Told = dict[int, TokenLogprobs]  # by the index of the row

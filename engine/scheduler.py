@@ -23,10 +23,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from operator import attrgetter
 
-from engine.api import EngineStats, FinishReason, Output, Request, TokenLogprobs
-from engine.blocks import BlockPool
-from engine.sequence import Sequence
-from engine.step import PENDING, Batch, Row, Sample
+from octavo.engine.api import EngineStats, FinishReason, Output, Request, TokenLogprobs
+from octavo.engine.blocks import BlockPool
+from octavo.engine.sequence import Sequence
+from octavo.engine.step import PENDING, Batch, Row, Sample
 
 BY_ARRIVAL = attrgetter("arrival")
 

@@ -2,8 +2,8 @@
 
 from dataclasses import InitVar, dataclass, field
 
-from engine.api import FinishReason, Request, TokenLogprobs
-from engine.blocks import chain_hash, root_hash
+from octavo.engine.api import FinishReason, Request, TokenLogprobs
+from octavo.engine.blocks import chain_hash, root_hash
 
 
 @dataclass(slots=True, eq=False)

@@ -3,9 +3,9 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-from engine.config import EngineConfig
-from model.config import ModelConfig, ModelError
-from model.reserve import PAGE
+from octavo.engine.config import EngineConfig
+from octavo.model.config import ModelConfig, ModelError
+from octavo.model.reserve import PAGE
 
 GIB = 2**30
 FLOAT32 = 4  # bytes, the most that a weight takes

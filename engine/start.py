@@ -5,23 +5,23 @@ from pathlib import Path
 
 import torch
 
-from engine import machine, sizing
-from engine.api import Progress, Ready, Report, SamplingDefaults
-from engine.config import TOKENIZER, EngineConfig
-from engine.grammar import Grammars
-from engine.graphs import CudaCapture, Graphs, capture_all, sizes, stage_for
-from engine.probe import Room, allocate
-from engine.runner import ModelRunner
-from engine.scheduler import Limits
-from model.checkpoint import load_model
-from model.config import GenerationConfig, ModelConfig, ModelError
-from model.kernels.cpu.library import how_to_build, library, why_missing
-from model.kv_cache import KVCache
-from model.memory import Zeros, zeros_on
-from model.mixtral import Mixtral
-from model.ops import invariant, select_ops, try_out
-from model.precision import Precision, Wanted, choose_precision, quantizations
-from model.reserve import Reserve
+from octavo.engine import machine, sizing
+from octavo.engine.api import Progress, Ready, Report, SamplingDefaults
+from octavo.engine.config import TOKENIZER, EngineConfig
+from octavo.engine.grammar import Grammars
+from octavo.engine.graphs import CudaCapture, Graphs, capture_all, sizes, stage_for
+from octavo.engine.probe import Room, allocate
+from octavo.engine.runner import ModelRunner
+from octavo.engine.scheduler import Limits
+from octavo.model.checkpoint import load_model
+from octavo.model.config import GenerationConfig, ModelConfig, ModelError
+from octavo.model.kernels.cpu.library import how_to_build, library, why_missing
+from octavo.model.kv_cache import KVCache
+from octavo.model.memory import Zeros, zeros_on
+from octavo.model.mixtral import Mixtral
+from octavo.model.ops import invariant, select_ops, try_out
+from octavo.model.precision import Precision, Wanted, choose_precision, quantizations
+from octavo.model.reserve import Reserve
 
 
 def start(config: EngineConfig, report: Report, reserve: Reserve | None = None) -> tuple[ModelRunner, Limits, Ready]:

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from engine.api import SamplingParams, TokenLogprobs
+from octavo.engine.api import SamplingParams, TokenLogprobs
 
 PENDING = -1  # a token that the step before this one is about to draw: its row is among the sampled ones of that step
 

@@ -14,10 +14,10 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import Any
 
-from engine import process
-from engine.api import Fatal, FinishReason, FromEngine, Ready, StepOutputs, ToEngine
-from engine.config import EngineConfig
-from engine.watchdog import Watchdog
+from octavo.engine import process
+from octavo.engine.api import Fatal, FinishReason, FromEngine, Ready, StepOutputs, ToEngine
+from octavo.engine.config import EngineConfig
+from octavo.engine.watchdog import Watchdog
 
 STOP_GRACE = 2.0  # seconds that a process has to end once its pipe is closed
 WATCH_INTERVAL = 0.25  # seconds between two looks at a process that says nothing

@@ -10,8 +10,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from engine.step import PENDING, Batch, Row
-from model.batch import ForwardBatch
+from octavo.engine.step import PENDING, Batch, Row
+from octavo.model.batch import ForwardBatch
 
 ALIGNED = 16  # bytes
 

@@ -11,17 +11,17 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from model.config import ModelConfig, ModelError
-from model.kernels.cpu.decoder import fuse
-from model.kernels.cpu.library import Library, library
-from model.layers import Embedding, RMSNorm, RotaryEmbedding
-from model.memory import Zeros, zeros_on
-from model.mixtral import Attention, DecoderLayer, Mixtral
-from model.moe import MoEBlock, Router
-from model.names import HEAD, LayerNames, Layout, Matrix, Names, Part, names_for
-from model.ops import has_triton, select_ops
-from model.precision import Precision
-from model.quantization import (
+from octavo.model.config import ModelConfig, ModelError
+from octavo.model.kernels.cpu.decoder import fuse
+from octavo.model.kernels.cpu.library import Library, library
+from octavo.model.layers import Embedding, RMSNorm, RotaryEmbedding
+from octavo.model.memory import Zeros, zeros_on
+from octavo.model.mixtral import Attention, DecoderLayer, Mixtral
+from octavo.model.moe import MoEBlock, Router
+from octavo.model.names import HEAD, LayerNames, Layout, Matrix, Names, Part, names_for
+from octavo.model.ops import has_triton, select_ops
+from octavo.model.precision import Precision
+from octavo.model.quantization import (
     ExpertWeights,
     Fp16Weight,
     GroupedWeight,
@@ -32,9 +32,9 @@ from model.quantization import (
     Weight,
     fits_fp16,
 )
-from model.rows import RowWeight
-from model.shards import Shards
-from model.upload import LANES, Upload
+from octavo.model.rows import RowWeight
+from octavo.model.shards import Shards
+from octavo.model.upload import LANES, Upload
 
 log = logging.getLogger(__name__)
 
@@ -82,7 +82,7 @@ def _fused(model: Mixtral, kernels: Library | None) -> Mixtral:
     if kernels is not None:
         return fuse(model, kernels)
     if model.device.type == "cuda" and has_triton(model.device):
-        from model.kernels.gpu import decoder  # triton loads here
+        from octavo.model.kernels.gpu import decoder  # triton loads here
 
         return decoder.fuse(model)
     return model

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from model.config import ModelError
+from octavo.model.config import ModelError
 
 Float32 = npt.NDArray[np.float32]
 

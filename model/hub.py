@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from model.config import ModelError
+from octavo.model.config import ModelError
 
 EXAMPLE = "mistralai/Mixtral-8x7B-Instruct-v0.1"
 WANTED = ("*.safetensors", "*.json", "*.jinja")  # never *.bin or *.pt: a pickle runs whatever code it holds

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from model.config import ModelConfig
-from model.memory import commit, zeros_on
+from octavo.model.config import ModelConfig
+from octavo.model.memory import commit, zeros_on
 
 
 @dataclass(frozen=True, slots=True)

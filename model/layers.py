@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from model.config import ModelConfig, RopeScaling
+from octavo.model.config import ModelConfig, RopeScaling
 
 
 @dataclass(frozen=True, slots=True)

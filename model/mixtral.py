@@ -7,14 +7,14 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from model.batch import ForwardBatch
-from model.config import ModelConfig
-from model.kv_cache import KVCache, LayerCache
-from model.layers import Embedding, RMSNorm, RotaryEmbedding, Rotation, RowNorm
-from model.moe import MoEBlock, Observe
-from model.ops.seams import Ops, Plan
-from model.precision import SHORT, Precision
-from model.quantization import Weight
+from octavo.model.batch import ForwardBatch
+from octavo.model.config import ModelConfig
+from octavo.model.kv_cache import KVCache, LayerCache
+from octavo.model.layers import Embedding, RMSNorm, RotaryEmbedding, Rotation, RowNorm
+from octavo.model.moe import MoEBlock, Observe
+from octavo.model.ops.seams import Ops, Plan
+from octavo.model.precision import SHORT, Precision
+from octavo.model.quantization import Weight
 
 
 @dataclass(frozen=True, slots=True)

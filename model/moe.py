@@ -6,8 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from model.ops.seams import Ops
-from model.quantization import ExpertWeights
+from octavo.model.ops.seams import Ops
+from octavo.model.quantization import ExpertWeights
 
 Observe = Callable[[int, Tensor], None]  # (layer, ids [T, k])
 

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum, auto
 
-from model.config import ModelConfig
+from octavo.model.config import ModelConfig
 
 HEAD = "lm_head.weight"
 DERIVED = ".rotary_emb.inv_freq"  # a table in older Llama checkpoints that config.json implies: nobody reads it

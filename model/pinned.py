@@ -10,8 +10,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import IO
 
-from model.config import ModelError
-from model.mixtral_writer import Report
+from octavo.model.config import ModelError
+from octavo.model.mixtral_writer import Report
 
 CHUNK = 1 << 22  # bytes
 

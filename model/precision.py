@@ -5,9 +5,9 @@ from dataclasses import dataclass
 
 import torch
 
-from model.config import DTYPES, ModelConfig, ModelError
-from model.quantization import Fp16Weight, Int4Weight, Int8Weight, Kind
-from model.rows import Fp8Rows, Int4Rows, Int8Rows, RowWeight
+from octavo.model.config import DTYPES, ModelConfig, ModelError
+from octavo.model.quantization import Fp16Weight, Int4Weight, Int8Weight, Kind
+from octavo.model.rows import Fp8Rows, Int4Rows, Int8Rows, RowWeight
 
 QUANTIZATIONS = ("auto", "none", "int8", "int4", "fp8")
 

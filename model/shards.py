@@ -11,8 +11,8 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from model.config import ModelError
-from model.names import DERIVED, Part
+from octavo.model.config import ModelError
+from octavo.model.names import DERIVED, Part
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"

@@ -7,17 +7,17 @@ from dataclasses import dataclass, replace
 from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
 
-from engine.api import Ready, Request, SamplingParams
-from engine.client import BadGrammar, Generation, QueueFull, Refused, TooLong
-from server.choices import Choice, Display
-from server.errors import ApiError, ContextLengthExceeded, InvalidRequest, ServiceUnavailable, TooManyRequests
-from server.job import Job
-from server.protocol import GenerationRequest, RequestT, parse
-from server.service import Service
-from server.streaming import ClientLeft
-from server.structured import Constraint
-from server.text import Tokenizer
-from server.trace import Trace
+from octavo.engine.api import Ready, Request, SamplingParams
+from octavo.engine.client import BadGrammar, Generation, QueueFull, Refused, TooLong
+from octavo.server.choices import Choice, Display
+from octavo.server.errors import ApiError, ContextLengthExceeded, InvalidRequest, ServiceUnavailable, TooManyRequests
+from octavo.server.job import Job
+from octavo.server.protocol import GenerationRequest, RequestT, parse
+from octavo.server.service import Service
+from octavo.server.streaming import ClientLeft
+from octavo.server.structured import Constraint
+from octavo.server.text import Tokenizer
+from octavo.server.trace import Trace
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,21 +9,21 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from typing_extensions import TypedDict
 
-from engine.api import FinishReason
-from server.admission import read
-from server.anthropic_content import Content, ContentBlock, InputDelta, TextDelta
-from server.anthropic_request import NAMES, CountRequest, MessagesRequest
-from server.choices import Delta
-from server.conversation import begin, rendered
-from server.errors import AnthropicBody, AnthropicDetail, ApiError
-from server.job import Job, Usage
-from server.operations import GENERATING, READING, Operation
-from server.parts import Ended, PartReaders
-from server.protocol import ChatRequest
-from server.respond import Events, respond
-from server.service import Service
-from server.translation import naming, translated
-from server.wire import encode_json
+from octavo.engine.api import FinishReason
+from octavo.server.admission import read
+from octavo.server.anthropic_content import Content, ContentBlock, InputDelta, TextDelta
+from octavo.server.anthropic_request import NAMES, CountRequest, MessagesRequest
+from octavo.server.choices import Delta
+from octavo.server.conversation import begin, rendered
+from octavo.server.errors import AnthropicBody, AnthropicDetail, ApiError
+from octavo.server.job import Job, Usage
+from octavo.server.operations import GENERATING, READING, Operation
+from octavo.server.parts import Ended, PartReaders
+from octavo.server.protocol import ChatRequest
+from octavo.server.respond import Events, respond
+from octavo.server.service import Service
+from octavo.server.translation import naming, translated
+from octavo.server.wire import encode_json
 
 StopReason = Literal["end_turn", "max_tokens", "stop_sequence", "tool_use"]
 

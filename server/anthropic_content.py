@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from typing_extensions import TypedDict
 
-from server.parts import Piece, Text, ToolCallArguments, ToolCallStart
+from octavo.server.parts import Piece, Text, ToolCallArguments, ToolCallStart
 
 Event = Mapping[str, object]  # its type, and what that type has; anthropic.StreamEvent describes them
 

@@ -6,9 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from server.errors import InvalidRequest
-from server.fields import Object
-from server.translation import TranslatedRequest, declared
+from octavo.server.errors import InvalidRequest
+from octavo.server.fields import Object
+from octavo.server.translation import TranslatedRequest, declared
 
 # The chat's complaints, in this body's words.
 NAMES = {

@@ -7,16 +7,28 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
-from engine.client import EngineClient
-from server import anthropic, chat, completions, health, metrics, models, openapi, page, responses, tokenize, version
-from server.auth import ApiKeys
-from server.config import ServerConfig
-from server.errors import error_response, from_http
-from server.middleware import REQUEST_ID, BodyLimit, Errors, RequestTrace
-from server.parameters import ParameterCheck
-from server.paths import RootPath, route_path
-from server.service import Service
-from server.text import Tokenizer
+from octavo.engine.client import EngineClient
+from octavo.server import (
+    anthropic,
+    chat,
+    completions,
+    health,
+    metrics,
+    models,
+    openapi,
+    page,
+    responses,
+    tokenize,
+    version,
+)
+from octavo.server.auth import ApiKeys
+from octavo.server.config import ServerConfig
+from octavo.server.errors import error_response, from_http
+from octavo.server.middleware import REQUEST_ID, BodyLimit, Errors, RequestTrace
+from octavo.server.parameters import ParameterCheck
+from octavo.server.paths import RootPath, route_path
+from octavo.server.service import Service
+from octavo.server.text import Tokenizer
 
 
 def create_app(client: EngineClient, tokenizer: Tokenizer, config: ServerConfig) -> FastAPI:

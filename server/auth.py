@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from server import page
-from server.errors import InvalidApiKey
-from server.paths import DOCUMENT, PROBES, route_path
+from octavo.server import page
+from octavo.server.errors import InvalidApiKey
+from octavo.server.paths import DOCUMENT, PROBES, route_path
 
 
 class ApiKeys:

@@ -3,11 +3,11 @@
 import json
 from collections.abc import Mapping
 
-from engine.api import Grammar
-from server.calls import CallFormat
-from server.protocol import ChatRequest
-from server.structured import Constraint
-from server.tools import Tool, ToolUse
+from octavo.engine.api import Grammar
+from octavo.server.calls import CallFormat
+from octavo.server.protocol import ChatRequest
+from octavo.server.structured import Constraint
+from octavo.server.tools import Tool, ToolUse
 
 MOST_CALLS = 16  # in one answer: a model that may go on for ever may do so
 # As models were trained to write JSON: nothing is left to them but the values.

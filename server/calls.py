@@ -8,9 +8,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from server.parts import Part, Text, ToolCallArguments, ToolCallStart
-from server.template import ChatTemplate
-from server.turns import CALL, END_OF_CALL
+from octavo.server.parts import Part, Text, ToolCallArguments, ToolCallStart
+from octavo.server.template import ChatTemplate
+from octavo.server.turns import CALL, END_OF_CALL
 
 _LETTERS = string.ascii_letters + string.digits
 _REACH = 256  # characters within which the head of a call must end; without it, a call is read when it is complete

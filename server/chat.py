@@ -12,18 +12,18 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from typing_extensions import TypedDict
 
-from server.admission import read
-from server.choices import Delta
-from server.conversation import begin, rendered
-from server.job import Job, Usage
-from server.logprobs import ChatLogprobs, PromptLogprobs, chat_logprobs, prompt_logprobs
-from server.operations import GENERATING, READING, Operation
-from server.parts import Ended, Part, PartReaders, Piece, Text, ToolCallArguments, ToolCallStart
-from server.protocol import ChatRequest
-from server.respond import ChunkShape, respond
-from server.service import Service
-from server.text import Tokenizer
-from server.wire import encode_json
+from octavo.server.admission import read
+from octavo.server.choices import Delta
+from octavo.server.conversation import begin, rendered
+from octavo.server.job import Job, Usage
+from octavo.server.logprobs import ChatLogprobs, PromptLogprobs, chat_logprobs, prompt_logprobs
+from octavo.server.operations import GENERATING, READING, Operation
+from octavo.server.parts import Ended, Part, PartReaders, Piece, Text, ToolCallArguments, ToolCallStart
+from octavo.server.protocol import ChatRequest
+from octavo.server.respond import ChunkShape, respond
+from octavo.server.service import Service
+from octavo.server.text import Tokenizer
+from octavo.server.wire import encode_json
 
 
 class RenderedPrompt(TypedDict):

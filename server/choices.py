@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from engine.api import FinishReason, Output, Request, TokenLogprobs
-from server.stop import StopStrings
-from server.text import Detokenizer, Tokenizer
+from octavo.engine.api import FinishReason, Output, Request, TokenLogprobs
+from octavo.server.stop import StopStrings
+from octavo.server.text import Detokenizer, Tokenizer
 
 
 @dataclass(frozen=True, slots=True)

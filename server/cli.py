@@ -9,10 +9,10 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
-from model.config import ModelError
-from server import options
-from server.errors import StartupError
-from server.release import version
+from octavo import __version__
+from octavo.model.config import ModelError
+from octavo.server import options
+from octavo.server.errors import StartupError
 
 SERVE_EPILOG = (
     "Each flag can also be given as an environment variable: --max-model-len as OCTAVO_MAX_MODEL_LEN, MODEL as "
@@ -51,7 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="octavo", description="An inference server for Mixtral-style sparse models.", formatter_class=_Formatter
     )
-    parser.add_argument("--version", action="version", version=f"octavo {version()}")
+    parser.add_argument("--version", action="version", version=f"octavo {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     serve = commands.add_parser(
         "serve",
@@ -78,12 +78,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def _serve(arguments: argparse.Namespace) -> int:
     _on_stop_signals(_vanish)
-    from engine.build import build
-    from engine.client import ProcessClient
-    from model.config import ModelConfig
-    from server import lifecycle
-    from server.console import Console
-    from server.text import Tokenizer
+    from octavo.engine.build import build
+    from octavo.engine.client import ProcessClient
+    from octavo.model.config import ModelConfig
+    from octavo.server import lifecycle
+    from octavo.server.console import Console
+    from octavo.server.text import Tokenizer
 
     given = options.from_environment(os.environ) | vars(arguments)
     # OpenMP reads these when torch loads, in the engine's process: threads that spin for long take the CPU from this
@@ -105,8 +105,8 @@ def _serve(arguments: argparse.Namespace) -> int:
         client = ProcessClient(engine_config, build, watch=Console(sys.stderr, url, config))
 
         def make_http() -> lifecycle.Http:
-            from server.app import create_app
-            from server.http_server import HttpServer
+            from octavo.server.app import create_app
+            from octavo.server.http_server import HttpServer
 
             return HttpServer.of(create_app(client, tokenizer, config))
 
@@ -132,12 +132,12 @@ def _unwind() -> NoReturn:
 def _configure_logging() -> None:
     """Our own lines and others' warnings, on stderr."""
     logging.basicConfig(format="%(asctime)s %(message)s", stream=sys.stderr)
-    logging.getLogger("server").setLevel(logging.INFO)
+    logging.getLogger("octavo.server").setLevel(logging.INFO)
 
 
 def _checkpoint(model: str | None) -> tuple[Path, str]:
     """The directory of the checkpoint, and what clients call it by default."""
-    from model import hub
+    from octavo.model import hub
 
     if not model:
         directory = _build_demo_model(_demo_directory(), source=None)
@@ -153,14 +153,14 @@ def _demo_model(arguments: argparse.Namespace) -> int:
 
 
 def _demo_directory() -> Path:
-    from model import upcycle
+    from octavo.model import upcycle
 
     return upcycle.default_directory(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"))
 
 
 def _build_demo_model(directory: Path, source: Path | None) -> Path:
-    from model import upcycle
-    from server.console import ProgressLine
+    from octavo.model import upcycle
+    from octavo.server.console import ProgressLine
 
     progress = ProgressLine(sys.stderr)
     try:

@@ -10,19 +10,19 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from typing_extensions import TypedDict
 
-from engine.api import FinishReason, Ready
-from server.admission import Task, admit, check_count, check_ids, read
-from server.choices import Delta
-from server.errors import InvalidRequest
-from server.health import require_ready
-from server.job import Job, Usage
-from server.logprobs import CompletionLogprobs, PromptLogprobs, completion_logprobs, prompt_logprobs
-from server.operations import GENERATING, Operation
-from server.protocol import CompletionRequest
-from server.respond import ChunkShape, respond
-from server.sampling import output_limit, sampling_params, truncated
-from server.service import Service
-from server.text import Tokenizer
+from octavo.engine.api import FinishReason, Ready
+from octavo.server.admission import Task, admit, check_count, check_ids, read
+from octavo.server.choices import Delta
+from octavo.server.errors import InvalidRequest
+from octavo.server.health import require_ready
+from octavo.server.job import Job, Usage
+from octavo.server.logprobs import CompletionLogprobs, PromptLogprobs, completion_logprobs, prompt_logprobs
+from octavo.server.operations import GENERATING, Operation
+from octavo.server.protocol import CompletionRequest
+from octavo.server.respond import ChunkShape, respond
+from octavo.server.sampling import output_limit, sampling_params, truncated
+from octavo.server.service import Service
+from octavo.server.text import Tokenizer
 
 DEFAULT_MAX_TOKENS = 16  # OpenAI's
 

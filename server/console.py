@@ -6,9 +6,9 @@ from typing import Any, TextIO
 
 from tqdm import tqdm
 
-from engine.api import Ready
-from engine.client import Draining, EngineState, Failed, Loading
-from server.config import ServerConfig
+from octavo.engine.api import Ready
+from octavo.engine.client import Draining, EngineState, Failed, Loading
+from octavo.server.config import ServerConfig
 
 
 class ProgressLine:

@@ -8,20 +8,20 @@ from functools import partial
 import jinja2
 from starlette.requests import Request as HttpRequest
 
-from engine.api import Ready, SamplingParams
-from server.admission import Task, admit, check_count
-from server.call_grammar import call_constraints
-from server.calls import CallParser, format_of, new_id
-from server.errors import InvalidRequest
-from server.health import require_ready
-from server.job import Job
-from server.messages import turns_of
-from server.parts import PartParser, PartReaders, PlainText
-from server.protocol import ChatRequest
-from server.sampling import output_limit, sampling_params, truncated
-from server.service import Service
-from server.template import ChatTemplate, Rendering
-from server.tools import ToolUse
+from octavo.engine.api import Ready, SamplingParams
+from octavo.server.admission import Task, admit, check_count
+from octavo.server.call_grammar import call_constraints
+from octavo.server.calls import CallParser, format_of, new_id
+from octavo.server.errors import InvalidRequest
+from octavo.server.health import require_ready
+from octavo.server.job import Job
+from octavo.server.messages import turns_of
+from octavo.server.parts import PartParser, PartReaders, PlainText
+from octavo.server.protocol import ChatRequest
+from octavo.server.sampling import output_limit, sampling_params, truncated
+from octavo.server.service import Service
+from octavo.server.template import ChatTemplate, Rendering
+from octavo.server.tools import ToolUse
 
 
 async def begin(service: Service, http: HttpRequest, request: ChatRequest, prefix: str) -> tuple[Job, PartReaders]:

@@ -20,7 +20,7 @@ from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from typing_extensions import TypedDict
 
-from server.wire import encode_json
+from octavo.server.wire import encode_json
 
 logger = logging.getLogger(__name__)
 

@@ -4,11 +4,11 @@ from fastapi import APIRouter
 from starlette.responses import Response
 from typing_extensions import TypedDict
 
-from engine.api import Progress, Ready
-from engine.client import Draining, EngineClient, EngineState, Failed, Loading
-from server.errors import ServiceUnavailable
-from server.operations import Operation
-from server.wire import encode_json
+from octavo.engine.api import Progress, Ready
+from octavo.engine.client import Draining, EngineClient, EngineState, Failed, Loading
+from octavo.server.errors import ServiceUnavailable
+from octavo.server.operations import Operation
+from octavo.server.wire import encode_json
 
 
 class Health(TypedDict):

@@ -7,12 +7,12 @@ from dataclasses import dataclass, field
 
 from typing_extensions import TypedDict
 
-from engine.api import FinishReason, Output, Ready
-from engine.client import Generation
-from server.choices import Choice, Delta
-from server.errors import ApiError, InternalError, ServiceUnavailable
-from server.service import Service
-from server.trace import Trace
+from octavo.engine.api import FinishReason, Output, Ready
+from octavo.engine.client import Generation
+from octavo.server.choices import Choice, Delta
+from octavo.server.errors import ApiError, InternalError, ServiceUnavailable
+from octavo.server.service import Service
+from octavo.server.trace import Trace
 
 logger = logging.getLogger(__name__)
 

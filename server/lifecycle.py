@@ -11,9 +11,9 @@ from collections.abc import Awaitable, Callable, Iterator
 from types import FrameType
 from typing import Any, Protocol
 
-from engine.client import ProcessClient
-from server.config import ServerConfig
-from server.errors import StartupError
+from octavo.engine.client import ProcessClient
+from octavo.server.config import ServerConfig
+from octavo.server.errors import StartupError
 
 logger = logging.getLogger(__name__)
 

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from typing_extensions import TypedDict
 
-from engine.api import TokenLogprobs
-from server.text import Tokenizer
+from octavo.engine.api import TokenLogprobs
+from octavo.server.text import Tokenizer
 
 LOWEST = -9999.0  # JSON has no -inf
 

@@ -6,9 +6,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from server.errors import InvalidRequest
-from server.fields import Object, shaped
-from server.turns import Turn, TurnCall
+from octavo.server.errors import InvalidRequest
+from octavo.server.fields import Object, shaped
+from octavo.server.turns import Turn, TurnCall
 
 
 class TextPart(Object):

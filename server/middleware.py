@@ -11,11 +11,11 @@ import uuid
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server import page
-from server.errors import BodyTooLarge, as_api_error, error_response
-from server.paths import PROBES, route_path
-from server.streaming import ClientLeft
-from server.trace import Trace
+from octavo.server import page
+from octavo.server.errors import BodyTooLarge, as_api_error, error_response
+from octavo.server.paths import PROBES, route_path
+from octavo.server.streaming import ClientLeft
+from octavo.server.trace import Trace
 
 logger = logging.getLogger(__name__)
 

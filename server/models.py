@@ -7,10 +7,10 @@ from fastapi import APIRouter
 from starlette.responses import Response
 from typing_extensions import TypedDict
 
-from server.errors import ModelNotFound
-from server.operations import Operation
-from server.service import Service
-from server.wire import encode_json
+from octavo.server.errors import ModelNotFound
+from octavo.server.operations import Operation
+from octavo.server.service import Service
+from octavo.server.wire import encode_json
 
 
 class Model(TypedDict):

@@ -13,12 +13,12 @@ from pydantic import TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema
 from starlette.responses import Response
 
-from server.config import ServerConfig
-from server.errors import ApiError, InvalidApiKey
-from server.operations import Operation, operation_of
-from server.paths import DOCUMENT, PROBES
-from server.release import version
-from server.wire import encode_json
+from octavo import __version__
+from octavo.server.config import ServerConfig
+from octavo.server.errors import ApiError, InvalidApiKey
+from octavo.server.operations import Operation, operation_of
+from octavo.server.paths import DOCUMENT, PROBES
+from octavo.server.wire import encode_json
 
 Json = dict[str, Any]
 Schemas = Mapping[Any, Json]  # of each type that operations name
@@ -85,7 +85,7 @@ def document(config: ServerConfig, routers: Sequence[APIRouter]) -> Json:
         paths.setdefault(route.path, {})[route.method] = _operation(route, schemas, config)
     return {
         "openapi": "3.1.0",
-        "info": {"title": "Octavo", "version": version(), "description": INTRODUCTION},
+        "info": {"title": "Octavo", "version": __version__, "description": INTRODUCTION},
         "servers": [{"url": "."}],
         "paths": paths,
         "components": {"schemas": components, "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}}},

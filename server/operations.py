@@ -6,7 +6,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from server.errors import (
+from octavo.server.errors import (
     ApiError,
     BodyTooLarge,
     ErrorBody,

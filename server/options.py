@@ -6,9 +6,9 @@ from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
-from engine.config import EngineConfig
-from server.config import ServerConfig
-from server.errors import StartupError
+from octavo.engine.config import EngineConfig
+from octavo.server.config import ServerConfig
+from octavo.server.errors import StartupError
 
 PREFIX = "OCTAVO_"
 EXAMPLE = "mistralai/Mixtral-8x7B-Instruct-v0.1"

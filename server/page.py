@@ -9,7 +9,7 @@ from fastapi import APIRouter
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
-from server.errors import NotFound
+from octavo.server.errors import NotFound
 
 DIRECTORY = Path(__file__).parent / "web"
 INDEX = "index.html"

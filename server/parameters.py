@@ -5,7 +5,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from server.errors import InvalidRequest
+from octavo.server.errors import InvalidRequest
 
 logger = logging.getLogger(__name__)
 

@@ -4,8 +4,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-from engine.api import FinishReason, TokenLogprobs
-from server.choices import Delta
+from octavo.engine.api import FinishReason, TokenLogprobs
+from octavo.server.choices import Delta
 
 Ended = FinishReason | Literal["tool_calls"]
 

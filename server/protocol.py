@@ -5,12 +5,12 @@ from typing import Annotated, Any, TypeVar, cast
 
 from pydantic import Field, ValidationError
 
-from server.errors import InvalidRequest, from_validation
-from server.fields import Object, shaped
-from server.messages import Message
-from server.parameters import ParameterCheck
-from server.structured import Structured
-from server.tools import MAX_TOOLS, Tool, ToolChoice, ToolUse, check_tools, tool_use
+from octavo.server.errors import InvalidRequest, from_validation
+from octavo.server.fields import Object, shaped
+from octavo.server.messages import Message
+from octavo.server.parameters import ParameterCheck
+from octavo.server.structured import Structured
+from octavo.server.tools import MAX_TOOLS, Tool, ToolChoice, ToolUse, check_tools, tool_use
 
 MAX_STOPS = 4
 MAX_STOP_LENGTH = 1024  # characters: every choice prepares its own search for them

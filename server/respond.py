@@ -9,11 +9,11 @@ from typing import Protocol
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
-from server.choices import Delta
-from server.errors import ApiError, as_api_error
-from server.job import Job, Usage
-from server.streaming import EventStream, until_disconnect
-from server.wire import DONE, encode_json, event, named_event
+from octavo.server.choices import Delta
+from octavo.server.errors import ApiError, as_api_error
+from octavo.server.job import Job, Usage
+from octavo.server.streaming import EventStream, until_disconnect
+from octavo.server.wire import DONE, encode_json, event, named_event
 
 Events = Sequence[Mapping[str, object]]
 

@@ -10,20 +10,20 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from typing_extensions import TypedDict
 
-from engine.api import FinishReason
-from server.admission import read
-from server.choices import Delta
-from server.conversation import begin
-from server.errors import ApiError
-from server.job import Job, Usage
-from server.operations import GENERATING, Operation
-from server.parts import Ended, PartReaders
-from server.respond import Events, respond
-from server.responses_output import Event, Output, OutputItem, OutputText, TextToken
-from server.responses_request import NAMES, ResponsesRequest
-from server.service import Service
-from server.text import Tokenizer
-from server.translation import declared, naming, translated
+from octavo.engine.api import FinishReason
+from octavo.server.admission import read
+from octavo.server.choices import Delta
+from octavo.server.conversation import begin
+from octavo.server.errors import ApiError
+from octavo.server.job import Job, Usage
+from octavo.server.operations import GENERATING, Operation
+from octavo.server.parts import Ended, PartReaders
+from octavo.server.respond import Events, respond
+from octavo.server.responses_output import Event, Output, OutputItem, OutputText, TextToken
+from octavo.server.responses_request import NAMES, ResponsesRequest
+from octavo.server.service import Service
+from octavo.server.text import Tokenizer
+from octavo.server.translation import declared, naming, translated
 
 Status = Literal["in_progress", "completed", "incomplete", "failed"]
 

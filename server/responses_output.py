@@ -6,9 +6,9 @@ from typing import Literal
 
 from typing_extensions import TypedDict
 
-from server.logprobs import ChatTokenLogprob, chat_logprobs
-from server.parts import Piece, Text, ToolCallArguments, ToolCallStart
-from server.text import Tokenizer
+from octavo.server.logprobs import ChatTokenLogprob, chat_logprobs
+from octavo.server.parts import Piece, Text, ToolCallArguments, ToolCallStart
+from octavo.server.text import Tokenizer
 
 ItemStatus = Literal["in_progress", "completed", "incomplete"]
 Event = Mapping[str, object]  # its type, and what that type has; responses.StreamEvent describes them

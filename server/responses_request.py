@@ -5,10 +5,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from server.errors import InvalidRequest
-from server.fields import Object, shaped
-from server.protocol import MAX_LOGPROBS
-from server.translation import TranslatedRequest, declared
+from octavo.server.errors import InvalidRequest
+from octavo.server.fields import Object, shaped
+from octavo.server.protocol import MAX_LOGPROBS
+from octavo.server.translation import TranslatedRequest, declared
 
 # The chat's complaints, in this body's words.
 NAMES = {

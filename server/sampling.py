@@ -3,9 +3,9 @@
 import secrets
 from typing import TypeVar
 
-from engine.api import Ready, SamplingParams
-from server.errors import ContextLengthExceeded, InvalidRequest
-from server.protocol import GenerationRequest
+from octavo.engine.api import Ready, SamplingParams
+from octavo.server.errors import ContextLengthExceeded, InvalidRequest
+from octavo.server.protocol import GenerationRequest
 
 _UINT64 = 2**64 - 1
 T = TypeVar("T")

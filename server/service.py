@@ -2,12 +2,12 @@
 
 from dataclasses import dataclass
 
-from engine.client import EngineClient
-from server.config import ServerConfig
-from server.errors import ModelNotFound
-from server.metrics import Metrics
-from server.parameters import ParameterCheck
-from server.text import Tokenizer
+from octavo.engine.client import EngineClient
+from octavo.server.config import ServerConfig
+from octavo.server.errors import ModelNotFound
+from octavo.server.metrics import Metrics
+from octavo.server.parameters import ParameterCheck
+from octavo.server.text import Tokenizer
 
 
 @dataclass(frozen=True, slots=True)

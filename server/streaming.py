@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from server.wire import KEEP_ALIVE
+from octavo.server.wire import KEEP_ALIVE
 
 T = TypeVar("T")
 

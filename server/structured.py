@@ -6,10 +6,10 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from engine.api import Grammar
-from server.errors import InvalidRequest
-from server.fields import Object, shaped
-from server.parameters import is_absent
+from octavo.engine.api import Grammar
+from octavo.server.errors import InvalidRequest
+from octavo.server.fields import Object, shaped
+from octavo.server.parameters import is_absent
 
 ANY_OBJECT = '{"type":"object"}'
 

@@ -13,8 +13,8 @@ from jinja2.ext import Extension, loopcontrols
 from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
-from server.errors import InvalidRequest, StartupError
-from server.turns import Turn, TurnCall, as_user, described, merged, with_short_ids, without_calls
+from octavo.server.errors import InvalidRequest, StartupError
+from octavo.server.turns import Turn, TurnCall, as_user, described, merged, with_short_ids, without_calls
 
 _FIRST, _SECOND = "Xyzzy", "Plugh"  # words that no template has of its own
 _TOOL: dict[str, Any] = {

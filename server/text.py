@@ -9,8 +9,8 @@ from typing import Any, Self
 import tokenizers
 from tokenizers.decoders import DecodeStream
 
-from server.errors import StartupError
-from server.template import ChatTemplate
+from octavo.server.errors import StartupError
+from octavo.server.template import ChatTemplate
 
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
 

@@ -8,16 +8,16 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from typing_extensions import TypedDict
 
-from server.admission import check_ids, read
-from server.conversation import rendered
-from server.errors import ServiceUnavailable
-from server.health import require_ready
-from server.operations import READING, Operation
-from server.protocol import DetokenizeRequest, TokenizeRequest
-from server.service import Service
-from server.text import Tokenizer
-from server.translation import translated
-from server.wire import encode_json
+from octavo.server.admission import check_ids, read
+from octavo.server.conversation import rendered
+from octavo.server.errors import ServiceUnavailable
+from octavo.server.health import require_ready
+from octavo.server.operations import READING, Operation
+from octavo.server.protocol import DetokenizeRequest, TokenizeRequest
+from octavo.server.service import Service
+from octavo.server.text import Tokenizer
+from octavo.server.translation import translated
+from octavo.server.wire import encode_json
 
 
 class Tokens(TypedDict):

@@ -6,8 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from server.errors import InvalidRequest
-from server.fields import Object, shaped
+from octavo.server.errors import InvalidRequest
+from octavo.server.fields import Object, shaped
 
 MAX_TOOLS = 128  # OpenAI's
 

@@ -7,9 +7,9 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from server.errors import ApiError
-from server.protocol import ChatRequest, ModelRequest, checked
-from server.service import Service
+from octavo.server.errors import ApiError
+from octavo.server.protocol import ChatRequest, ModelRequest, checked
+from octavo.server.service import Service
 
 Names = Mapping[str, str]  # a chat request's field -> what it was in the body
 

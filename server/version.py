@@ -4,9 +4,9 @@ from fastapi import APIRouter
 from starlette.responses import Response
 from typing_extensions import TypedDict
 
-from server.operations import Operation
-from server.release import version
-from server.wire import encode_json
+from octavo import __version__
+from octavo.server.operations import Operation
+from octavo.server.wire import encode_json
 
 
 class Version(TypedDict):
@@ -19,7 +19,7 @@ def router() -> APIRouter:
     @routes.get("/version", openapi_extra=Operation("Service", Version).extra())
     async def read_version() -> Response:
         """Which Octavo this is."""
-        answer: Version = {"version": version()}
+        answer: Version = {"version": __version__}
         return Response(encode_json(answer), media_type="application/json")
 
     return routes

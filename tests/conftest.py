@@ -6,7 +6,7 @@ from importlib.util import find_spec
 import pytest
 import torch
 
-import model.kernels.cpu.library as kernels
+import octavo.model.kernels.cpu.library as kernels
 
 TIMEOUTS = find_spec("pytest_timeout") is not None  # tests/gpu/ runs with torch, triton and pytest alone
 

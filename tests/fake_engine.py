@@ -11,10 +11,10 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from engine.api import EngineStats, FinishReason, Output, Progress, Ready, Report, Request, StepOutputs
-from engine.config import EngineConfig
-from engine.process import Build
-from model.config import ModelError
+from octavo.engine.api import EngineStats, FinishReason, Output, Progress, Ready, Report, Request, StepOutputs
+from octavo.engine.config import EngineConfig
+from octavo.engine.process import Build
+from octavo.model.config import ModelError
 
 POISON = 13  # a prompt that starts with it makes `add` raise
 CRASH = 66  # a prompt that starts with it makes the next step raise

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
-from model.pinned import SMOLLM2
-from server.config import ServerConfig
+from octavo.model.pinned import SMOLLM2
+from octavo.server.config import ServerConfig
 
 DOCKER = Path(__file__).parent.parent / "docker"
 

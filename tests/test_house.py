@@ -10,7 +10,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 MAY_IMPORT = {"server": {"server", "engine"}, "engine": {"engine", "model"}, "model": {"model"}}
-SERVER_SEES = {"engine.api", "engine.client", "engine.config"}
+SERVER_SEES = {"octavo.engine.api", "octavo.engine.client", "octavo.engine.config"}
 TORCH_IN_ENGINE = {"runner.py", "tensors.py", "graphs.py", "sampler.py", "probe.py", "start.py"}
 COMPOSITION_ROOT = "server/cli.py"
 LONGEST_FUNCTION, LONGEST_FILE, MOST_PARAMETERS = 50, 350, 6
@@ -43,11 +43,11 @@ def imported(tree: ast.Module) -> Iterator[str]:
 
 
 def is_allowed(path: Path, name: str) -> bool:
-    folder, root = path.relative_to(ROOT).parts[0], name.split(".")[0]
+    folder, root = path.relative_to(ROOT).parts[0], name.removeprefix("octavo.").split(".")[0]
     if root == "torch":
         return folder == "model" or (folder == "engine" and path.name in TORCH_IN_ENGINE)
     if folder == "server" and root == "engine":
-        return ".".join(name.split(".")[:2]) in SERVER_SEES
+        return ".".join(name.split(".")[:3]) in SERVER_SEES
     return root not in MAY_IMPORT or root in MAY_IMPORT[folder]
 
 
@@ -102,7 +102,15 @@ def test_every_module_states_its_rule(path: Path) -> None:
 
 @pytest.mark.parametrize(
     "module",
-    ["server.app", "server.cli", "server.lifecycle", "engine.client", "engine.build", "model.config", "model.hub"],
+    [
+        "octavo.server.app",
+        "octavo.server.cli",
+        "octavo.server.lifecycle",
+        "octavo.engine.client",
+        "octavo.engine.build",
+        "octavo.model.config",
+        "octavo.model.hub",
+    ],
 )
 def test_the_api_process_never_loads_the_engines_libraries(module: str) -> None:
     code = f"import sys, {module}; sys.exit(not sys.modules.keys().isdisjoint(('torch', 'llguidance')))"
@@ -112,5 +120,5 @@ def test_the_api_process_never_loads_the_engines_libraries(module: str) -> None:
 def test_the_engine_runs_on_a_machine_that_has_little_but_torch() -> None:
     """As those do on which a GPU is tested and measured."""
     absent = ("llguidance", "tokenizers", "fastapi", "uvicorn", "pydantic", "jinja2", "triton")
-    code = f"import sys; sys.modules.update(dict.fromkeys({absent})); import engine.start"
+    code = f"import sys; sys.modules.update(dict.fromkeys({absent})); import octavo.engine.start"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

@@ -26,8 +26,8 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A fresh virtual environment with the wheel in it; what the wheel depends on is borrowed from this one."""
     root = tmp_path_factory.mktemp("wheel")
     source = root / "source"  # a copy, because a build leaves files beside its source
-    for name in ("server", "engine", "model"):
-        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("octavo", "server", "engine", "model"):
+        shutil.copytree(ROOT / name, source / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     pip("wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", str(root), str(source))
@@ -43,7 +43,8 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_everything_comes_from_the_wheel(environment: Path, tmp_path: Path) -> None:
     code = """
-import importlib.resources, json, engine, model, server
+import importlib.resources, json
+from octavo import engine, model, server
 licenses = importlib.resources.files(model) / "licenses"
 print(json.dumps([engine.__file__, model.__file__, server.__file__, (licenses / "LICENSE.txt").read_text()[:99]]))
 """

@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from model.config import ModelConfig
+from octavo.model.config import ModelConfig
 
 CONFIG: dict[str, Any] = {
     "architectures": ["MixtralForCausalLM"],

@@ -5,11 +5,11 @@ from importlib.util import find_spec
 
 import torch
 
-from model.config import ModelConfig, ModelError
-from model.kernels.cpu.library import library
-from model.ops.cpu import CpuOps
-from model.ops.invariant import INVARIANT
-from model.ops.seams import TORCH, Ops
+from octavo.model.config import ModelConfig, ModelError
+from octavo.model.kernels.cpu.library import library
+from octavo.model.ops.cpu import CpuOps
+from octavo.model.ops.invariant import INVARIANT
+from octavo.model.ops.seams import TORCH, Ops
 
 OLDEST = (8, 0)  # compute capability: on older GPUs, which have no product of bfloat16, torch's operations run
 
@@ -24,8 +24,8 @@ def select_ops(config: ModelConfig, device: torch.device, batch_invariant: bool 
         case "cpu" if (kernels := library()) is not None:
             return CpuOps(kernels, plain).ops()
         case "cuda" if has_triton(device):
-            from model.kernels.gpu.sampling import draw  # triton loads here, which only a GPU needs
-            from model.ops.gpu import GpuOps
+            from octavo.model.kernels.gpu.sampling import draw  # triton loads here, which only a GPU needs
+            from octavo.model.ops.gpu import GpuOps
 
             return replace(plain, draw=draw) if batch_invariant else GpuOps.on(config, device).ops()
         case "cpu" | "cuda":
@@ -52,6 +52,6 @@ def try_out(device: torch.device) -> None:
             f"{torch.__version__} was built for it, or serve with --device cpu."
         ) from None
     if has_triton(device):
-        from model.kernels.gpu.trial import compile_one  # triton loads here
+        from octavo.model.kernels.gpu.trial import compile_one  # triton loads here
 
         compile_one(device)

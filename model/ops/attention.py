@@ -6,8 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.batch import ForwardBatch
-from model.kv_cache import KVCache, LayerCache
+from octavo.model.batch import ForwardBatch
+from octavo.model.kv_cache import KVCache, LayerCache
 
 QUERY_ROWS = 256  # of one masked call: its mask of [QUERY_ROWS, keys] stays small whatever the context
 

@@ -5,12 +5,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from model.batch import ForwardBatch
-from model.kernels.cpu.library import Library
-from model.kernels.cpu.structs import ExpertsStruct, PagesStruct, StepStruct, WeightStruct
-from model.kv_cache import KVCache, LayerCache
-from model.ops.seams import Ops, Plan
-from model.quantization import ExpertWeights, GroupedWeight, Weight
+from octavo.model.batch import ForwardBatch
+from octavo.model.kernels.cpu.library import Library
+from octavo.model.kernels.cpu.structs import ExpertsStruct, PagesStruct, StepStruct, WeightStruct
+from octavo.model.kv_cache import KVCache, LayerCache
+from octavo.model.ops.seams import Ops, Plan
+from octavo.model.quantization import ExpertWeights, GroupedWeight, Weight
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.ops.linear import Linear, linear, linear_reference
-from model.quantization import ExpertWeights
+from octavo.model.ops.linear import Linear, linear, linear_reference
+from octavo.model.quantization import ExpertWeights
 
 
 def experts(x: Tensor, ids: Tensor, weights: Tensor, expert_weights: ExpertWeights, product: Linear = linear) -> Tensor:

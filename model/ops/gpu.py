@@ -5,18 +5,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from model.batch import ForwardBatch
-from model.config import ModelConfig
-from model.kernels.gpu import attention as paged
-from model.kernels.gpu.attention_plan import GpuPlan, Tiling, plan
-from model.kernels.gpu.configs import arch_of
-from model.kernels.gpu.decoder import partial_outputs
-from model.kernels.gpu.sampling import draw
-from model.kv_cache import KVCache, LayerCache
-from model.ops.linear import linear
-from model.ops.seams import Ops, Plan
-from model.quantization import ExpertWeights
-from model.rows import Stack
+from octavo.model.batch import ForwardBatch
+from octavo.model.config import ModelConfig
+from octavo.model.kernels.gpu import attention as paged
+from octavo.model.kernels.gpu.attention_plan import GpuPlan, Tiling, plan
+from octavo.model.kernels.gpu.configs import arch_of
+from octavo.model.kernels.gpu.decoder import partial_outputs
+from octavo.model.kernels.gpu.sampling import draw
+from octavo.model.kv_cache import KVCache, LayerCache
+from octavo.model.ops.linear import linear
+from octavo.model.ops.seams import Ops, Plan
+from octavo.model.quantization import ExpertWeights
+from octavo.model.rows import Stack
 
 
 @dataclass(frozen=True, slots=True)

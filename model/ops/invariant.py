@@ -11,13 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.batch import ForwardBatch
-from model.kv_cache import KVCache
-from model.ops.attention import AttentionPlan, attention, plan_attention
-from model.ops.experts import experts
-from model.ops.linear import linear
-from model.ops.seams import Ops
-from model.quantization import Fp16Weight, Weight
+from octavo.model.batch import ForwardBatch
+from octavo.model.kv_cache import KVCache
+from octavo.model.ops.attention import AttentionPlan, attention, plan_attention
+from octavo.model.ops.experts import experts
+from octavo.model.ops.linear import linear
+from octavo.model.ops.seams import Ops
+from octavo.model.quantization import Fp16Weight, Weight
 
 BLOCK_ROWS = 6  # of FBGEMM's float16 product with AVX2
 

@@ -6,13 +6,13 @@ from typing import Any
 
 from torch import Tensor
 
-from model.batch import ForwardBatch
-from model.kv_cache import KVCache, LayerCache
-from model.ops.attention import attention, plan_attention
-from model.ops.experts import experts
-from model.ops.linear import linear
-from model.ops.sampling import draw
-from model.quantization import ExpertWeights, Weight
+from octavo.model.batch import ForwardBatch
+from octavo.model.kv_cache import KVCache, LayerCache
+from octavo.model.ops.attention import attention, plan_attention
+from octavo.model.ops.experts import experts
+from octavo.model.ops.linear import linear
+from octavo.model.ops.sampling import draw
+from octavo.model.quantization import ExpertWeights, Weight
 
 Plan = Any  # what plan_attention makes of a batch is for the attention beside it alone
 

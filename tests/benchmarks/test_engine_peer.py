@@ -8,7 +8,7 @@ import pytest
 
 from benchmarks.engine_peer import Peer
 from benchmarks.process import json_lines
-from engine.config import EngineConfig
+from octavo.engine.config import EngineConfig
 from tests.tiny import write_tiny_checkpoint
 
 SMALL = {"device": "cpu", "dtype": "float32", "threads": 1, "kv_cache_memory": 2**20, "max_num_batched_tokens": 64}

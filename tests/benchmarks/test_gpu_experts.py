@@ -7,7 +7,7 @@ from benchmarks.gpu_compare import difference
 from benchmarks.gpu_experts import exact, grouped
 from benchmarks.gpu_model import SMALL, experts_of
 from benchmarks.gpu_products import Load
-from model.ops.experts import experts_reference
+from octavo.model.ops.experts import experts_reference
 
 CPU = torch.device("cpu")
 

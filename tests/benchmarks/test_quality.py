@@ -9,10 +9,10 @@ from tokenizers import Tokenizer
 from benchmarks import quality
 from benchmarks.machine import user_cache
 from benchmarks.quality import Quality, Scores
-from engine.config import TOKENIZER
-from model.config import ModelError
-from model.precision import fp16_works
-from model.upcycle import build, default_directory
+from octavo.engine.config import TOKENIZER
+from octavo.model.config import ModelError
+from octavo.model.precision import fp16_works
+from octavo.model.upcycle import build, default_directory
 from tests.tiny import write_tiny_checkpoint
 
 IDS = [(7 * n) % 256 for n in range(400)]

@@ -14,8 +14,8 @@ from benchmarks.gpu_model import SMALL
 from benchmarks.gpu_run import Run
 from benchmarks.gpu_table import Ceilings
 from benchmarks.tune import BOUNDS, Job, Log, changes, descend, neighbours, search, settle
-from model.kernels.gpu import configs
-from model.kernels.gpu.configs import ANY, Config, Entry, Table
+from octavo.model.kernels.gpu import configs
+from octavo.model.kernels.gpu.configs import ANY, Config, Entry, Table
 
 START = Config(rows=32, tokens=8, inputs=64)
 BEST = Config(rows=128, tokens=16, inputs=256, splits=4, warps=8, stages=5)

@@ -28,8 +28,8 @@ def main(names: Sequence[str]) -> int:
     scripts = [path for path in sorted(HERE.glob("with_*")) if not names or path.stem in names or path.name in names]
     CACHE.mkdir(exist_ok=True)
     commands = {path: _prepared(path) for path in scripts}
-    subprocess.run([sys.executable, "-m", "server", "demo-model"], cwd=ROOT, check=True)  # built once
-    with TemporaryDirectory() as directory, started(["-m", "server", "serve", *FLAGS], Path(directory)) as server:
+    subprocess.run([sys.executable, "-m", "octavo", "demo-model"], cwd=ROOT, check=True)  # built once
+    with TemporaryDirectory() as directory, started(["-m", "octavo", "serve", *FLAGS], Path(directory)) as server:
         _wait(server)
         failed = [path.name for path, command in commands.items() if not _passes(path.name, command, server)]
         if "Traceback" in server.output:

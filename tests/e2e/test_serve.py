@@ -19,7 +19,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     directory = tmp_path_factory.mktemp("serve")
     model = write_model(directory / "tiny")
     environment = {"OCTAVO_MAX_MODEL_LEN": "256", "OCTAVO_THREADS": "2"}
-    with started(["-m", "server", "serve", model, *FLAGS], directory, environment) as server:
+    with started(["-m", "octavo", "serve", model, *FLAGS], directory, environment) as server:
         server.wait_for_health(200)
         yield server
         server.send_signal(signal.SIGTERM)

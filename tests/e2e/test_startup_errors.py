@@ -12,7 +12,7 @@ from tests.e2e.harness import Server, started, write_model
 
 def refusal(directory: Path, model: Path, *flags: str) -> str:
     """The last line that `octavo serve` prints before it ends with status 2."""
-    command = ["-m", "server", "serve", model, "--kv-cache-memory", "1MiB", *flags]
+    command = ["-m", "octavo", "serve", model, "--kv-cache-memory", "1MiB", *flags]
     with started(command, directory) as server:
         assert server.exit_status() == 2, server.output
         server.wait_until_nothing_is_left()

@@ -6,11 +6,11 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from engine.graphs import Replay
-from model.batch import ForwardBatch
-from model.kv_cache import KVCache
-from model.mixtral import Mixtral
-from model.ops.seams import TORCH, Ops, Plan
+from octavo.engine.graphs import Replay
+from octavo.model.batch import ForwardBatch
+from octavo.model.kv_cache import KVCache
+from octavo.model.mixtral import Mixtral
+from octavo.model.ops.seams import TORCH, Ops, Plan
 
 
 def reading_the_device() -> Ops:

@@ -4,11 +4,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
 
-from engine.api import FinishReason, Output, Request, SamplingParams, TokenLogprobs
-from engine.blocks import BlockPool
-from engine.engine import Engine
-from engine.scheduler import Limits, Scheduler
-from engine.step import PENDING, Batch, Row, Sample
+from octavo.engine.api import FinishReason, Output, Request, SamplingParams, TokenLogprobs
+from octavo.engine.blocks import BlockPool
+from octavo.engine.engine import Engine
+from octavo.engine.scheduler import Limits, Scheduler
+from octavo.engine.step import PENDING, Batch, Row, Sample
 
 VOCAB = 1000
 

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from engine.api import FinishReason, Grammar, Output, Ready, Request, SamplingParams
-from engine.client import (
+from octavo.engine.api import FinishReason, Grammar, Output, Ready, Request, SamplingParams
+from octavo.engine.client import (
     BadGrammar,
     Draining,
     EngineState,
@@ -23,8 +23,8 @@ from engine.client import (
     TooLong,
     Unavailable,
 )
-from engine.config import EngineConfig
-from engine.supervisor import Restarts
+from octavo.engine.config import EngineConfig
+from octavo.engine.supervisor import Restarts
 from tests.fake_engine import CRASH, HANG, HANGS, REFUSED, Behaviour, fake_build
 from tests.server.vocab import byte_level
 
@@ -191,7 +191,7 @@ def test_a_step_that_never_ends_is_a_death(
 
     async def run() -> None:
         seconds = asyncio.Semaphore(0)
-        monkeypatch.setattr("engine.watchdog.sleep", lambda _: seconds.acquire())
+        monkeypatch.setattr("octavo.engine.watchdog.sleep", lambda _: seconds.acquire())
         async with running(Behaviour(lives=tmp_path / "lives"), watch=states.append) as client:
             await until_ready(client)
             hanging = client.submit([request("a", HANG), request("b", 1)])

@@ -2,8 +2,8 @@
 
 import asyncio
 
-from engine.api import FinishReason, Output, TokenLogprobs
-from engine.collector import Collector, merge
+from octavo.engine.api import FinishReason, Output, TokenLogprobs
+from octavo.engine.collector import Collector, merge
 
 
 def collector_of(*ids: str) -> tuple[Collector, list[str]]:

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.api import SamplingParams
-from engine.edits import edits
-from engine.step import Row
+from octavo.engine.api import SamplingParams
+from octavo.engine.edits import edits
+from octavo.engine.step import Row
 
 SETTINGS = settings(derandomize=True, deadline=None, max_examples=200)
 VOCAB = 12

@@ -2,10 +2,10 @@
 
 import pytest
 
-from engine.api import FinishReason
-from engine.engine import Engine
-from engine.scheduler import Scheduler
-from engine.step import PENDING, Batch, Sample
+from octavo.engine.api import FinishReason
+from octavo.engine.engine import Engine
+from octavo.engine.scheduler import Scheduler
+from octavo.engine.step import PENDING, Batch, Sample
 from tests.engine.fakes import Collector, FakeLaunched, FakeRunner, check, continuation, engine, request, run
 
 

@@ -13,18 +13,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from engine.api import Output, Request, SamplingParams, TokenLogprobs
-from engine.blocks import BlockPool
-from engine.engine import Engine
-from engine.noise import uniforms
-from engine.runner import Launched, ModelRunner
-from engine.scheduler import Scheduler
-from engine.step import Batch, Sample
-from model.checkpoint import load_model
-from model.config import ModelConfig
-from model.kv_cache import KVCache
-from model.mixtral import Mixtral
-from model.precision import Precision
+from octavo.engine.api import Output, Request, SamplingParams, TokenLogprobs
+from octavo.engine.blocks import BlockPool
+from octavo.engine.engine import Engine
+from octavo.engine.noise import uniforms
+from octavo.engine.runner import Launched, ModelRunner
+from octavo.engine.scheduler import Scheduler
+from octavo.engine.step import Batch, Sample
+from octavo.model.checkpoint import load_model
+from octavo.model.config import ModelConfig
+from octavo.model.kv_cache import KVCache
+from octavo.model.mixtral import Mixtral
+from octavo.model.precision import Precision
 from tests.engine.fakes import Collector, check, limits
 from tests.engine.test_edits import obvious
 from tests.model.pages import Pages
@@ -233,7 +233,7 @@ def test_logprobs_are_those_of_the_finished_text(model, expected):
 
 @pytest.mark.parametrize("way", WAYS)
 def test_the_logprobs_of_a_prompt_are_those_of_its_text(model, expected, way, monkeypatch):
-    monkeypatch.setattr("engine.runner.SCORED_AT_ONCE", 3)
+    monkeypatch.setattr("octavo.engine.runner.SCORED_AT_ONCE", 3)
     served = serve(model, [requests()], **WAYS[way])
     for request in requests():
         told = served.prompt_logprobs[request.id]

@@ -5,7 +5,7 @@ from statistics import median
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.api import Request
+from octavo.engine.api import Request
 from tests.engine.fakes import check, engine, request
 
 STEP_TOKENS = 256

@@ -7,18 +7,18 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine.api import Request, SamplingParams
-from engine.blocks import BlockPool
-from engine.engine import Engine
-from engine.graphs import CudaCapture, Graphs, Stage, _stream, capture_all, measure, sizes
-from engine.runner import ModelRunner
-from engine.scheduler import Scheduler
-from engine.step import PENDING, Batch, Row
-from model.checkpoint import load_model
-from model.config import ModelConfig
-from model.kv_cache import KVCache
-from model.mixtral import Mixtral
-from model.precision import Precision
+from octavo.engine.api import Request, SamplingParams
+from octavo.engine.blocks import BlockPool
+from octavo.engine.engine import Engine
+from octavo.engine.graphs import CudaCapture, Graphs, Stage, _stream, capture_all, measure, sizes
+from octavo.engine.runner import ModelRunner
+from octavo.engine.scheduler import Scheduler
+from octavo.engine.step import PENDING, Batch, Row
+from octavo.model.checkpoint import load_model
+from octavo.model.config import ModelConfig
+from octavo.model.kv_cache import KVCache
+from octavo.model.mixtral import Mixtral
+from octavo.model.precision import Precision
 from tests.engine.device_ops import FakeCapture, capturable
 from tests.engine.fake_cuda import FakeCuda
 from tests.engine.fakes import Collector, limits, run

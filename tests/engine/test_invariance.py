@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine.api import Request, SamplingParams
-from engine.config import EngineConfig
-from engine.start import load
-from model.config import ModelConfig
-from model.kernels.cpu.library import library
-from model.mixtral import Mixtral
-from model.precision import fp16_works
+from octavo.engine.api import Request, SamplingParams
+from octavo.engine.config import EngineConfig
+from octavo.engine.start import load
+from octavo.model.config import ModelConfig
+from octavo.model.kernels.cpu.library import library
+from octavo.model.mixtral import Mixtral
+from octavo.model.precision import fp16_works
 from tests.engine.test_equivalence import VOCAB, Served, serve
 from tests.tiny import write_tiny_checkpoint
 

@@ -6,17 +6,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine import probe, start
-from engine.api import Progress
-from engine.config import EngineConfig
-from engine.graphs import Stage, stage_for
-from engine.probe import Probe, Room
-from engine.runner import ModelRunner
-from engine.sizing import GIB
-from engine.step import Batch
-from model.config import ModelConfig, ModelError
-from model.kv_cache import KVCache
-from model.mixtral import Mixtral
+from octavo.engine import probe, start
+from octavo.engine.api import Progress
+from octavo.engine.config import EngineConfig
+from octavo.engine.graphs import Stage, stage_for
+from octavo.engine.probe import Probe, Room
+from octavo.engine.runner import ModelRunner
+from octavo.engine.sizing import GIB
+from octavo.engine.step import Batch
+from octavo.model.config import ModelConfig, ModelError
+from octavo.model.kv_cache import KVCache
+from octavo.model.mixtral import Mixtral
 from tests.tiny import write_tiny_checkpoint
 
 

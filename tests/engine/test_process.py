@@ -11,8 +11,8 @@ from typing import Any
 
 import pytest
 
-from engine import process
-from engine.api import (
+from octavo.engine import process
+from octavo.engine.api import (
     Abort,
     EngineStats,
     Fatal,
@@ -24,8 +24,8 @@ from engine.api import (
     SamplingParams,
     StepOutputs,
 )
-from engine.config import EngineConfig
-from engine.process import ProgressReporter
+from octavo.engine.config import EngineConfig
+from octavo.engine.process import ProgressReporter
 from tests.fake_engine import CRASH, POISON, REFUSED, Behaviour, fake_build
 
 PATIENCE = 60  # seconds; the machine may be busy

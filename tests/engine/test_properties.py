@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, rule
 
-from engine.api import FinishReason
+from octavo.engine.api import FinishReason
 from tests.engine.fakes import VOCAB, Collector, check, continuation, engine, request, run, scores
 
 SETTINGS = settings(derandomize=True, deadline=None, max_examples=200, stateful_step_count=50)

@@ -6,11 +6,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine.api import FinishReason
-from engine.build import build
-from engine.config import EngineConfig
-from engine.engine import Engine
-from engine.runner import ModelRunner
+from octavo.engine.api import FinishReason
+from octavo.engine.build import build
+from octavo.engine.config import EngineConfig
+from octavo.engine.engine import Engine
+from octavo.engine.runner import ModelRunner
 from tests.engine.fakes import Collector, request, run
 from tests.tiny import write_tiny_checkpoint
 

@@ -10,11 +10,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from engine.api import SamplingParams
-from engine.noise import uniforms
-from engine.sampler import _edited, _forbidden, _logprobs, _unpacked, _within, draw, score
-from engine.step import Row, Sample
-from model.ops.sampling import CANDIDATES, draw_reference
+from octavo.engine.api import SamplingParams
+from octavo.engine.noise import uniforms
+from octavo.engine.sampler import _edited, _forbidden, _logprobs, _unpacked, _within, draw, score
+from octavo.engine.step import Row, Sample
+from octavo.model.ops.sampling import CANDIDATES, draw_reference
 from tests.engine.test_edits import CASES
 from tests.engine.test_edits import obvious as obvious_edits
 from tests.engine.test_edits import row as edited_row

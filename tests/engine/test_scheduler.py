@@ -2,8 +2,8 @@
 
 import pytest
 
-from engine.api import FinishReason
-from engine.step import PENDING, Sample
+from octavo.engine.api import FinishReason
+from octavo.engine.step import PENDING, Sample
 from tests.engine.fakes import VOCAB, Collector, check, continuation, engine, request, run, scores
 
 

@@ -4,10 +4,10 @@ from dataclasses import replace
 
 import pytest
 
-from engine import sizing
-from engine.config import EngineConfig
-from model.config import ModelError
-from model.reserve import PAGE
+from octavo.engine import sizing
+from octavo.engine.config import EngineConfig
+from octavo.model.config import ModelError
+from octavo.model.reserve import PAGE
 from tests.tiny import SHAPE
 
 CONFIG = EngineConfig("model")

@@ -5,14 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from engine.api import SamplingDefaults
-from engine.build import build
-from engine.config import EngineConfig
-from engine.start import start as begin
-from model.config import ModelError
-from model.kernels.cpu.library import library
-from model.memory import zeros_on
-from model.reserve import PAGE, Reserve
+from octavo.engine.api import SamplingDefaults
+from octavo.engine.build import build
+from octavo.engine.config import EngineConfig
+from octavo.engine.start import start as begin
+from octavo.model.config import ModelError
+from octavo.model.kernels.cpu.library import library
+from octavo.model.memory import zeros_on
+from octavo.model.reserve import PAGE, Reserve
 from tests.tiny import write_tiny_checkpoint
 
 SMALL = {"threads": 1, "kv_cache_memory": 2**20, "max_num_batched_tokens": 64, "device": "cpu", "dtype": "float32"}
@@ -43,8 +43,8 @@ def test_start_reports_its_progress_and_states_its_bounds(checkpoint):
 @pytest.mark.parametrize(("asked", "cost"), [("auto", "half as fast"), ("int8", "unpacks its weights, slowly")])
 def test_what_is_lost_without_the_kernels_is_said(checkpoint, monkeypatch, asked, cost):
     _, with_kernels, _ = start(checkpoint)
-    monkeypatch.setattr("engine.start.library", lambda: None)
-    monkeypatch.setattr("engine.start.why_missing", lambda: "were not built")
+    monkeypatch.setattr("octavo.engine.start.library", lambda: None)
+    monkeypatch.setattr("octavo.engine.start.why_missing", lambda: "were not built")
     _, ready, _ = start(checkpoint, quantization=asked, dtype="auto")
     (line,) = (line for line in ready.description if "The kernels in C were not built" in line)
     assert cost in line and "install a C compiler (gcc or clang), then run `" in line and "-m pip install" in line
@@ -59,7 +59,7 @@ def test_the_reserve_is_for_quantised_weights(checkpoint, monkeypatch, quantizat
         given.append(memory)
         return zeros_on(device, memory)
 
-    monkeypatch.setattr("engine.start.zeros_on", noted)
+    monkeypatch.setattr("octavo.engine.start.zeros_on", noted)
     config = EngineConfig(str(checkpoint), **{**SMALL, "quantization": quantization})
     begin(config, lambda progress: None, reserve)
     assert [memory is not None for memory in given] == [lies_in_it]

@@ -8,10 +8,10 @@ import time
 
 import pytest
 
-from engine import supervisor
-from engine.api import FromEngine, Ready, StepOutputs
-from engine.config import EngineConfig
-from engine.supervisor import Died, EngineProcess, Restarts, Supervisor, has_lost_its_memory
+from octavo.engine import supervisor
+from octavo.engine.api import FromEngine, Ready, StepOutputs
+from octavo.engine.config import EngineConfig
+from octavo.engine.supervisor import Died, EngineProcess, Restarts, Supervisor, has_lost_its_memory
 from tests.fake_engine import Behaviour, fake_build
 
 PATIENCE = 60  # seconds; the machine may be busy

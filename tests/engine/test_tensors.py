@@ -5,9 +5,9 @@ from dataclasses import fields, replace
 import pytest
 import torch
 
-from engine.api import SamplingParams
-from engine.step import PENDING, Batch, Row
-from engine.tensors import ALIGNED, Drawing, Shape, on_host, to_forward_batch
+from octavo.engine.api import SamplingParams
+from octavo.engine.step import PENDING, Batch, Row
+from octavo.engine.tensors import ALIGNED, Drawing, Shape, on_host, to_forward_batch
 from tests.model.pages import flat_batch
 
 CPU = torch.device("cpu")

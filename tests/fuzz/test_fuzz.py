@@ -9,8 +9,8 @@ import random
 
 import pytest
 
-from engine.api import Output
-from engine.api import Request as EngineRequest
+from octavo.engine.api import Output
+from octavo.engine.api import Request as EngineRequest
 from tests.fuzz.answers import check_answer
 from tests.fuzz.memory import resident_bytes
 from tests.fuzz.operations import Operation, Request, operations

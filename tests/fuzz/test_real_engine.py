@@ -23,7 +23,7 @@ FLAGS = ("--served-model-name", MODEL, "--kv-cache-memory", "4MiB", "--max-model
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     directory = tmp_path_factory.mktemp("fuzz")
     model = write_model(directory / "model")
-    command = ["-m", "server", "serve", model, *FLAGS, "--max-num-batched-tokens", "64"]
+    command = ["-m", "octavo", "serve", model, *FLAGS, "--max-num-batched-tokens", "64"]
     with started(command, directory) as server:
         server.wait_for_health(200)
         yield server

@@ -8,25 +8,25 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from model.batch import ForwardBatch
-from model.config import ModelConfig
-from model.kernels.gpu import configs, experts
-from model.kernels.gpu.attention import attend
-from model.kernels.gpu.attention_plan import Tiling, plan
-from model.kernels.gpu.combine import combine
-from model.kernels.gpu.configs import ANY
-from model.kernels.gpu.decoder import GpuDecoder, GpuLayer
-from model.kernels.gpu.norm import add_norm
-from model.kernels.gpu.rotary import rotate_and_store
-from model.kernels.gpu.router import route
-from model.kernels.gpu.sampling import draw
-from model.kernels.gpu.sort import Pairs, sort_pairs
-from model.kv_cache import KVCache, LayerCache
-from model.layers import Rotation
-from model.memory import zeros_on
-from model.mixtral import Step
-from model.ops.gpu import GpuOps
-from model.rows import Fp8Rows, Int4Rows, Int8GroupRows, Int8Rows, Stack
+from octavo.model.batch import ForwardBatch
+from octavo.model.config import ModelConfig
+from octavo.model.kernels.gpu import configs, experts
+from octavo.model.kernels.gpu.attention import attend
+from octavo.model.kernels.gpu.attention_plan import Tiling, plan
+from octavo.model.kernels.gpu.combine import combine
+from octavo.model.kernels.gpu.configs import ANY
+from octavo.model.kernels.gpu.decoder import GpuDecoder, GpuLayer
+from octavo.model.kernels.gpu.norm import add_norm
+from octavo.model.kernels.gpu.rotary import rotate_and_store
+from octavo.model.kernels.gpu.router import route
+from octavo.model.kernels.gpu.sampling import draw
+from octavo.model.kernels.gpu.sort import Pairs, sort_pairs
+from octavo.model.kv_cache import KVCache, LayerCache
+from octavo.model.layers import Rotation
+from octavo.model.memory import zeros_on
+from octavo.model.mixtral import Step
+from octavo.model.ops.gpu import GpuOps
+from octavo.model.rows import Fp8Rows, Int4Rows, Int8GroupRows, Int8Rows, Stack
 
 ARCHS = ("sm_80", "sm_86", "sm_90")  # that all kernels are for; sm_89 is as sm_86, and has fp8
 HIDDEN, INNER, EXPERTS, TOP_K = 4096, 14336, 8, 2

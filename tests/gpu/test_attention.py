@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.batch import ForwardBatch
-from model.kernels.gpu.attention import attend
-from model.kernels.gpu.attention_plan import GpuPlan, Tiling, plan
-from model.kernels.gpu.configs import Config
-from model.kv_cache import KVCache, LayerCache
-from model.ops.attention import attention_reference
+from octavo.model.batch import ForwardBatch
+from octavo.model.kernels.gpu.attention import attend
+from octavo.model.kernels.gpu.attention_plan import GpuPlan, Tiling, plan
+from octavo.model.kernels.gpu.configs import Config
+from octavo.model.kv_cache import KVCache, LayerCache
+from octavo.model.ops.attention import attention_reference
 from tests.model.pages import flat_batch
 
 SMALL = Config(rows=16, tokens=1, inputs=16, warps=4, stages=2)

@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.batch import ForwardBatch
-from model.config import ModelConfig
-from model.kernels.gpu.attention import attend
-from model.kernels.gpu.attention_plan import GpuPlan, Tiling, plan
-from model.kernels.gpu.configs import arch_of
-from model.kv_cache import KVCache
+from octavo.model.batch import ForwardBatch
+from octavo.model.config import ModelConfig
+from octavo.model.kernels.gpu.attention import attend
+from octavo.model.kernels.gpu.attention_plan import GpuPlan, Tiling, plan
+from octavo.model.kernels.gpu.configs import arch_of
+from octavo.model.kv_cache import KVCache
 from tests.model.pages import flat_batch
 
 pytestmark = pytest.mark.cuda

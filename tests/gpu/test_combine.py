@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from model.kernels.gpu.combine import combine, combine_reference
-from model.kernels.gpu.norm import add_norm
+from octavo.model.kernels.gpu.combine import combine, combine_reference
+from octavo.model.kernels.gpu.norm import add_norm
 
 EPS = 1e-5
 TOLERANCE = {torch.float32: 2e-6, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}

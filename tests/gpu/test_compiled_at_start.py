@@ -20,15 +20,15 @@ from triton.compiler import make_backend
 from triton.runtime.interpreter import InterpretedFunction
 from triton.runtime.jit import KernelParam, create_function_from_signature
 
-from engine.api import Request, SamplingParams
-from engine.blocks import BlockPool
-from engine.config import EngineConfig
-from engine.engine import Engine
-from engine.probe import Room
-from engine.runner import ModelRunner
-from engine.scheduler import Scheduler
-from model.kv_cache import KVCache
-from model.mixtral import Mixtral
+from octavo.engine.api import Request, SamplingParams
+from octavo.engine.blocks import BlockPool
+from octavo.engine.config import EngineConfig
+from octavo.engine.engine import Engine
+from octavo.engine.probe import Room
+from octavo.engine.runner import ModelRunner
+from octavo.engine.scheduler import Scheduler
+from octavo.model.kv_cache import KVCache
+from octavo.model.mixtral import Mixtral
 from tests.engine.fakes import limits
 from tests.engine.test_probe import Device
 from tests.gpu.test_engine import BLOCK_SIZE, interpreted, load

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from model.kernels.gpu import configs
-from model.kernels.gpu.configs import Config, Entry
+from octavo.model.kernels.gpu import configs
+from octavo.model.kernels.gpu.configs import Config, Entry
 
 ARCHS = ("sm_80", "sm_86", "sm_90")
 SMALL, LARGE, OWN, NEWER = (Config(rows, 16, 64) for rows in (16, 32, 64, 128))

@@ -8,16 +8,16 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.batch import ForwardBatch
-from model.checkpoint import load_model
-from model.config import ModelConfig
-from model.kernels.gpu.configs import arch_of
-from model.kernels.gpu.decoder import GpuDecoder
-from model.mixtral import Mixtral
-from model.ops.gpu import GpuOps
-from model.ops.seams import TORCH
-from model.precision import Precision
-from model.rows import Fp8Rows, Int4Rows, Int8Rows, RowWeight
+from octavo.model.batch import ForwardBatch
+from octavo.model.checkpoint import load_model
+from octavo.model.config import ModelConfig
+from octavo.model.kernels.gpu.configs import arch_of
+from octavo.model.kernels.gpu.decoder import GpuDecoder
+from octavo.model.mixtral import Mixtral
+from octavo.model.ops.gpu import GpuOps
+from octavo.model.ops.seams import TORCH
+from octavo.model.precision import Precision
+from octavo.model.rows import Fp8Rows, Int4Rows, Int8Rows, RowWeight
 from tests.model.pages import Pages
 from tests.tiny import write_tiny_checkpoint
 

@@ -13,23 +13,23 @@ import pytest
 import torch
 from torch import Tensor
 
-from engine.api import FinishReason, Progress, Request, SamplingParams
-from engine.blocks import BlockPool
-from engine.build import build
-from engine.config import EngineConfig
-from engine.engine import Engine
-from engine.graphs import Capture, CudaCapture, Graphs, Stage, capture_all
-from engine.runner import Launched, ModelRunner
-from engine.scheduler import Scheduler
-from engine.step import Batch, Sample
-from model.checkpoint import load_model
-from model.config import ModelConfig
-from model.kernels.gpu.decoder import GpuDecoder
-from model.kv_cache import KVCache
-from model.mixtral import Mixtral
-from model.ops import select_ops
-from model.ops.gpu import GpuOps
-from model.precision import Precision
+from octavo.engine.api import FinishReason, Progress, Request, SamplingParams
+from octavo.engine.blocks import BlockPool
+from octavo.engine.build import build
+from octavo.engine.config import EngineConfig
+from octavo.engine.engine import Engine
+from octavo.engine.graphs import Capture, CudaCapture, Graphs, Stage, capture_all
+from octavo.engine.runner import Launched, ModelRunner
+from octavo.engine.scheduler import Scheduler
+from octavo.engine.step import Batch, Sample
+from octavo.model.checkpoint import load_model
+from octavo.model.config import ModelConfig
+from octavo.model.kernels.gpu.decoder import GpuDecoder
+from octavo.model.kv_cache import KVCache
+from octavo.model.mixtral import Mixtral
+from octavo.model.ops import select_ops
+from octavo.model.ops.gpu import GpuOps
+from octavo.model.precision import Precision
 from tests.engine.device_ops import FakeCapture, capturable
 from tests.engine.fakes import Collector, limits, run
 from tests.tiny import write_tiny_checkpoint

@@ -6,13 +6,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.kernels.gpu.combine import combine, combine_reference
-from model.kernels.gpu.norm import add_norm, add_norm_reference
-from model.kernels.gpu.rotary import rotate_and_store, rotate_and_store_reference
-from model.kernels.gpu.router import route, route_reference
-from model.kernels.gpu.sort import sort_pairs, sort_pairs_reference
-from model.kv_cache import LayerCache
-from model.layers import RotaryEmbedding, Rotation
+from octavo.model.kernels.gpu.combine import combine, combine_reference
+from octavo.model.kernels.gpu.norm import add_norm, add_norm_reference
+from octavo.model.kernels.gpu.rotary import rotate_and_store, rotate_and_store_reference
+from octavo.model.kernels.gpu.router import route, route_reference
+from octavo.model.kernels.gpu.sort import sort_pairs, sort_pairs_reference
+from octavo.model.kv_cache import LayerCache
+from octavo.model.layers import RotaryEmbedding, Rotation
 
 pytestmark = pytest.mark.cuda
 each_count = pytest.mark.parametrize("tokens", [1, 3, 64, 256, 8192])

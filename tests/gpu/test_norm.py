@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from model.kernels.gpu.norm import add_norm, add_norm_reference
-from model.layers import RMSNorm
+from octavo.model.kernels.gpu.norm import add_norm, add_norm_reference
+from octavo.model.layers import RMSNorm
 
 EPS = 1e-5
 # Two last places of each dtype: where the reference's mean, in float64, rounds a value the other way, one before the

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from model.kernels.gpu.rotary import rotate_and_store, rotate_and_store_reference
-from model.kv_cache import LayerCache
-from model.layers import RotaryEmbedding, Rotation
+from octavo.model.kernels.gpu.rotary import rotate_and_store, rotate_and_store_reference
+from octavo.model.kv_cache import LayerCache
+from octavo.model.layers import RotaryEmbedding, Rotation
 
 BLOCK_SIZE, NUM_BLOCKS = 4, 6
 # One last place of each dtype: a fused multiply-add may round the other way.

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from model.kernels.gpu.router import Routed, route, route_reference
+from octavo.model.kernels.gpu.router import Routed, route, route_reference
 
 EPS = 1e-5
 TOLERANCE = {torch.float32: 1e-5, torch.float16: 2e-3, torch.bfloat16: 1.6e-2}

@@ -4,10 +4,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from engine import sampler
-from engine.api import SamplingParams
-from engine.step import Row
-from model.kernels.gpu.sampling import LARGEST_VOCAB, draw, draw_reference
+from octavo.engine import sampler
+from octavo.engine.api import SamplingParams
+from octavo.engine.step import Row
+from octavo.model.kernels.gpu.sampling import LARGEST_VOCAB, draw, draw_reference
 
 INF, NAN = float("inf"), float("nan")
 Filters = tuple[int, float, float]  # top_k, top_p, min_p

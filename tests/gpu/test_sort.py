@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from model.kernels.gpu.sort import Pairs, max_tiles, sort_pairs, sort_pairs_reference
+from octavo.model.kernels.gpu.sort import Pairs, max_tiles, sort_pairs, sort_pairs_reference
 
 
 def random_ids(tokens: int, top_k: int, num_experts: int) -> torch.Tensor:

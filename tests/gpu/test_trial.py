@@ -6,8 +6,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from model.config import ModelError
-from model.kernels.gpu import trial
+from octavo.model.config import ModelError
+from octavo.model.kernels.gpu import trial
 
 COMMAND = ["/usr/bin/gcc", "/tmp/x/main.c", "-O3"]
 # What Triton 3.6 and 3.7 were seen to raise without each of the things that they need.

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from model.batch import ForwardBatch
-from model.kv_cache import KVCache
-from model.mixtral import Mixtral
+from octavo.model.batch import ForwardBatch
+from octavo.model.kv_cache import KVCache
+from octavo.model.mixtral import Mixtral
 
 
 class Pages:

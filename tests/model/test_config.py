@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from model.config import GenerationConfig, ModelConfig, ModelError, RopeScaling
+from octavo.model.config import GenerationConfig, ModelConfig, ModelError, RopeScaling
 from tests.tiny import CONFIG, LLAMA3_ROPE
 
 ABSENT = object()

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from gguf import GGMLQuantizationType as Quantization
 
-from model.config import ModelError
-from model.gguf_source import GGUFSource, hugging_face_name, unpermute
+from octavo.model.config import ModelError
+from octavo.model.gguf_source import GGUFSource, hugging_face_name, unpermute
 from tests.model.dense_gguf import CONFIG, MERGES, SPECIAL, TEMPLATE, TOKENS, permute, random_weights, write_gguf
 
 

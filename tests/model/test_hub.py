@@ -10,8 +10,8 @@ import huggingface_hub
 import pytest
 from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 
-from model.config import ModelError
-from model.hub import resolve
+from octavo.model.config import ModelError
+from octavo.model.hub import resolve
 
 Snapshot = Callable[..., str]
 

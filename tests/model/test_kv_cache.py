@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import torch
 
-from model.kv_cache import KVCache
+from octavo.model.kv_cache import KVCache
 from tests.tiny import SHAPE
 
 CONFIG = replace(SHAPE, num_hidden_layers=3)

@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from model.config import RopeScaling
-from model.layers import Embedding, RMSNorm, RotaryEmbedding, RowNorm
+from octavo.model.config import RopeScaling
+from octavo.model.layers import Embedding, RMSNorm, RotaryEmbedding, RowNorm
 from tests.tiny import SHAPE
 
 CONFIG = replace(SHAPE, head_dim=8, rope_theta=1e4)

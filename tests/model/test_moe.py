@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from model.moe import MoEBlock, Router
-from model.ops.attention import attention, plan_attention
-from model.ops.experts import experts, experts_reference
-from model.ops.linear import linear
-from model.ops.seams import Ops
-from model.quantization import ExpertWeights
+from octavo.model.moe import MoEBlock, Router
+from octavo.model.ops.attention import attention, plan_attention
+from octavo.model.ops.experts import experts, experts_reference
+from octavo.model.ops.linear import linear
+from octavo.model.ops.seams import Ops
+from octavo.model.quantization import ExpertWeights
 
 OPS = Ops(plan_attention, attention, experts, linear)
 

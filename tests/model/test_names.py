@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from model.config import ModelConfig
-from model.names import Layout, names_for
+from octavo.model.config import ModelConfig
+from octavo.model.names import Layout, names_for
 from tests.tiny import CONFIG, tiny_tensors, write_tiny_checkpoint
 
 

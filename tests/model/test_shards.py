@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.config import ModelError
-from model.precision import fp16_works
+from octavo.model.config import ModelError
+from octavo.model.precision import fp16_works
 from tests.model.checkpoints import Tensors, change, load, shard
 from tests.tiny import write_tiny_checkpoint
 

@@ -5,8 +5,8 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from model import upload
-from model.upload import Lane, Upload
+from octavo.model import upload
+from octavo.model.upload import Lane, Upload
 
 
 class FakeEvent:

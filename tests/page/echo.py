@@ -13,9 +13,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from engine.api import FinishReason, Output, Ready, Request
-from engine.config import EngineConfig
-from engine.process import Build, Report
+from octavo.engine.api import FinishReason, Output, Ready, Request
+from octavo.engine.config import EngineConfig
+from octavo.engine.process import Build, Report
 from tests import fake_engine
 from tests.fake_engine import Behaviour, FakeEngine
 from tests.server.vocab import BYTES, EOS, ids_of
@@ -72,10 +72,10 @@ def _build(behaviour: Behaviour, config: EngineConfig, report: Report) -> tuple[
 
 
 if __name__ == "__main__":
-    import engine.build
-    from server.cli import main
+    import octavo.engine.build
+    from octavo.server.cli import main
     from tests.page.echo import echo_build as build  # not __main__'s own: the engine's process imports it by name
 
     given = json.loads(sys.argv[1])
-    engine.build.build = build(Behaviour(**given | {"lives": Path(given["lives"])}))
+    octavo.engine.build.build = build(Behaviour(**given | {"lives": Path(given["lives"])}))
     sys.exit(main(sys.argv[2:]))

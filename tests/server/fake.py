@@ -4,8 +4,8 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from engine.api import EngineStats, FinishReason, Grammar, Output, Ready, Request, TokenLogprobs
-from engine.client import EngineState, Refused
+from octavo.engine.api import EngineStats, FinishReason, Grammar, Output, Ready, Request, TokenLogprobs
+from octavo.engine.client import EngineState, Refused
 
 READY = Ready(max_model_len=256, max_num_seqs=8, max_waiting=8, description=("fake",), eos_token_ids=(2,))
 STOP, LENGTH = FinishReason.STOP, FinishReason.LENGTH

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from engine.client import QueueFull
+from octavo.engine.client import QueueFull
 from tests.server.client import Client
 from tests.server.fake import READY, FakeEngineClient
 

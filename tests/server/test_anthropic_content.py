@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from server.anthropic_content import Content
-from server.parts import Part, Piece, Text, ToolCallArguments, ToolCallStart
+from octavo.server.anthropic_content import Content
+from octavo.server.parts import Part, Piece, Text, ToolCallArguments, ToolCallStart
 
 CALLS: tuple[Part, ...] = (
     Text("Let me "),

@@ -2,7 +2,7 @@
 
 import pytest
 
-from server.config import ServerConfig
+from octavo.server.config import ServerConfig
 from tests.server.client import MODEL, Client
 
 CLIENT = Client(config=ServerConfig((MODEL,), api_keys=("first", "zweiter-schlüssel")))

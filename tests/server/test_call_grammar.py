@@ -8,11 +8,11 @@ import jsonschema
 import pytest
 from llguidance import LLMatcher, LLTokenizer, grammar_from
 
-from engine.api import Grammar
-from engine.client import BadGrammar
-from server.calls import JSON, MISTRAL, MISTRAL_NAMED, CallFormat, CallParser
-from server.parts import Piece
-from server.text import Tokenizer
+from octavo.engine.api import Grammar
+from octavo.engine.client import BadGrammar
+from octavo.server.calls import JSON, MISTRAL, MISTRAL_NAMED, CallFormat, CallParser
+from octavo.server.parts import Piece
+from octavo.server.text import Tokenizer
 from tests.server.client import Client
 from tests.server.fake import FakeEngineClient, replay
 from tests.server.test_template import MISTRAL_TOOLS

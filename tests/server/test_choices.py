@@ -5,10 +5,10 @@ from typing import Any
 
 import pytest
 
-from engine.api import FinishReason, Output, Request, SamplingParams, TokenLogprobs
-from engine.collector import merge
-from server.choices import Choice, Delta, Display
-from server.text import Tokenizer
+from octavo.engine.api import FinishReason, Output, Request, SamplingParams, TokenLogprobs
+from octavo.engine.collector import merge
+from octavo.server.choices import Choice, Delta, Display
+from octavo.server.text import Tokenizer
 from tests.server.client import Client
 from tests.server.fake import STOP, Script, outputs_of, replay
 from tests.server.test_chat import streamed as chat_streamed

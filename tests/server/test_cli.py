@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from server import cli, options
+from octavo.server import cli, options
 from tests.e2e.harness import write_tokenizer
 from tests.tiny import write_tiny_checkpoint
 
@@ -21,10 +21,10 @@ def harmless(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     for option in options.OPTIONS:
         monkeypatch.delenv(option.variable, raising=False)
     monkeypatch.delenv("OCTAVO_MODEL", raising=False)
-    handlers, level = logging.root.handlers[:], logging.getLogger("server").level
+    handlers, level = logging.root.handlers[:], logging.getLogger("octavo.server").level
     yield
     logging.root.handlers[:] = handlers
-    logging.getLogger("server").setLevel(level)
+    logging.getLogger("octavo.server").setLevel(level)
 
 
 def sentence(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from engine.api import Output, Request, TokenLogprobs
+from octavo.engine.api import Output, Request, TokenLogprobs
 from tests.server.client import MODEL, Client, Reply
 from tests.server.fake import LENGTH, replay
 from tests.server.vocab import BOS, EOS, byte_level, ids_of

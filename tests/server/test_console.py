@@ -2,10 +2,10 @@
 
 from io import StringIO
 
-from engine.api import Progress, Ready
-from engine.client import Draining, EngineState, Failed, Loading
-from server.config import ServerConfig
-from server.console import Console, ProgressLine
+from octavo.engine.api import Progress, Ready
+from octavo.engine.client import Draining, EngineState, Failed, Loading
+from octavo.server.config import ServerConfig
+from octavo.server.console import Console, ProgressLine
 
 READY = Ready(max_model_len=100, max_num_seqs=4, max_waiting=4, description=("a model", "a cache"))
 URL = "http://127.0.0.1:8000"

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from engine.client import Draining, Loading
-from server.config import ServerConfig
-from server.errors import MAX_MESSAGE, ApiError, InvalidRequest, error_response
+from octavo.engine.client import Draining, Loading
+from octavo.server.config import ServerConfig
+from octavo.server.errors import MAX_MESSAGE, ApiError, InvalidRequest, error_response
 from tests.server.client import MODEL, Client
 from tests.server.fake import FakeEngineClient
 from tests.server.vocab import byte_level

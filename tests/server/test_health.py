@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from engine.api import Progress
-from engine.client import Draining, Failed, Loading
+from octavo.engine.api import Progress
+from octavo.engine.client import Draining, Failed, Loading
 from tests.server.client import Client
 from tests.server.fake import FakeEngineClient
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from engine.api import Output, Request
+from octavo.engine.api import Output, Request
 from tests.server.client import Client, each_endpoint
 from tests.server.fake import LENGTH, STOP, replay
 from tests.server.vocab import ids_of

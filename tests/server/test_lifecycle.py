@@ -9,12 +9,12 @@ from typing import NoReturn
 
 import pytest
 
-from engine.client import ProcessClient
-from engine.config import EngineConfig
-from server import lifecycle
-from server.config import ServerConfig
-from server.errors import StartupError
-from server.lifecycle import address, listen
+from octavo.engine.client import ProcessClient
+from octavo.engine.config import EngineConfig
+from octavo.server import lifecycle
+from octavo.server.config import ServerConfig
+from octavo.server.errors import StartupError
+from octavo.server.lifecycle import address, listen
 from tests.fake_engine import Behaviour, fake_build
 
 PATIENCE = 60  # seconds; the machine may be busy

@@ -3,9 +3,9 @@
 import json
 import math
 
-from engine.api import TokenLogprobs
-from server.logprobs import LOWEST, chat_logprobs, completion_logprobs
-from server.wire import encode_json
+from octavo.engine.api import TokenLogprobs
+from octavo.server.logprobs import LOWEST, chat_logprobs, completion_logprobs
+from octavo.server.wire import encode_json
 from tests.server.vocab import byte_level, ids_of
 
 TOKENIZER = byte_level()

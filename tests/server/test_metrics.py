@@ -2,7 +2,7 @@
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from engine.api import EngineStats, FinishReason, Output
+from octavo.engine.api import EngineStats, FinishReason, Output
 from tests.server.client import MODEL, Client
 from tests.server.fake import replay
 from tests.server.vocab import EOS, ids_of

@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from server.config import ServerConfig
+from octavo.server.config import ServerConfig
 from tests.server.client import MODEL, Client
 from tests.server.fake import replay
 from tests.server.vocab import EOS, ids_of

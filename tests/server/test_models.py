@@ -1,6 +1,6 @@
 """/v1/models: the one model that is served, under each of its names, which may hold slashes."""
 
-from server.config import ServerConfig
+from octavo.server.config import ServerConfig
 from tests.server.client import MODEL, Client
 
 

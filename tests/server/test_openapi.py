@@ -8,11 +8,11 @@ import pytest
 from fastapi.routing import APIRoute
 from openapi_spec_validator import OpenAPIV31SpecValidator
 
-from server import app as application
-from server.config import ServerConfig
-from server.errors import ApiError
-from server.openapi import MEANINGS
-from server.operations import Operation, operation_of
+from octavo.server import app as application
+from octavo.server.config import ServerConfig
+from octavo.server.errors import ApiError
+from octavo.server.openapi import MEANINGS
+from octavo.server.operations import Operation, operation_of
 from tests.server.client import MODEL, Client
 
 UNDESCRIBED = {"/openapi.json", "/", "/web/{name}", "/docs"}  # no part of the API

@@ -4,10 +4,10 @@ from argparse import ArgumentParser, Namespace
 
 import pytest
 
-from engine.config import EngineConfig
-from server.config import ServerConfig
-from server.errors import StartupError
-from server.options import OPTIONS, add_to, configure, from_environment
+from octavo.engine.config import EngineConfig
+from octavo.server.config import ServerConfig
+from octavo.server.errors import StartupError
+from octavo.server.options import OPTIONS, add_to, configure, from_environment
 
 
 def parse(*arguments: str) -> Namespace:

@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from server import page
-from server.config import ServerConfig
+from octavo.server import page
+from octavo.server.config import ServerConfig
 from tests.server.client import MODEL, Client
 
 CLIENT = Client()

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from engine.api import FinishReason, TokenLogprobs
-from server.choices import Delta
-from server.parts import Part, PartReader, PartReaders, Piece, Text, ToolCall, ToolCallArguments, ToolCallStart
+from octavo.engine.api import FinishReason, TokenLogprobs
+from octavo.server.choices import Delta
+from octavo.server.parts import Part, PartReader, PartReaders, Piece, Text, ToolCall, ToolCallArguments, ToolCallStart
 
 SCORE = TokenLogprobs(-1.0)
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from server.config import ServerConfig
-from server.paths import RootPath, route_path
+from octavo.server.config import ServerConfig
+from octavo.server.paths import RootPath, route_path
 from tests.server.client import MODEL, Client
 
 

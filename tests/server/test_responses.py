@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from engine.api import FinishReason, Grammar, Output
-from engine.client import BadGrammar
-from server.responses_request import STATEFUL, ResponsesRequest
+from octavo.engine.api import FinishReason, Grammar, Output
+from octavo.engine.client import BadGrammar
+from octavo.server.responses_request import STATEFUL, ResponsesRequest
 from tests.server.client import MODEL, Client, Reply
 from tests.server.fake import FakeEngineClient, outputs_of, replay
 from tests.server.test_structured import OBJECT, SCHEMA

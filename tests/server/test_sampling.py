@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from engine.api import Ready, SamplingDefaults
+from octavo.engine.api import Ready, SamplingDefaults
 from tests.server.client import Client, each_endpoint
 from tests.server.fake import READY, FakeEngineClient
 from tests.server.vocab import BOS, ids_of

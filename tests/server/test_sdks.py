@@ -9,7 +9,7 @@ import anthropic
 import openai
 import pytest
 
-from server.config import ServerConfig
+from octavo.server.config import ServerConfig
 from tests.server.client import MODEL, Client
 from tests.server.fake import READY, FakeEngineClient, replay
 from tests.server.live import live

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from engine.api import FinishReason, Output, Request
-from engine.client import Draining, QueueFull, TooLong, Unavailable
+from octavo.engine.api import FinishReason, Output, Request
+from octavo.engine.client import Draining, QueueFull, TooLong, Unavailable
 from tests.server.client import Client, Exchange
 from tests.server.fake import FakeEngineClient, outputs_of
 from tests.server.openai_spec import validate_stream

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from engine.api import Grammar
-from engine.client import BadGrammar, QueueFull, Unavailable
+from octavo.engine.api import Grammar
+from octavo.engine.client import BadGrammar, QueueFull, Unavailable
 from tests.server.client import Client, each_endpoint
 from tests.server.fake import FakeEngineClient
 

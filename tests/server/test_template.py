@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from server.errors import InvalidRequest, StartupError
-from server.template import ChatTemplate, Rendering
-from server.turns import Turn
+from octavo.server.errors import InvalidRequest, StartupError
+from octavo.server.template import ChatTemplate, Rendering
+from octavo.server.turns import Turn
 
 MIXTRAL = (
     "{{ bos_token }}{% for message in messages %}"

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from engine.client import Loading
+from octavo.engine.client import Loading
 from tests.server.client import MODEL, Client
 from tests.server.fake import FakeEngineClient
 from tests.server.vocab import BOS, BYTES, EOS, ids_of

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from server.template import ChatTemplate
-from server.text import Tokenizer
-from server.tools import MAX_TOOLS
+from octavo.server.template import ChatTemplate
+from octavo.server.text import Tokenizer
+from octavo.server.tools import MAX_TOOLS
 from tests.server.client import Client, Reply
 from tests.server.fake import Script, replay
 from tests.server.test_template import MISTRAL_TOOLS, SPECIAL

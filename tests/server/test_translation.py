@@ -2,9 +2,9 @@
 
 import pytest
 
-from server.errors import ContextLengthExceeded, InvalidRequest
-from server.responses_request import Format, FunctionTool
-from server.translation import declared, naming
+from octavo.server.errors import ContextLengthExceeded, InvalidRequest
+from octavo.server.responses_request import Format, FunctionTool
+from octavo.server.translation import declared, naming
 
 NAMES = {"messages": "input", "response_format": "text.format", "stop": "stop_sequences"}
 

@@ -1,8 +1,8 @@
 """/version: which Octavo this is."""
 
-from server.release import version
+from octavo import __version__
 from tests.server.client import Client
 
 
 def test_version() -> None:
-    assert Client().get("/version").json() == {"version": version()}
+    assert Client().get("/version").json() == {"version": __version__}

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from model.kernels.cpu.structs import (
+from octavo.model.kernels.cpu.structs import (
     INTERFACE,
     STRUCTS,
     AttentionStruct,
@@ -25,7 +25,7 @@ from model.kernels.cpu.structs import (
     StepStruct,
     WeightStruct,
 )
-from model.quantization import GroupedWeight
+from octavo.model.quantization import GroupedWeight
 
 Heads = tuple[Tensor, Tensor, Tensor]
 
@@ -170,7 +170,7 @@ def why_missing() -> str:
 
 def how_to_build() -> str:
     """What to do where the kernels were not built, as the end of a sentence."""
-    root = Path(__file__).parents[3]
+    root = Path(__file__).parents[4]
     source = f"--editable {root}" if (root / "pyproject.toml").is_file() else "DIRECTORY-OF-OCTAVO'S-SOURCE"
     command = f"{sys.executable} -m pip install --force-reinstall --no-deps {source}"
     return f"install a C compiler (gcc or clang), then run `{command}`"

@@ -5,10 +5,10 @@ from ctypes import POINTER, Structure, c_float, c_int64, c_void_p
 import torch
 from torch import Tensor
 
-from model.batch import ForwardBatch
-from model.kv_cache import LayerCache
-from model.layers import Rotation
-from model.quantization import ExpertWeights, GroupedWeight, Int4Weight, Tiling, Weight
+from octavo.model.batch import ForwardBatch
+from octavo.model.kv_cache import LayerCache
+from octavo.model.layers import Rotation
+from octavo.model.quantization import ExpertWeights, GroupedWeight, Int4Weight, Tiling, Weight
 
 
 class WeightStruct(Structure):

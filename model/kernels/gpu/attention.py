@@ -26,8 +26,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from model.kernels.gpu.attention_plan import MOST_SPLITS, GpuPlan, Launch
-from model.kv_cache import LayerCache
+from octavo.model.kernels.gpu.attention_plan import MOST_SPLITS, GpuPlan, Launch
+from octavo.model.kv_cache import LayerCache
 
 FOLD_WARPS = 4
 

@@ -15,7 +15,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from model.kernels.gpu.norm import add_norm_reference, normalise
+from octavo.model.kernels.gpu.norm import add_norm_reference, normalise
 
 
 def combine(

@@ -14,18 +14,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from model.kernels.gpu import experts
-from model.kernels.gpu.attention import attend
-from model.kernels.gpu.combine import combine
-from model.kernels.gpu.configs import Config, arch_of, choose
-from model.kernels.gpu.norm import add_norm
-from model.kernels.gpu.rotary import rotate_and_store
-from model.kernels.gpu.router import Routed, route
-from model.kernels.gpu.sort import sort_pairs
-from model.kv_cache import KVCache, LayerCache
-from model.mixtral import DecoderLayer, Mixtral, Step
-from model.moe import Observe
-from model.rows import Stack
+from octavo.model.kernels.gpu import experts
+from octavo.model.kernels.gpu.attention import attend
+from octavo.model.kernels.gpu.combine import combine
+from octavo.model.kernels.gpu.configs import Config, arch_of, choose
+from octavo.model.kernels.gpu.norm import add_norm
+from octavo.model.kernels.gpu.rotary import rotate_and_store
+from octavo.model.kernels.gpu.router import Routed, route
+from octavo.model.kernels.gpu.sort import sort_pairs
+from octavo.model.kv_cache import KVCache, LayerCache
+from octavo.model.mixtral import DecoderLayer, Mixtral, Step
+from octavo.model.moe import Observe
+from octavo.model.rows import Stack
 
 FEW = 2  # tokens: up to here nothing is sorted, since hardly any expert has two of them
 

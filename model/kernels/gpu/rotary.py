@@ -12,8 +12,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from model.kv_cache import LayerCache
-from model.layers import Rotation
+from octavo.model.kv_cache import LayerCache
+from octavo.model.layers import Rotation
 
 ELEMENTS_PER_THREAD = 8  # of each half of a head: a load of 16 bytes
 

@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from model.kernels.gpu.norm import add_norm_reference, load_sum, normalise
+from octavo.model.kernels.gpu.norm import add_norm_reference, load_sum, normalise
 
 EXPERTS_AT_ONCE = 8  # gate rows in registers: 8 of 4096 inputs in 16 bits are 32 registers a thread of 16 warps
 

@@ -26,7 +26,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from model.ops import sampling
+from octavo.model.ops import sampling
 
 BLOCK = 4096  # logits at once
 LARGEST_VOCAB = 2**19 - 1  # weights of the largest kind stay below 2**63 together

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import torch
 
-from model.config import ModelError
-from model.kernels.gpu.norm import add_norm
+from octavo.model.config import ModelError
+from octavo.model.kernels.gpu.norm import add_norm
 
 SIDE = 16
 

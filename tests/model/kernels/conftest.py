@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from model.kernels.cpu.library import Library, library
+from octavo.model.kernels.cpu.library import Library, library
 
 KERNELS = library()
 LEVELS = [] if KERNELS is None else [level for level in KERNELS.levels() if KERNELS.set_level(level)]

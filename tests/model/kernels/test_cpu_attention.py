@@ -9,19 +9,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from model.batch import ForwardBatch
-from model.config import ModelConfig
-from model.kernels.cpu.decoder import attention_struct
-from model.kernels.cpu.library import Library, library
-from model.kernels.cpu.structs import PagesStruct, RotationStruct, StepStruct
-from model.kv_cache import KVCache, LayerCache
-from model.layers import RMSNorm, RotaryEmbedding, Rotation
-from model.mixtral import Attention, Step
-from model.ops.attention import attention_reference
-from model.ops.experts import experts_reference
-from model.ops.linear import linear_reference
-from model.ops.seams import Ops
-from model.quantization import GroupedWeight, Int4Weight, Int8Weight
+from octavo.model.batch import ForwardBatch
+from octavo.model.config import ModelConfig
+from octavo.model.kernels.cpu.decoder import attention_struct
+from octavo.model.kernels.cpu.library import Library, library
+from octavo.model.kernels.cpu.structs import PagesStruct, RotationStruct, StepStruct
+from octavo.model.kv_cache import KVCache, LayerCache
+from octavo.model.layers import RMSNorm, RotaryEmbedding, Rotation
+from octavo.model.mixtral import Attention, Step
+from octavo.model.ops.attention import attention_reference
+from octavo.model.ops.experts import experts_reference
+from octavo.model.ops.linear import linear_reference
+from octavo.model.ops.seams import Ops
+from octavo.model.quantization import GroupedWeight, Int4Weight, Int8Weight
 from tests.model.pages import flat_batch
 
 KERNELS = library()

@@ -8,8 +8,8 @@ from zlib import crc32
 
 import pytest
 
-import model.kernels.cpu.library as kernels
-from model.kernels.cpu.structs import INTERFACE, STRUCTS, WeightStruct
+import octavo.model.kernels.cpu.library as kernels
+from octavo.model.kernels.cpu.structs import INTERFACE, STRUCTS, WeightStruct
 
 HEADER = Path(kernels.__file__).with_name("octavo.h").read_text(encoding="utf-8")
 

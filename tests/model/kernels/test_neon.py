@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-import model.kernels.cpu.library as kernels
+import octavo.model.kernels.cpu.library as kernels
 
 COMPILER, EMULATOR = "aarch64-linux-gnu-gcc", "qemu-aarch64-static"
 ROOT = Path(__file__).parents[3]

@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from model.kernels.cpu.library import library
-from model.memory import zeros_on
-from model.quantization import GroupedWeight, Int4Weight, Int8Weight, Tiling
+from octavo.model.kernels.cpu.library import library
+from octavo.model.memory import zeros_on
+from octavo.model.quantization import GroupedWeight, Int4Weight, Int8Weight, Tiling
 
 KERNELS = library()
 LEVELS = [] if KERNELS is None else [level for level in KERNELS.levels() if KERNELS.set_level(level)]

@@ -7,9 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.batch import ForwardBatch
-from model.kv_cache import KVCache, LayerCache
-from model.ops.attention import AttentionPlan, attention, attention_reference, plan_attention
+from octavo.model.batch import ForwardBatch
+from octavo.model.kv_cache import KVCache, LayerCache
+from octavo.model.ops.attention import AttentionPlan, attention, attention_reference, plan_attention
 from tests.model.pages import flat_batch
 from tests.tiny import SHAPE
 

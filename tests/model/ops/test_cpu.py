@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from model.kernels.cpu.library import library
-from model.ops.attention import AttentionPlan, attention_reference
-from model.ops.cpu import CpuOps
-from model.ops.seams import TORCH
+from octavo.model.kernels.cpu.library import library
+from octavo.model.ops.attention import AttentionPlan, attention_reference
+from octavo.model.ops.cpu import CpuOps
+from octavo.model.ops.seams import TORCH
 from tests.model.ops.test_attention import HEAD_DIM, copy_of, random_cache
 from tests.model.pages import flat_batch
 

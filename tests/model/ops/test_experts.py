@@ -6,9 +6,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from model.ops.experts import experts, experts_reference
-from model.precision import fp16_works
-from model.quantization import ExpertWeights, Fp16Weight, GroupedWeight, Int4Weight, Int8Weight
+from octavo.model.ops.experts import experts, experts_reference
+from octavo.model.precision import fp16_works
+from octavo.model.quantization import ExpertWeights, Fp16Weight, GroupedWeight, Int4Weight, Int8Weight
 
 HIDDEN, WIDE = 24, 20
 

@@ -8,29 +8,29 @@ from pathlib import Path
 import pytest
 import torch
 
-from model.config import ModelError
-from model.kernels.cpu.library import library
-from model.ops import select_ops, try_out
-from model.ops.experts import experts
-from model.ops.invariant import INVARIANT
-from model.ops.linear import linear, linear_reference
-from model.ops.seams import TORCH
-from model.quantization import Int8Weight
+from octavo.model.config import ModelError
+from octavo.model.kernels.cpu.library import library
+from octavo.model.ops import select_ops, try_out
+from octavo.model.ops.experts import experts
+from octavo.model.ops.invariant import INVARIANT
+from octavo.model.ops.linear import linear, linear_reference
+from octavo.model.ops.seams import TORCH
+from octavo.model.quantization import Int8Weight
 from tests.model.test_kv_cache import CONFIG
 
 ROOT = Path(__file__).parents[3]
 
 
 def test_without_kernels_cpu_and_cuda_run_the_same_torch_code(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("model.ops.library", lambda: None)
-    monkeypatch.setattr("model.ops.find_spec", lambda _: None)
+    monkeypatch.setattr("octavo.model.ops.library", lambda: None)
+    monkeypatch.setattr("octavo.model.ops.find_spec", lambda _: None)
     assert select_ops(CONFIG, torch.device("cpu")) == select_ops(CONFIG, torch.device("cuda", 1))
     assert select_ops(CONFIG, torch.device("cpu")).experts is experts
 
 
 def test_on_a_gpu_with_triton_its_kernel_draws(monkeypatch: pytest.MonkeyPatch) -> None:
-    sampling = pytest.importorskip("model.kernels.gpu.sampling", exc_type=ImportError)
-    from model.ops.gpu import GpuOps
+    sampling = pytest.importorskip("octavo.model.kernels.gpu.sampling", exc_type=ImportError)
+    from octavo.model.ops.gpu import GpuOps
 
     monkeypatch.setattr(GpuOps, "on", lambda config, _: GpuOps(config, 132, "sm_90"))
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
@@ -45,7 +45,7 @@ def test_an_old_gpu_runs_what_torch_has(monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_a_gpu_that_computes_is_tried_with_a_kernel_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    trial = pytest.importorskip("model.kernels.gpu.trial", exc_type=ImportError)
+    trial = pytest.importorskip("octavo.model.kernels.gpu.trial", exc_type=ImportError)
     tried: list[torch.device] = []
     monkeypatch.setattr(trial, "compile_one", tried.append)
     ones = torch.ones(1)

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from model.ops.sampling import NOISE, _invert, _ranked_by_keys, _ranked_by_torch, draw, draw_reference
+from octavo.model.ops.sampling import NOISE, _invert, _ranked_by_keys, _ranked_by_torch, draw, draw_reference
 
 SETTINGS = settings(derandomize=True, deadline=None, max_examples=100)
 INF = float("inf")
