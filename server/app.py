@@ -8,27 +8,17 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from octavo.engine.client import EngineClient
-from octavo.server import (
-    anthropic,
-    chat,
-    completions,
-    health,
-    metrics,
-    models,
-    openapi,
-    page,
-    responses,
-    tokenize,
-    version,
-)
-from octavo.server.auth import ApiKeys
+from octavo.server.anthropic import messages as anthropic
 from octavo.server.config import ServerConfig
-from octavo.server.errors import error_response, from_http
-from octavo.server.middleware import REQUEST_ID, BodyLimit, Errors, RequestTrace
-from octavo.server.parameters import ParameterCheck
-from octavo.server.paths import RootPath, route_path
-from octavo.server.service import Service
-from octavo.server.text import Tokenizer
+from octavo.server.generation.parameters import ParameterCheck
+from octavo.server.generation.service import Service
+from octavo.server.http import health, metrics, openapi, page, version
+from octavo.server.http.auth import ApiKeys
+from octavo.server.http.errors import error_response, from_http
+from octavo.server.http.middleware import REQUEST_ID, BodyLimit, Errors, RequestTrace
+from octavo.server.http.paths import RootPath, route_path
+from octavo.server.openai import chat, completions, models, responses, tokenize
+from octavo.server.text.tokenizer import Tokenizer
 
 
 def create_app(client: EngineClient, tokenizer: Tokenizer, config: ServerConfig) -> FastAPI:

@@ -12,7 +12,7 @@ from typing import NoReturn
 from octavo import __version__
 from octavo.model.config import ModelError
 from octavo.server import options
-from octavo.server.errors import StartupError
+from octavo.server.http.errors import StartupError
 
 SERVE_EPILOG = (
     "Each flag can also be given as an environment variable: --max-model-len as OCTAVO_MAX_MODEL_LEN, MODEL as "
@@ -83,7 +83,7 @@ def _serve(arguments: argparse.Namespace) -> int:
     from octavo.model.config import ModelConfig
     from octavo.server import lifecycle
     from octavo.server.console import Console
-    from octavo.server.text import Tokenizer
+    from octavo.server.text.tokenizer import Tokenizer
 
     given = options.from_environment(os.environ) | vars(arguments)
     # OpenMP reads these when torch loads, in the engine's process: threads that spin for long take the CPU from this
@@ -106,7 +106,7 @@ def _serve(arguments: argparse.Namespace) -> int:
 
         def make_http() -> lifecycle.Http:
             from octavo.server.app import create_app
-            from octavo.server.http_server import HttpServer
+            from octavo.server.http.uvicorn_server import HttpServer
 
             return HttpServer.of(create_app(client, tokenizer, config))
 

@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 from octavo.engine.client import ProcessClient
 from octavo.server.config import ServerConfig
-from octavo.server.errors import StartupError
+from octavo.server.http.errors import StartupError
 
 logger = logging.getLogger(__name__)
 

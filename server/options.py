@@ -8,7 +8,7 @@ from typing import Any
 
 from octavo.engine.config import EngineConfig
 from octavo.server.config import ServerConfig
-from octavo.server.errors import StartupError
+from octavo.server.http.errors import StartupError
 
 PREFIX = "OCTAVO_"
 EXAMPLE = "mistralai/Mixtral-8x7B-Instruct-v0.1"

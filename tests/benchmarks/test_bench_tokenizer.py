@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from benchmarks.bench_tokenizer import BOS, BYTES, TEMPLATE, tokenizer, vocabulary
-from octavo.server.text import Tokenizer
+from octavo.server.text.tokenizer import Tokenizer
 
 TEXT = "Grüße, 你好! the quick brown fox"
 

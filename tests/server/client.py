@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from octavo.server import page
 from octavo.server.app import create_app
 from octavo.server.config import ServerConfig
-from octavo.server.text import Tokenizer
+from octavo.server.http import page
+from octavo.server.text.tokenizer import Tokenizer
 from tests.server.fake import FakeEngineClient, Script
 from tests.server.openai_spec import validate, validate_stream
 from tests.server.strict import named_events

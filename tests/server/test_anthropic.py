@@ -7,7 +7,7 @@ import pytest
 
 from octavo.engine.api import FinishReason, Grammar, Output
 from octavo.engine.client import Loading, QueueFull
-from octavo.server.anthropic_request import UNSUPPORTED, CountRequest, MessagesRequest
+from octavo.server.anthropic.request import UNSUPPORTED, CountRequest, MessagesRequest
 from tests.server.client import MODEL, Client, Reply
 from tests.server.fake import FakeEngineClient, outputs_of, replay
 from tests.server.test_structured import SCHEMA

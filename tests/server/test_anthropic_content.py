@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from octavo.server.anthropic_content import Content
-from octavo.server.parts import Part, Piece, Text, ToolCallArguments, ToolCallStart
+from octavo.server.anthropic.content import Content
+from octavo.server.conversation.parts import Part, Piece, Text, ToolCallArguments, ToolCallStart
 
 CALLS: tuple[Part, ...] = (
     Text("Let me "),

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from octavo.server.anthropic_request import MessagesRequest
+from octavo.server.anthropic.request import MessagesRequest
 
 USER = {"role": "user", "content": "a"}
 SCHEMA = {"type": "object", "properties": {"x": {"type": "integer"}}}

@@ -10,9 +10,9 @@ from llguidance import LLMatcher, LLTokenizer, grammar_from
 
 from octavo.engine.api import Grammar
 from octavo.engine.client import BadGrammar
-from octavo.server.calls import JSON, MISTRAL, MISTRAL_NAMED, CallFormat, CallParser
-from octavo.server.parts import Piece
-from octavo.server.text import Tokenizer
+from octavo.server.conversation.calls import JSON, MISTRAL, MISTRAL_NAMED, CallFormat, CallParser
+from octavo.server.conversation.parts import Piece
+from octavo.server.text.tokenizer import Tokenizer
 from tests.server.client import Client
 from tests.server.fake import FakeEngineClient, replay
 from tests.server.test_template import MISTRAL_TOOLS

@@ -7,8 +7,8 @@ import pytest
 
 from octavo.engine.api import FinishReason, Output, Request, SamplingParams, TokenLogprobs
 from octavo.engine.collector import merge
-from octavo.server.choices import Choice, Delta, Display
-from octavo.server.text import Tokenizer
+from octavo.server.generation.choices import Choice, Delta, Display
+from octavo.server.text.tokenizer import Tokenizer
 from tests.server.client import Client
 from tests.server.fake import STOP, Script, outputs_of, replay
 from tests.server.test_chat import streamed as chat_streamed

@@ -4,8 +4,8 @@ from typing import Any
 
 import pytest
 
-from octavo.server.template import ChatTemplate
-from octavo.server.text import Tokenizer
+from octavo.server.text.template import ChatTemplate
+from octavo.server.text.tokenizer import Tokenizer
 from tests.server.client import Client
 from tests.server.fake import replay
 from tests.server.test_chat import streamed

@@ -7,7 +7,7 @@ import pytest
 
 from octavo.engine.client import Draining, Loading
 from octavo.server.config import ServerConfig
-from octavo.server.errors import MAX_MESSAGE, ApiError, InvalidRequest, error_response
+from octavo.server.http.errors import MAX_MESSAGE, ApiError, InvalidRequest, error_response
 from tests.server.client import MODEL, Client
 from tests.server.fake import FakeEngineClient
 from tests.server.vocab import byte_level

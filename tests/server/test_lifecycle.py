@@ -13,7 +13,7 @@ from octavo.engine.client import ProcessClient
 from octavo.engine.config import EngineConfig
 from octavo.server import lifecycle
 from octavo.server.config import ServerConfig
-from octavo.server.errors import StartupError
+from octavo.server.http.errors import StartupError
 from octavo.server.lifecycle import address, listen
 from tests.fake_engine import Behaviour, fake_build
 

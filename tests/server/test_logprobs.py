@@ -4,8 +4,8 @@ import json
 import math
 
 from octavo.engine.api import TokenLogprobs
-from octavo.server.logprobs import LOWEST, chat_logprobs, completion_logprobs
-from octavo.server.wire import encode_json
+from octavo.server.http.wire import encode_json
+from octavo.server.openai.logprobs import LOWEST, chat_logprobs, completion_logprobs
 from tests.server.vocab import byte_level, ids_of
 
 TOKENIZER = byte_level()

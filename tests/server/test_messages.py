@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from octavo.server.messages import Message, turns_of
+from octavo.server.conversation.messages import Message, turns_of
 from tests.server.client import Client
 from tests.server.vocab import byte_level
 

@@ -10,9 +10,9 @@ from openapi_spec_validator import OpenAPIV31SpecValidator
 
 from octavo.server import app as application
 from octavo.server.config import ServerConfig
-from octavo.server.errors import ApiError
-from octavo.server.openapi import MEANINGS
-from octavo.server.operations import Operation, operation_of
+from octavo.server.http.errors import ApiError
+from octavo.server.http.openapi import MEANINGS
+from octavo.server.http.operations import Operation, operation_of
 from tests.server.client import MODEL, Client
 
 UNDESCRIBED = {"/openapi.json", "/", "/web/{name}", "/docs"}  # no part of the API

@@ -6,7 +6,7 @@ import pytest
 
 from octavo.engine.config import EngineConfig
 from octavo.server.config import ServerConfig
-from octavo.server.errors import StartupError
+from octavo.server.http.errors import StartupError
 from octavo.server.options import OPTIONS, add_to, configure, from_environment
 
 

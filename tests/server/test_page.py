@@ -4,8 +4,8 @@ import re
 
 import pytest
 
-from octavo.server import page
 from octavo.server.config import ServerConfig
+from octavo.server.http import page
 from tests.server.client import MODEL, Client
 
 CLIENT = Client()

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from octavo.server.parameters import NOT_SUPPORTED
+from octavo.server.generation.parameters import NOT_SUPPORTED
 from tests.server.client import Client, each_endpoint
 
 

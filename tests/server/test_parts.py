@@ -3,8 +3,17 @@
 from collections.abc import Sequence
 
 from octavo.engine.api import FinishReason, TokenLogprobs
-from octavo.server.choices import Delta
-from octavo.server.parts import Part, PartReader, PartReaders, Piece, Text, ToolCall, ToolCallArguments, ToolCallStart
+from octavo.server.conversation.parts import (
+    Part,
+    PartReader,
+    PartReaders,
+    Piece,
+    Text,
+    ToolCall,
+    ToolCallArguments,
+    ToolCallStart,
+)
+from octavo.server.generation.choices import Delta
 
 SCORE = TokenLogprobs(-1.0)
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from octavo.server.config import ServerConfig
-from octavo.server.paths import RootPath, route_path
+from octavo.server.http.paths import RootPath, route_path
 from tests.server.client import MODEL, Client
 
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from octavo.server.parameters import INFORMATIONAL, NOT_SUPPORTED
-from octavo.server.protocol import ChatRequest, CompletionRequest, GenerationRequest
+from octavo.server.generation.parameters import INFORMATIONAL, NOT_SUPPORTED
+from octavo.server.generation.protocol import ChatRequest, CompletionRequest, GenerationRequest
 from tests.server.client import MODEL, Client, each_endpoint
 from tests.server.fake import READY, FakeEngineClient, replay
 

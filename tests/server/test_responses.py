@@ -7,7 +7,7 @@ import pytest
 
 from octavo.engine.api import FinishReason, Grammar, Output
 from octavo.engine.client import BadGrammar
-from octavo.server.responses_request import STATEFUL, ResponsesRequest
+from octavo.server.openai.responses_request import STATEFUL, ResponsesRequest
 from tests.server.client import MODEL, Client, Reply
 from tests.server.fake import FakeEngineClient, outputs_of, replay
 from tests.server.test_structured import OBJECT, SCHEMA

@@ -3,8 +3,8 @@
 from collections.abc import Iterable
 from typing import Any
 
-from octavo.server.parts import Part, Piece, Text, ToolCallArguments, ToolCallStart
-from octavo.server.responses_output import Output
+from octavo.server.conversation.parts import Part, Piece, Text, ToolCallArguments, ToolCallStart
+from octavo.server.openai.responses_output import Output
 
 CALLS: tuple[Part, ...] = (
     Text("Let me "),

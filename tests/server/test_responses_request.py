@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from octavo.server.responses_request import ResponsesRequest
+from octavo.server.openai.responses_request import ResponsesRequest
 
 
 def chat(**fields: Any) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from octavo.server.stop import StopStrings
+from octavo.server.text.stop import StopStrings
 
 
 def run(stops: Sequence[str], pieces: Sequence[str], include: bool = False) -> tuple[str, bool]:

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from octavo.server.errors import InvalidRequest, StartupError
-from octavo.server.template import ChatTemplate, Rendering
-from octavo.server.turns import Turn
+from octavo.server.http.errors import InvalidRequest, StartupError
+from octavo.server.text.template import ChatTemplate, Rendering
+from octavo.server.text.turns import Turn
 
 MIXTRAL = (
     "{{ bos_token }}{% for message in messages %}"

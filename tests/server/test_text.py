@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tokenizers import Tokenizer as Backend
 
-from octavo.server.errors import StartupError
-from octavo.server.text import Detokenizer, Tokenizer
+from octavo.server.http.errors import StartupError
+from octavo.server.text.tokenizer import Detokenizer, Tokenizer
 from tests.server.vocab import BOS, BYTES, EOS, PIECES, byte_level, ids_of, llama_style, piece
 
 BYTE_LEVEL, LLAMA = byte_level(), llama_style()

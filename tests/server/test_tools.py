@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from octavo.server.template import ChatTemplate
-from octavo.server.text import Tokenizer
-from octavo.server.tools import MAX_TOOLS
+from octavo.server.conversation.tools import MAX_TOOLS
+from octavo.server.text.template import ChatTemplate
+from octavo.server.text.tokenizer import Tokenizer
 from tests.server.client import Client, Reply
 from tests.server.fake import Script, replay
 from tests.server.test_template import MISTRAL_TOOLS, SPECIAL

@@ -1,6 +1,6 @@
 """Trace: the log line of a request that got nowhere, and of one that did."""
 
-from octavo.server.trace import Trace
+from octavo.server.http.trace import Trace
 
 
 def test_a_request_that_was_not_admitted() -> None:

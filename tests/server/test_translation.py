@@ -2,9 +2,9 @@
 
 import pytest
 
-from octavo.server.errors import ContextLengthExceeded, InvalidRequest
-from octavo.server.responses_request import Format, FunctionTool
-from octavo.server.translation import declared, naming
+from octavo.server.conversation.translation import declared, naming
+from octavo.server.http.errors import ContextLengthExceeded, InvalidRequest
+from octavo.server.openai.responses_request import Format, FunctionTool
 
 NAMES = {"messages": "input", "response_format": "text.format", "stop": "stop_sequences"}
 

@@ -5,7 +5,7 @@ import math
 
 import pytest
 
-from octavo.server.wire import encode_json, event, named_event
+from octavo.server.http.wire import encode_json, event, named_event
 
 TEXT = 'a\x85b\u2028c\u2029d\r\n"\\é你🦑\x00'
 

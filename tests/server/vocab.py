@@ -4,8 +4,8 @@ from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, pre_tokenizers, processors
 from tokenizers.pre_tokenizers import ByteLevel
 
-from octavo.server.template import ChatTemplate
-from octavo.server.text import Tokenizer
+from octavo.server.text.template import ChatTemplate
+from octavo.server.text.tokenizer import Tokenizer
 
 BOS, EOS, BYTES = 1, 2, 3  # ids: <s>, </s>, and the first of 256 bytes
 CHATML = (

@@ -1,0 +1,132 @@
+"""What an answer consists of before an endpoint gives it its shape: text, and calls of tools."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from octavo.engine.api import FinishReason, TokenLogprobs
+from octavo.server.generation.choices import Delta
+
+Ended = FinishReason | Literal["tool_calls"]
+
+
+@dataclass(frozen=True, slots=True)
+class Text:
+    """Of the assistant's message."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallStart:
+    """A call begins. `index` counts the calls of one choice from 0."""
+
+    index: int
+    id: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCallArguments:
+    """More of the JSON text of a call that has begun."""
+
+    index: int
+    fragment: str
+
+
+Part = Text | ToolCallStart | ToolCallArguments
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A whole call: the join of its parts."""
+
+    id: str
+    name: str
+    arguments: str  # JSON text
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """A Delta whose text has been read: what a client learns next about one choice."""
+
+    index: int  # of the choice
+    parts: tuple[Part, ...]
+    logprobs: tuple[tuple[int, TokenLogprobs], ...] = ()  # (token id, its log-probabilities)
+    finish_reason: Ended | None = None
+
+    @property
+    def text(self) -> str:
+        return "".join(part.text for part in self.parts if isinstance(part, Text))
+
+    @property
+    def tool_calls(self) -> list[ToolCall]:
+        """Those that begin in this piece; of a whole answer, all of them."""
+        fragments: dict[int, list[str]] = {}
+        for part in self.parts:
+            if isinstance(part, ToolCallArguments):
+                fragments.setdefault(part.index, []).append(part.fragment)
+        starts = (part for part in self.parts if isinstance(part, ToolCallStart))
+        return [ToolCall(start.id, start.name, "".join(fragments.get(start.index, ()))) for start in starts]
+
+
+class PartParser(Protocol):
+    """Reads the text of one choice, in pieces of any size. It never raises: what is no call is text.
+
+    However the text is cut, the join of the parts is the same.
+    """
+
+    def push(self, text: str) -> Iterable[Part]:
+        """What has become certain; text that may yet begin a call is held back."""
+
+    def flush(self) -> Iterable[Part]:
+        """What was held back, when nothing can follow any more."""
+
+
+class PlainText:
+    """Implements PartParser where no tool can be called."""
+
+    def push(self, text: str) -> Sequence[Part]:
+        return (Text(text),) if text else ()
+
+    def flush(self) -> Sequence[Part]:
+        return ()
+
+
+class PartReader:
+    """The deltas of one choice become pieces; log-probabilities go with the text that their tokens made."""
+
+    def __init__(self, parser: PartParser) -> None:
+        self._parser = parser
+        self._logprobs: list[tuple[int, TokenLogprobs]] = []  # of tokens whose text is held back
+        self._called = False
+
+    def read(self, delta: Delta) -> Piece | None:
+        """None when there is nothing to show."""
+        parts = [*self._parser.push(delta.text)]
+        if delta.finish_reason is not None:
+            parts += self._parser.flush()
+        self._called = self._called or any(isinstance(part, ToolCallStart) for part in parts)
+        self._logprobs += delta.logprobs
+        if not parts and delta.finish_reason is None:
+            return None
+        logprobs, self._logprobs = tuple(self._logprobs), []
+        return Piece(delta.index, tuple(parts), logprobs, self._ended(delta.finish_reason))
+
+    def _ended(self, reason: FinishReason | None) -> Ended | None:
+        return "tool_calls" if reason is FinishReason.STOP and self._called else reason
+
+
+class PartReaders:
+    """A reader for each choice of a response."""
+
+    def __init__(self, parser: Callable[[], PartParser] = PlainText) -> None:
+        """parser: makes one for each choice."""
+        self._parser = parser
+        self._readers: dict[int, PartReader] = {}  # by index of the choice
+
+    def read(self, delta: Delta) -> Piece | None:
+        """None when there is nothing to show. A whole choice, in one delta, gives one piece."""
+        if delta.index not in self._readers:
+            self._readers[delta.index] = PartReader(self._parser())
+        return self._readers[delta.index].read(delta)

@@ -1,0 +1,135 @@
+"""The tools that a request offers, and which of them the model may or must call."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from octavo.server.http.errors import InvalidRequest
+from octavo.server.http.fields import Object, shaped
+
+MAX_TOOLS = 128  # OpenAI's
+
+_NO_PARAMETERS: dict[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}
+
+
+class ToolFunction(Object):
+    name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
+    """At most 64 letters, digits, underscores and dashes."""
+    description: str | None = None
+    """What it does, for the model to choose by."""
+    parameters: dict[str, Any] | None = None
+    """A JSON schema of type object. Default: the function takes no arguments."""
+    strict: bool | None = None
+    """Accepted; calls that `tool_choice` demands keep to the schema whatever this says."""
+
+
+class Tool(Object):
+    type: Literal["function"]
+    """Functions are the only tools here."""
+    function: ToolFunction
+    """What can be called."""
+
+    @property
+    def name(self) -> str:
+        return self.function.name
+
+    @property
+    def schema_of_arguments(self) -> dict[str, Any]:
+        return self.function.parameters or _NO_PARAMETERS
+
+    def described(self) -> dict[str, Any]:
+        """As chat templates take it."""
+        function: dict[str, Any] = {"name": self.name}
+        if self.function.description:
+            function["description"] = self.function.description
+        return {"type": "function", "function": {**function, "parameters": self.schema_of_arguments}}
+
+
+class NamedFunction(Object):
+    name: str
+    """The name of one of the tools."""
+
+
+class NamedTool(Object):
+    type: Literal["function"]
+    """Functions are the only tools here."""
+    function: NamedFunction
+    """Which one."""
+
+
+class AllowedTools(Object):
+    mode: Literal["auto", "required"]
+    """Whether one of them must be called."""
+    tools: Annotated[list[NamedTool], Field(min_length=1, max_length=MAX_TOOLS)]
+    """Those that may be called."""
+
+
+class AllowedToolsChoice(Object):
+    type: Literal["allowed_tools"]
+    """Some of the tools."""
+    allowed_tools: AllowedTools
+    """Which ones."""
+
+
+ToolChoice = Annotated[
+    Literal["none", "auto", "required"] | NamedTool | AllowedToolsChoice,
+    shaped(
+        'must be "none", "auto", "required", {"type": "function", "function": {"name": ...}} or '
+        '{"type": "allowed_tools", "allowed_tools": {"mode": ..., "tools": [...]}}'
+    ),
+]
+
+
+@dataclass(frozen=True, slots=True)
+class ToolUse:
+    """What the model may do with tools in its answer."""
+
+    described: tuple[Tool, ...]  # the model knows of these
+    callable: tuple[Tool, ...]  # and may call these
+    required: bool  # whether it must call one
+    parallel: bool  # whether it may call several
+
+
+def check_tools(tools: Sequence[Tool], choice: ToolChoice | None) -> None:
+    """Raises InvalidRequest, which names the tool at fault."""
+    names = set()
+    for position, tool in enumerate(tools):
+        where = f"tools.{position}.function"
+        if tool.name in names:
+            raise InvalidRequest(f"Two tools have the name '{tool.name}'; rename one.", f"{where}.name")
+        names.add(tool.name)
+        if tool.function.parameters and tool.function.parameters.get("type") != "object":
+            message = f'\'{where}.parameters\' must be a JSON schema with "type": "object".'
+            raise InvalidRequest(message, f"{where}.parameters")
+    if not tools and choice not in (None, "none", "auto"):
+        raise InvalidRequest("'tool_choice' is only allowed with 'tools'.", "tool_choice")
+    for name in _chosen_names(choice):
+        if name not in names:
+            raise InvalidRequest(f"'tool_choice' names '{name[:64]}', which is not among 'tools'.", "tool_choice")
+
+
+def tool_use(tools: Sequence[Tool], choice: ToolChoice | None, parallel: bool) -> ToolUse | None:
+    """None when nothing can be called. The arguments have passed check_tools."""
+    if not tools or choice == "none":
+        return None
+    names = _chosen_names(choice)
+    chosen = tuple(tool for tool in tools if tool.name in names) if names else tuple(tools)
+    match choice:
+        case NamedTool():
+            return ToolUse(tuple(tools), chosen, required=True, parallel=False)
+        case AllowedToolsChoice():
+            return ToolUse(chosen, chosen, choice.allowed_tools.mode == "required", parallel)
+        case _:
+            return ToolUse(chosen, chosen, choice == "required", parallel)
+
+
+def _chosen_names(choice: ToolChoice | None) -> list[str]:
+    match choice:
+        case NamedTool():
+            return [choice.function.name]
+        case AllowedToolsChoice():
+            return [tool.function.name for tool in choice.allowed_tools.tools]
+        case _:
+            return []

@@ -1,0 +1,124 @@
+"""From a body to an admitted job: what every generating endpoint does before its first token."""
+
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from starlette.requests import ClientDisconnect
+from starlette.requests import Request as HttpRequest
+
+from octavo.engine.api import Ready, Request, SamplingParams
+from octavo.engine.client import BadGrammar, Generation, QueueFull, Refused, TooLong
+from octavo.server.generation.choices import Choice, Display
+from octavo.server.generation.job import Job
+from octavo.server.generation.protocol import GenerationRequest, RequestT, parse
+from octavo.server.generation.service import Service
+from octavo.server.generation.structured import Constraint
+from octavo.server.http.errors import (
+    ApiError,
+    ContextLengthExceeded,
+    InvalidRequest,
+    ServiceUnavailable,
+    TooManyRequests,
+)
+from octavo.server.http.streaming import ClientLeft
+from octavo.server.http.trace import Trace
+from octavo.server.text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """One prompt of a request, and how its choices are sampled."""
+
+    prompt: tuple[int, ...]
+    params: SamplingParams
+    shown: frozenset[int] = frozenset()  # special tokens that are part of the text
+    constraints: tuple[Constraint, ...] = ()  # grammars to be tried first, beside the request's own
+    echo: str | None = None  # the text that each choice begins with; None: what was generated is all
+
+
+async def read(service: Service, http: HttpRequest, model: type[RequestT]) -> RequestT:
+    """The body, valid, for a model that is served here."""
+    kind = http.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
+    if kind != "application/json":
+        raise InvalidRequest(f"The body must be JSON, sent as Content-Type: application/json, not '{kind[:100]}'.")
+    try:
+        body = await http.body()
+    except ClientDisconnect:
+        raise ClientLeft from None
+    request = parse(model, body, service.check_extra)
+    if request.model is not None:
+        service.require_model(request.model)
+    return request
+
+
+def check_ids(tokenizer: Tokenizer, ids: Sequence[int], field: str) -> None:
+    """Refuses what is no token."""
+    if ids and not 0 <= min(ids) <= max(ids) < tokenizer.vocab_size:
+        raise InvalidRequest(f"'{field}' has token ids outside 0 to {tokenizer.vocab_size - 1}.", field)
+
+
+def check_count(service: Service, ready: Ready, prompts: int, request: GenerationRequest) -> None:
+    """Refuses what could never run, before any of it is encoded."""
+    check_ids(service.tokenizer, [token for token, _ in request.biases()], "logit_bias")
+    check_ids(service.tokenizer, request.stop_token_ids or (), "stop_token_ids")
+    count, field = request.candidates()
+    if count > service.config.max_num_choices:
+        message = f"'{field}' should be less than or equal to {service.config.max_num_choices}."
+        raise InvalidRequest(message, field)
+    most = ready.max_num_seqs + ready.max_waiting
+    if prompts * count > most:
+        raise InvalidRequest(f"{prompts * count} choices are too many at once; this server takes {most}.", field)
+
+
+async def admit(
+    service: Service, http: HttpRequest, request: GenerationRequest, tasks: Sequence[Task], prefix: str
+) -> Job:
+    """Every prompt, n times, accepted by the engine together; or an error, and nothing is queued."""
+    await _check_grammars(service, request, tasks)
+    id = f"{prefix}{uuid.uuid4().hex}"
+    count, _ = request.candidates()
+    salt = request.cache_salt or ""
+    include = request.include_stop_str_in_output is True
+    choices: list[Choice] = []
+    for task in tasks:
+        display = Display(request.stops(), include, task.shown, task.echo)
+        for choice in range(count):
+            index = len(choices)
+            scored = task.params.prompt_logprobs if choice == 0 or task.echo is not None else None  # once is enough
+            params = replace(task.params, choice=choice, prompt_logprobs=scored)
+            choices.append(
+                Choice(index, Request(f"{id}-{index}", task.prompt, params, salt), service.tokenizer, display)
+            )
+    trace = Trace.of(http.scope)
+    trace.admit(id, request.model)
+    generation = _submit(service, [choice.request for choice in choices])
+    return Job(id, choices, count, generation, service, trace)
+
+
+async def _check_grammars(service: Service, request: GenerationRequest, tasks: Sequence[Task]) -> None:
+    asked = request.constraint()
+    for constraint in (*([] if asked is None else [asked]), *(each for task in tasks for each in task.constraints)):
+        try:
+            await service.client.check(constraint.grammar)
+        except Refused as refused:
+            raise _as_api_error(refused, constraint.field) from refused
+
+
+def _submit(service: Service, requests: Sequence[Request]) -> Generation:
+    try:
+        return service.client.submit(requests)
+    except Refused as refused:
+        raise _as_api_error(refused) from refused
+
+
+def _as_api_error(refused: Refused, field: str | None = None) -> ApiError:
+    match refused:
+        case BadGrammar():
+            return InvalidRequest(f"'{field}': {refused}", field)
+        case TooLong():
+            return ContextLengthExceeded(str(refused))
+        case QueueFull():
+            return TooManyRequests(str(refused))
+        case _:
+            return ServiceUnavailable(str(refused))

@@ -1,0 +1,95 @@
+"""The parameters that this server does not have, as a table: what it refuses, what it may pass over."""
+
+import json
+import logging
+from collections.abc import Mapping
+from typing import Any
+
+from octavo.server.http.errors import InvalidRequest
+
+logger = logging.getLogger(__name__)
+
+# Name -> the values that ask for nothing. Null, "", [] and {} never ask for anything.
+# A feature that arrives takes its row away.
+NOT_SUPPORTED: dict[str, tuple[object, ...]] = {
+    # OpenAI's specification
+    "audio": (),
+    "modalities": (["text"],),
+    "moderation": (),
+    "prediction": (),
+    "reasoning_effort": ("none",),
+    "service_tier": ("auto", "default"),
+    "store": (False,),
+    "verbosity": ("medium",),
+    "web_search_options": (),
+    # vLLM's extensions
+    "add_special_tokens": (True, False),
+    "allowed_token_ids": (),
+    "bad_words": (),
+    "documents": (),
+    "length_penalty": (1,),
+    "logits_processors": (),
+    "priority": (0,),
+    "return_token_ids": (False,),
+    "return_tokens_as_token_ids": (False,),
+    "skip_special_tokens": (True,),
+    "spaces_between_special_tokens": (True,),
+    "thinking": (),
+    "use_beam_search": (False,),
+}
+
+# OpenAI's own older names -> what does the same.
+REPLACED = {"function_call": "tool_choice", "functions": "tools"}
+
+# These inform whoever runs the service; they change nothing about the answer.
+INFORMATIONAL = frozenset(
+    {"metadata", "prompt_cache_key", "prompt_cache_options", "prompt_cache_retention", "safety_identifier"}
+)
+
+
+class ParameterCheck:
+    """Judges the fields of a request that its model does not know."""
+
+    MAX_REMEMBERED = 1000  # names already logged: a client that invents names must not fill the memory
+
+    def __init__(self) -> None:
+        self._logged: set[str] = set()
+
+    def __call__(self, extra: Mapping[str, Any]) -> None:
+        """Raises InvalidRequest for a parameter that asks for something this server cannot do."""
+        for name, value in extra.items():
+            if name in REPLACED:
+                _refuse_unless_absent(name, value)
+            elif name in NOT_SUPPORTED:
+                _refuse_unless_neutral(name, value)
+            elif name not in INFORMATIONAL:
+                self._log_once(name)
+
+    def _log_once(self, name: str) -> None:
+        if name not in self._logged and len(self._logged) < self.MAX_REMEMBERED:
+            self._logged.add(name)
+            logger.warning("ignoring the unknown parameter %r", name[:100])
+
+
+def _refuse_unless_absent(name: str, value: object) -> None:
+    """Of calls that are left to the model nothing is asked, where there are no functions."""
+    if not is_absent(value) and value not in ("none", "auto"):
+        raise InvalidRequest(f"'{name}' is not supported by this server; use '{REPLACED[name]}' instead.", name)
+
+
+def _refuse_unless_neutral(name: str, value: object) -> None:
+    if is_absent(value) or any(_same(value, neutral) for neutral in NOT_SUPPORTED[name]):
+        return
+    neutral = " or ".join(json.dumps(value) for value in NOT_SUPPORTED[name])
+    advice = f"leave it out or set it to {neutral}" if neutral else "leave it out"
+    raise InvalidRequest(f"'{name}' is not supported by this server yet; {advice}.", name)
+
+
+def is_absent(value: object) -> bool:
+    """SDKs send null and empty values for what their user did not ask for."""
+    return value is None or value in ("", [], {})
+
+
+def _same(value: object, neutral: object) -> bool:
+    """Equal as JSON: 0 is 0.0, but false is not 0."""
+    return isinstance(value, bool) == isinstance(neutral, bool) and value == neutral

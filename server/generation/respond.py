@@ -1,0 +1,117 @@
+"""One answer, two ways to send it: as a stream of chunks or as a whole, from the same deltas."""
+
+import asyncio
+from abc import ABC, abstractmethod
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
+from typing import Protocol
+
+from starlette.requests import Request as HttpRequest
+from starlette.responses import Response
+
+from octavo.server.generation.choices import Delta
+from octavo.server.generation.job import Job, Usage
+from octavo.server.http.errors import ApiError, as_api_error
+from octavo.server.http.streaming import EventStream, until_disconnect
+from octavo.server.http.wire import DONE, encode_json, event, named_event
+
+Events = Sequence[Mapping[str, object]]
+
+
+class Shape(Protocol):
+    """The objects of one endpoint; one instance per request, since events may depend on those before."""
+
+    named: bool  # whether events carry their type as a name; then no [DONE] follows the last
+
+    def opening(self) -> Events:
+        """What is sent as soon as the request is admitted."""
+
+    def chunks(self, delta: Delta) -> Events: ...
+
+    def closing(self, usage: Usage) -> Events:
+        """What follows the last delta."""
+
+    def failed(self, error: ApiError, usage: Usage) -> Events:
+        """What follows instead when there is no whole answer."""
+
+    def whole(self, choices: Sequence[Delta], usage: Usage) -> Mapping[str, object]:
+        """The response that is not streamed, from one complete delta per choice."""
+
+
+class ChunkShape(ABC):
+    """The streams of completions and chat: chunks of one kind, and an error object if it comes to that."""
+
+    named = False
+
+    def opening(self) -> Events:
+        return ()
+
+    def closing(self, usage: Usage) -> Events:
+        last = self.usage_chunk(usage)
+        return () if last is None else (last,)
+
+    def failed(self, error: ApiError, usage: Usage) -> Events:
+        return (error.body(),)
+
+    @abstractmethod
+    def usage_chunk(self, usage: Usage) -> Mapping[str, object] | None:
+        """The last chunk; None when no usage was asked for."""
+
+
+async def respond(http: HttpRequest, job: Job, shape: Shape, stream: bool) -> Response:
+    """Closes the job when the answer is complete, has failed, or is no longer wanted."""
+    if stream:
+        return EventStream(_events(job, shape), job.service.config.keep_alive, job.close)
+    try:
+        body = await until_disconnect(_whole(job, shape), http.receive)
+        return Response(body, media_type="application/json")
+    finally:
+        job.close()
+
+
+async def _events(job: Job, shape: Shape) -> AsyncGenerator[bytes, None]:
+    """Every stream without names ends in one [DONE], that of a failure too: after the error, which clients act on."""
+    framed = named_event if shape.named else event
+    async with aclosing(_payloads(job, shape)) as payloads:
+        async for payload in payloads:
+            yield framed(payload)
+    if not shape.named:
+        yield DONE
+
+
+async def _payloads(job: Job, shape: Shape) -> AsyncGenerator[Mapping[str, object], None]:
+    try:
+        for payload in shape.opening():
+            yield payload
+        async with aclosing(job.deltas()) as deltas:
+            async for delta in deltas:
+                for payload in shape.chunks(delta):
+                    yield payload
+        for payload in shape.closing(job.usage()):
+            yield payload
+    except Exception as error:
+        for payload in shape.failed(as_api_error(error), job.usage()):
+            yield payload
+
+
+async def _whole(job: Job, shape: Shape) -> bytes:
+    """Written in a thread: the log-probabilities of a long prompt take longer than the event loop may wait."""
+    answer, usage = await _collect(job), job.usage()
+    return await asyncio.to_thread(lambda: encode_json(shape.whole(answer, usage)))
+
+
+async def _collect(job: Job) -> list[Delta]:
+    parts: dict[int, list[Delta]] = {choice.index: [] for choice in job.choices}
+    async for delta in job.deltas():
+        parts[delta.index].append(delta)
+    return [_joined(deltas) for deltas in parts.values()]
+
+
+def _joined(deltas: Sequence[Delta]) -> Delta:
+    return Delta(
+        index=deltas[-1].index,
+        text="".join(delta.text for delta in deltas),
+        logprobs=tuple(entry for delta in deltas for entry in delta.logprobs),
+        finish_reason=deltas[-1].finish_reason,
+        echoed=tuple(entry for delta in deltas for entry in delta.echoed),
+    )

@@ -1,0 +1,72 @@
+"""What a request asks of the sampler, with the checkpoint's own recommendations where it is silent."""
+
+import secrets
+from typing import TypeVar
+
+from octavo.engine.api import Ready, SamplingParams
+from octavo.server.generation.protocol import GenerationRequest
+from octavo.server.http.errors import ContextLengthExceeded, InvalidRequest
+
+_UINT64 = 2**64 - 1
+T = TypeVar("T")
+
+
+def sampling_params(request: GenerationRequest, ready: Ready, max_tokens: int, logprobs: int | None) -> SamplingParams:
+    """Of the first choice; the others differ in `choice`. Raises InvalidRequest when min_tokens cannot be reached."""
+    defaults = ready.defaults
+    min_tokens = request.min_tokens or 0
+    if min_tokens > max_tokens:
+        raise InvalidRequest(f"'min_tokens' should be at most the {max_tokens} tokens of max_tokens.", "min_tokens")
+    eos = () if request.ignore_eos else ready.eos_token_ids
+    return SamplingParams(
+        max_tokens=max_tokens,
+        temperature=_first(request.temperature, defaults.temperature, 1.0),
+        top_k=max(_first(request.top_k, defaults.top_k, 0), 0),  # -1, too, keeps every token
+        top_p=_first(request.top_p, defaults.top_p, 1.0),
+        min_p=_first(request.min_p, defaults.min_p, 0.0),
+        grammar=None if (constraint := request.constraint()) is None else constraint.grammar,
+        seed=(secrets.randbits(64) if request.seed is None else request.seed) & _UINT64,
+        logprobs=logprobs,
+        prompt_logprobs=request.prompt_logprobs,
+        stop_token_ids=tuple(dict.fromkeys((*eos, *(request.stop_token_ids or ())))),
+        min_tokens=min_tokens,
+        logit_bias=request.biases(),
+        presence_penalty=request.presence_penalty or 0.0,
+        frequency_penalty=request.frequency_penalty or 0.0,
+        repetition_penalty=_first(request.repetition_penalty, defaults.repetition_penalty, 1.0),
+    )
+
+
+def _first(wanted: T | None, recommended: T | None, otherwise: T) -> T:
+    if wanted is not None:
+        return wanted
+    return otherwise if recommended is None else recommended
+
+
+def truncated(
+    prompt: tuple[int, ...], request: GenerationRequest, wanted: int | None, max_model_len: int
+) -> tuple[int, ...]:
+    """The last tokens of the prompt, as many as the request keeps; -1 leaves room for those wanted, one at least."""
+    keep = request.truncate_prompt_tokens
+    if keep is None:
+        return prompt
+    if keep < 0:
+        keep = max(max_model_len - (1 if wanted is None else wanted), 1)
+    return prompt[-keep:]
+
+
+def output_limit(prompt_tokens: int, wanted: int | None, max_model_len: int, field: str) -> int:
+    """How many tokens may be generated: those wanted, else the rest of the context.
+
+    Raises ContextLengthExceeded when they do not fit; `field` is where the prompt came from.
+    """
+    room = max_model_len - prompt_tokens
+    completion = 1 if wanted is None else wanted
+    if completion > room:
+        raise ContextLengthExceeded(
+            f"This model's maximum context length is {max_model_len} tokens. However, you requested "
+            f"{prompt_tokens + completion} tokens ({prompt_tokens} in the {field}, {completion} in the completion). "
+            f"Please reduce the length of the {field} or completion.",
+            field,
+        )
+    return room if wanted is None else wanted

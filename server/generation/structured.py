@@ -1,0 +1,130 @@
+"""Structured output: the fields that bind an answer to a schema, an expression, a choice or a grammar."""
+
+import json
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from octavo.engine.api import Grammar
+from octavo.server.generation.parameters import is_absent
+from octavo.server.http.errors import InvalidRequest
+from octavo.server.http.fields import Object, shaped
+
+ANY_OBJECT = '{"type":"object"}'
+
+JsonSchema = Annotated[dict[str, Any] | str, shaped("must be a JSON schema: an object, or its text")]
+Choices = Annotated[list[str], Field(fail_fast=True)]
+
+
+class JsonSchemaFormat(Object):
+    name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
+    """At most 64 letters, digits, underscores and dashes; informational."""
+    description: str | None = None
+    """What the format is for; informational."""
+    schema_: dict[str, Any] | None = Field(default=None, alias="schema")
+    """A JSON schema. Default: any object."""
+    strict: bool | None = None
+    """Accepted; the answer keeps to the schema whatever this says."""
+
+
+class ResponseFormat(Object):
+    type: Literal["text", "json_object", "json_schema"]
+    """Free text, any JSON object, or JSON of a schema."""
+    json_schema: JsonSchemaFormat | None = None
+    """Only, and always, with the type json_schema."""
+
+
+class StructuredOutputs(Object):
+    json_: JsonSchema | None = Field(default=None, alias="json")
+    """A JSON schema that the answer follows."""
+    json_object: bool | None = None
+    """Whether the answer is a JSON object."""
+    regex: str | None = None
+    """A regular expression that matches the whole answer."""
+    choice: Choices | None = None
+    """Strings, one of which is the answer."""
+    grammar: str | None = None
+    """A context-free grammar in Lark's syntax or llama.cpp's (GBNF)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Constraint:
+    """What binds the answer, and the field that asked for it."""
+
+    field: str
+    grammar: Grammar
+
+
+class Structured(Object):
+    """The fields of a request; at most one of them may ask for something."""
+
+    response_format: ResponseFormat | None = None
+    """What the answer looks like: text, a JSON object, or JSON of a schema. Default: text."""
+    structured_outputs: StructuredOutputs | None = None
+    """Extension. What the answer looks like: one of json, json_object, regex, choice and grammar."""
+    guided_json: JsonSchema | None = None
+    """Extension. Older name of structured_outputs.json."""
+    guided_regex: str | None = None
+    """Extension. Older name of structured_outputs.regex."""
+    guided_choice: Choices | None = None
+    """Extension. Older name of structured_outputs.choice."""
+    guided_grammar: str | None = None
+    """Extension. Older name of structured_outputs.grammar."""
+
+    def constraint(self) -> Constraint | None:
+        """None when the answer is free. Raises InvalidRequest when it is bound twice."""
+        outputs = self.structured_outputs or StructuredOutputs()
+        for name, value in (outputs.model_extra or {}).items():
+            if not is_absent(value):
+                raise InvalidRequest(
+                    f"'structured_outputs.{name[:100]}' is not supported by this server; leave it out.",
+                    f"structured_outputs.{name}",
+                )
+        wanted = [
+            *_of_format(self.response_format),
+            *_of_object("structured_outputs.json_object", outputs.json_object),
+            *_of_schema("structured_outputs.json", outputs.json_),
+            *_of_schema("guided_json", self.guided_json),
+            *_of_text("structured_outputs.regex", "regex", outputs.regex),
+            *_of_text("guided_regex", "regex", self.guided_regex),
+            *_of_choices("structured_outputs.choice", outputs.choice),
+            *_of_choices("guided_choice", self.guided_choice),
+            *_of_text("structured_outputs.grammar", "grammar", outputs.grammar),
+            *_of_text("guided_grammar", "grammar", self.guided_grammar),
+        ]
+        if len(wanted) > 1:
+            first, second = wanted[0].field, wanted[1].field
+            raise InvalidRequest(f"'{second}' is not allowed with '{first}'; leave one of them out.", second)
+        return wanted[0] if wanted else None
+
+
+def _of_format(format: ResponseFormat | None) -> list[Constraint]:
+    if format is None:
+        return []
+    if (format.json_schema is not None) != (format.type == "json_schema"):
+        field = "response_format.json_schema"
+        raise InvalidRequest(f"'{field}' belongs to the type json_schema, and to no other.", field)
+    if format.json_schema is None:
+        return _of_object("response_format", format.type == "json_object")
+    schema = format.json_schema.schema_
+    text = ANY_OBJECT if schema is None else json.dumps(schema)
+    return [Constraint("response_format.json_schema.schema", Grammar("json", text))]
+
+
+def _of_object(field: str, wanted: bool | None) -> list[Constraint]:
+    return [Constraint(field, Grammar("json", ANY_OBJECT))] if wanted else []
+
+
+def _of_schema(field: str, schema: dict[str, Any] | str | None) -> list[Constraint]:
+    if is_absent(schema):
+        return []
+    return [Constraint(field, Grammar("json", schema if isinstance(schema, str) else json.dumps(schema)))]
+
+
+def _of_text(field: str, kind: Literal["regex", "grammar"], text: str | None) -> list[Constraint]:
+    return [Constraint(field, Grammar(kind, text))] if text else []
+
+
+def _of_choices(field: str, choices: list[str] | None) -> list[Constraint]:
+    return [Constraint(field, Grammar("choice", json.dumps(choices)))] if choices else []

@@ -1,0 +1,1 @@
+"""HTTP without any knowledge of models: errors, JSON, streams, keys, limits, probes, metrics, the page."""

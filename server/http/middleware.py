@@ -1,0 +1,115 @@
+"""What surrounds every request, as pure ASGI: its id and log line, its errors, the limit of its body.
+
+BaseHTTPMiddleware would hide from the endpoint that a client left.
+"""
+
+import logging
+import re
+import time
+import uuid
+
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from octavo.server.http import page
+from octavo.server.http.errors import BodyTooLarge, as_api_error, error_response
+from octavo.server.http.paths import PROBES, route_path
+from octavo.server.http.streaming import ClientLeft
+from octavo.server.http.trace import Trace
+
+logger = logging.getLogger(__name__)
+
+REQUEST_ID = "x-request-id"
+CLIENT_CLOSED_REQUEST = 499  # nginx's name for it; for the log only
+_SANE_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
+
+
+class RequestTrace:
+    """Outermost: gives the request its id, the response the same, and writes one log line when all is over."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        given = Headers(scope=scope).get(REQUEST_ID, "")
+        request_id = given if _SANE_ID.fullmatch(given) else uuid.uuid4().hex
+        trace = Trace(request_id, scope["method"], _printable(route_path(scope)))
+        trace.attach(scope)
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                trace.status = message["status"]
+                MutableHeaders(scope=message)[REQUEST_ID] = request_id
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_with_id)
+        finally:
+            level = logging.DEBUG if trace.path in PROBES or page.is_open(trace.path) else logging.INFO
+            logger.log(level, "%s", trace.line(time.perf_counter()))
+
+
+class Errors:
+    """Turns exceptions into error objects; one that comes after the headers can only end the connection."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        started = False
+
+        async def send_noting_start(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self._app(scope, receive, send_noting_start)
+        except ClientLeft:
+            Trace.of(scope).status = CLIENT_CLOSED_REQUEST
+        except Exception as error:
+            if started:
+                raise
+            await error_response(as_api_error(error), route_path(scope))(scope, receive, send)
+
+
+class BodyLimit:
+    """Refuses a body that is too large: by its announced length or, where none is announced, as it arrives."""
+
+    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
+        self._app = app
+        self._max_bytes = max_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return await self._app(scope, receive, send)
+        self._check(_announced_length(scope))
+        received = 0
+
+        async def receive_counting() -> Message:
+            nonlocal received
+            message = await receive()
+            received += len(message.get("body", b""))
+            self._check(received)
+            return message
+
+        return await self._app(scope, receive_counting, send)
+
+    def _check(self, length: int) -> None:
+        if length > self._max_bytes:
+            raise BodyTooLarge(f"The body is larger than this server takes ({self._max_bytes:,} bytes).")
+
+
+def _announced_length(scope: Scope) -> int:
+    """What Content-Length says, 0 without it; a number too long to be one is larger than any limit."""
+    value = Headers(scope=scope).get("content-length", "")
+    return int(value[:18]) if value.isascii() and value.isdigit() else 0
+
+
+def _printable(path: str) -> str:
+    """A path as a log line can hold it."""
+    return "".join(character if character.isprintable() else "?" for character in path[:200])

@@ -1,0 +1,109 @@
+"""Log-probabilities as OpenAI shows them: four parallel arrays in completions, objects with true bytes in chat."""
+
+from collections.abc import Sequence
+
+from typing_extensions import TypedDict
+
+from octavo.engine.api import TokenLogprobs
+from octavo.server.text.tokenizer import Tokenizer
+
+LOWEST = -9999.0  # JSON has no -inf
+
+Scored = Sequence[tuple[int, TokenLogprobs]]  # (token id, its log-probabilities)
+Echoed = Sequence[tuple[int, TokenLogprobs | None]]  # the first token of a text has none
+
+
+class CompletionLogprobs(TypedDict):
+    tokens: list[str]
+    token_logprobs: list[float | None]
+    top_logprobs: list[dict[str, float] | None]
+    text_offset: list[int]
+
+
+class TopLogprob(TypedDict):
+    token: str
+    logprob: float
+    bytes: list[int]
+
+
+class ChatTokenLogprob(TopLogprob):
+    top_logprobs: list[TopLogprob]
+
+
+class ChatLogprobs(TypedDict):
+    content: list[ChatTokenLogprob]
+    refusal: None
+
+
+class PromptLogprob(TypedDict):
+    """vLLM's form."""
+
+    logprob: float
+    rank: int | None
+    decoded_token: str
+
+
+PromptLogprobs = list[dict[str, PromptLogprob] | None]  # of each token, by token id; of the first, None
+
+
+def prompt_logprobs(
+    tokenizer: Tokenizer, prompt: Sequence[int], entries: Sequence[TokenLogprobs], count: int
+) -> PromptLogprobs:
+    """Of each token of the prompt its own and the `count` likeliest; `entries` are those from the second on."""
+    found: PromptLogprobs = [None]
+    for id, entry in zip(prompt[1:], entries, strict=True):
+        ranked = ((candidate, logprob, rank) for rank, (candidate, logprob) in enumerate(entry.top[:count], 1))
+        found.append(
+            {
+                str(candidate): {
+                    "logprob": _finite(logprob),
+                    "rank": rank,
+                    "decoded_token": tokenizer.token_text(candidate),
+                }
+                for candidate, logprob, rank in ((id, entry.logprob, entry.rank), *ranked)
+            }
+        )
+    return found
+
+
+def completion_logprobs(tokenizer: Tokenizer, scored: Echoed, offset: int) -> tuple[CompletionLogprobs, int]:
+    """text_offset counts the characters of the tokens reported before, from `offset` on; returns where it ends."""
+    tokens = [tokenizer.token_text(id) for id, _ in scored]
+    offsets = []
+    for token in tokens:
+        offsets.append(offset)
+        offset += len(token)
+    logprobs: CompletionLogprobs = {
+        "tokens": tokens,
+        "token_logprobs": [None if entry is None else _finite(entry.logprob) for _, entry in scored],
+        "top_logprobs": [None if entry is None else _top_by_text(tokenizer, id, entry) for id, entry in scored],
+        "text_offset": offsets,
+    }
+    return logprobs, offset
+
+
+def _top_by_text(tokenizer: Tokenizer, id: int, entry: TokenLogprobs) -> dict[str, float]:
+    """The most likely tokens and, always, the sampled one; of two tokens with the same text the likelier."""
+    top: dict[str, float] = {}
+    for candidate, logprob in (*entry.top, (id, entry.logprob)):
+        top.setdefault(tokenizer.token_text(candidate), _finite(logprob))
+    return top
+
+
+def chat_logprobs(tokenizer: Tokenizer, scored: Scored) -> ChatLogprobs:
+    content: list[ChatTokenLogprob] = [
+        {
+            **_chat_entry(tokenizer, id, entry.logprob),
+            "top_logprobs": [_chat_entry(tokenizer, candidate, logprob) for candidate, logprob in entry.top],
+        }
+        for id, entry in scored
+    ]
+    return {"content": content, "refusal": None}
+
+
+def _chat_entry(tokenizer: Tokenizer, id: int, logprob: float) -> TopLogprob:
+    return {"token": tokenizer.token_text(id), "logprob": _finite(logprob), "bytes": list(tokenizer.token_bytes(id))}
+
+
+def _finite(logprob: float) -> float:
+    return logprob if logprob > LOWEST else LOWEST  # NaN, too, is not greater

@@ -1,0 +1,1 @@
+"""Between text and token ids: the tokenizer, chat templates, stop strings."""
