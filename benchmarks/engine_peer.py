@@ -22,9 +22,9 @@ from benchmarks import expert_layer
 from benchmarks.loads import Step
 from benchmarks.memory import anonymous_bytes
 from octavo.engine.api import Request, SamplingParams
-from octavo.engine.build import build
+from octavo.engine.compute.runner import ModelRunner
 from octavo.engine.config import EngineConfig
-from octavo.engine.runner import ModelRunner
+from octavo.engine.startup.build import build
 from octavo.model.config import ModelConfig, ModelError
 from octavo.model.mixtral import Mixtral
 from octavo.server import options

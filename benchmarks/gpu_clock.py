@@ -10,7 +10,7 @@ from typing import Any, Protocol
 import torch
 
 from benchmarks.figures import Spread
-from octavo.engine.graphs import CudaCapture
+from octavo.engine.compute.graphs import CudaCapture
 
 PASSES = 2  # a figure is the middle of their medians; the range is over all replays of both
 FEWEST, MOST = 5, 500  # replays in a pass

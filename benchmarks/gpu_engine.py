@@ -9,11 +9,11 @@ from benchmarks.figures import Spread
 from benchmarks.gpu_batches import BLOCK
 from benchmarks.gpu_run import Run
 from octavo.engine.api import Request, SamplingParams
-from octavo.engine.blocks import BlockPool
+from octavo.engine.compute.graphs import CudaCapture, Graphs, Stage, capture_all
+from octavo.engine.compute.runner import ModelRunner
 from octavo.engine.engine import Engine
-from octavo.engine.graphs import CudaCapture, Graphs, Stage, capture_all
-from octavo.engine.runner import ModelRunner
-from octavo.engine.scheduler import Limits, Scheduler
+from octavo.engine.schedule.blocks import BlockPool
+from octavo.engine.schedule.scheduler import Limits, Scheduler
 from octavo.model.kv_cache import KVCache
 from octavo.model.mixtral import Mixtral
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from benchmarks.machine import user_cache
 from octavo.engine.api import Grammar
-from octavo.engine.compiler import Compiler
+from octavo.engine.compute.compiler import Compiler
 from octavo.engine.config import TOKENIZER
 from octavo.model.config import GenerationConfig
 from octavo.model.upcycle import default_directory

@@ -19,9 +19,9 @@ from torch import Tensor
 from benchmarks.machine import describe, user_cache
 from benchmarks.markdown import head, line
 from octavo.engine.api import SamplingParams
+from octavo.engine.compute.tensors import to_forward_batch
 from octavo.engine.config import TOKENIZER
-from octavo.engine.step import Batch, Row
-from octavo.engine.tensors import to_forward_batch
+from octavo.engine.schedule.step import Batch, Row
 from octavo.model.checkpoint import load_model
 from octavo.model.config import ModelConfig
 from octavo.model.kernels.cpu.library import library

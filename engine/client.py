@@ -19,11 +19,11 @@ from octavo.engine.api import (
     Request,
     StepOutputs,
 )
-from octavo.engine.checker import Closed, Crowded, GrammarChecker
-from octavo.engine.collector import Collector
 from octavo.engine.config import TOKENIZER, EngineConfig
-from octavo.engine.process import Build
-from octavo.engine.supervisor import Died, Restarts, Supervisor
+from octavo.engine.process.checker import Closed, Crowded, GrammarChecker
+from octavo.engine.process.collector import Collector
+from octavo.engine.process.main import Build
+from octavo.engine.process.supervisor import Died, Restarts, Supervisor
 
 
 class Refused(Exception):

@@ -78,8 +78,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _serve(arguments: argparse.Namespace) -> int:
     _on_stop_signals(_vanish)
-    from octavo.engine.build import build
     from octavo.engine.client import ProcessClient
+    from octavo.engine.startup.build import build
     from octavo.model.config import ModelConfig
     from octavo.server import lifecycle
     from octavo.server.console import Console

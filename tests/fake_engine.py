@@ -13,7 +13,7 @@ from pathlib import Path
 
 from octavo.engine.api import EngineStats, FinishReason, Output, Progress, Ready, Report, Request, StepOutputs
 from octavo.engine.config import EngineConfig
-from octavo.engine.process import Build
+from octavo.engine.process.main import Build
 from octavo.model.config import ModelError
 
 POISON = 13  # a prompt that starts with it makes `add` raise

@@ -7,11 +7,11 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
 if __name__ == "__main__":
-    import octavo.engine.build
+    import octavo.engine.startup.build
     from octavo.server.cli import main
     from tests.fake_engine import Behaviour, fake_build
 
     given = json.loads(sys.argv[1])
     behaviour = Behaviour(**given | {"lives": Path(given["lives"]), "stillborn": tuple(given.get("stillborn", ()))})
-    octavo.engine.build.build = fake_build(behaviour)
+    octavo.engine.startup.build.build = fake_build(behaviour)
     sys.exit(main(sys.argv[2:]))

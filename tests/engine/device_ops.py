@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 import torch
 from torch import Tensor
 
-from octavo.engine.graphs import Replay
+from octavo.engine.compute.graphs import Replay
 from octavo.model.batch import ForwardBatch
 from octavo.model.kv_cache import KVCache
 from octavo.model.mixtral import Mixtral

@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 
 from octavo.engine.api import FinishReason, Output, Request, SamplingParams, TokenLogprobs
-from octavo.engine.blocks import BlockPool
 from octavo.engine.engine import Engine
-from octavo.engine.scheduler import Limits, Scheduler
-from octavo.engine.step import PENDING, Batch, Row, Sample
+from octavo.engine.schedule.blocks import BlockPool
+from octavo.engine.schedule.scheduler import Limits, Scheduler
+from octavo.engine.schedule.step import PENDING, Batch, Row, Sample
 
 VOCAB = 1000
 

@@ -5,7 +5,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from octavo.engine.blocks import BlockPool, chain_hash, root_hash
+from octavo.engine.schedule.blocks import BlockPool, chain_hash, root_hash
 
 CHAIN = [root_hash("")]
 for tokens in ([1, 2], [3, 4], [5, 6], [7, 8]):

@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 
-from octavo.engine import checker
 from octavo.engine.api import Grammar
-from octavo.engine.checker import MAX_QUEUE, MAX_TEXT, TOO_LARGE, TOO_SLOW, Closed, Crowded, GrammarChecker
+from octavo.engine.process import checker
+from octavo.engine.process.checker import MAX_QUEUE, MAX_TEXT, TOO_LARGE, TOO_SLOW, Closed, Crowded, GrammarChecker
 from tests.server.vocab import EOS, byte_level
 
 WORD = Grammar("regex", "[a-z]+")

@@ -3,7 +3,7 @@
 import asyncio
 
 from octavo.engine.api import FinishReason, Output, TokenLogprobs
-from octavo.engine.collector import Collector, merge
+from octavo.engine.process.collector import Collector, merge
 
 
 def collector_of(*ids: str) -> tuple[Collector, list[str]]:

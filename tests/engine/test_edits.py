@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from octavo.engine.api import SamplingParams
-from octavo.engine.edits import edits
-from octavo.engine.step import Row
+from octavo.engine.compute.edits import edits
+from octavo.engine.schedule.step import Row
 
 SETTINGS = settings(derandomize=True, deadline=None, max_examples=200)
 VOCAB = 12

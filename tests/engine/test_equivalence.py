@@ -14,12 +14,12 @@ import torch
 from torch import Tensor
 
 from octavo.engine.api import Output, Request, SamplingParams, TokenLogprobs
-from octavo.engine.blocks import BlockPool
+from octavo.engine.compute.noise import uniforms
+from octavo.engine.compute.runner import Launched, ModelRunner
 from octavo.engine.engine import Engine
-from octavo.engine.noise import uniforms
-from octavo.engine.runner import Launched, ModelRunner
-from octavo.engine.scheduler import Scheduler
-from octavo.engine.step import Batch, Sample
+from octavo.engine.schedule.blocks import BlockPool
+from octavo.engine.schedule.scheduler import Scheduler
+from octavo.engine.schedule.step import Batch, Sample
 from octavo.model.checkpoint import load_model
 from octavo.model.config import ModelConfig
 from octavo.model.kv_cache import KVCache
@@ -233,7 +233,7 @@ def test_logprobs_are_those_of_the_finished_text(model, expected):
 
 @pytest.mark.parametrize("way", WAYS)
 def test_the_logprobs_of_a_prompt_are_those_of_its_text(model, expected, way, monkeypatch):
-    monkeypatch.setattr("octavo.engine.runner.SCORED_AT_ONCE", 3)
+    monkeypatch.setattr("octavo.engine.compute.runner.SCORED_AT_ONCE", 3)
     served = serve(model, [requests()], **WAYS[way])
     for request in requests():
         told = served.prompt_logprobs[request.id]

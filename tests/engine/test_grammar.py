@@ -13,12 +13,12 @@ import numpy as np
 import pytest
 
 from octavo.engine.api import FinishReason, Grammar, Output, Request, SamplingParams
-from octavo.engine.build import build
-from octavo.engine.compiler import Compiler, GrammarError
+from octavo.engine.compute.compiler import Compiler, GrammarError
+from octavo.engine.compute.grammar import KEPT
+from octavo.engine.compute.runner import ModelRunner
 from octavo.engine.config import EngineConfig
 from octavo.engine.engine import Engine
-from octavo.engine.grammar import KEPT
-from octavo.engine.runner import ModelRunner
+from octavo.engine.startup.build import build
 from tests.engine.fakes import Collector, check
 from tests.engine.schemas import random_schema
 from tests.server.vocab import BYTES, EOS, byte_level

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from octavo.engine.api import Request, SamplingParams
-from octavo.engine.blocks import BlockPool
+from octavo.engine.compute.graphs import CudaCapture, Graphs, Stage, _stream, capture_all, measure, sizes
+from octavo.engine.compute.runner import ModelRunner
 from octavo.engine.engine import Engine
-from octavo.engine.graphs import CudaCapture, Graphs, Stage, _stream, capture_all, measure, sizes
-from octavo.engine.runner import ModelRunner
-from octavo.engine.scheduler import Scheduler
-from octavo.engine.step import PENDING, Batch, Row
+from octavo.engine.schedule.blocks import BlockPool
+from octavo.engine.schedule.scheduler import Scheduler
+from octavo.engine.schedule.step import PENDING, Batch, Row
 from octavo.model.checkpoint import load_model
 from octavo.model.config import ModelConfig
 from octavo.model.kv_cache import KVCache

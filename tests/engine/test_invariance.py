@@ -11,7 +11,7 @@ import torch
 
 from octavo.engine.api import Request, SamplingParams
 from octavo.engine.config import EngineConfig
-from octavo.engine.start import load
+from octavo.engine.startup.start import load
 from octavo.model.config import ModelConfig
 from octavo.model.kernels.cpu.library import library
 from octavo.model.mixtral import Mixtral

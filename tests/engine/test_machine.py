@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from octavo.engine import machine
+from octavo.engine.startup import machine
 
 PROCESSORS = machine.processors(Path("/nowhere"))  # of this machine, without control groups
 MEMINFO = "MemTotal:  2000 kB\nMemAvailable:  1000 kB\nHugePages_Total:  0\n"

@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from octavo.engine.noise import philox, uniforms
+from octavo.engine.compute.noise import philox, uniforms
 
 WORD = 0xFFFFFFFF
 

@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from octavo.engine import probe, start
 from octavo.engine.api import Progress
+from octavo.engine.compute.graphs import Stage, stage_for
+from octavo.engine.compute.runner import ModelRunner
 from octavo.engine.config import EngineConfig
-from octavo.engine.graphs import Stage, stage_for
-from octavo.engine.probe import Probe, Room
-from octavo.engine.runner import ModelRunner
-from octavo.engine.sizing import GIB
-from octavo.engine.step import Batch
+from octavo.engine.schedule.step import Batch
+from octavo.engine.startup import probe, start
+from octavo.engine.startup.probe import Probe, Room
+from octavo.engine.startup.sizing import GIB
 from octavo.model.config import ModelConfig, ModelError
 from octavo.model.kv_cache import KVCache
 from octavo.model.mixtral import Mixtral

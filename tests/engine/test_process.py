@@ -11,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from octavo.engine import process
 from octavo.engine.api import (
     Abort,
     EngineStats,
@@ -25,7 +24,8 @@ from octavo.engine.api import (
     StepOutputs,
 )
 from octavo.engine.config import EngineConfig
-from octavo.engine.process import ProgressReporter
+from octavo.engine.process import main as process
+from octavo.engine.process.main import ProgressReporter
 from tests.fake_engine import CRASH, POISON, REFUSED, Behaviour, fake_build
 
 PATIENCE = 60  # seconds; the machine may be busy

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from octavo.engine.api import FinishReason
-from octavo.engine.build import build
+from octavo.engine.compute.runner import ModelRunner
 from octavo.engine.config import EngineConfig
 from octavo.engine.engine import Engine
-from octavo.engine.runner import ModelRunner
+from octavo.engine.startup.build import build
 from tests.engine.fakes import Collector, request, run
 from tests.tiny import write_tiny_checkpoint
 

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from octavo.engine import sizing
 from octavo.engine.config import EngineConfig
+from octavo.engine.startup import sizing
 from octavo.model.config import ModelError
 from octavo.model.reserve import PAGE
 from tests.tiny import SHAPE

@@ -6,9 +6,9 @@ import pytest
 import torch
 
 from octavo.engine.api import SamplingDefaults
-from octavo.engine.build import build
 from octavo.engine.config import EngineConfig
-from octavo.engine.start import start as begin
+from octavo.engine.startup.build import build
+from octavo.engine.startup.start import start as begin
 from octavo.model.config import ModelError
 from octavo.model.kernels.cpu.library import library
 from octavo.model.memory import zeros_on
@@ -43,8 +43,8 @@ def test_start_reports_its_progress_and_states_its_bounds(checkpoint):
 @pytest.mark.parametrize(("asked", "cost"), [("auto", "half as fast"), ("int8", "unpacks its weights, slowly")])
 def test_what_is_lost_without_the_kernels_is_said(checkpoint, monkeypatch, asked, cost):
     _, with_kernels, _ = start(checkpoint)
-    monkeypatch.setattr("octavo.engine.start.library", lambda: None)
-    monkeypatch.setattr("octavo.engine.start.why_missing", lambda: "were not built")
+    monkeypatch.setattr("octavo.engine.startup.start.library", lambda: None)
+    monkeypatch.setattr("octavo.engine.startup.start.why_missing", lambda: "were not built")
     _, ready, _ = start(checkpoint, quantization=asked, dtype="auto")
     (line,) = (line for line in ready.description if "The kernels in C were not built" in line)
     assert cost in line and "install a C compiler (gcc or clang), then run `" in line and "-m pip install" in line
@@ -59,7 +59,7 @@ def test_the_reserve_is_for_quantised_weights(checkpoint, monkeypatch, quantizat
         given.append(memory)
         return zeros_on(device, memory)
 
-    monkeypatch.setattr("octavo.engine.start.zeros_on", noted)
+    monkeypatch.setattr("octavo.engine.startup.start.zeros_on", noted)
     config = EngineConfig(str(checkpoint), **{**SMALL, "quantization": quantization})
     begin(config, lambda progress: None, reserve)
     assert [memory is not None for memory in given] == [lies_in_it]

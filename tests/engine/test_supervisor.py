@@ -8,10 +8,10 @@ import time
 
 import pytest
 
-from octavo.engine import supervisor
 from octavo.engine.api import FromEngine, Ready, StepOutputs
 from octavo.engine.config import EngineConfig
-from octavo.engine.supervisor import Died, EngineProcess, Restarts, Supervisor, has_lost_its_memory
+from octavo.engine.process import supervisor
+from octavo.engine.process.supervisor import Died, EngineProcess, Restarts, Supervisor, has_lost_its_memory
 from tests.fake_engine import Behaviour, fake_build
 
 PATIENCE = 60  # seconds; the machine may be busy

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from octavo.engine.watchdog import Watchdog
+from octavo.engine.process.watchdog import Watchdog
 
 LONG = 1000  # seconds
 
@@ -26,7 +26,7 @@ def barks_after(monkeypatch: pytest.MonkeyPatch, timeout: int, script: str) -> i
             if now == "!":
                 watchdog.hear()
 
-        monkeypatch.setattr("octavo.engine.watchdog.sleep", second)
+        monkeypatch.setattr("octavo.engine.process.main.watchdog.sleep", second)
         watchdog = Watchdog(timeout, lambda: met[-1] != "0")
         hung, end = asyncio.create_task(watchdog.hung()), asyncio.create_task(enough.wait())
         await asyncio.wait([hung, end], return_when=asyncio.FIRST_COMPLETED)

@@ -21,12 +21,12 @@ from triton.runtime.interpreter import InterpretedFunction
 from triton.runtime.jit import KernelParam, create_function_from_signature
 
 from octavo.engine.api import Request, SamplingParams
-from octavo.engine.blocks import BlockPool
+from octavo.engine.compute.runner import ModelRunner
 from octavo.engine.config import EngineConfig
 from octavo.engine.engine import Engine
-from octavo.engine.probe import Room
-from octavo.engine.runner import ModelRunner
-from octavo.engine.scheduler import Scheduler
+from octavo.engine.schedule.blocks import BlockPool
+from octavo.engine.schedule.scheduler import Scheduler
+from octavo.engine.startup.probe import Room
 from octavo.model.kv_cache import KVCache
 from octavo.model.mixtral import Mixtral
 from tests.engine.fakes import limits

@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 
 from octavo.engine.api import FinishReason, Progress, Request, SamplingParams
-from octavo.engine.blocks import BlockPool
-from octavo.engine.build import build
+from octavo.engine.compute.graphs import Capture, CudaCapture, Graphs, Stage, capture_all
+from octavo.engine.compute.runner import Launched, ModelRunner
 from octavo.engine.config import EngineConfig
 from octavo.engine.engine import Engine
-from octavo.engine.graphs import Capture, CudaCapture, Graphs, Stage, capture_all
-from octavo.engine.runner import Launched, ModelRunner
-from octavo.engine.scheduler import Scheduler
-from octavo.engine.step import Batch, Sample
+from octavo.engine.schedule.blocks import BlockPool
+from octavo.engine.schedule.scheduler import Scheduler
+from octavo.engine.schedule.step import Batch, Sample
+from octavo.engine.startup.build import build
 from octavo.model.checkpoint import load_model
 from octavo.model.config import ModelConfig
 from octavo.model.kernels.gpu.decoder import GpuDecoder

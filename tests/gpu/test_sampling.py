@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from octavo.engine import sampler
 from octavo.engine.api import SamplingParams
-from octavo.engine.step import Row
+from octavo.engine.compute import sampler
+from octavo.engine.schedule.step import Row
 from octavo.model.kernels.gpu.sampling import LARGEST_VOCAB, draw, draw_reference
 
 INF, NAN = float("inf"), float("nan")

@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from octavo.engine.api import FinishReason, Output, Ready, Request
 from octavo.engine.config import EngineConfig
-from octavo.engine.process import Build, Report
+from octavo.engine.process.main import Build, Report
 from tests import fake_engine
 from tests.fake_engine import Behaviour, FakeEngine
 from tests.server.vocab import BYTES, EOS, ids_of
@@ -72,10 +72,10 @@ def _build(behaviour: Behaviour, config: EngineConfig, report: Report) -> tuple[
 
 
 if __name__ == "__main__":
-    import octavo.engine.build
+    import octavo.engine.startup.build
     from octavo.server.cli import main
     from tests.page.echo import echo_build as build  # not __main__'s own: the engine's process imports it by name
 
     given = json.loads(sys.argv[1])
-    octavo.engine.build.build = build(Behaviour(**given | {"lives": Path(given["lives"])}))
+    octavo.engine.startup.build.build = build(Behaviour(**given | {"lives": Path(given["lives"])}))
     sys.exit(main(sys.argv[2:]))

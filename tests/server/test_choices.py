@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from octavo.engine.api import FinishReason, Output, Request, SamplingParams, TokenLogprobs
-from octavo.engine.collector import merge
+from octavo.engine.process.collector import merge
 from octavo.server.generation.choices import Choice, Delta, Display
 from octavo.server.text.tokenizer import Tokenizer
 from tests.server.client import Client

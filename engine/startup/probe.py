@@ -6,12 +6,12 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from octavo.engine import machine, sizing
 from octavo.engine.api import Progress, Report, SamplingParams
+from octavo.engine.compute.graphs import SIZES, CudaCapture, measure, sizes, stage_for
+from octavo.engine.compute.runner import ModelRunner
 from octavo.engine.config import EngineConfig
-from octavo.engine.graphs import SIZES, CudaCapture, measure, sizes, stage_for
-from octavo.engine.runner import ModelRunner
-from octavo.engine.step import Batch, Row
+from octavo.engine.schedule.step import Batch, Row
+from octavo.engine.startup import machine, sizing
 from octavo.model.config import ModelError
 from octavo.model.kv_cache import KVCache
 from octavo.model.mixtral import Mixtral

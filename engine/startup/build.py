@@ -6,9 +6,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from octavo.engine import machine, sizing
 from octavo.engine.api import Ready, Report
 from octavo.engine.config import EngineConfig
+from octavo.engine.startup import machine, sizing
 from octavo.model.config import ModelConfig
 from octavo.model.reserve import Reserve
 
@@ -23,10 +23,10 @@ def build(config: EngineConfig, report: Report) -> tuple["Engine", Ready]:
     """
     reserve = _reserve(config)
     with _modules_to_keep():
-        from octavo.engine.blocks import BlockPool
         from octavo.engine.engine import Engine
-        from octavo.engine.scheduler import Scheduler
-        from octavo.engine.start import start  # torch loads here
+        from octavo.engine.schedule.blocks import BlockPool
+        from octavo.engine.schedule.scheduler import Scheduler
+        from octavo.engine.startup.start import start  # torch loads here
 
     runner, limits, ready = start(config, report, reserve)
     pool = BlockPool(runner.cache.num_blocks, runner.cache.block_size)

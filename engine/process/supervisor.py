@@ -14,10 +14,10 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import Any
 
-from octavo.engine import process
 from octavo.engine.api import Fatal, FinishReason, FromEngine, Ready, StepOutputs, ToEngine
 from octavo.engine.config import EngineConfig
-from octavo.engine.watchdog import Watchdog
+from octavo.engine.process.main import Build, main
+from octavo.engine.process.watchdog import Watchdog
 
 STOP_GRACE = 2.0  # seconds that a process has to end once its pipe is closed
 WATCH_INTERVAL = 0.25  # seconds between two looks at a process that says nothing
@@ -54,7 +54,7 @@ class Supervisor:
     def __init__(
         self,
         config: EngineConfig,
-        build: process.Build,
+        build: Build,
         restarts: Restarts,
         deliver: Callable[[FromEngine | Died], None],
         is_awaited: Callable[[], bool],
@@ -141,9 +141,7 @@ class EngineProcess:
     `deliver` is called on that loop with every message, then with Died.
     """
 
-    def __init__(
-        self, config: EngineConfig, build: process.Build, deliver: Callable[[FromEngine | Died], None]
-    ) -> None:
+    def __init__(self, config: EngineConfig, build: Build, deliver: Callable[[FromEngine | Died], None]) -> None:
         self._loop = asyncio.get_running_loop()
         self._deliver = deliver
         self._exit: asyncio.Future[str] = self._loop.create_future()
@@ -154,7 +152,7 @@ class EngineProcess:
         self._reports, report_writer = context.Pipe(duplex=False)
         # Not a daemon process: those may not have children, and an engine may start workers.
         self._process = context.Process(
-            target=process.main, args=(request_reader, report_writer, config, build), name="octavo-engine"
+            target=main, args=(request_reader, report_writer, config, build), name="octavo-engine"
         )
         start_deaf_to_stop_signals(self._process)
         request_reader.close()  # now the child's alone, so that its death is seen as end-of-file

@@ -3,7 +3,7 @@
 from dataclasses import InitVar, dataclass, field
 
 from octavo.engine.api import FinishReason, Request, TokenLogprobs
-from octavo.engine.blocks import chain_hash, root_hash
+from octavo.engine.schedule.blocks import chain_hash, root_hash
 
 
 @dataclass(slots=True, eq=False)

@@ -6,11 +6,11 @@ import torch
 from torch import Tensor
 
 from octavo.engine.api import TokenLogprobs
-from octavo.engine.grammar import Grammars
-from octavo.engine.graphs import Graphs
-from octavo.engine.sampler import Drawn, draw, score
-from octavo.engine.step import Batch, Row, Sample
-from octavo.engine.tensors import Drawing, to_forward_batch
+from octavo.engine.compute.grammar import Grammars
+from octavo.engine.compute.graphs import Graphs
+from octavo.engine.compute.sampler import Drawn, draw, score
+from octavo.engine.compute.tensors import Drawing, to_forward_batch
+from octavo.engine.schedule.step import Batch, Row, Sample
 from octavo.model.kv_cache import KVCache
 from octavo.model.mixtral import Mixtral
 

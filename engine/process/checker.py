@@ -20,8 +20,8 @@ from threading import Thread
 from typing import Any
 
 from octavo.engine.api import Grammar
-from octavo.engine.process import ignore_stop_signals
-from octavo.engine.supervisor import start_deaf_to_stop_signals
+from octavo.engine.process.main import ignore_stop_signals
+from octavo.engine.process.supervisor import start_deaf_to_stop_signals
 
 MAX_TEXT = 128 * 1024  # characters of a grammar
 CHECK_SECONDS = 3.0  # what compiling a grammar may take
@@ -162,10 +162,7 @@ def main(connection: "Connection[Any, Any]", tokenizer: Path, eos_token_ids: tup
         resource.setrlimit(resource.RLIMIT_AS, (CHECK_MEMORY, CHECK_MEMORY))
     inbox: SimpleQueue[Grammar] = SimpleQueue()
     Thread(target=_read, args=(connection, inbox), name="reader", daemon=True).start()
-    from octavo.engine.compiler import (  # here, so that nothing but this process waits for the library
-        Compiler,
-        GrammarError,
-    )
+    from octavo.engine.compute.compiler import Compiler, GrammarError
 
     try:
         compiler = Compiler(tokenizer, eos_token_ids)

@@ -5,14 +5,14 @@ from pathlib import Path
 
 import torch
 
-from octavo.engine import machine, sizing
 from octavo.engine.api import Progress, Ready, Report, SamplingDefaults
+from octavo.engine.compute.grammar import Grammars
+from octavo.engine.compute.graphs import CudaCapture, Graphs, capture_all, sizes, stage_for
+from octavo.engine.compute.runner import ModelRunner
 from octavo.engine.config import TOKENIZER, EngineConfig
-from octavo.engine.grammar import Grammars
-from octavo.engine.graphs import CudaCapture, Graphs, capture_all, sizes, stage_for
-from octavo.engine.probe import Room, allocate
-from octavo.engine.runner import ModelRunner
-from octavo.engine.scheduler import Limits
+from octavo.engine.schedule.scheduler import Limits
+from octavo.engine.startup import machine, sizing
+from octavo.engine.startup.probe import Room, allocate
 from octavo.model.checkpoint import load_model
 from octavo.model.config import GenerationConfig, ModelConfig, ModelError
 from octavo.model.kernels.cpu.library import how_to_build, library, why_missing

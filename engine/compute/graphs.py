@@ -22,9 +22,9 @@ import torch
 from torch import Tensor
 
 from octavo.engine.api import Progress, Report
+from octavo.engine.compute.tensors import Drawing, Shape, on_host
 from octavo.engine.config import EngineConfig
-from octavo.engine.step import Batch
-from octavo.engine.tensors import Drawing, Shape, on_host
+from octavo.engine.schedule.step import Batch
 from octavo.model.kv_cache import KVCache
 from octavo.model.mixtral import Mixtral
 

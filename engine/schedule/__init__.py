@@ -1,0 +1,1 @@
+"""Which tokens run in the next step, over which blocks of the cache. Pure Python."""
