@@ -25,7 +25,7 @@ from octavo.model.batch import ForwardBatch
 from octavo.model.kernels.cpu.library import Library, how_to_build, library
 from octavo.model.kernels.cpu.structs import PagesStruct, StepStruct
 from octavo.model.kv_cache import LayerCache
-from octavo.model.memory import zeros_on
+from octavo.model.weights.memory import zeros_on
 
 HEADS, KV_HEADS, DIM, BLOCK = 16, 4, 64, 16  # as benchmarks.bench_model has them
 ITEM = 4  # bytes of a float32

@@ -26,7 +26,7 @@ from octavo.engine.compute.runner import ModelRunner
 from octavo.engine.config import EngineConfig
 from octavo.engine.startup.build import build
 from octavo.model.config import ModelConfig, ModelError
-from octavo.model.mixtral import Mixtral
+from octavo.model.decoder import Mixtral
 from octavo.server import options
 
 

@@ -5,8 +5,8 @@ from time import perf_counter
 import torch
 from torch import Tensor
 
+from octavo.model.decoder import DecoderLayer, Mixtral
 from octavo.model.kernels.cpu.decoder import FusedLayer
-from octavo.model.mixtral import DecoderLayer, Mixtral
 
 PASSES = 2  # over all layers; the last one counts
 

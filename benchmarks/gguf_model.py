@@ -17,7 +17,7 @@ from safetensors import safe_open
 from torch import Tensor
 
 from benchmarks.bench_tokenizer import SPECIAL
-from octavo.model.gguf_source import GLOBAL_NAMES, LAYER_NAMES
+from octavo.model.demo.dense_gguf import GLOBAL_NAMES, LAYER_NAMES
 
 EXPERTS = "block_sparse_moe.experts"
 SPARSE = {name: source for name, source in LAYER_NAMES.items() if not source.startswith("mlp.")} | {

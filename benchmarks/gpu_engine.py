@@ -14,8 +14,8 @@ from octavo.engine.compute.runner import ModelRunner
 from octavo.engine.engine import Engine
 from octavo.engine.schedule.blocks import BlockPool
 from octavo.engine.schedule.scheduler import Limits, Scheduler
+from octavo.model.decoder import Mixtral
 from octavo.model.kv_cache import KVCache
-from octavo.model.mixtral import Mixtral
 
 PROMPT, SMALL_PROMPT = 128, 3  # tokens of each sequence
 WARM_UP, SMALL_WARM_UP = 20, 1  # steps

@@ -15,10 +15,10 @@ from benchmarks.gpu_model import Kind, matrix_of
 from benchmarks.gpu_run import Run
 from benchmarks.gpu_steps import served
 from benchmarks.gpu_table import Measured
-from octavo.model.checkpoint import load_model
 from octavo.model.config import ModelConfig
-from octavo.model.names import Layout, names_for
-from octavo.model.precision import Precision
+from octavo.model.loading.checkpoint import load_model
+from octavo.model.loading.names import Layout, names_for
+from octavo.model.weights.precision import Precision
 
 LAYERS, TIMES = 2, 3
 

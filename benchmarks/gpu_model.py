@@ -7,14 +7,14 @@ import torch
 from torch import Tensor
 
 from octavo.model.config import ModelConfig
+from octavo.model.decoder import Attention, DecoderLayer, Mixtral
+from octavo.model.kernels.choice import select_ops
 from octavo.model.layers import Embedding, RMSNorm, RotaryEmbedding
-from octavo.model.memory import zeros_on
-from octavo.model.mixtral import Attention, DecoderLayer, Mixtral
 from octavo.model.moe import MoEBlock, Router
-from octavo.model.ops import select_ops
-from octavo.model.precision import Precision
-from octavo.model.quantization import ExpertWeights, Weight
-from octavo.model.rows import RowWeight, Stack
+from octavo.model.weights.memory import zeros_on
+from octavo.model.weights.precision import Precision
+from octavo.model.weights.rows import RowWeight, Stack
+from octavo.model.weights.tiles import ExpertWeights, Weight
 
 MIXTRAL_8X7B = ModelConfig(
     vocab_size=32000,

@@ -19,9 +19,9 @@ from benchmarks.gpu_model import MIXTRAL_8X7B, SMALL, Kind
 from benchmarks.gpu_table import Ceilings, Checked, Measured, document, markdown, row_line
 from octavo.model.config import ModelConfig
 from octavo.model.kernels.gpu.configs import arch_of
-from octavo.model.precision import FP8_CAPABILITY
-from octavo.model.quantization import ExpertWeights
-from octavo.model.rows import Fp8Rows, Int4Rows, Int8GroupRows, Int8Rows
+from octavo.model.weights.precision import FP8_CAPABILITY
+from octavo.model.weights.rows import Fp8Rows, Int4Rows, Int8GroupRows, Int8Rows
+from octavo.model.weights.tiles import ExpertWeights
 
 KINDS: dict[str, Kind] = {
     "bf16": torch.bfloat16,

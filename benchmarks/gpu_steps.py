@@ -12,11 +12,11 @@ from benchmarks.gpu_profile import profile
 from benchmarks.gpu_run import Run
 from benchmarks.gpu_table import Measured
 from benchmarks.loads import touched_share
+from octavo.model.decoder import Mixtral
 from octavo.model.kernels.gpu.decoder import GpuDecoder
+from octavo.model.kernels.gpu.ops import GpuOps
 from octavo.model.kv_cache import KVCache
-from octavo.model.mixtral import Mixtral
-from octavo.model.ops.gpu import GpuOps
-from octavo.model.precision import Precision
+from octavo.model.weights.precision import Precision
 
 CONTEXT, SMALL_CONTEXT = 512, 24  # tokens of each sequence that decodes
 PREFILL, SMALL_PREFILL = 4096, 12  # new tokens

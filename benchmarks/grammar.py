@@ -14,7 +14,7 @@ from octavo.engine.api import Grammar
 from octavo.engine.compute.compiler import Compiler
 from octavo.engine.config import TOKENIZER
 from octavo.model.config import GenerationConfig
-from octavo.model.upcycle import default_directory
+from octavo.model.demo.default_model import default_directory
 from tests.engine.schemas import random_schema
 
 SCHEMAS = 100

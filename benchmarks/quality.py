@@ -22,16 +22,16 @@ from octavo.engine.api import SamplingParams
 from octavo.engine.compute.tensors import to_forward_batch
 from octavo.engine.config import TOKENIZER
 from octavo.engine.schedule.step import Batch, Row
-from octavo.model.checkpoint import load_model
 from octavo.model.config import ModelConfig
+from octavo.model.decoder import Mixtral
+from octavo.model.demo.default_model import default_directory
 from octavo.model.kernels.cpu.library import library
 from octavo.model.kv_cache import KVCache
-from octavo.model.memory import zeros_on
-from octavo.model.mixtral import Mixtral
-from octavo.model.precision import Wanted, choose_precision
-from octavo.model.quantization import GroupedWeight, Int4Weight, Tiling
-from octavo.model.rows import Fp8Rows, Int4Rows, Int8GroupRows, Int8Rows, RowWeight
-from octavo.model.upcycle import default_directory
+from octavo.model.loading.checkpoint import load_model
+from octavo.model.weights.memory import zeros_on
+from octavo.model.weights.precision import Wanted, choose_precision
+from octavo.model.weights.rows import Fp8Rows, Int4Rows, Int8GroupRows, Int8Rows, RowWeight
+from octavo.model.weights.tiles import GroupedWeight, Int4Weight, Tiling
 
 HELD_OUT = Path(__file__).with_name("held_out.txt")
 TOPICS = ("yield", "naming", "exceptions", "import", "floating", "try", "with", "comparisons", "typesseq")

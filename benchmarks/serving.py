@@ -24,7 +24,7 @@ from benchmarks.machine import describe, user_cache
 from benchmarks.process import JsonLines, json_lines, octavo_server
 from benchmarks.prompts import prompt
 from benchmarks.serving_report import Comparison, table
-from octavo.model.upcycle import build, default_directory
+from octavo.model.demo.default_model import build, default_directory
 
 REQUESTS_PER_STREAM = {1: 4, 4: 3, 16: 2}  # streams -> requests that each of them sends in a round
 SERVED_NAME = "benchmark"

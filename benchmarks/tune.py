@@ -30,7 +30,7 @@ from benchmarks.gpu_run import Run
 from octavo.model.kernels.gpu import configs
 from octavo.model.kernels.gpu.attention_plan import LONGEST
 from octavo.model.kernels.gpu.configs import ANY, Config, Entry, Table, shape_of
-from octavo.model.precision import SHORT
+from octavo.model.weights.precision import SHORT
 
 GAIN = 0.02  # a smaller one is noise
 SECONDS = 0.05  # of a pass of the clock

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from octavo.model.config import ModelConfig
-from octavo.model.memory import commit, zeros_on
+from octavo.model.weights.memory import commit, zeros_on
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from octavo.model.pinned import SMOLLM2
+from octavo.model.demo.pinned import SMOLLM2
 from octavo.server.config import ServerConfig
 
 DOCKER = Path(__file__).parent.parent / "docker"

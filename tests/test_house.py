@@ -109,7 +109,7 @@ def test_every_module_states_its_rule(path: Path) -> None:
         "octavo.engine.client",
         "octavo.engine.startup.build",
         "octavo.model.config",
-        "octavo.model.hub",
+        "octavo.model.loading.hub",
     ],
 )
 def test_the_api_process_never_loads_the_engines_libraries(module: str) -> None:

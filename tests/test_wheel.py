@@ -45,7 +45,7 @@ def test_everything_comes_from_the_wheel(environment: Path, tmp_path: Path) -> N
     code = """
 import importlib.resources, json
 from octavo import engine, model, server
-licenses = importlib.resources.files(model) / "licenses"
+licenses = importlib.resources.files(model) / "demo" / "licenses"
 print(json.dumps([engine.__file__, model.__file__, server.__file__, (licenses / "LICENSE.txt").read_text()[:99]]))
 """
     *files, text = json.loads(run(environment / "bin" / "python", "-c", code, cwd=tmp_path))

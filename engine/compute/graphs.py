@@ -25,8 +25,8 @@ from octavo.engine.api import Progress, Report
 from octavo.engine.compute.tensors import Drawing, Shape, on_host
 from octavo.engine.config import EngineConfig
 from octavo.engine.schedule.step import Batch
+from octavo.model.decoder import Mixtral
 from octavo.model.kv_cache import KVCache
-from octavo.model.mixtral import Mixtral
 
 SIZES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)  # rows
 

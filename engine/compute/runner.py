@@ -11,8 +11,8 @@ from octavo.engine.compute.graphs import Graphs
 from octavo.engine.compute.sampler import Drawn, draw, score
 from octavo.engine.compute.tensors import Drawing, to_forward_batch
 from octavo.engine.schedule.step import Batch, Row, Sample
+from octavo.model.decoder import Mixtral
 from octavo.model.kv_cache import KVCache
-from octavo.model.mixtral import Mixtral
 
 SCORED_AT_ONCE = 64  # prompt tokens
 

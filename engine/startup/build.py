@@ -10,7 +10,7 @@ from octavo.engine.api import Ready, Report
 from octavo.engine.config import EngineConfig
 from octavo.engine.startup import machine, sizing
 from octavo.model.config import ModelConfig
-from octavo.model.reserve import Reserve
+from octavo.model.weights.reserve import Reserve
 
 if TYPE_CHECKING:
     from octavo.engine.engine import Engine

@@ -13,8 +13,8 @@ from octavo.engine.config import EngineConfig
 from octavo.engine.schedule.step import Batch, Row
 from octavo.engine.startup import machine, sizing
 from octavo.model.config import ModelError
+from octavo.model.decoder import Mixtral
 from octavo.model.kv_cache import KVCache
-from octavo.model.mixtral import Mixtral
 
 MIXED_TOKENS = 64  # of a prompt beside a row that decodes: more than a tile for such rows holds
 PLAIN = SamplingParams(max_tokens=1, top_p=0.9)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from octavo.engine.config import EngineConfig
 from octavo.model.config import ModelConfig, ModelError
-from octavo.model.reserve import PAGE
+from octavo.model.weights.reserve import PAGE
 
 GIB = 2**30
 FLOAT32 = 4  # bytes, the most that a weight takes

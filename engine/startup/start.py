@@ -13,15 +13,16 @@ from octavo.engine.config import TOKENIZER, EngineConfig
 from octavo.engine.schedule.scheduler import Limits
 from octavo.engine.startup import machine, sizing
 from octavo.engine.startup.probe import Room, allocate
-from octavo.model.checkpoint import load_model
 from octavo.model.config import GenerationConfig, ModelConfig, ModelError
+from octavo.model.decoder import Mixtral
+from octavo.model.kernels.choice import select_ops, try_out
 from octavo.model.kernels.cpu.library import how_to_build, library, why_missing
 from octavo.model.kv_cache import KVCache
-from octavo.model.memory import Zeros, zeros_on
-from octavo.model.mixtral import Mixtral
-from octavo.model.ops import invariant, select_ops, try_out
-from octavo.model.precision import Precision, Wanted, choose_precision, quantizations
-from octavo.model.reserve import Reserve
+from octavo.model.loading.checkpoint import load_model
+from octavo.model.ops import invariant
+from octavo.model.weights.memory import Zeros, zeros_on
+from octavo.model.weights.precision import Precision, Wanted, choose_precision, quantizations
+from octavo.model.weights.reserve import Reserve
 
 
 def start(config: EngineConfig, report: Report, reserve: Reserve | None = None) -> tuple[ModelRunner, Limits, Ready]:

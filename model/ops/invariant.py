@@ -17,7 +17,7 @@ from octavo.model.ops.attention import AttentionPlan, attention, plan_attention
 from octavo.model.ops.experts import experts
 from octavo.model.ops.linear import linear
 from octavo.model.ops.seams import Ops
-from octavo.model.quantization import Fp16Weight, Weight
+from octavo.model.weights.tiles import Fp16Weight, Weight
 
 BLOCK_ROWS = 6  # of FBGEMM's float16 product with AVX2
 

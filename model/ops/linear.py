@@ -6,9 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from octavo.model.grid import divisor
-from octavo.model.quantization import GROUP, Fp16Weight, GroupedWeight, Weight
-from octavo.model.rows import RowWeight
+from octavo.model.weights.grid import divisor
+from octavo.model.weights.rows import RowWeight
+from octavo.model.weights.tiles import GROUP, Fp16Weight, GroupedWeight, Weight
 
 Linear = Callable[[Tensor, Weight], Tensor]
 

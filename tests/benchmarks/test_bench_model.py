@@ -9,9 +9,9 @@ import torch
 from safetensors.torch import load_file
 
 from benchmarks.bench_model import SHAPES, WEIGHTS, build, tensors
-from octavo.model.checkpoint import load_model
 from octavo.model.config import ModelConfig
-from octavo.model.precision import Precision
+from octavo.model.loading.checkpoint import load_model
+from octavo.model.weights.precision import Precision
 
 SMALL = {
     "vocab_size": 300,

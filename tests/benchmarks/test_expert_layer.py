@@ -6,12 +6,12 @@ import pytest
 import torch
 
 from benchmarks import expert_layer
-from octavo.model.checkpoint import load_model
 from octavo.model.config import ModelConfig
+from octavo.model.decoder import Mixtral
 from octavo.model.kernels.cpu.library import Library, library
-from octavo.model.mixtral import Mixtral
-from octavo.model.precision import Precision
-from octavo.model.quantization import Int8Weight
+from octavo.model.loading.checkpoint import load_model
+from octavo.model.weights.precision import Precision
+from octavo.model.weights.tiles import Int8Weight
 from tests.tiny import write_tiny_checkpoint
 
 

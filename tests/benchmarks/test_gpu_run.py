@@ -7,7 +7,7 @@ from benchmarks.figures import Spread
 from benchmarks.gpu_model import SMALL
 from benchmarks.gpu_run import KINDS, Run, kinds_of
 from benchmarks.gpu_table import Ceilings, Measured
-from octavo.model.precision import SHORT
+from octavo.model.weights.precision import SHORT
 
 CPU = torch.device("cpu")
 

@@ -5,7 +5,7 @@ import torch
 
 from benchmarks.gpu_model import SMALL, random_model
 from benchmarks.gpu_steps import step_bytes, step_flop
-from octavo.model.rows import Int8Rows
+from octavo.model.weights.rows import Int8Rows
 
 CPU = torch.device("cpu")
 

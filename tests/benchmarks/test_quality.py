@@ -11,8 +11,8 @@ from benchmarks.machine import user_cache
 from benchmarks.quality import Quality, Scores
 from octavo.engine.config import TOKENIZER
 from octavo.model.config import ModelError
-from octavo.model.precision import fp16_works
-from octavo.model.upcycle import build, default_directory
+from octavo.model.demo.default_model import build, default_directory
+from octavo.model.weights.precision import fp16_works
 from tests.tiny import write_tiny_checkpoint
 
 IDS = [(7 * n) % 256 for n in range(400)]

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from octavo.engine.compute.graphs import Replay
 from octavo.model.batch import ForwardBatch
+from octavo.model.decoder import Mixtral
 from octavo.model.kv_cache import KVCache
-from octavo.model.mixtral import Mixtral
 from octavo.model.ops.seams import TORCH, Ops, Plan
 
 

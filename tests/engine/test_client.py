@@ -191,7 +191,7 @@ def test_a_step_that_never_ends_is_a_death(
 
     async def run() -> None:
         seconds = asyncio.Semaphore(0)
-        monkeypatch.setattr("octavo.engine.process.main.watchdog.sleep", lambda _: seconds.acquire())
+        monkeypatch.setattr("octavo.engine.process.watchdog.sleep", lambda _: seconds.acquire())
         async with running(Behaviour(lives=tmp_path / "lives"), watch=states.append) as client:
             await until_ready(client)
             hanging = client.submit([request("a", HANG), request("b", 1)])

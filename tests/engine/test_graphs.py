@@ -14,11 +14,11 @@ from octavo.engine.engine import Engine
 from octavo.engine.schedule.blocks import BlockPool
 from octavo.engine.schedule.scheduler import Scheduler
 from octavo.engine.schedule.step import PENDING, Batch, Row
-from octavo.model.checkpoint import load_model
 from octavo.model.config import ModelConfig
+from octavo.model.decoder import Mixtral
 from octavo.model.kv_cache import KVCache
-from octavo.model.mixtral import Mixtral
-from octavo.model.precision import Precision
+from octavo.model.loading.checkpoint import load_model
+from octavo.model.weights.precision import Precision
 from tests.engine.device_ops import FakeCapture, capturable
 from tests.engine.fake_cuda import FakeCuda
 from tests.engine.fakes import Collector, limits, run

@@ -13,9 +13,9 @@ from octavo.engine.api import Request, SamplingParams
 from octavo.engine.config import EngineConfig
 from octavo.engine.startup.start import load
 from octavo.model.config import ModelConfig
+from octavo.model.decoder import Mixtral
 from octavo.model.kernels.cpu.library import library
-from octavo.model.mixtral import Mixtral
-from octavo.model.precision import fp16_works
+from octavo.model.weights.precision import fp16_works
 from tests.engine.test_equivalence import VOCAB, Served, serve
 from tests.tiny import write_tiny_checkpoint
 

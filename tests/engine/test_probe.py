@@ -15,8 +15,8 @@ from octavo.engine.startup import probe, start
 from octavo.engine.startup.probe import Probe, Room
 from octavo.engine.startup.sizing import GIB
 from octavo.model.config import ModelConfig, ModelError
+from octavo.model.decoder import Mixtral
 from octavo.model.kv_cache import KVCache
-from octavo.model.mixtral import Mixtral
 from tests.tiny import write_tiny_checkpoint
 
 

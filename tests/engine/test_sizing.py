@@ -7,7 +7,7 @@ import pytest
 from octavo.engine.config import EngineConfig
 from octavo.engine.startup import sizing
 from octavo.model.config import ModelError
-from octavo.model.reserve import PAGE
+from octavo.model.weights.reserve import PAGE
 from tests.tiny import SHAPE
 
 CONFIG = EngineConfig("model")

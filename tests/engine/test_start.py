@@ -11,8 +11,8 @@ from octavo.engine.startup.build import build
 from octavo.engine.startup.start import start as begin
 from octavo.model.config import ModelError
 from octavo.model.kernels.cpu.library import library
-from octavo.model.memory import zeros_on
-from octavo.model.reserve import PAGE, Reserve
+from octavo.model.weights.memory import zeros_on
+from octavo.model.weights.reserve import PAGE, Reserve
 from tests.tiny import write_tiny_checkpoint
 
 SMALL = {"threads": 1, "kv_cache_memory": 2**20, "max_num_batched_tokens": 64, "device": "cpu", "dtype": "float32"}

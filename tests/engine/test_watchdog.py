@@ -26,7 +26,7 @@ def barks_after(monkeypatch: pytest.MonkeyPatch, timeout: int, script: str) -> i
             if now == "!":
                 watchdog.hear()
 
-        monkeypatch.setattr("octavo.engine.process.main.watchdog.sleep", second)
+        monkeypatch.setattr("octavo.engine.process.watchdog.sleep", second)
         watchdog = Watchdog(timeout, lambda: met[-1] != "0")
         hung, end = asyncio.create_task(watchdog.hung()), asyncio.create_task(enough.wait())
         await asyncio.wait([hung, end], return_when=asyncio.FIRST_COMPLETED)

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from octavo.model.batch import ForwardBatch
 from octavo.model.config import ModelConfig
+from octavo.model.decoder import Step
 from octavo.model.kernels.gpu import configs, experts
 from octavo.model.kernels.gpu.attention import attend
 from octavo.model.kernels.gpu.attention_plan import Tiling, plan
@@ -17,16 +18,15 @@ from octavo.model.kernels.gpu.combine import combine
 from octavo.model.kernels.gpu.configs import ANY
 from octavo.model.kernels.gpu.decoder import GpuDecoder, GpuLayer
 from octavo.model.kernels.gpu.norm import add_norm
+from octavo.model.kernels.gpu.ops import GpuOps
 from octavo.model.kernels.gpu.rotary import rotate_and_store
 from octavo.model.kernels.gpu.router import route
 from octavo.model.kernels.gpu.sampling import draw
 from octavo.model.kernels.gpu.sort import Pairs, sort_pairs
 from octavo.model.kv_cache import KVCache, LayerCache
 from octavo.model.layers import Rotation
-from octavo.model.memory import zeros_on
-from octavo.model.mixtral import Step
-from octavo.model.ops.gpu import GpuOps
-from octavo.model.rows import Fp8Rows, Int4Rows, Int8GroupRows, Int8Rows, Stack
+from octavo.model.weights.memory import zeros_on
+from octavo.model.weights.rows import Fp8Rows, Int4Rows, Int8GroupRows, Int8Rows, Stack
 
 ARCHS = ("sm_80", "sm_86", "sm_90")  # that all kernels are for; sm_89 is as sm_86, and has fp8
 HIDDEN, INNER, EXPERTS, TOP_K = 4096, 14336, 8, 2

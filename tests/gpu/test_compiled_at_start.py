@@ -27,8 +27,8 @@ from octavo.engine.engine import Engine
 from octavo.engine.schedule.blocks import BlockPool
 from octavo.engine.schedule.scheduler import Scheduler
 from octavo.engine.startup.probe import Room
+from octavo.model.decoder import Mixtral
 from octavo.model.kv_cache import KVCache
-from octavo.model.mixtral import Mixtral
 from tests.engine.fakes import limits
 from tests.engine.test_probe import Device
 from tests.gpu.test_engine import BLOCK_SIZE, interpreted, load

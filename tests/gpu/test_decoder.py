@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 
 from octavo.model.batch import ForwardBatch
-from octavo.model.checkpoint import load_model
 from octavo.model.config import ModelConfig
+from octavo.model.decoder import Mixtral
 from octavo.model.kernels.gpu.configs import arch_of
 from octavo.model.kernels.gpu.decoder import GpuDecoder
-from octavo.model.mixtral import Mixtral
-from octavo.model.ops.gpu import GpuOps
+from octavo.model.kernels.gpu.ops import GpuOps
+from octavo.model.loading.checkpoint import load_model
 from octavo.model.ops.seams import TORCH
-from octavo.model.precision import Precision
-from octavo.model.rows import Fp8Rows, Int4Rows, Int8Rows, RowWeight
+from octavo.model.weights.precision import Precision
+from octavo.model.weights.rows import Fp8Rows, Int4Rows, Int8Rows, RowWeight
 from tests.model.pages import Pages
 from tests.tiny import write_tiny_checkpoint
 

@@ -22,14 +22,14 @@ from octavo.engine.schedule.blocks import BlockPool
 from octavo.engine.schedule.scheduler import Scheduler
 from octavo.engine.schedule.step import Batch, Sample
 from octavo.engine.startup.build import build
-from octavo.model.checkpoint import load_model
 from octavo.model.config import ModelConfig
+from octavo.model.decoder import Mixtral
+from octavo.model.kernels.choice import select_ops
 from octavo.model.kernels.gpu.decoder import GpuDecoder
+from octavo.model.kernels.gpu.ops import GpuOps
 from octavo.model.kv_cache import KVCache
-from octavo.model.mixtral import Mixtral
-from octavo.model.ops import select_ops
-from octavo.model.ops.gpu import GpuOps
-from octavo.model.precision import Precision
+from octavo.model.loading.checkpoint import load_model
+from octavo.model.weights.precision import Precision
 from tests.engine.device_ops import FakeCapture, capturable
 from tests.engine.fakes import Collector, limits, run
 from tests.tiny import write_tiny_checkpoint

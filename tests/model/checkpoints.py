@@ -8,10 +8,10 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from octavo.model.checkpoint import load_model
 from octavo.model.config import ModelConfig
-from octavo.model.mixtral import Mixtral
-from octavo.model.precision import Wanted, choose_precision
+from octavo.model.decoder import Mixtral
+from octavo.model.loading.checkpoint import load_model
+from octavo.model.weights.precision import Wanted, choose_precision
 
 CPU = torch.device("cpu")
 Tensors = dict[str, Tensor]

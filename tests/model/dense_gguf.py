@@ -9,8 +9,8 @@ import numpy as np
 from gguf import GGMLQuantizationType as Quantization
 from tokenizers import pre_tokenizers
 
-from octavo.model.gguf_source import LAYER_NAMES, DenseConfig
-from octavo.model.pinned import PinnedModel
+from octavo.model.demo.dense_gguf import LAYER_NAMES, DenseConfig
+from octavo.model.demo.pinned import PinnedModel
 
 CONFIG = DenseConfig(
     hidden=64,

@@ -6,8 +6,8 @@ import torch
 from torch import Tensor
 
 from octavo.model.batch import ForwardBatch
+from octavo.model.decoder import Mixtral
 from octavo.model.kv_cache import KVCache
-from octavo.model.mixtral import Mixtral
 
 
 class Pages:

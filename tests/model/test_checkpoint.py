@@ -11,11 +11,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from octavo.model.checkpoint import load_model
 from octavo.model.config import ModelConfig
-from octavo.model.names import DERIVED
-from octavo.model.precision import Precision, fp16_works
-from octavo.model.quantization import Fp16Weight, Int4Weight, Int8Weight
+from octavo.model.loading.checkpoint import load_model
+from octavo.model.loading.names import DERIVED
+from octavo.model.weights.precision import Precision, fp16_works
+from octavo.model.weights.tiles import Fp16Weight, Int4Weight, Int8Weight
 from tests.model.checkpoints import CPU, Tensors, change, fuse, load, shard
 from tests.model.pages import Pages
 from tests.tiny import write_tiny_checkpoint
@@ -168,9 +168,9 @@ MEASURE = """
 import sys, threading, time
 from pathlib import Path
 import torch
-from model.checkpoint import load_model
-from model.config import ModelConfig
-from model.precision import Wanted, choose_precision
+from octavo.model.loading.checkpoint import load_model
+from octavo.model.config import ModelConfig
+from octavo.model.weights.precision import Wanted, choose_precision
 
 def anonymous():
     with open("/proc/self/status") as status:

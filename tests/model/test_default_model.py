@@ -9,12 +9,12 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
-from octavo.model.checkpoint import load_model
 from octavo.model.config import ModelConfig, ModelError
-from octavo.model.gguf_source import GGUFSource
-from octavo.model.pinned import SMOLLM2, obtain
-from octavo.model.precision import Precision
-from octavo.model.upcycle import build, default_directory
+from octavo.model.demo.default_model import build, default_directory
+from octavo.model.demo.dense_gguf import GGUFSource
+from octavo.model.demo.pinned import SMOLLM2, obtain
+from octavo.model.loading.checkpoint import load_model
+from octavo.model.weights.precision import Precision
 from tests.model.pages import Pages
 
 pytestmark = [pytest.mark.demo, pytest.mark.oracle, pytest.mark.timeout(900)]  # the first run downloads

@@ -9,7 +9,7 @@ import pytest
 from gguf import GGMLQuantizationType as Quantization
 
 from octavo.model.config import ModelError
-from octavo.model.gguf_source import GGUFSource, hugging_face_name, unpermute
+from octavo.model.demo.dense_gguf import GGUFSource, hugging_face_name, unpermute
 from tests.model.dense_gguf import CONFIG, MERGES, SPECIAL, TEMPLATE, TOKENS, permute, random_weights, write_gguf
 
 

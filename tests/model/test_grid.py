@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from octavo.model.grid import fit, rounded
+from octavo.model.weights.grid import fit, rounded
 
 LEVELS = 15
 

@@ -11,7 +11,7 @@ import pytest
 from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 
 from octavo.model.config import ModelError
-from octavo.model.hub import resolve
+from octavo.model.loading.hub import resolve
 
 Snapshot = Callable[..., str]
 

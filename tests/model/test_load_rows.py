@@ -8,11 +8,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from octavo.model.checkpoint import load_model
 from octavo.model.config import ModelConfig, ModelError
-from octavo.model.mixtral import Mixtral
-from octavo.model.precision import Precision
-from octavo.model.rows import Fp8Rows, Int4Rows, Int8Rows, RowWeight, Stack
+from octavo.model.decoder import Mixtral
+from octavo.model.loading.checkpoint import load_model
+from octavo.model.weights.precision import Precision
+from octavo.model.weights.rows import Fp8Rows, Int4Rows, Int8Rows, RowWeight, Stack
 from tests.model.checkpoints import CPU, Tensors, change, fuse, shard
 from tests.model.pages import Pages
 from tests.tiny import write_tiny_checkpoint

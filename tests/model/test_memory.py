@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 
-from octavo.model.memory import ALIGNED, CHUNK, HugePages
+from octavo.model.weights.memory import ALIGNED, CHUNK, HugePages
 
 
 def test_pieces_are_zeroed_aligned_and_apart() -> None:

@@ -14,10 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from octavo.model.mixtral import Mixtral
+from octavo.model.decoder import Mixtral
 from octavo.model.moe import Router
-from octavo.model.ops import Ops
-from octavo.model.precision import fp16_works
+from octavo.model.ops.seams import Ops
+from octavo.model.weights.precision import fp16_works
 from tests.model.checkpoints import Tensors, change, load
 from tests.model.pages import Pages
 from tests.tiny import CONFIG, LLAMA3_ROPE, write_tiny_checkpoint

@@ -7,8 +7,16 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from octavo.model.gguf_source import GGUFSource
-from octavo.model.mixtral_writer import EXPERTS, bfloat16, plan_shards, router, tokenizer, write_files, write_shards
+from octavo.model.demo.dense_gguf import GGUFSource
+from octavo.model.demo.mixtral_writer import (
+    EXPERTS,
+    bfloat16,
+    plan_shards,
+    router,
+    tokenizer,
+    write_files,
+    write_shards,
+)
 from tests.model.dense_gguf import CONFIG, random_weights, write_gguf
 
 WEIGHTS = random_weights()

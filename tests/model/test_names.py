@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from octavo.model.config import ModelConfig
-from octavo.model.names import Layout, names_for
+from octavo.model.loading.names import Layout, names_for
 from tests.tiny import CONFIG, tiny_tensors, write_tiny_checkpoint
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from octavo.model import pinned
 from octavo.model.config import ModelError
-from octavo.model.pinned import PinnedModel, obtain
+from octavo.model.demo import pinned
+from octavo.model.demo.pinned import PinnedModel, obtain
 from tests.model.dense_gguf import pin
 
 

@@ -5,11 +5,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from octavo.model import precision
 from octavo.model.config import ModelError
-from octavo.model.precision import Precision, Wanted, choose_precision, quantizations
-from octavo.model.quantization import Fp16Weight, Int4Weight, Int8Weight
-from octavo.model.rows import Fp8Rows, Int4Rows, Int8Rows
+from octavo.model.weights import precision
+from octavo.model.weights.precision import Precision, Wanted, choose_precision, quantizations
+from octavo.model.weights.rows import Fp8Rows, Int4Rows, Int8Rows
+from octavo.model.weights.tiles import Fp16Weight, Int4Weight, Int8Weight
 from tests.model.checkpoints import load
 from tests.tiny import write_tiny_checkpoint
 

@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from octavo.model import quantization
-from octavo.model.memory import zeros_on
-from octavo.model.precision import fp16_works
-from octavo.model.quantization import Fp16Weight, GroupedWeight, Int4Weight, Int8Weight, Tiling, fits_fp16
+from octavo.model.weights import tiles as quantization
+from octavo.model.weights.memory import zeros_on
+from octavo.model.weights.precision import fp16_works
+from octavo.model.weights.tiles import Fp16Weight, GroupedWeight, Int4Weight, Int8Weight, Tiling, fits_fp16
 
 needs_fbgemm = pytest.mark.skipif(not fp16_works(), reason="needs FBGEMM on x86")
 

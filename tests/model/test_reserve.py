@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from octavo.model.memory import zeros_on
-from octavo.model.reserve import STEP, Reserve, huge_pages
+from octavo.model.weights.memory import zeros_on
+from octavo.model.weights.reserve import STEP, Reserve, huge_pages
 
 PATIENCE = 60  # seconds; the machine may be busy
 STATUS = Path("/proc/self/status")

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from octavo.model.config import ModelError
-from octavo.model.precision import fp16_works
+from octavo.model.weights.precision import fp16_works
 from tests.model.checkpoints import Tensors, change, load, shard
 from tests.tiny import write_tiny_checkpoint
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from octavo.model import upcycle
 from octavo.model.config import ModelError
-from octavo.model.pinned import PinnedModel
-from octavo.model.upcycle import build, default_directory, is_complete
+from octavo.model.demo import default_model as upcycle
+from octavo.model.demo.default_model import build, default_directory, is_complete
+from octavo.model.demo.pinned import PinnedModel
 from tests.model.dense_gguf import pin, random_weights, write_gguf
 
 

@@ -5,8 +5,8 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from octavo.model import upload
-from octavo.model.upload import Lane, Upload
+from octavo.model.loading import upload
+from octavo.model.loading.upload import Lane, Upload
 
 
 class FakeEvent:

@@ -4,13 +4,13 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from octavo.model.decoder import Attention, DecoderLayer, Mixtral, Step
 from octavo.model.kernels.cpu.library import Library
 from octavo.model.kernels.cpu.structs import AttentionStruct, ExpertsStruct, PagesStruct, RotationStruct, WeightStruct
 from octavo.model.kv_cache import LayerCache
 from octavo.model.layers import RMSNorm
-from octavo.model.mixtral import Attention, DecoderLayer, Mixtral, Step
 from octavo.model.moe import MoEBlock, Observe
-from octavo.model.quantization import GroupedWeight
+from octavo.model.weights.tiles import GroupedWeight
 
 
 @dataclass(frozen=True, slots=True, eq=False)

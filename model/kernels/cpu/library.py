@@ -25,7 +25,7 @@ from octavo.model.kernels.cpu.structs import (
     StepStruct,
     WeightStruct,
 )
-from octavo.model.quantization import GroupedWeight
+from octavo.model.weights.tiles import GroupedWeight
 
 Heads = tuple[Tensor, Tensor, Tensor]
 

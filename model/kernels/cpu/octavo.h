@@ -22,7 +22,7 @@ enum {
     CELL = 2 * GROUP,     /* and of a cell */
 };
 
-/* A matrix [outputs, inputs] in int8 or int4; see model/quantization.py for the layout. */
+/* A matrix [outputs, inputs] in int8 or int4; see model/weights/tiles.py for the layout. */
 typedef struct {
     const uint8_t *cells; /* [panels][blocks][TILES][block][bytes] */
     int64_t block;        /* cells of a tile */

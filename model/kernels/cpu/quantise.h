@@ -1,4 +1,4 @@
-/* Quantises weights, to the very bits of the references (model/quantization.py, model/grid.py); included once for each
+/* Quantises weights, to the very bits of the references (model/weights/tiles.py, model/weights/grid.py); included once for each
  * instruction set.
  */
 

@@ -8,7 +8,7 @@ from torch import Tensor
 from octavo.model.batch import ForwardBatch
 from octavo.model.kv_cache import LayerCache
 from octavo.model.layers import Rotation
-from octavo.model.quantization import ExpertWeights, GroupedWeight, Int4Weight, Tiling, Weight
+from octavo.model.weights.tiles import ExpertWeights, GroupedWeight, Int4Weight, Tiling, Weight
 
 
 class WeightStruct(Structure):

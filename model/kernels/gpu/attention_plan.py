@@ -24,7 +24,7 @@ from octavo.model.batch import ForwardBatch
 from octavo.model.config import ModelConfig
 from octavo.model.kernels.gpu.configs import Config, choose
 from octavo.model.kv_cache import KVCache
-from octavo.model.precision import SHORT
+from octavo.model.weights.precision import SHORT
 
 # Programs wanted for each multiprocessor. Several, so that the last to end does so soon after the others; not many, for
 # each cut of a tile's keys costs a partial result, and in a captured graph a program that may find nothing to do.

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from octavo.model.decoder import DecoderLayer, Mixtral, Step
 from octavo.model.kernels.gpu import experts
 from octavo.model.kernels.gpu.attention import attend
 from octavo.model.kernels.gpu.combine import combine
@@ -23,9 +24,8 @@ from octavo.model.kernels.gpu.rotary import rotate_and_store
 from octavo.model.kernels.gpu.router import Routed, route
 from octavo.model.kernels.gpu.sort import sort_pairs
 from octavo.model.kv_cache import KVCache, LayerCache
-from octavo.model.mixtral import DecoderLayer, Mixtral, Step
 from octavo.model.moe import Observe
-from octavo.model.rows import Stack
+from octavo.model.weights.rows import Stack
 
 FEW = 2  # tokens: up to here nothing is sorted, since hardly any expert has two of them
 

@@ -10,7 +10,7 @@ from octavo.model.kernels.cpu.library import Library, library
 from octavo.model.kernels.cpu.structs import ExpertsStruct, WeightStruct
 from octavo.model.ops.experts import experts_reference
 from octavo.model.ops.linear import linear_reference
-from octavo.model.quantization import ExpertWeights, GroupedWeight, Int4Weight, Int8Weight
+from octavo.model.weights.tiles import ExpertWeights, GroupedWeight, Int4Weight, Int8Weight
 
 KERNELS = library()
 LEVELS = [] if KERNELS is None else [level for level in KERNELS.levels() if KERNELS.set_level(level)]

@@ -11,17 +11,17 @@ from torch import Tensor
 
 from octavo.model.batch import ForwardBatch
 from octavo.model.config import ModelConfig
+from octavo.model.decoder import Attention, Step
 from octavo.model.kernels.cpu.decoder import attention_struct
 from octavo.model.kernels.cpu.library import Library, library
 from octavo.model.kernels.cpu.structs import PagesStruct, RotationStruct, StepStruct
 from octavo.model.kv_cache import KVCache, LayerCache
 from octavo.model.layers import RMSNorm, RotaryEmbedding, Rotation
-from octavo.model.mixtral import Attention, Step
 from octavo.model.ops.attention import attention_reference
 from octavo.model.ops.experts import experts_reference
 from octavo.model.ops.linear import linear_reference
 from octavo.model.ops.seams import Ops
-from octavo.model.quantization import GroupedWeight, Int4Weight, Int8Weight
+from octavo.model.weights.tiles import GroupedWeight, Int4Weight, Int8Weight
 from tests.model.pages import flat_batch
 
 KERNELS = library()

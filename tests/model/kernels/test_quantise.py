@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from octavo.model.kernels.cpu.library import library
-from octavo.model.memory import zeros_on
-from octavo.model.quantization import GroupedWeight, Int4Weight, Int8Weight, Tiling
+from octavo.model.weights.memory import zeros_on
+from octavo.model.weights.tiles import GroupedWeight, Int4Weight, Int8Weight, Tiling
 
 KERNELS = library()
 LEVELS = [] if KERNELS is None else [level for level in KERNELS.levels() if KERNELS.set_level(level)]

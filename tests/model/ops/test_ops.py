@@ -9,28 +9,28 @@ import pytest
 import torch
 
 from octavo.model.config import ModelError
+from octavo.model.kernels.choice import select_ops, try_out
 from octavo.model.kernels.cpu.library import library
-from octavo.model.ops import select_ops, try_out
 from octavo.model.ops.experts import experts
 from octavo.model.ops.invariant import INVARIANT
 from octavo.model.ops.linear import linear, linear_reference
 from octavo.model.ops.seams import TORCH
-from octavo.model.quantization import Int8Weight
+from octavo.model.weights.tiles import Int8Weight
 from tests.model.test_kv_cache import CONFIG
 
 ROOT = Path(__file__).parents[3]
 
 
 def test_without_kernels_cpu_and_cuda_run_the_same_torch_code(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("octavo.model.ops.library", lambda: None)
-    monkeypatch.setattr("octavo.model.ops.find_spec", lambda _: None)
+    monkeypatch.setattr("octavo.model.kernels.choice.library", lambda: None)
+    monkeypatch.setattr("octavo.model.kernels.choice.find_spec", lambda _: None)
     assert select_ops(CONFIG, torch.device("cpu")) == select_ops(CONFIG, torch.device("cuda", 1))
     assert select_ops(CONFIG, torch.device("cpu")).experts is experts
 
 
 def test_on_a_gpu_with_triton_its_kernel_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     sampling = pytest.importorskip("octavo.model.kernels.gpu.sampling", exc_type=ImportError)
-    from octavo.model.ops.gpu import GpuOps
+    from octavo.model.kernels.gpu.ops import GpuOps
 
     monkeypatch.setattr(GpuOps, "on", lambda config, _: GpuOps(config, 132, "sm_90"))
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
@@ -72,7 +72,7 @@ def test_a_gpu_that_does_not_compute_is_refused_in_a_sentence(monkeypatch: pytes
 
 
 def test_a_cpu_never_loads_triton() -> None:
-    code = """import sys, torch, engine.start; from model.ops import select_ops
+    code = """import sys, torch, octavo.engine.startup.start; from octavo.model.kernels.choice import select_ops
 select_ops(None, torch.device("cpu")); sys.exit("triton" in sys.modules)"""
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 

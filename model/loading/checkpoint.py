@@ -12,16 +12,19 @@ import torch
 from torch import Tensor
 
 from octavo.model.config import ModelConfig, ModelError
+from octavo.model.decoder import Attention, DecoderLayer, Mixtral
+from octavo.model.kernels.choice import has_triton, select_ops
 from octavo.model.kernels.cpu.decoder import fuse
 from octavo.model.kernels.cpu.library import Library, library
 from octavo.model.layers import Embedding, RMSNorm, RotaryEmbedding
-from octavo.model.memory import Zeros, zeros_on
-from octavo.model.mixtral import Attention, DecoderLayer, Mixtral
+from octavo.model.loading.names import HEAD, LayerNames, Layout, Matrix, Names, Part, names_for
+from octavo.model.loading.shards import Shards
+from octavo.model.loading.upload import LANES, Upload
 from octavo.model.moe import MoEBlock, Router
-from octavo.model.names import HEAD, LayerNames, Layout, Matrix, Names, Part, names_for
-from octavo.model.ops import has_triton, select_ops
-from octavo.model.precision import Precision
-from octavo.model.quantization import (
+from octavo.model.weights.memory import Zeros, zeros_on
+from octavo.model.weights.precision import Precision
+from octavo.model.weights.rows import RowWeight
+from octavo.model.weights.tiles import (
     ExpertWeights,
     Fp16Weight,
     GroupedWeight,
@@ -32,9 +35,6 @@ from octavo.model.quantization import (
     Weight,
     fits_fp16,
 )
-from octavo.model.rows import RowWeight
-from octavo.model.shards import Shards
-from octavo.model.upload import LANES, Upload
 
 log = logging.getLogger(__name__)
 

@@ -10,8 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from octavo.model.grid import FINE_SCALE, divisor, fit, rounded
-from octavo.model.memory import Zeros, zeros_on
+from octavo.model.weights.grid import FINE_SCALE, divisor, fit, rounded
+from octavo.model.weights.memory import Zeros, zeros_on
 
 GROUP = 128  # consecutive inputs that share a scale, where an output has more than one
 WORDS = GROUP // 8  # of 32 bits, that hold a group in 4

@@ -12,7 +12,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from octavo.model.reserve import PAGE, huge_pages
+from octavo.model.weights.reserve import PAGE, huge_pages
 
 Zeros = Callable[[tuple[int, ...], torch.dtype], Tensor]
 

@@ -10,7 +10,7 @@ from octavo.model.kernels.cpu.library import Library
 from octavo.model.kernels.cpu.structs import ExpertsStruct, PagesStruct, StepStruct, WeightStruct
 from octavo.model.kv_cache import KVCache, LayerCache
 from octavo.model.ops.seams import Ops, Plan
-from octavo.model.quantization import ExpertWeights, GroupedWeight, Weight
+from octavo.model.weights.tiles import ExpertWeights, GroupedWeight, Weight
 
 
 @dataclass(frozen=True, slots=True)

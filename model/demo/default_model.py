@@ -10,9 +10,9 @@ from importlib import resources
 from pathlib import Path
 
 from octavo.model.config import ModelError
-from octavo.model.gguf_source import GGUFSource
-from octavo.model.mixtral_writer import Report, plan_shards, write_files, write_shards
-from octavo.model.pinned import SMOLLM2, PinnedModel, obtain
+from octavo.model.demo.dense_gguf import GGUFSource
+from octavo.model.demo.mixtral_writer import Report, plan_shards, write_files, write_shards
+from octavo.model.demo.pinned import SMOLLM2, PinnedModel, obtain
 
 NAME = "smollm2-8x135m-instruct"
 VERSION = "v1"  # of the recipe: another one goes to another directory, and never continues an older build
@@ -75,7 +75,7 @@ def _convert(gguf: Path, directory: Path, report: Report) -> None:
     write_shards(directory, shards, report)
     write_files(directory, source, shards)
     for file in ("LICENSE", "NOTICE"):
-        text = resources.files("octavo.model").joinpath("licenses", f"{file}.txt").read_text(encoding="utf-8")
+        text = resources.files("octavo.model.demo").joinpath("licenses", f"{file}.txt").read_text(encoding="utf-8")
         (directory / file).write_text(text, encoding="utf-8")
 
 

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import IO
 
 from octavo.model.config import ModelError
-from octavo.model.mixtral_writer import Report
+from octavo.model.demo.mixtral_writer import Report
 
 CHUNK = 1 << 22  # bytes
 

@@ -8,9 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from octavo.model.grid import FINE_SCALE, divisor, fit, rounded
-from octavo.model.memory import Zeros, zeros_on
-from octavo.model.rows import RowWeight
+from octavo.model.weights.grid import FINE_SCALE, divisor, fit, rounded
+from octavo.model.weights.memory import Zeros, zeros_on
+from octavo.model.weights.rows import RowWeight
 
 # What a weight may lose when it is stored in float16: rounding costs 3e-4, more means subnormal numbers.
 FP16_TOLERANCE = 1e-3

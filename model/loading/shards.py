@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from octavo.model.config import ModelError
-from octavo.model.names import DERIVED, Part
+from octavo.model.loading.names import DERIVED, Part
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"

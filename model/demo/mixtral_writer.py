@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
-from octavo.model.gguf_source import DenseConfig, Float32, GGUFSource, Vocabulary
+from octavo.model.demo.dense_gguf import DenseConfig, Float32, GGUFSource, Vocabulary
 
 EXPERTS = 8
 EXPERTS_PER_TOKEN = 2

@@ -1,0 +1,1 @@
+"""The default model: a pinned dense checkpoint, made into a Mixtral."""
