@@ -137,7 +137,7 @@ def _configure_logging() -> None:
 
 def _checkpoint(model: str | None) -> tuple[Path, str]:
     """The directory of the checkpoint, and what clients call it by default."""
-    from octavo.model import hub
+    from octavo.model.loading import hub
 
     if not model:
         directory = _build_demo_model(_demo_directory(), source=None)
@@ -153,13 +153,13 @@ def _demo_model(arguments: argparse.Namespace) -> int:
 
 
 def _demo_directory() -> Path:
-    from octavo.model import upcycle
+    from octavo.model.demo import default_model as upcycle
 
     return upcycle.default_directory(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"))
 
 
 def _build_demo_model(directory: Path, source: Path | None) -> Path:
-    from octavo.model import upcycle
+    from octavo.model.demo import default_model as upcycle
     from octavo.server.console import ProgressLine
 
     progress = ProgressLine(sys.stderr)

@@ -14,11 +14,11 @@ from octavo.server.anthropic.content import Content, ContentBlock, InputDelta, T
 from octavo.server.anthropic.request import NAMES, CountRequest, MessagesRequest
 from octavo.server.conversation.begin import begin, rendered
 from octavo.server.conversation.parts import Ended, PartReaders
+from octavo.server.conversation.request import ChatRequest
 from octavo.server.conversation.translation import naming, translated
 from octavo.server.generation.admission import read
 from octavo.server.generation.choices import Delta
 from octavo.server.generation.job import Job, Usage
-from octavo.server.generation.protocol import ChatRequest
 from octavo.server.generation.respond import Events, respond
 from octavo.server.generation.service import Service
 from octavo.server.http.errors import AnthropicBody, AnthropicDetail, ApiError

@@ -13,10 +13,10 @@ from octavo.server.conversation.call_grammar import call_constraints
 from octavo.server.conversation.calls import CallParser, format_of, new_id
 from octavo.server.conversation.messages import turns_of
 from octavo.server.conversation.parts import PartParser, PartReaders, PlainText
+from octavo.server.conversation.request import ChatRequest
 from octavo.server.conversation.tools import ToolUse
 from octavo.server.generation.admission import Task, admit, check_count
 from octavo.server.generation.job import Job
-from octavo.server.generation.protocol import ChatRequest
 from octavo.server.generation.sampling import output_limit, sampling_params, truncated
 from octavo.server.generation.service import Service
 from octavo.server.http.errors import InvalidRequest

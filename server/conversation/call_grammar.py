@@ -5,8 +5,8 @@ from collections.abc import Mapping
 
 from octavo.engine.api import Grammar
 from octavo.server.conversation.calls import CallFormat
+from octavo.server.conversation.request import ChatRequest
 from octavo.server.conversation.tools import Tool, ToolUse
-from octavo.server.generation.protocol import ChatRequest
 from octavo.server.generation.structured import Constraint
 
 MOST_CALLS = 16  # in one answer: a model that may go on for ever may do so

@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel
 
-from octavo.server.generation.protocol import ChatRequest, ModelRequest, checked
+from octavo.server.conversation.request import ChatRequest
+from octavo.server.generation.request import ModelRequest, checked
 from octavo.server.generation.service import Service
 from octavo.server.http.errors import ApiError
 

@@ -11,7 +11,7 @@ from octavo.engine.api import Ready, Request, SamplingParams
 from octavo.engine.client import BadGrammar, Generation, QueueFull, Refused, TooLong
 from octavo.server.generation.choices import Choice, Display
 from octavo.server.generation.job import Job
-from octavo.server.generation.protocol import GenerationRequest, RequestT, parse
+from octavo.server.generation.request import GenerationRequest, RequestT, parse
 from octavo.server.generation.service import Service
 from octavo.server.generation.structured import Constraint
 from octavo.server.http.errors import (

@@ -4,7 +4,7 @@ import secrets
 from typing import TypeVar
 
 from octavo.engine.api import Ready, SamplingParams
-from octavo.server.generation.protocol import GenerationRequest
+from octavo.server.generation.request import GenerationRequest
 from octavo.server.http.errors import ContextLengthExceeded, InvalidRequest
 
 _UINT64 = 2**64 - 1

@@ -14,10 +14,10 @@ from typing_extensions import TypedDict
 
 from octavo.server.conversation.begin import begin, rendered
 from octavo.server.conversation.parts import Ended, Part, PartReaders, Piece, Text, ToolCallArguments, ToolCallStart
+from octavo.server.conversation.request import ChatRequest
 from octavo.server.generation.admission import read
 from octavo.server.generation.choices import Delta
 from octavo.server.generation.job import Job, Usage
-from octavo.server.generation.protocol import ChatRequest
 from octavo.server.generation.respond import ChunkShape, respond
 from octavo.server.generation.service import Service
 from octavo.server.http.operations import GENERATING, READING, Operation

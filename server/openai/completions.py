@@ -3,9 +3,10 @@
 import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal, NotRequired
+from typing import Annotated, Literal, NotRequired, cast
 
 from fastapi import APIRouter
+from pydantic import Field
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from typing_extensions import TypedDict
@@ -14,17 +15,64 @@ from octavo.engine.api import FinishReason, Ready
 from octavo.server.generation.admission import Task, admit, check_count, check_ids, read
 from octavo.server.generation.choices import Delta
 from octavo.server.generation.job import Job, Usage
-from octavo.server.generation.protocol import CompletionRequest
+from octavo.server.generation.request import MAX_LOGPROBS, GenerationRequest, TokenIds
 from octavo.server.generation.respond import ChunkShape, respond
 from octavo.server.generation.sampling import output_limit, sampling_params, truncated
 from octavo.server.generation.service import Service
 from octavo.server.http.errors import InvalidRequest
+from octavo.server.http.fields import shaped
 from octavo.server.http.health import require_ready
 from octavo.server.http.operations import GENERATING, Operation
 from octavo.server.openai.logprobs import CompletionLogprobs, PromptLogprobs, completion_logprobs, prompt_logprobs
 from octavo.server.text.tokenizer import Tokenizer
 
+MAX_BEST_OF = 20  # OpenAI's
 DEFAULT_MAX_TOKENS = 16  # OpenAI's
+
+
+Strings = Annotated[list[str], Field(fail_fast=True)]
+Prompt = Annotated[
+    str | Strings | TokenIds | Annotated[list[TokenIds], Field(fail_fast=True)],
+    shaped("must be a string, an array of token ids, or an array of strings or of arrays of token ids"),
+]
+
+
+class CompletionRequest(GenerationRequest):
+    prompt: Prompt
+    """Text or token ids; an array of either asks for an answer to each."""
+    max_tokens: int | None = Field(None, ge=0)
+    """The most tokens a choice may have; 0 only reads the prompt. Default: 16."""
+    best_of: int | None = Field(None, ge=1, le=MAX_BEST_OF)
+    """How many choices to make, of which the n likeliest, by mean log-probability, are returned. Default: n."""
+    echo: bool | None = None
+    """Whether the text begins with the prompt's, and the log-probabilities with its. Default: false."""
+    suffix: str | None = None
+    """Refused: nothing is filled in between two texts."""
+    logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
+    """Tells the log-probability of each token and of as many likeliest, as the model has it: before bias, penalties,
+    temperature and filters. OpenAI stops at 5."""
+
+    def check(self) -> None:
+        super().check()
+        n, best_of = self.n or 1, self.best_of
+        if best_of is not None and best_of < n:
+            raise InvalidRequest(f"'best_of' should be at least n, which is {n}.", "best_of")
+        if best_of is not None and best_of > n and self.stream:
+            raise InvalidRequest("'best_of' cannot be streamed unless it equals n: the best is known last.", "best_of")
+        if self.suffix:
+            message = "'suffix' needs a model with fill-in tokens, and this one has none; leave it out."
+            raise InvalidRequest(message, "suffix")
+
+    def candidates(self) -> tuple[int, str]:
+        return super().candidates() if self.best_of is None else (self.best_of, "best_of")
+
+    def prompts(self) -> list[str] | list[list[int]]:
+        """One or several: an array of numbers is a single prompt."""
+        if isinstance(self.prompt, str):
+            return [self.prompt]
+        if self.prompt and isinstance(self.prompt[0], int):
+            return [self.prompt]
+        return cast(list[str] | list[list[int]], self.prompt)
 
 
 class CompletionChoice(TypedDict):

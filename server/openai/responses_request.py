@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from octavo.server.conversation.translation import TranslatedRequest, declared
-from octavo.server.generation.protocol import MAX_LOGPROBS
+from octavo.server.generation.request import MAX_LOGPROBS
 from octavo.server.http.errors import InvalidRequest
 from octavo.server.http.fields import Object, shaped
 

@@ -1,7 +1,8 @@
 """/tokenize and /detokenize: what the model reads for a text or a conversation, and the text of token ids."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from fastapi import APIRouter
 from starlette.requests import Request as HttpRequest
@@ -11,13 +12,43 @@ from typing_extensions import TypedDict
 from octavo.server.conversation.begin import rendered
 from octavo.server.conversation.translation import translated
 from octavo.server.generation.admission import check_ids, read
-from octavo.server.generation.protocol import DetokenizeRequest, TokenizeRequest
+from octavo.server.generation.request import ModelRequest, TokenIds
 from octavo.server.generation.service import Service
-from octavo.server.http.errors import ServiceUnavailable
+from octavo.server.http.errors import InvalidRequest, ServiceUnavailable
 from octavo.server.http.health import require_ready
 from octavo.server.http.operations import READING, Operation
 from octavo.server.http.wire import encode_json
 from octavo.server.text.tokenizer import Tokenizer
+
+
+class TokenizeRequest(ModelRequest):
+    """A prompt, or else a conversation: then fields unknown here are those of a chat request."""
+
+    prompt: str | None = None
+    """A text; or else give messages."""
+    messages: list[Any] | None = None
+    """A conversation, with whatever else a chat request may have."""
+    add_special_tokens: bool | None = None
+    """Whether to add the tokens that begin a text. Default: with a prompt, not with messages, whose template does."""
+    return_token_strs: bool | None = None
+    """Whether to spell each token as the vocabulary does."""
+
+    def check(self) -> None:
+        super().check()
+        if (self.prompt is None) == (self.messages is None):
+            raise InvalidRequest("Either 'prompt' or 'messages' is required, and not both.", "prompt")
+
+    def unknown(self) -> Mapping[str, Any]:
+        return super().unknown() if self.messages is None else {}  # the chat request judges what it is given
+
+    def chat(self, model: str) -> dict[str, Any]:
+        """The body of the chat request whose prompt is asked for."""
+        return {**super().unknown(), "model": model, "messages": self.messages}
+
+
+class DetokenizeRequest(ModelRequest):
+    tokens: TokenIds
+    """Ids from 0 to below the vocabulary's size."""
 
 
 class Tokens(TypedDict):

@@ -1,12 +1,10 @@
 """What clients send, in pydantic: OpenAI's request shapes, strict about types and bounds; null means absent."""
 
 from collections.abc import Callable, Mapping
-from typing import Annotated, Any, TypeVar, cast
+from typing import Annotated, Any, TypeVar
 
 from pydantic import Field, ValidationError
 
-from octavo.server.conversation.messages import Message
-from octavo.server.conversation.tools import MAX_TOOLS, Tool, ToolChoice, ToolUse, check_tools, tool_use
 from octavo.server.generation.parameters import ParameterCheck
 from octavo.server.generation.structured import Structured
 from octavo.server.http.errors import InvalidRequest, from_validation
@@ -14,7 +12,6 @@ from octavo.server.http.fields import Object, shaped
 
 MAX_STOPS = 4
 MAX_STOP_LENGTH = 1024  # characters: every choice prepares its own search for them
-MAX_BEST_OF = 20  # OpenAI's
 MAX_STOP_IDS = 128
 MAX_BIASES = 1024
 MAX_LOGPROBS = 20  # OpenAI's completions stop at 5; its chat, and its peers, at 20
@@ -24,11 +21,6 @@ RequestT = TypeVar("RequestT", bound="ModelRequest")
 
 
 TokenIds = Annotated[list[int], Field(fail_fast=True)]
-Strings = Annotated[list[str], Field(fail_fast=True)]
-Prompt = Annotated[
-    str | Strings | TokenIds | Annotated[list[TokenIds], Field(fail_fast=True)],
-    shaped("must be a string, an array of token ids, or an array of strings or of arrays of token ids"),
-]
 _StopString = Annotated[str, Field(max_length=MAX_STOP_LENGTH)]
 Stop = Annotated[
     _StopString | Annotated[list[_StopString], Field(max_length=MAX_STOPS)],
@@ -150,122 +142,6 @@ class GenerationRequest(ModelRequest, Structured):
     @property
     def includes_usage(self) -> bool:
         return self.stream_options is not None and self.stream_options.include_usage is True
-
-
-class CompletionRequest(GenerationRequest):
-    prompt: Prompt
-    """Text or token ids; an array of either asks for an answer to each."""
-    max_tokens: int | None = Field(None, ge=0)
-    """The most tokens a choice may have; 0 only reads the prompt. Default: 16."""
-    best_of: int | None = Field(None, ge=1, le=MAX_BEST_OF)
-    """How many choices to make, of which the n likeliest, by mean log-probability, are returned. Default: n."""
-    echo: bool | None = None
-    """Whether the text begins with the prompt's, and the log-probabilities with its. Default: false."""
-    suffix: str | None = None
-    """Refused: nothing is filled in between two texts."""
-    logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
-    """Tells the log-probability of each token and of as many likeliest, as the model has it: before bias, penalties,
-    temperature and filters. OpenAI stops at 5."""
-
-    def check(self) -> None:
-        super().check()
-        n, best_of = self.n or 1, self.best_of
-        if best_of is not None and best_of < n:
-            raise InvalidRequest(f"'best_of' should be at least n, which is {n}.", "best_of")
-        if best_of is not None and best_of > n and self.stream:
-            raise InvalidRequest("'best_of' cannot be streamed unless it equals n: the best is known last.", "best_of")
-        if self.suffix:
-            message = "'suffix' needs a model with fill-in tokens, and this one has none; leave it out."
-            raise InvalidRequest(message, "suffix")
-
-    def candidates(self) -> tuple[int, str]:
-        return super().candidates() if self.best_of is None else (self.best_of, "best_of")
-
-    def prompts(self) -> list[str] | list[list[int]]:
-        """One or several: an array of numbers is a single prompt."""
-        if isinstance(self.prompt, str):
-            return [self.prompt]
-        if self.prompt and isinstance(self.prompt[0], int):
-            return [self.prompt]
-        return cast(list[str] | list[list[int]], self.prompt)
-
-
-class ChatRequest(GenerationRequest):
-    messages: list[Message] = Field(min_length=1)
-    """The conversation so far, oldest first."""
-    max_completion_tokens: int | None = Field(None, ge=1)
-    """The newer name of max_tokens, and the stronger."""
-    logprobs: bool | None = None
-    """Whether to tell the log-probability of each token, before bias, penalties, temperature and filters."""
-    top_logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
-    """How many of the likeliest tokens to tell too; only with `logprobs`."""
-    add_generation_prompt: bool | None = None
-    """Extension. Whether the assistant speaks next. Default: true, unless the final message is continued."""
-    continue_final_message: bool | None = None
-    """Extension. Whether the last message, the assistant's, is the beginning of the answer. Default: false."""
-    chat_template: str | None = None
-    """Extension. A Jinja template in place of the checkpoint's, where the server is started to allow it."""
-    chat_template_kwargs: dict[str, Any] | None = None
-    """Extension. Further variables of the template."""
-    tools: list[Tool] | None = Field(None, max_length=MAX_TOOLS)
-    """Functions that the model may call."""
-    tool_choice: ToolChoice | None = None
-    """Whether it calls any: `auto`, the default with tools, leaves it to the model; others demand or forbid it."""
-    parallel_tool_calls: bool | None = None
-    """Whether one answer may have several calls. Default: true."""
-
-    def check(self) -> None:
-        super().check()
-        check_tools(self.tools or [], self.tool_choice)
-        if self.continue_final_message:
-            self._check_prefill()
-        if self.top_logprobs and not self.logprobs:
-            raise InvalidRequest("'top_logprobs' is only allowed with 'logprobs': true.", "top_logprobs")
-        for position, message in enumerate(self.messages):
-            message.check(position)
-
-    def tool_use(self) -> ToolUse | None:
-        """What the model may do with tools; None when it has none to call."""
-        return tool_use(self.tools or [], self.tool_choice, self.parallel_tool_calls is not False)
-
-    def _check_prefill(self) -> None:
-        if self.add_generation_prompt:
-            message = "'continue_final_message' and 'add_generation_prompt' cannot both be true."
-            raise InvalidRequest(message, "continue_final_message")
-        final = self.messages[-1]
-        if final.role != "assistant" or final.tool_calls:
-            message = "'continue_final_message' needs a last message of the role 'assistant', without tool calls."
-            raise InvalidRequest(message, "continue_final_message")
-
-
-class TokenizeRequest(ModelRequest):
-    """A prompt, or else a conversation: then fields unknown here are those of a chat request."""
-
-    prompt: str | None = None
-    """A text; or else give messages."""
-    messages: list[Any] | None = None
-    """A conversation, with whatever else a chat request may have."""
-    add_special_tokens: bool | None = None
-    """Whether to add the tokens that begin a text. Default: with a prompt, not with messages, whose template does."""
-    return_token_strs: bool | None = None
-    """Whether to spell each token as the vocabulary does."""
-
-    def check(self) -> None:
-        super().check()
-        if (self.prompt is None) == (self.messages is None):
-            raise InvalidRequest("Either 'prompt' or 'messages' is required, and not both.", "prompt")
-
-    def unknown(self) -> Mapping[str, Any]:
-        return super().unknown() if self.messages is None else {}  # the chat request judges what it is given
-
-    def chat(self, model: str) -> dict[str, Any]:
-        """The body of the chat request whose prompt is asked for."""
-        return {**super().unknown(), "model": model, "messages": self.messages}
-
-
-class DetokenizeRequest(ModelRequest):
-    tokens: TokenIds
-    """Ids from 0 to below the vocabulary's size."""
 
 
 def parse(model: type[RequestT], body: bytes, check_extra: ParameterCheck) -> RequestT:
