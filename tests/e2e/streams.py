@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 
 from tests.e2e.harness import MODEL, PATIENCE
-from tests.server.openai_spec import validate, validate_stream
+from tests.server.openai.openai_spec import validate, validate_stream
 
 
 @dataclass

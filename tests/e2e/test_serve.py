@@ -9,7 +9,7 @@ import httpx
 import pytest
 
 from tests.e2e.harness import PATIENCE, Server, children_of, started, write_model
-from tests.server.openai_spec import validate, validate_stream
+from tests.server.openai.openai_spec import validate, validate_stream
 
 FLAGS = ("--kv-cache-memory", "4MiB", "--max-num-batched-tokens", "64", "--threads", "1", "--api-key", "secret")
 

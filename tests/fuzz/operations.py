@@ -14,7 +14,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from schemathesis import Case, GenerationMode
 
 from tests.server.client import MODEL, Client
-from tests.server.openai_spec import components
+from tests.server.openai.openai_spec import components
 
 OURS, OPENAI = "ours", "openai"
 LIMITS = ("max_tokens", "max_completion_tokens", "max_output_tokens")
@@ -126,7 +126,7 @@ def document(specification: str) -> dict[str, Any]:
     file = os.environ["OPENAI_SPEC"]
     paths = json.loads(Path(file).read_text("utf-8"))["paths"]
     for operation in (operation for item in paths.values() for operation in item.values()):
-        operation["responses"] = {"200": {"description": "Judged by tests/server/openai_spec.py."}}
+        operation["responses"] = {"200": {"description": "Judged by tests/server/openai/openai_spec.py."}}
     return {"openapi": "3.1.0", "info": {"title": "OpenAI", "version": "1"}, "paths": paths} | {
         "components": components(file)
     }

@@ -30,7 +30,7 @@ from octavo.engine.startup.probe import Room
 from octavo.model.decoder import Mixtral
 from octavo.model.kv_cache import KVCache
 from tests.engine.fakes import limits
-from tests.engine.test_probe import Device
+from tests.engine.startup.test_probe import Device
 from tests.gpu.test_engine import BLOCK_SIZE, interpreted, load
 
 SEQUENCES, STEPS = 32, 150

@@ -13,7 +13,7 @@ from octavo.server.config import ServerConfig
 from octavo.server.http import page
 from octavo.server.text.tokenizer import Tokenizer
 from tests.server.fake import FakeEngineClient, Script
-from tests.server.openai_spec import validate, validate_stream
+from tests.server.openai.openai_spec import validate, validate_stream
 from tests.server.strict import named_events
 from tests.server.vocab import byte_level
 

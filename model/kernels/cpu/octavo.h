@@ -130,7 +130,7 @@ API int64_t octavo_set_level(int64_t level); /* returns the level that is then i
 API const char *octavo_level_name(int64_t level);
 
 /* What a caller compares with what it was written for: INTERFACE, then the size of each struct above, in their order,
- * then 0. INTERFACE is the CRC-32 of all that is declared in this file; tests/model/kernels/test_library.py says which.
+ * then 0. INTERFACE is the CRC-32 of all that is declared in this file; tests/model/kernels/cpu/test_library.py says which.
  */
 #define INTERFACE 0xa2126b73
 API int64_t octavo_interface(int64_t item);

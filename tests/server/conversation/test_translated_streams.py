@@ -5,11 +5,11 @@ from typing import Any
 
 import pytest
 
+from tests.server.anthropic.test_messages import joined
 from tests.server.client import Client
+from tests.server.conversation.test_tools import CALLS, TOOLS, roomy
 from tests.server.fake import replay
-from tests.server.test_anthropic import joined
-from tests.server.test_responses import last_response, same
-from tests.server.test_tools import CALLS, TOOLS, roomy
+from tests.server.openai.test_responses import last_response, same
 from tests.server.vocab import BYTES, EOS, ids_of
 
 TEXTS = ("", "héllo ", "🦑你", "\x85\u2028", CALLS, '<tool_call>{"name": "f"', "STOP", "ST")

@@ -11,7 +11,7 @@ from octavo.server.text.template import ChatTemplate
 from octavo.server.text.tokenizer import Tokenizer
 from tests.server.client import Client, Reply
 from tests.server.fake import Script, replay
-from tests.server.test_template import MISTRAL_TOOLS, SPECIAL
+from tests.server.text.test_template import MISTRAL_TOOLS, SPECIAL
 from tests.server.vocab import EOS, byte_level, ids_of
 
 SCHEMA = {"type": "object", "properties": {"x": {"type": "integer"}}, "required": ["x"]}

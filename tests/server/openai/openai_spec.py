@@ -22,7 +22,8 @@ from openai.types import Completion, Model
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from openai.types.shared import ErrorObject
 
-from tests.server import anthropic_spec, responses_spec
+from tests.server.anthropic import anthropic_spec
+from tests.server.openai import responses_spec
 from tests.server.strict import check_types, refuse_constant
 
 FAILURES = (400, 401, 404, 405, 413, 429, 500, 503)

@@ -10,7 +10,7 @@ from octavo.engine.api import FinishReason, Output, Request
 from octavo.engine.client import Draining, QueueFull, TooLong, Unavailable
 from tests.server.client import Client, Exchange
 from tests.server.fake import FakeEngineClient, outputs_of
-from tests.server.openai_spec import validate_stream
+from tests.server.openai.openai_spec import validate_stream
 from tests.server.vocab import ids_of
 
 STREAM = b'{"model": "org/tiny", "messages": [{"role": "user", "content": "hi"}], "stream": true}'

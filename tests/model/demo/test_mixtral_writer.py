@@ -17,7 +17,7 @@ from octavo.model.demo.mixtral_writer import (
     write_files,
     write_shards,
 )
-from tests.model.dense_gguf import CONFIG, random_weights, write_gguf
+from tests.model.demo.dense_gguf import CONFIG, random_weights, write_gguf
 
 WEIGHTS = random_weights()
 

@@ -12,7 +12,7 @@ from octavo.model.config import ModelError
 from octavo.model.demo import default_model as upcycle
 from octavo.model.demo.default_model import build, default_directory, is_complete
 from octavo.model.demo.pinned import PinnedModel
-from tests.model.dense_gguf import pin, random_weights, write_gguf
+from tests.model.demo.dense_gguf import pin, random_weights, write_gguf
 
 
 @dataclass(frozen=True)

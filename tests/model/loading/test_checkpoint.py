@@ -17,10 +17,10 @@ from octavo.model.loading.names import DERIVED
 from octavo.model.weights.precision import Precision, fp16_works
 from octavo.model.weights.tiles import Fp16Weight, Int4Weight, Int8Weight
 from tests.model.checkpoints import CPU, Tensors, change, fuse, load, shard
-from tests.model.pages import Pages
+from tests.model.weights.pages import Pages
 from tests.tiny import write_tiny_checkpoint
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 FP32 = Precision.plain(torch.float32)
 PROMPT = list(range(5, 25))
 

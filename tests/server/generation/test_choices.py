@@ -11,8 +11,8 @@ from octavo.server.generation.choices import Choice, Delta, Display
 from octavo.server.text.tokenizer import Tokenizer
 from tests.server.client import Client
 from tests.server.fake import STOP, Script, outputs_of, replay
-from tests.server.test_chat import streamed as chat_streamed
-from tests.server.test_completions import streamed
+from tests.server.openai.test_chat import streamed as chat_streamed
+from tests.server.openai.test_completions import streamed
 from tests.server.vocab import BOS, BYTES, EOS, PIECES, byte_level, ids_of, llama_style, piece
 
 LENGTH = FinishReason.LENGTH

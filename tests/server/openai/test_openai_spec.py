@@ -11,7 +11,7 @@ from pydantic import ValidationError
 
 from tests.server.client import Client, Reply
 from tests.server.fake import replay
-from tests.server.openai_spec import validate, validate_stream
+from tests.server.openai.openai_spec import validate, validate_stream
 from tests.server.vocab import EOS, ids_of
 
 REFUSED = (AssertionError, SchemaError, ValidationError, KeyError)

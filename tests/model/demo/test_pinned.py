@@ -9,7 +9,7 @@ import pytest
 from octavo.model.config import ModelError
 from octavo.model.demo import pinned
 from octavo.model.demo.pinned import PinnedModel, obtain
-from tests.model.dense_gguf import pin
+from tests.model.demo.dense_gguf import pin
 
 
 class FakePip:

@@ -14,9 +14,9 @@ from octavo.server.conversation.calls import JSON, MISTRAL, MISTRAL_NAMED, CallF
 from octavo.server.conversation.parts import Piece
 from octavo.server.text.tokenizer import Tokenizer
 from tests.server.client import Client
+from tests.server.conversation.test_tools import CALLS, TOOLS, mistral, roomy, streamed, tool, whole
 from tests.server.fake import FakeEngineClient, replay
-from tests.server.test_template import MISTRAL_TOOLS
-from tests.server.test_tools import CALLS, TOOLS, mistral, roomy, streamed, tool, whole
+from tests.server.text.test_template import MISTRAL_TOOLS
 from tests.server.vocab import EOS, byte_level, ids_of
 
 NESTED = {

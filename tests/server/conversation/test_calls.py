@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from octavo.server.conversation.calls import JSON, MISTRAL, MISTRAL_NAMED, CallFormat, CallParser, format_of, new_id
 from octavo.server.conversation.parts import Part, Piece, Text, ToolCall, ToolCallArguments, ToolCallStart
 from octavo.server.text.template import ChatTemplate
-from tests.server.test_template import CHATML, MISTRAL_TOOLS, SPECIAL
+from tests.server.text.test_template import CHATML, MISTRAL_TOOLS, SPECIAL
 
 FORMATS = {"json": JSON, "mistral": MISTRAL}
 ALPHABET = [

@@ -8,7 +8,7 @@ from octavo.server.text.template import ChatTemplate
 from octavo.server.text.tokenizer import Tokenizer
 from tests.server.client import Client
 from tests.server.fake import replay
-from tests.server.test_chat import streamed
+from tests.server.openai.test_chat import streamed
 from tests.server.vocab import byte_level, ids_of
 
 BEGUN = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "Once "}]

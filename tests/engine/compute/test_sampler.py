@@ -15,9 +15,9 @@ from octavo.engine.compute.noise import uniforms
 from octavo.engine.compute.sampler import _edited, _forbidden, _logprobs, _unpacked, _within, draw, score
 from octavo.engine.schedule.step import Row, Sample
 from octavo.model.ops.sampling import CANDIDATES, draw_reference
-from tests.engine.test_edits import CASES
-from tests.engine.test_edits import obvious as obvious_edits
-from tests.engine.test_edits import row as edited_row
+from tests.engine.compute.test_edits import CASES
+from tests.engine.compute.test_edits import obvious as obvious_edits
+from tests.engine.compute.test_edits import row as edited_row
 
 SETTINGS = settings(derandomize=True, deadline=None, max_examples=100)
 INF = float("inf")

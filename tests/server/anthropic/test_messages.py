@@ -9,9 +9,9 @@ from octavo.engine.api import FinishReason, Grammar, Output
 from octavo.engine.client import Loading, QueueFull
 from octavo.server.anthropic.request import UNSUPPORTED, CountRequest, MessagesRequest
 from tests.server.client import MODEL, Client, Reply
+from tests.server.conversation.test_tools import CALLS, TOOLS, roomy
 from tests.server.fake import FakeEngineClient, outputs_of, replay
-from tests.server.test_structured import SCHEMA
-from tests.server.test_tools import CALLS, TOOLS, roomy
+from tests.server.generation.test_structured import SCHEMA
 from tests.server.vocab import EOS, byte_level, ids_of
 
 TEXT = {"type": "text", "text": "a"}

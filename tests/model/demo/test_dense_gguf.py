@@ -10,7 +10,7 @@ from gguf import GGMLQuantizationType as Quantization
 
 from octavo.model.config import ModelError
 from octavo.model.demo.dense_gguf import GGUFSource, hugging_face_name, unpermute
-from tests.model.dense_gguf import CONFIG, MERGES, SPECIAL, TEMPLATE, TOKENS, permute, random_weights, write_gguf
+from tests.model.demo.dense_gguf import CONFIG, MERGES, SPECIAL, TEMPLATE, TOKENS, permute, random_weights, write_gguf
 
 
 def test_config_and_vocabulary(tmp_path: Path) -> None:

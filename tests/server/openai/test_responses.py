@@ -9,9 +9,9 @@ from octavo.engine.api import FinishReason, Grammar, Output
 from octavo.engine.client import BadGrammar
 from octavo.server.openai.responses_request import STATEFUL, ResponsesRequest
 from tests.server.client import MODEL, Client, Reply
+from tests.server.conversation.test_tools import CALLS, TOOLS, roomy
 from tests.server.fake import FakeEngineClient, outputs_of, replay
-from tests.server.test_structured import OBJECT, SCHEMA
-from tests.server.test_tools import CALLS, TOOLS, roomy
+from tests.server.generation.test_structured import OBJECT, SCHEMA
 from tests.server.vocab import BYTES, EOS, byte_level, ids_of
 
 INPUT_TEXT = {"type": "input_text", "text": "a"}
