@@ -38,8 +38,8 @@ from octavo.model.config import ModelError
 PROGRESS_INTERVAL = 0.1  # seconds between two messages about the same piece of work
 
 
-class Engine(Protocol):
-    """What the loop needs of an engine."""
+class StepLoop(Protocol):
+    """Holds what the loop of the process calls: engine.Engine, or a stand-in in tests."""
 
     def has_work(self) -> bool:
         """Whether a step would compute something."""
@@ -54,7 +54,7 @@ class Engine(Protocol):
         """Computes one batch. Without work it returns no outputs and the current stats."""
 
 
-Build = Callable[[EngineConfig, Report], tuple[Engine, Ready]]
+Build = Callable[[EngineConfig, Report], tuple[StepLoop, Ready]]
 
 
 def main(
@@ -129,7 +129,7 @@ def _write(reports: "Connection[FromEngine, Any]", outbox: "SimpleQueue[FromEngi
         return
 
 
-def _loop(engine: Engine, inbox: "SimpleQueue[ToEngine]", outbox: "SimpleQueue[FromEngine | None]") -> None:
+def _loop(engine: StepLoop, inbox: "SimpleQueue[ToEngine]", outbox: "SimpleQueue[FromEngine | None]") -> None:
     while True:
         refused: list[Output] = []
         for message in _arrived(inbox, wait=not engine.has_work()):
@@ -152,7 +152,7 @@ def _arrived(inbox: "SimpleQueue[ToEngine]", wait: bool) -> Iterator[ToEngine]:
             return
 
 
-def _add(engine: Engine, request: Request) -> Output | None:
+def _add(engine: StepLoop, request: Request) -> Output | None:
     """A request that the engine trips over must not take the others with it."""
     try:
         return engine.add(request)
