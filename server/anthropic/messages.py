@@ -16,7 +16,7 @@ from octavo.server.conversation.begin import begin, rendered
 from octavo.server.conversation.parts import Ended, PartReaders
 from octavo.server.conversation.request import ChatRequest
 from octavo.server.conversation.translation import naming, translated
-from octavo.server.generation.admission import read
+from octavo.server.generation.admission import read_body
 from octavo.server.generation.choices import Delta
 from octavo.server.generation.job import Job, Usage
 from octavo.server.generation.respond import Events, respond
@@ -94,7 +94,7 @@ def router(service: Service) -> APIRouter:
     @routes.post("/v1/messages", openapi_extra=MESSAGES.extra())
     async def create_message(http: HttpRequest) -> Response:
         """The model's next message in a conversation, as Anthropic's API gives it."""
-        request = await read(service, http, MessagesRequest)
+        request = await read_body(service, http, MessagesRequest)
         chat = translated(service, request.chat(), NAMES)
         with naming(NAMES):
             job, readers = await begin(service, http, chat, "msg_")
@@ -103,7 +103,7 @@ def router(service: Service) -> APIRouter:
     @routes.post("/v1/messages/count_tokens", openapi_extra=COUNT.extra())
     async def count_message_tokens(http: HttpRequest) -> Response:
         """How many tokens the prompt of a conversation has."""
-        request = await read(service, http, CountRequest)
+        request = await read_body(service, http, CountRequest)
         chat = translated(service, request.chat(), NAMES)
         with naming(NAMES):
             count: TokenCount = {"input_tokens": await asyncio.to_thread(_count, service, chat)}

@@ -15,7 +15,7 @@ from octavo.server.conversation.messages import turns_of
 from octavo.server.conversation.parts import PartParser, PartReaders, PlainText
 from octavo.server.conversation.request import ChatRequest
 from octavo.server.conversation.tools import ToolUse
-from octavo.server.generation.admission import Task, admit, check_count
+from octavo.server.generation.admission import Task, admit, check_before_encoding
 from octavo.server.generation.job import Job
 from octavo.server.generation.sampling import output_limit, sampling_params, truncated
 from octavo.server.generation.service import Service
@@ -27,7 +27,7 @@ from octavo.server.text.template import ChatTemplate, Rendering
 async def begin(service: Service, http: HttpRequest, request: ChatRequest, prefix: str) -> tuple[Job, PartReaders]:
     """The job, whose id starts with `prefix`, and what reads its answer. Raises ApiError, and nothing is queued."""
     ready = require_ready(service.client)
-    check_count(service, ready, 1, request)
+    check_before_encoding(service, ready, 1, request)
     task, parser = await asyncio.to_thread(_prepared, service, request, ready)
     return await admit(service, http, request, [task], prefix), PartReaders(parser)
 

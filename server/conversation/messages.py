@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from octavo.server.http.errors import InvalidRequest
-from octavo.server.http.fields import Object, shaped
+from octavo.server.http.fields import Object, refused_as
 from octavo.server.text.turns import Turn, TurnCall
 
 
@@ -27,7 +27,7 @@ class RefusalPart(Object):
 
 Content = Annotated[
     str | Annotated[list[TextPart | RefusalPart], Field(fail_fast=True)],
-    shaped('must be a string or an array of {"type": "text", "text": ...}: this model reads text only'),
+    refused_as('must be a string or an array of {"type": "text", "text": ...}: this model reads text only'),
 ]
 
 

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from octavo.server.http.errors import InvalidRequest
-from octavo.server.http.fields import Object, shaped
+from octavo.server.http.fields import Object, refused_as
 
 MAX_TOOLS = 128  # OpenAI's
 
@@ -75,7 +75,7 @@ class AllowedToolsChoice(Object):
 
 ToolChoice = Annotated[
     Literal["none", "auto", "required"] | NamedTool | AllowedToolsChoice,
-    shaped(
+    refused_as(
         'must be "none", "auto", "required", {"type": "function", "function": {"name": ...}} or '
         '{"type": "allowed_tools", "allowed_tools": {"mode": ..., "tools": [...]}}'
     ),

@@ -37,8 +37,8 @@ class Task:
     echo: str | None = None  # the text that each choice begins with; None: what was generated is all
 
 
-async def read(service: Service, http: HttpRequest, model: type[RequestT]) -> RequestT:
-    """The body, valid, for a model that is served here."""
+async def read_body(service: Service, http: HttpRequest, model: type[RequestT]) -> RequestT:
+    """Reads and validates the body of a request for a model that is served here. Raises ApiError."""
     kind = http.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise InvalidRequest(f"The body must be JSON, sent as Content-Type: application/json, not '{kind[:100]}'.")
@@ -52,16 +52,20 @@ async def read(service: Service, http: HttpRequest, model: type[RequestT]) -> Re
     return request
 
 
-def check_ids(tokenizer: Tokenizer, ids: Sequence[int], field: str) -> None:
-    """Refuses what is no token."""
+def check_token_ids(tokenizer: Tokenizer, ids: Sequence[int], field: str) -> None:
+    """Raises InvalidRequest if an id is not one of the tokenizer's."""
     if ids and not 0 <= min(ids) <= max(ids) < tokenizer.vocab_size:
         raise InvalidRequest(f"'{field}' has token ids outside 0 to {tokenizer.vocab_size - 1}.", field)
 
 
-def check_count(service: Service, ready: Ready, prompts: int, request: GenerationRequest) -> None:
-    """Refuses what could never run, before any of it is encoded."""
-    check_ids(service.tokenizer, [token for token, _ in request.biases()], "logit_bias")
-    check_ids(service.tokenizer, request.stop_token_ids or (), "stop_token_ids")
+def check_before_encoding(service: Service, ready: Ready, prompts: int, request: GenerationRequest) -> None:
+    """Raises InvalidRequest for what could never run, before any prompt is encoded."""
+    check_token_ids(service.tokenizer, [token for token, _ in request.biases()], "logit_bias")
+    check_token_ids(service.tokenizer, request.stop_token_ids or (), "stop_token_ids")
+    _check_number_of_choices(service, ready, prompts, request)
+
+
+def _check_number_of_choices(service: Service, ready: Ready, prompts: int, request: GenerationRequest) -> None:
     count, field = request.candidates()
     if count > service.config.max_num_choices:
         message = f"'{field}' should be less than or equal to {service.config.max_num_choices}."

@@ -8,7 +8,7 @@ from pydantic import Field, ValidationError
 from octavo.server.generation.parameters import ParameterCheck
 from octavo.server.generation.structured import Structured
 from octavo.server.http.errors import InvalidRequest, from_validation
-from octavo.server.http.fields import Object, shaped
+from octavo.server.http.fields import Object, refused_as
 
 MAX_STOPS = 4
 MAX_STOP_LENGTH = 1024  # characters: every choice prepares its own search for them
@@ -24,18 +24,18 @@ TokenIds = Annotated[list[int], Field(fail_fast=True)]
 _StopString = Annotated[str, Field(max_length=MAX_STOP_LENGTH)]
 Stop = Annotated[
     _StopString | Annotated[list[_StopString], Field(max_length=MAX_STOPS)],
-    shaped(f"must be a string or an array of at most {MAX_STOPS} strings, of at most {MAX_STOP_LENGTH} characters"),
+    refused_as(f"must be a string or an array of at most {MAX_STOPS} strings, of at most {MAX_STOP_LENGTH} characters"),
 ]
 StopIds = Annotated[
     Annotated[list[Annotated[int, Field(ge=0)]], Field(max_length=MAX_STOP_IDS, fail_fast=True)],
-    shaped(f"must be an array of at most {MAX_STOP_IDS} token ids"),
+    refused_as(f"must be an array of at most {MAX_STOP_IDS} token ids"),
 ]
 LogitBias = Annotated[
     Annotated[
         dict[Annotated[str, Field(pattern=r"^[0-9]{1,9}$")], Annotated[float, Field(ge=-100, le=100)]],
         Field(max_length=MAX_BIASES),
     ],
-    shaped(f"must map at most {MAX_BIASES} token ids, as strings, to numbers from -100 to 100"),
+    refused_as(f"must map at most {MAX_BIASES} token ids, as strings, to numbers from -100 to 100"),
 ]
 
 

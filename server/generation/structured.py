@@ -9,11 +9,11 @@ from pydantic import Field
 from octavo.engine.api import Grammar
 from octavo.server.generation.parameters import is_absent
 from octavo.server.http.errors import InvalidRequest
-from octavo.server.http.fields import Object, shaped
+from octavo.server.http.fields import Object, refused_as
 
 ANY_OBJECT = '{"type":"object"}'
 
-JsonSchema = Annotated[dict[str, Any] | str, shaped("must be a JSON schema: an object, or its text")]
+JsonSchema = Annotated[dict[str, Any] | str, refused_as("must be a JSON schema: an object, or its text")]
 Choices = Annotated[list[str], Field(fail_fast=True)]
 
 

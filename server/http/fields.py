@@ -14,7 +14,7 @@ class Object(BaseModel):
     )
 
 
-def shaped(description: str) -> WrapValidator:
+def refused_as(description: str) -> WrapValidator:
     """One sentence in place of pydantic's complaints about each member of a union."""
 
     def validate(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:

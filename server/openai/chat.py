@@ -15,7 +15,7 @@ from typing_extensions import TypedDict
 from octavo.server.conversation.begin import begin, rendered
 from octavo.server.conversation.parts import Ended, Part, PartReaders, Piece, Text, ToolCallArguments, ToolCallStart
 from octavo.server.conversation.request import ChatRequest
-from octavo.server.generation.admission import read
+from octavo.server.generation.admission import read_body
 from octavo.server.generation.choices import Delta
 from octavo.server.generation.job import Job, Usage
 from octavo.server.generation.respond import ChunkShape, respond
@@ -114,14 +114,14 @@ def router(service: Service) -> APIRouter:
     @routes.post("/v1/chat/completions", openapi_extra=CHAT.extra())
     async def create_chat_completion(http: HttpRequest) -> Response:
         """The model's next message in a conversation."""
-        request = await read(service, http, ChatRequest)
+        request = await read_body(service, http, ChatRequest)
         job, readers = await begin(service, http, request, "chatcmpl-")
         return await respond(http, job, ChatShape(job, request, service.tokenizer, readers), request.stream is True)
 
     @routes.post("/apply-template", openapi_extra=APPLY_TEMPLATE.extra())
     async def apply_template(http: HttpRequest) -> Response:
         """What the model would be given for the body of a chat request."""
-        request = await read(service, http, ChatRequest)
+        request = await read_body(service, http, ChatRequest)
         prompt: RenderedPrompt = {"prompt": await asyncio.to_thread(rendered, service, request)}
         return Response(encode_json(prompt), media_type="application/json")
 

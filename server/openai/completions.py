@@ -12,7 +12,7 @@ from starlette.responses import Response
 from typing_extensions import TypedDict
 
 from octavo.engine.api import FinishReason, Ready
-from octavo.server.generation.admission import Task, admit, check_count, check_ids, read
+from octavo.server.generation.admission import Task, admit, check_before_encoding, check_token_ids, read_body
 from octavo.server.generation.choices import Delta
 from octavo.server.generation.job import Job, Usage
 from octavo.server.generation.request import MAX_LOGPROBS, GenerationRequest, TokenIds
@@ -20,7 +20,7 @@ from octavo.server.generation.respond import ChunkShape, respond
 from octavo.server.generation.sampling import output_limit, sampling_params, truncated
 from octavo.server.generation.service import Service
 from octavo.server.http.errors import InvalidRequest
-from octavo.server.http.fields import shaped
+from octavo.server.http.fields import refused_as
 from octavo.server.http.health import require_ready
 from octavo.server.http.operations import GENERATING, Operation
 from octavo.server.openai.logprobs import CompletionLogprobs, PromptLogprobs, completion_logprobs, prompt_logprobs
@@ -33,7 +33,7 @@ DEFAULT_MAX_TOKENS = 16  # OpenAI's
 Strings = Annotated[list[str], Field(fail_fast=True)]
 Prompt = Annotated[
     str | Strings | TokenIds | Annotated[list[TokenIds], Field(fail_fast=True)],
-    shaped("must be a string, an array of token ids, or an array of strings or of arrays of token ids"),
+    refused_as("must be a string, an array of token ids, or an array of strings or of arrays of token ids"),
 ]
 
 
@@ -104,10 +104,10 @@ def router(service: Service) -> APIRouter:
     @routes.post("/v1/completions", openapi_extra=COMPLETION.extra())
     async def create_completion(http: HttpRequest) -> Response:
         """Text that continues a prompt."""
-        request = await read(service, http, CompletionRequest)
+        request = await read_body(service, http, CompletionRequest)
         ready = require_ready(service.client)
         prompts = request.prompts()
-        check_count(service, ready, len(prompts), request)
+        check_before_encoding(service, ready, len(prompts), request)
         tasks = await asyncio.to_thread(_tasks, service.tokenizer, request, prompts, ready)
         job = await admit(service, http, request, tasks, "cmpl-")
         return await respond(http, job, CompletionShape(job, request, service.tokenizer), request.stream is True)
@@ -132,7 +132,7 @@ def _tasks(
 def _encoded(tokenizer: Tokenizer, prompt: str | list[int]) -> tuple[int, ...]:
     if isinstance(prompt, str):
         return tokenizer.encode(prompt, add_special_tokens=True)
-    check_ids(tokenizer, prompt, "prompt")
+    check_token_ids(tokenizer, prompt, "prompt")
     return tuple(prompt)
 
 

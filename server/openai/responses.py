@@ -14,7 +14,7 @@ from octavo.engine.api import FinishReason
 from octavo.server.conversation.begin import begin
 from octavo.server.conversation.parts import Ended, PartReaders
 from octavo.server.conversation.translation import declared, naming, translated
-from octavo.server.generation.admission import read
+from octavo.server.generation.admission import read_body
 from octavo.server.generation.choices import Delta
 from octavo.server.generation.job import Job, Usage
 from octavo.server.generation.respond import Events, respond
@@ -123,7 +123,7 @@ def router(service: Service) -> APIRouter:
     @routes.post("/v1/responses", openapi_extra=RESPONSES.extra())
     async def create_response(http: HttpRequest) -> Response:
         """The model's answer to an input, as OpenAI's Responses API gives it. Nothing is kept between requests."""
-        request = await read(service, http, ResponsesRequest)
+        request = await read_body(service, http, ResponsesRequest)
         chat = translated(service, request.chat(), NAMES)
         with naming(NAMES):
             job, readers = await begin(service, http, chat, "resp_")

@@ -8,7 +8,7 @@ from pydantic import BeforeValidator, Field
 from octavo.server.conversation.translation import TranslatedRequest, declared
 from octavo.server.generation.request import MAX_LOGPROBS
 from octavo.server.http.errors import InvalidRequest
-from octavo.server.http.fields import Object, shaped
+from octavo.server.http.fields import Object, refused_as
 
 # The chat's complaints, in this body's words.
 NAMES = {
@@ -112,7 +112,7 @@ class AllowedTools(Object):
 
 ToolChoice = Annotated[
     Literal["none", "auto", "required"] | NamedFunction | AllowedTools,
-    shaped(
+    refused_as(
         'must be "none", "auto", "required", {"type": "function", "name": ...} or '
         '{"type": "allowed_tools", "mode": ..., "tools": [...]}'
     ),

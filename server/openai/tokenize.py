@@ -11,7 +11,7 @@ from typing_extensions import TypedDict
 
 from octavo.server.conversation.begin import rendered
 from octavo.server.conversation.translation import translated
-from octavo.server.generation.admission import check_ids, read
+from octavo.server.generation.admission import check_token_ids, read_body
 from octavo.server.generation.request import ModelRequest, TokenIds
 from octavo.server.generation.service import Service
 from octavo.server.http.errors import InvalidRequest, ServiceUnavailable
@@ -78,7 +78,7 @@ def router(service: Service) -> APIRouter:
 
         {model, prompt} or the body of a chat request; add_special_tokens and return_token_strs with either.
         """
-        request = await read(service, http, TokenizeRequest)
+        request = await read_body(service, http, TokenizeRequest)
         ready = service.client.ready or require_ready(service.client)  # a restart does not change what a token is
         ids = await asyncio.to_thread(_encoded, service, request)
         tokens: Tokens = {
@@ -92,8 +92,8 @@ def router(service: Service) -> APIRouter:
     @routes.post("/detokenize", openapi_extra=DETOKENIZE.extra())
     async def detokenize(http: HttpRequest) -> Response:
         """The text of token ids; special tokens are shown."""
-        request = await read(service, http, DetokenizeRequest)
-        check_ids(tokenizer, request.tokens, "tokens")
+        request = await read_body(service, http, DetokenizeRequest)
+        check_token_ids(tokenizer, request.tokens, "tokens")
         text: Text = {"prompt": await asyncio.to_thread(_decoded, tokenizer, request.tokens)}
         return Response(encode_json(text), media_type="application/json")
 
