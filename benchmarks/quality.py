@@ -21,7 +21,7 @@ from benchmarks.markdown import head, line
 from octavo.engine.api import SamplingParams
 from octavo.engine.compute.tensors import to_forward_batch
 from octavo.engine.config import TOKENIZER
-from octavo.engine.schedule.step import Batch, Row
+from octavo.engine.schedule.batch import Batch, Row
 from octavo.model.config import ModelConfig
 from octavo.model.decoder import Mixtral
 from octavo.model.demo.default_model import default_directory

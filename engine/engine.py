@@ -14,8 +14,8 @@ from typing import Any, Protocol
 
 from octavo.engine.api import FinishReason, Output, Request, StepOutputs
 from octavo.engine.compute.grammar import Grammars
+from octavo.engine.schedule.batch import Batch, Sample
 from octavo.engine.schedule.scheduler import Scheduler
-from octavo.engine.schedule.step import Batch, Sample
 
 COMPILE_WAIT = 0.02  # seconds to wait for a grammar before looking for new messages, when there is nothing else to do
 

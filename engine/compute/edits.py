@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from octavo.engine.schedule.step import Row
+from octavo.engine.schedule.batch import Row
 
 Ids = NDArray[np.int64]
 Numbers = NDArray[np.float64]

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from octavo.engine.api import Grammar, Request
 from octavo.engine.compute.compiler import Compiler, GrammarError, mask_of, why_refused
-from octavo.engine.schedule.step import Row, Sample
+from octavo.engine.schedule.batch import Row, Sample
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher

@@ -24,7 +24,7 @@ from torch import Tensor
 from octavo.engine.api import Progress, Report
 from octavo.engine.compute.tensors import Drawing, Shape, on_host
 from octavo.engine.config import EngineConfig
-from octavo.engine.schedule.step import Batch
+from octavo.engine.schedule.batch import Batch
 from octavo.model.decoder import Mixtral
 from octavo.model.kv_cache import KVCache
 

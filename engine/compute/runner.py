@@ -10,7 +10,7 @@ from octavo.engine.compute.grammar import Grammars
 from octavo.engine.compute.graphs import Graphs
 from octavo.engine.compute.sampler import Drawn, draw, score
 from octavo.engine.compute.tensors import Drawing, to_forward_batch
-from octavo.engine.schedule.step import Batch, Row, Sample
+from octavo.engine.schedule.batch import Batch, Row, Sample
 from octavo.model.decoder import Mixtral
 from octavo.model.kv_cache import KVCache
 

@@ -18,7 +18,7 @@ from torch.nn.functional import pad
 from octavo.engine.api import TokenLogprobs
 from octavo.engine.compute.edits import edits
 from octavo.engine.compute.noise import uniforms
-from octavo.engine.schedule.step import Row, Sample
+from octavo.engine.schedule.batch import Row, Sample
 from octavo.model.ops import sampling
 from octavo.model.ops.sampling import GREEDY, rank
 

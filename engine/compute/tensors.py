@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from octavo.engine.schedule.step import PENDING, Batch, Row
+from octavo.engine.schedule.batch import PENDING, Batch, Row
 from octavo.model.batch import ForwardBatch
 
 ALIGNED = 16  # bytes

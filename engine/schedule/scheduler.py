@@ -24,9 +24,9 @@ from dataclasses import dataclass
 from operator import attrgetter
 
 from octavo.engine.api import EngineStats, FinishReason, Output, Request, TokenLogprobs
+from octavo.engine.schedule.batch import PENDING, Batch, Row, Sample
 from octavo.engine.schedule.blocks import BlockPool
 from octavo.engine.schedule.sequence import Sequence
-from octavo.engine.schedule.step import PENDING, Batch, Row, Sample
 
 BY_ARRIVAL = attrgetter("arrival")
 

@@ -10,7 +10,7 @@ from octavo.engine.api import Progress, Report, SamplingParams
 from octavo.engine.compute.graphs import SIZES, CudaCapture, measure, sizes, stage_for
 from octavo.engine.compute.runner import ModelRunner
 from octavo.engine.config import EngineConfig
-from octavo.engine.schedule.step import Batch, Row
+from octavo.engine.schedule.batch import Batch, Row
 from octavo.engine.startup import machine, sizing
 from octavo.model.config import ModelError
 from octavo.model.decoder import Mixtral

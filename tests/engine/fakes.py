@@ -6,9 +6,9 @@ from hashlib import sha256
 
 from octavo.engine.api import FinishReason, Output, Request, SamplingParams, TokenLogprobs
 from octavo.engine.engine import Engine
+from octavo.engine.schedule.batch import PENDING, Batch, Row, Sample
 from octavo.engine.schedule.blocks import BlockPool
 from octavo.engine.schedule.scheduler import Limits, Scheduler
-from octavo.engine.schedule.step import PENDING, Batch, Row, Sample
 
 VOCAB = 1000
 

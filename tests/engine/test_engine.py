@@ -4,8 +4,8 @@ import pytest
 
 from octavo.engine.api import FinishReason
 from octavo.engine.engine import Engine
+from octavo.engine.schedule.batch import PENDING, Batch, Sample
 from octavo.engine.schedule.scheduler import Scheduler
-from octavo.engine.schedule.step import PENDING, Batch, Sample
 from tests.engine.fakes import Collector, FakeLaunched, FakeRunner, check, continuation, engine, request, run
 
 

@@ -17,9 +17,9 @@ from octavo.engine.api import Output, Request, SamplingParams, TokenLogprobs
 from octavo.engine.compute.noise import uniforms
 from octavo.engine.compute.runner import Launched, ModelRunner
 from octavo.engine.engine import Engine
+from octavo.engine.schedule.batch import Batch, Sample
 from octavo.engine.schedule.blocks import BlockPool
 from octavo.engine.schedule.scheduler import Scheduler
-from octavo.engine.schedule.step import Batch, Sample
 from octavo.model.config import ModelConfig
 from octavo.model.decoder import Mixtral
 from octavo.model.kv_cache import KVCache

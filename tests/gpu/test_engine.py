@@ -18,9 +18,9 @@ from octavo.engine.compute.graphs import Capture, CudaCapture, Graphs, Stage, ca
 from octavo.engine.compute.runner import Launched, ModelRunner
 from octavo.engine.config import EngineConfig
 from octavo.engine.engine import Engine
+from octavo.engine.schedule.batch import Batch, Sample
 from octavo.engine.schedule.blocks import BlockPool
 from octavo.engine.schedule.scheduler import Scheduler
-from octavo.engine.schedule.step import Batch, Sample
 from octavo.engine.startup.build import build
 from octavo.model.config import ModelConfig
 from octavo.model.decoder import Mixtral

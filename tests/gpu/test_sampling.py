@@ -6,7 +6,7 @@ from torch import Tensor
 
 from octavo.engine.api import SamplingParams
 from octavo.engine.compute import sampler
-from octavo.engine.schedule.step import Row
+from octavo.engine.schedule.batch import Row
 from octavo.model.kernels.gpu.sampling import LARGEST_VOCAB, draw, draw_reference
 
 INF, NAN = float("inf"), float("nan")

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from octavo.engine.api import SamplingParams
 from octavo.engine.compute.edits import edits
-from octavo.engine.schedule.step import Row
+from octavo.engine.schedule.batch import Row
 
 SETTINGS = settings(derandomize=True, deadline=None, max_examples=200)
 VOCAB = 12

@@ -11,9 +11,9 @@ from octavo.engine.api import Request, SamplingParams
 from octavo.engine.compute.graphs import CudaCapture, Graphs, Stage, _stream, capture_all, measure, sizes
 from octavo.engine.compute.runner import ModelRunner
 from octavo.engine.engine import Engine
+from octavo.engine.schedule.batch import PENDING, Batch, Row
 from octavo.engine.schedule.blocks import BlockPool
 from octavo.engine.schedule.scheduler import Scheduler
-from octavo.engine.schedule.step import PENDING, Batch, Row
 from octavo.model.config import ModelConfig
 from octavo.model.decoder import Mixtral
 from octavo.model.kv_cache import KVCache

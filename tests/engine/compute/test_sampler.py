@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from octavo.engine.api import SamplingParams
 from octavo.engine.compute.noise import uniforms
 from octavo.engine.compute.sampler import _edited, _forbidden, _logprobs, _unpacked, _within, draw, score
-from octavo.engine.schedule.step import Row, Sample
+from octavo.engine.schedule.batch import Row, Sample
 from octavo.model.ops.sampling import CANDIDATES, draw_reference
 from tests.engine.compute.test_edits import CASES
 from tests.engine.compute.test_edits import obvious as obvious_edits

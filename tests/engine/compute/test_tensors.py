@@ -7,7 +7,7 @@ import torch
 
 from octavo.engine.api import SamplingParams
 from octavo.engine.compute.tensors import ALIGNED, Drawing, Shape, on_host, to_forward_batch
-from octavo.engine.schedule.step import PENDING, Batch, Row
+from octavo.engine.schedule.batch import PENDING, Batch, Row
 from tests.model.weights.pages import flat_batch
 
 CPU = torch.device("cpu")

@@ -3,7 +3,7 @@
 import pytest
 
 from octavo.engine.api import FinishReason
-from octavo.engine.schedule.step import PENDING, Sample
+from octavo.engine.schedule.batch import PENDING, Sample
 from tests.engine.fakes import VOCAB, Collector, check, continuation, engine, request, run, scores
 
 

@@ -10,7 +10,7 @@ from octavo.engine.api import Progress
 from octavo.engine.compute.graphs import Stage, stage_for
 from octavo.engine.compute.runner import ModelRunner
 from octavo.engine.config import EngineConfig
-from octavo.engine.schedule.step import Batch
+from octavo.engine.schedule.batch import Batch
 from octavo.engine.startup import probe, start
 from octavo.engine.startup.probe import Probe, Room
 from octavo.engine.startup.sizing import GIB
