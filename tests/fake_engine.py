@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from octavo.engine.api import EngineStats, FinishReason, Output, Progress, Ready, Report, Request, StepOutputs
+from octavo.engine.api import EngineStats, FinishReason, Output, Progress, Ready, ReportProgress, Request, StepOutputs
 from octavo.engine.config import EngineConfig
 from octavo.engine.process.main import Build
 from octavo.model.config import ModelError
@@ -107,7 +107,7 @@ def fake_build(behaviour: Behaviour) -> Build:
     return partial(_build, behaviour)
 
 
-def _build(behaviour: Behaviour, config: EngineConfig, report: Report) -> tuple[FakeEngine, Ready]:
+def _build(behaviour: Behaviour, config: EngineConfig, report: ReportProgress) -> tuple[FakeEngine, Ready]:
     life = _begin_life(behaviour)
     if life in behaviour.stillborn:
         os._exit(7)
@@ -134,7 +134,7 @@ def _begin_life(behaviour: Behaviour) -> int:
         return len(lives.readlines()) - 1
 
 
-def _load(seconds: float, report: Report) -> None:
+def _load(seconds: float, report: ReportProgress) -> None:
     ticks = 10
     for tick in range(ticks + 1):
         report(Progress("loading weights", tick, ticks))

@@ -21,14 +21,14 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from octavo.engine.api import Progress, Report
-from octavo.engine.compute.tensors import Drawing, Shape, on_host
+from octavo.engine.api import Progress, ReportProgress
+from octavo.engine.compute.tensors import BatchSizes, Drawing, on_host
 from octavo.engine.config import EngineConfig
 from octavo.engine.schedule.batch import Batch
 from octavo.model.decoder import Mixtral
 from octavo.model.kv_cache import KVCache
 
-SIZES = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)  # rows
+GRAPH_ROWS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)  # rows
 
 Result = TypeVar("Result")
 Replay = Callable[[], Tensor]  # computes the result again, from what is in the inputs by then, in the same place
@@ -39,15 +39,15 @@ Capture = Callable[[Callable[[], Tensor]], Replay]
 class Graph:
     """One captured step, and the inputs that it reads."""
 
-    shape: Shape
+    sizes: BatchSizes
     block_size: int
-    inputs: Tensor  # [shape.nbytes] uint8
+    inputs: Tensor  # [sizes.nbytes] uint8
     tokens: Tensor  # [T] int64, a part of them
     replay: Replay
 
     def logits(self, batch: Batch, drawing: Drawing | None = None) -> Tensor:
         """Of each of the batch's rows, [R, V]; a later step overwrites them. Its keys and values are in the cache."""
-        host = on_host(batch, self.shape, self.block_size, self.inputs.device, drawing)
+        host = on_host(batch, self.sizes, self.block_size, self.inputs.device, drawing)
         self.inputs.copy_(host, non_blocking=True)
         if drawing is not None:
             drawing.put_into(self.tokens)
@@ -69,9 +69,9 @@ class Graphs:
         return self.by_rows[min(fitting)] if fitting else None
 
 
-def sizes(max_num_seqs: int) -> tuple[int, ...]:
+def graph_rows(max_num_seqs: int) -> tuple[int, ...]:
     """Of the graphs for steps of up to so many rows, ascending."""
-    return (*(rows for rows in SIZES if rows < max_num_seqs), min(max_num_seqs, SIZES[-1]))
+    return (*(rows for rows in GRAPH_ROWS if rows < max_num_seqs), min(max_num_seqs, GRAPH_ROWS[-1]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,13 +88,13 @@ class Stage:
         The counts on the host are the largest there are. Ops that can be captured size their grids by shapes, and read
         how long the rows are on the device.
         """
-        shape = Shape(tokens=rows, rows=rows, logit_rows=rows, blocks=self.blocks)
+        sizes = BatchSizes(tokens=rows, rows=rows, logit_rows=rows, blocks=self.blocks)
         device, block_size = self.model.device, self.cache.block_size
-        inputs = on_host(Batch(()), shape, block_size, device).to(device)
-        batch = shape.forward_batch(inputs, (1,) * rows, (self.blocks * block_size,) * rows)
+        inputs = on_host(Batch(()), sizes, block_size, device).to(device)
+        batch = sizes.forward_batch(inputs, (1,) * rows, (self.blocks * block_size,) * rows)
         with torch.inference_mode():
             replay = capture(lambda: self.model.forward(batch, self.cache))
-        return Graph(shape, block_size, inputs, batch.tokens, replay)
+        return Graph(sizes, block_size, inputs, batch.tokens, replay)
 
 
 def stage_for(config: EngineConfig, model: Mixtral, cache: KVCache, max_model_len: int) -> Stage | None:
@@ -104,7 +104,7 @@ def stage_for(config: EngineConfig, model: Mixtral, cache: KVCache, max_model_le
     return Stage(model, cache, -(-max_model_len // cache.block_size))
 
 
-def capture_all(stage: Stage, rows: Sequence[int], capture: Capture, report: Report) -> Graphs:
+def capture_all(stage: Stage, rows: Sequence[int], capture: Capture, report: ReportProgress) -> Graphs:
     """Graphs of these numbers of rows, the largest first: what it took while it was captured serves the others.
 
     A failure costs time, not the server: then there are none, and the description says so.

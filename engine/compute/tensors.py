@@ -35,7 +35,7 @@ class Drawing:
 
 
 @dataclass(frozen=True, slots=True)
-class Shape:
+class BatchSizes:
     """The sizes of a ForwardBatch, and so where its tensors lie in the one buffer that holds them all.
 
     Each begins at a multiple of ALIGNED bytes in every step: kernels may be compiled for that.
@@ -47,7 +47,7 @@ class Shape:
     blocks: int  # B
 
     @classmethod
-    def of(cls, batch: Batch) -> "Shape":
+    def of(cls, batch: Batch) -> "BatchSizes":
         """As small as the batch."""
         return cls(
             tokens=sum(len(row.tokens) for row in batch.rows),
@@ -60,8 +60,8 @@ class Shape:
         """Where each tensor begins, in the order of `split`, and the end; in bytes."""
         token_bytes, row_bytes = 8 * self.tokens, 4 * self.rows
         table_bytes = row_bytes * self.blocks
-        sizes = (token_bytes, token_bytes, token_bytes, 8 * self.logit_rows, row_bytes + 4, row_bytes, table_bytes)
-        return (0, *accumulate(-(-size // ALIGNED) * ALIGNED for size in sizes))
+        nbytes = (token_bytes, token_bytes, token_bytes, 8 * self.logit_rows, row_bytes + 4, row_bytes, table_bytes)
+        return (0, *accumulate(-(-size // ALIGNED) * ALIGNED for size in nbytes))
 
     @property
     def nbytes(self) -> int:
@@ -89,41 +89,41 @@ def to_forward_batch(
     batch: Batch, block_size: int, device: torch.device, drawing: Drawing | None = None
 ) -> ForwardBatch:
     """The rows as one flat batch on the device. Where tokens are pending, `drawing` has them."""
-    shape = Shape.of(batch)
-    buffer = on_host(batch, shape, block_size, device, drawing).to(device, non_blocking=True)
+    sizes = BatchSizes.of(batch)
+    buffer = on_host(batch, sizes, block_size, device, drawing).to(device, non_blocking=True)
     q_lens, kv_lens = tuple(len(row.tokens) for row in batch.rows), tuple(row.end for row in batch.rows)
-    made = shape.forward_batch(buffer, q_lens, kv_lens)
+    made = sizes.forward_batch(buffer, q_lens, kv_lens)
     if drawing is not None:
         drawing.put_into(made.tokens)
     return made
 
 
 def on_host(
-    batch: Batch, shape: Shape, block_size: int, device: torch.device, drawing: Drawing | None = None
+    batch: Batch, sizes: BatchSizes, block_size: int, device: torch.device, drawing: Drawing | None = None
 ) -> Tensor:
-    """The batch in a buffer [nbytes] of the shape; what that has more is padding, which writes and sees nothing.
+    """The batch in a buffer [nbytes] of the sizes; what that has more is padding, which writes and sees nothing.
 
     Pending tokens are as Drawing.put_into wants them. For a GPU the memory is pinned, so that it is copied while the
     host goes on. No step overwrites what an earlier one has yet to copy: torch hands pinned memory out again when the
     copies from it are done, and so buffers take turns.
     """
-    buffer = torch.empty(shape.nbytes, dtype=torch.uint8, pin_memory=device.type == "cuda")
+    buffer = torch.empty(sizes.nbytes, dtype=torch.uint8, pin_memory=device.type == "cuda")
     longs: NDArray[Any] = buffer.numpy().view(np.int64)
     ints: NDArray[Any] = buffer.numpy().view(np.int32)
-    tokens, positions, slots, logit_rows, q_starts, kv_lens, table = shape.split(longs, ints)
-    rows, padding = batch.rows, shape.rows - len(batch.rows)
+    tokens, positions, slots, logit_rows, q_starts, kv_lens, table = sizes.split(longs, ints)
+    rows, padding = batch.rows, sizes.rows - len(batch.rows)
     counts = np.array([len(row.tokens) for row in rows] + [1] * padding)  # [N]
     ends = np.array([row.end for row in rows] + [0] * padding)  # [N]
     q_starts[0], q_starts[1:], kv_lens[:], table[:] = 0, counts.cumsum(), ends, 0
     for line, row in zip(table, rows, strict=False):
         line[: len(row.blocks)] = row.blocks
-    owner = np.repeat(np.arange(shape.rows), counts)  # [T]
-    positions[:] = np.arange(shape.tokens) + (ends - q_starts[1:])[owner]  # -1 in padding
+    owner = np.repeat(np.arange(sizes.rows), counts)  # [T]
+    positions[:] = np.arange(sizes.tokens) + (ends - q_starts[1:])[owner]  # -1 in padding
     slots[:] = table[owner, positions // block_size].astype(np.int64) * block_size + positions % block_size
     ids = chain(chain.from_iterable(_ids(row, drawing) for row in rows), repeat(0, padding))
-    tokens[:] = np.fromiter(ids, np.int64, shape.tokens)
-    logit_rows[:] = _logit_rows(batch, q_starts, shape)
-    positions[shape.tokens - padding :], slots[shape.tokens - padding :] = 0, -1
+    tokens[:] = np.fromiter(ids, np.int64, sizes.tokens)
+    logit_rows[:] = _logit_rows(batch, q_starts, sizes)
+    positions[sizes.tokens - padding :], slots[sizes.tokens - padding :] = 0, -1
     return buffer
 
 
@@ -134,10 +134,10 @@ def _ids(row: Row, drawing: Drawing | None) -> tuple[int, ...]:
     return (*row.tokens[:-1], -1 - drawing.places[row.id])
 
 
-def _logit_rows(batch: Batch, q_starts: NDArray[np.int32], shape: Shape) -> NDArray[np.int64]:
+def _logit_rows(batch: Batch, q_starts: NDArray[np.int32], sizes: BatchSizes) -> NDArray[np.int64]:
     """The last token of each row that samples, those before the targets of prompts, and all of the padding. [R]"""
     rows = batch.rows
     sampled = q_starts[1 : len(rows) + 1][[row.output is not None for row in rows]] - 1
     targets = [first + np.arange(len(row.targets)) for first, row in zip(q_starts, rows, strict=False) if row.targets]
-    padding = np.arange(q_starts[len(rows)], shape.tokens)
+    padding = np.arange(q_starts[len(rows)], sizes.tokens)
     return np.concatenate((sampled, *targets, padding))

@@ -27,7 +27,7 @@ from octavo.engine.api import (
     Output,
     Progress,
     Ready,
-    Report,
+    ReportProgress,
     Request,
     StepOutputs,
     ToEngine,
@@ -54,7 +54,7 @@ class StepLoop(Protocol):
         """Computes one batch. Without work it returns no outputs and the current stats."""
 
 
-Build = Callable[[EngineConfig, Report], tuple[StepLoop, Ready]]
+Build = Callable[[EngineConfig, ReportProgress], tuple[StepLoop, Ready]]
 
 
 def main(
@@ -90,7 +90,7 @@ def main(
 class ProgressReporter:
     """Passes on the first and the last report about each piece of work, and between them a few a second."""
 
-    def __init__(self, send: Report) -> None:
+    def __init__(self, send: ReportProgress) -> None:
         self._send = send
         self._what = ""
         self._next = 0.0  # monotonic seconds

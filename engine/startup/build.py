@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from octavo.engine.api import Ready, Report
+from octavo.engine.api import Ready, ReportProgress
 from octavo.engine.config import EngineConfig
 from octavo.engine.startup import machine, sizing
 from octavo.model.config import ModelConfig
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from octavo.engine.engine import Engine
 
 
-def build(config: EngineConfig, report: Report) -> tuple["Engine", Ready]:
+def build(config: EngineConfig, report: ReportProgress) -> tuple["Engine", Ready]:
     """Loads the model and sizes everything to the machine.
 
     Raises model.config.ModelError, with a sentence for the user, for whatever starting again would not change.

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from octavo.engine.api import Progress, Report, SamplingParams
-from octavo.engine.compute.graphs import SIZES, CudaCapture, measure, sizes, stage_for
+from octavo.engine.api import Progress, ReportProgress, SamplingParams
+from octavo.engine.compute.graphs import GRAPH_ROWS, CudaCapture, graph_rows, measure, stage_for
 from octavo.engine.compute.runner import ModelRunner
 from octavo.engine.config import EngineConfig
 from octavo.engine.schedule.batch import Batch, Row
@@ -30,7 +30,7 @@ class Room:
     cache_bytes: int
 
     @classmethod
-    def on_cpu(cls, model: Mixtral, config: EngineConfig, report: Report) -> "Room":
+    def on_cpu(cls, model: Mixtral, config: EngineConfig, report: ReportProgress) -> "Room":
         """Steps of the size that was asked for, or of the size that keeps them short, found by running some."""
         step_tokens = config.max_num_batched_tokens or max(_budget(model, config, report), config.max_num_seqs or 0)
         max_num_seqs = config.max_num_seqs or min(sizing.CPU_MAX_SEQS, step_tokens)
@@ -38,7 +38,7 @@ class Room:
         return cls(max_num_seqs, step_tokens, sizing.cpu_cache_bytes(config, model.weight_bytes, available))
 
     @classmethod
-    def on_gpu(cls, model: Mixtral, config: EngineConfig, report: Report) -> "Room":
+    def on_gpu(cls, model: Mixtral, config: EngineConfig, report: ReportProgress) -> "Room":
         """What gpu_memory_utilization leaves beside the largest step's peak, found by running it."""
         most = sizing.INVARIANT_STEP_TOKENS if config.batch_invariant else sizing.GPU_STEP_TOKENS
         step_tokens = config.max_num_batched_tokens or most
@@ -50,7 +50,7 @@ class Room:
             for sequences in (1, max_num_seqs):  # the most context, the most logits
                 probe.run(step_tokens, sequences)
             if model.fused is not None:
-                probe.compile(tuple(count for count in SIZES if count <= step_tokens), report)
+                probe.compile(tuple(count for count in GRAPH_ROWS if count <= step_tokens), report)
         except torch.OutOfMemoryError:
             raise ModelError(
                 f"A step of {step_tokens} tokens does not fit the GPU's memory beside the weights: "
@@ -77,13 +77,13 @@ def _graph_bytes(config: EngineConfig, runner: ModelRunner, max_num_seqs: int) -
         torch.cuda.empty_cache()
         return torch.cuda.mem_get_info(model.device)[0]
 
-    rows = sizes(max_num_seqs)
+    rows = graph_rows(max_num_seqs)
     largest, smallest = measure(stage, rows, CudaCapture(model.device), free)
     row_bytes = torch.float32.itemsize * model.config.vocab_size + torch.int32.itemsize * stage.blocks
     return sizing.graph_bytes(largest, smallest, rows, row_bytes)
 
 
-def _budget(model: Mixtral, config: EngineConfig, report: Report) -> int:
+def _budget(model: Mixtral, config: EngineConfig, report: ReportProgress) -> int:
     """How many tokens a step on a CPU should have, by this thread's CPU time.
 
     It is a tenth less than the time on the clock, but the same when others use the machine too.
@@ -129,7 +129,7 @@ class Probe:
         sequences = max(sequences, -(-tokens // self.max_len))
         self._step([(0, tokens // sequences + (n < tokens % sequences)) for n in range(sequences)])
 
-    def compile(self, counts: Sequence[int], report: Report) -> None:
+    def compile(self, counts: Sequence[int], report: ReportProgress) -> None:
         """Steps that decode so many rows each, and a mixed one, so that serving waits for no compiler."""
         last = self.longest - 1, 1  # behind the longest context, whose keys are cut among programs
         steps = [[last, *[(0, 1)] * (count - 1)] for count in counts]

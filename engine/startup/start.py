@@ -5,9 +5,9 @@ from pathlib import Path
 
 import torch
 
-from octavo.engine.api import Progress, Ready, Report, SamplingDefaults
+from octavo.engine.api import Progress, Ready, ReportProgress, SamplingDefaults
 from octavo.engine.compute.grammar import Grammars
-from octavo.engine.compute.graphs import CudaCapture, Graphs, capture_all, sizes, stage_for
+from octavo.engine.compute.graphs import CudaCapture, Graphs, capture_all, graph_rows, stage_for
 from octavo.engine.compute.runner import ModelRunner
 from octavo.engine.config import TOKENIZER, EngineConfig
 from octavo.engine.schedule.scheduler import Limits
@@ -25,7 +25,9 @@ from octavo.model.weights.precision import Precision, Wanted, choose_precision, 
 from octavo.model.weights.reserve import Reserve
 
 
-def start(config: EngineConfig, report: Report, reserve: Reserve | None = None) -> tuple[ModelRunner, Limits, Ready]:
+def start(
+    config: EngineConfig, report: ReportProgress, reserve: Reserve | None = None
+) -> tuple[ModelRunner, Limits, Ready]:
     """Loads the model, into the reserve first, and sizes everything. Raises ModelError for what the user can mend."""
     directory = Path(config.model)
     shape = ModelConfig.from_pretrained(directory)
@@ -40,7 +42,7 @@ def start(config: EngineConfig, report: Report, reserve: Reserve | None = None) 
     sampled_vocab = sizing.sampled_vocab(config, shape)
     stage, graphs = stage_for(config, model, cache, max_model_len), Graphs()
     if stage is not None:
-        graphs = capture_all(stage, sizes(room.max_num_seqs), CudaCapture(model.device), report)
+        graphs = capture_all(stage, graph_rows(room.max_num_seqs), CudaCapture(model.device), report)
     runner = ModelRunner(model, cache, sampled_vocab, grammars, model.device.type == "cuda", graphs)
     limits = Limits(max_model_len, room.max_num_seqs, room.step_tokens, shape.vocab_size, config.enable_prefix_caching)
     ready = Ready(
@@ -70,7 +72,7 @@ def _defaults(generation: GenerationConfig) -> SamplingDefaults:
     )
 
 
-def load(config: EngineConfig, shape: ModelConfig, report: Report, reserve: Reserve | None = None) -> Mixtral:
+def load(config: EngineConfig, shape: ModelConfig, report: ReportProgress, reserve: Reserve | None = None) -> Mixtral:
     """Loads the model as the flags say. Raises ModelError."""
     device = _device(config.device)
     try_out(device)

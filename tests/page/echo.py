@@ -15,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).parents[2]))
 
 from octavo.engine.api import FinishReason, Output, Ready, Request
 from octavo.engine.config import EngineConfig
-from octavo.engine.process.main import Build, Report
+from octavo.engine.process.main import Build, ReportProgress
 from tests import fake_engine
 from tests.fake_engine import Behaviour, FakeEngine
 from tests.server.vocab import BYTES, EOS, ids_of
@@ -66,7 +66,7 @@ def echo_build(behaviour: Behaviour) -> Build:
     return partial(_build, behaviour)
 
 
-def _build(behaviour: Behaviour, config: EngineConfig, report: Report) -> tuple[Any, Ready]:
+def _build(behaviour: Behaviour, config: EngineConfig, report: ReportProgress) -> tuple[Any, Ready]:
     _, ready = fake_engine.fake_build(behaviour)(config, report)
     return EchoEngine(behaviour), ready
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from octavo.engine.api import Request, SamplingParams
-from octavo.engine.compute.graphs import CudaCapture, Graphs, Stage, _stream, capture_all, measure, sizes
+from octavo.engine.compute.graphs import CudaCapture, Graphs, Stage, _stream, capture_all, graph_rows, measure
 from octavo.engine.compute.runner import ModelRunner
 from octavo.engine.engine import Engine
 from octavo.engine.schedule.batch import PENDING, Batch, Row
@@ -174,8 +174,8 @@ def test_what_the_largest_and_the_smallest_take_is_measured(model: Mixtral) -> N
     [(1, (1,)), (3, (1, 2, 3)), (8, (1, 2, 4, 8)), (100, (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 100))],
 )
 def test_sizes_end_with_the_most_sequences_that_run(most: int, expected: tuple[int, ...]) -> None:
-    assert sizes(most) == expected
-    assert sizes(1000)[-1] == 256
+    assert graph_rows(most) == expected
+    assert graph_rows(1000)[-1] == 256
 
 
 def requests() -> list[Request]:

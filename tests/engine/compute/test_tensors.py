@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from octavo.engine.api import SamplingParams
-from octavo.engine.compute.tensors import ALIGNED, Drawing, Shape, on_host, to_forward_batch
+from octavo.engine.compute.tensors import ALIGNED, BatchSizes, Drawing, on_host, to_forward_batch
 from octavo.engine.schedule.batch import PENDING, Batch, Row
 from tests.model.weights.pages import flat_batch
 
@@ -56,11 +56,11 @@ def test_a_pending_token_is_taken_on_the_device_and_one_that_is_no_number_is_som
     assert to_forward_batch(Batch(tuple(rows)), 4, CPU, drawing).tokens.tolist() == [7, 0, 41]
 
 
-def test_a_shape_larger_than_the_batch_is_padded_with_rows_that_write_and_see_nothing():
+def test_a_buffer_larger_than_its_batch_is_padded_with_rows_that_write_and_see_nothing():
     rows = (Row("a", 5, (7,), (3, 2), SamplingParams(5), 2), Row("b", 0, (8,), (1,), SamplingParams(5), 0))
-    shape = Shape(tokens=4, rows=4, logit_rows=4, blocks=3)
-    buffer = on_host(Batch(rows), shape, 4, CPU)
-    parts = shape.split(buffer.view(torch.int64), buffer.view(torch.int32))
+    sizes = BatchSizes(tokens=4, rows=4, logit_rows=4, blocks=3)
+    buffer = on_host(Batch(rows), sizes, 4, CPU)
+    parts = sizes.split(buffer.view(torch.int64), buffer.view(torch.int32))
     assert [part.tolist() for part in parts] == [
         [7, 8, 0, 0],
         [5, 0, 0, 0],
@@ -72,13 +72,13 @@ def test_a_shape_larger_than_the_batch_is_padded_with_rows_that_write_and_see_no
     ]
 
 
-@pytest.mark.parametrize("sizes", [(1, 1, 1, 1), (5, 3, 3, 7), (9, 2, 1, 4)])
-def test_every_tensor_is_aligned_and_none_overlaps_another(sizes):
-    shape = Shape(*sizes)
-    buffer = torch.empty(shape.nbytes, dtype=torch.uint8)
-    parts = shape.split(buffer.view(torch.int64), buffer.view(torch.int32))
+@pytest.mark.parametrize("numbers", [(1, 1, 1, 1), (5, 3, 3, 7), (9, 2, 1, 4)])
+def test_every_tensor_is_aligned_and_none_overlaps_another(numbers):
+    sizes = BatchSizes(*numbers)
+    buffer = torch.empty(sizes.nbytes, dtype=torch.uint8)
+    parts = sizes.split(buffer.view(torch.int64), buffer.view(torch.int32))
     starts = [part.data_ptr() for part in parts]
     assert starts == sorted(starts) and not any(start % ALIGNED for start in starts)
     ends = [part.data_ptr() + part.nbytes for part in parts]
     assert all(end <= start for end, start in zip(ends, starts[1:], strict=False))
-    assert ends[-1] <= starts[0] + shape.nbytes < ends[-1] + ALIGNED
+    assert ends[-1] <= starts[0] + sizes.nbytes < ends[-1] + ALIGNED
