@@ -82,7 +82,7 @@ class FakeEngine:
 
     def _next(self, request: Request, count: int) -> Output:
         if request.prompt[0] == CRASH:
-            raise RuntimeError("the step failed, as the prompt wished")
+            raise ModelError("the step failed, as the prompt wished")
         if request.prompt[0] == HANG:
             hang(self.behaviour)
         ended = count + 1 >= request.params.max_tokens

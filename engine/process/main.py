@@ -62,8 +62,9 @@ def main(
 ) -> None:
     """Builds the engine and runs it until the parent closes `requests`.
 
-    A ModelError while building is the user's to repair and is reported as Fatal. Any other exception, then or in a
-    step, leaves an engine that cannot be trusted: the process ends with status 1 and its supervisor starts another.
+    A ModelError while building is the user's to repair and is reported as Fatal. Any other exception while building,
+    and any exception in a step, leaves an engine that cannot be trusted: the process ends with status 1, and its
+    supervisor starts another one.
     """
     ignore_stop_signals()
     faulthandler.enable()  # a fault in a kernel and a watchdog's SIGABRT leave the stacks of all threads on stderr
@@ -72,19 +73,31 @@ def main(
     Thread(target=_read, args=(requests, inbox), name="reader", daemon=True).start()
     writer = Thread(target=_write, args=(reports, outbox), name="writer", daemon=True)
     writer.start()
-    status = 0
     try:
-        engine, ready = build(config, ProgressReporter(outbox.put))
-        outbox.put(ready)
-        _loop(engine, inbox, outbox)
-    except ModelError as error:
-        outbox.put(Fatal(str(error)))
+        _build_and_loop(config, build, inbox, outbox)
+        status = 0
     except Exception:
         traceback.print_exc()
         status = 1
     outbox.put(None)
     writer.join()
-    os._exit(status)  # without the interpreter's clean-up, which can hang on a device in a bad state
+    os._exit(status)  # The interpreter's own clean-up can hang on a device in a bad state.
+
+
+def _build_and_loop(
+    config: EngineConfig,
+    build: Build,
+    inbox: "SimpleQueue[ToEngine]",
+    outbox: "SimpleQueue[FromEngine | None]",
+) -> None:
+    """Returns only when the engine cannot be built and building it again would not help."""
+    try:
+        engine, ready = build(config, ProgressReporter(outbox.put))
+    except ModelError as error:
+        outbox.put(Fatal(str(error)))
+        return
+    outbox.put(ready)
+    _loop(engine, inbox, outbox)
 
 
 class ProgressReporter:

@@ -126,8 +126,13 @@ def _missing_kernels(model: Mixtral) -> tuple[str, ...]:
 
 
 def _device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    if name == "cuda" and not torch.cuda.is_available():
-        raise ModelError("--device cuda was asked for and torch finds no such device: use --device cpu.")
-    return torch.device(name)
+    """Returns the device that the flag means. Raises ModelError for one that is unknown or not there."""
+    match name:
+        case "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        case "cuda" if not torch.cuda.is_available():
+            raise ModelError("--device cuda was asked for and torch finds no such device: use --device cpu.")
+        case "cpu" | "cuda":
+            return torch.device(name)
+        case other:
+            raise ModelError(f"The device {other!r} is unknown; use auto, cpu or cuda.")

@@ -15,7 +15,7 @@ OLDEST = (8, 0)  # compute capability: on older GPUs, which have no product of b
 
 
 def select_ops(config: ModelConfig, device: torch.device, batch_invariant: bool = False) -> Ops:
-    """Chooses once per model. Raises ValueError for a device that nothing here was tried on.
+    """Chooses once per model. Raises ModelError for a device that nothing here was tried on.
 
     batch_invariant: a row's bits must not depend on the rest of the batch, whatever that costs.
     """
@@ -31,7 +31,7 @@ def select_ops(config: ModelConfig, device: torch.device, batch_invariant: bool 
         case "cpu" | "cuda":
             return plain
         case other:
-            raise ValueError(f"no operations for device {other!r}")
+            raise ModelError(f"There are no operations for the device {other!r}: use cpu or cuda.")
 
 
 def has_triton(device: torch.device) -> bool:

@@ -25,8 +25,10 @@ from octavo.engine.client import (
 )
 from octavo.engine.config import EngineConfig
 from octavo.engine.process.supervisor import Restarts
+from octavo.engine.startup.build import build
 from tests.fake_engine import CRASH, HANG, HANGS, REFUSED, Behaviour, fake_build
 from tests.server.vocab import byte_level
+from tests.tiny import write_tiny_checkpoint
 
 PATIENCE = 60  # seconds; the machine may be busy
 QUICK = Restarts(first_delay=0.01, longest_delay=0.02)
@@ -256,6 +258,22 @@ def test_a_fatal_error_is_not_tried_again(tmp_path: Path) -> None:
     assert states[-1] == Failed("Give another directory.")
     assert not any(isinstance(state, Loading) and state.error for state in states)
     assert len(lives.read_text().splitlines()) == 1
+
+
+def test_what_the_real_start_refuses_is_not_tried_again(tmp_path: Path) -> None:
+    states: list[EngineState] = []
+
+    async def run() -> None:
+        config = EngineConfig(str(write_tiny_checkpoint(tmp_path)), device="abacus")
+        client = ProcessClient(config, build, QUICK, states.append)
+        client.start()
+        try:
+            await asyncio.wait_for(client.given_up(), PATIENCE)
+        finally:
+            await client.stop()
+
+    asyncio.run(run())
+    assert states == [Failed("The device 'abacus' is unknown; use auto, cpu or cuda.")]
 
 
 def test_drain_lets_open_requests_end_and_takes_no_new_ones() -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from octavo.model.config import ModelError
 from octavo.model.kernels.gpu import configs
 from octavo.model.kernels.gpu.configs import Config, Entry
 
@@ -56,7 +57,7 @@ def test_the_device_goes_first_then_the_shape_then_the_tokens(
     ("op", "kind", "arch"), [("op", "bf16", "sm_75"), ("op", "fp8", "sm_90"), ("no", "bf16", "sm_90")]
 )
 def test_what_no_line_is_for_is_refused(op: str, kind: str, arch: str) -> None:
-    with pytest.raises(ValueError, match=f"{op} has no configuration for {kind} on {arch}"):
+    with pytest.raises(ModelError, match=f"{op} has no configuration for {kind} on {arch}"):
         configs.choose(op, kind, (16, 16), 1, arch)
 
 

@@ -7,6 +7,7 @@ from torch import Tensor
 from octavo.engine.api import SamplingParams
 from octavo.engine.compute import sampler
 from octavo.engine.schedule.batch import Row
+from octavo.model.config import ModelError
 from octavo.model.kernels.gpu.sampling import LARGEST_VOCAB, draw, draw_reference
 
 INF, NAN = float("inf"), float("nan")
@@ -161,7 +162,7 @@ def test_no_rows(device: torch.device) -> None:
 
 
 def test_a_vocabulary_whose_weights_might_overflow_is_refused() -> None:
-    with pytest.raises(ValueError, match="is larger than 524287"):
+    with pytest.raises(ModelError, match="is larger than the 524287 that"):
         draw(torch.zeros(1, 1).expand(1, LARGEST_VOCAB + 1), controls(torch.zeros(1)))
 
 

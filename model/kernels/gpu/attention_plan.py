@@ -46,7 +46,7 @@ class Tiling:
 
     @classmethod
     def of(cls, model: ModelConfig, dtype: torch.dtype, arch: str, processors: int) -> "Tiling":
-        """From the table, for queries and keys of `dtype`; arch as configs.arch_of. Raises ValueError."""
+        """From the table, for queries and keys of `dtype`; arch as configs.arch_of. Raises ModelError."""
         group = model.num_attention_heads // model.num_key_value_heads
         least = 1 << (group - 1).bit_length()  # rows, for one token
 

@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass, fields
 from functools import cache
 from pathlib import Path
 
+from octavo.model.config import ModelError
+
 FILE = Path(__file__).with_name("configs.json")
 ANY = "*"  # shape
 # The GeForce generation of Blackwell is newer than Hopper, and as small as Ada in shared memory and instructions.
@@ -57,7 +59,7 @@ def choose(op: str, kind: str, shape: tuple[int, int], tokens: int, arch: str) -
     """The configuration for a batch of `tokens` on a device (see arch_of), with matrices of `shape` [out, in].
 
     Entries of the device itself come before those of smaller ones, and those of the shape before those of any. Raises
-    ValueError where there are none: the kind is not for so small a device, or there is no such operation.
+    ModelError where there are none: the kind is not for so small a device, or there is no such operation.
     """
     kind, limit = SAME_BYTES.get(kind, kind), AS_SMALL_AS.get(arch, arch)
     entries = [entry for entry in table() if (entry.op, entry.kind) == (op, kind)]
@@ -66,7 +68,10 @@ def choose(op: str, kind: str, shape: tuple[int, int], tokens: int, arch: str) -
         for wanted in (shape_of(shape), ANY):
             if buckets := sorted(entry for entry in entries if (entry.arch, entry.shape) == (known, wanted)):
                 return table()[next((entry for entry in buckets if entry.up_to >= tokens), buckets[-1])]
-    raise ValueError(f"{op} has no configuration for {kind} on {arch}; add one to {FILE.name}.")
+    raise ModelError(
+        f"The kernel {op} has no configuration for {kind} on {arch}: choose another --dtype or --quantization, or add "
+        f"one to {FILE.name}."
+    )
 
 
 @cache

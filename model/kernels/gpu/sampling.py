@@ -26,6 +26,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from octavo.model.config import ModelError
 from octavo.model.ops import sampling
 
 BLOCK = 4096  # logits at once
@@ -44,11 +45,14 @@ draw_reference = sampling.draw_reference
 def draw(logits: Tensor, controls: Tensor, block: int = BLOCK) -> Tensor:
     """As model.ops.sampling.draw: logits [R, V] of any float dtype, controls [R, 5] float64 -> [R] int64.
 
-    Raises ValueError for a vocabulary whose weights might overflow their sum.
+    Raises ModelError for a vocabulary whose weights might overflow their sum.
     """
     rows, vocab = logits.shape
     if vocab > LARGEST_VOCAB:
-        raise ValueError(f"a vocabulary of {vocab} is larger than {LARGEST_VOCAB}")
+        raise ModelError(
+            f"A vocabulary of {vocab} tokens is larger than the {LARGEST_VOCAB} that the GPU's kernel draws from: "
+            "serve with --device cpu."
+        )
     if logits.stride(1) != 1:
         logits = logits.contiguous()
     tokens = torch.empty(rows, dtype=torch.int64, device=logits.device)

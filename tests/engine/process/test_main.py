@@ -148,6 +148,7 @@ def test_a_refused_request_leaves_the_others_alone(start: Nursery, token: int, e
 
 
 def test_a_step_that_raises_ends_the_process(start: Nursery) -> None:
+    """Even a ModelError does, which is Fatal only while the engine is built."""
     child = start(Behaviour())
     child.receive_ready()
     child.send(request("a", CRASH))

@@ -94,6 +94,7 @@ def test_the_context_shrinks_to_the_pool_unless_it_was_asked_for(checkpoint):
         ({"max_model_len": 100_000}, "beyond the 512 positions"),
         ({"kv_cache_memory": 100}, "no room for a KV cache"),
         ({"kv_cache_memory": 2**60}, "memory are left: lower it"),
+        ({"device": "abacus"}, "abacus"),
         ({"dtype": "int7"}, "int7"),
         ({"quantization": "int7"}, "int7"),
         ({"dtype": "bfloat16", "quantization": "int8"}, "leave out --dtype bfloat16"),

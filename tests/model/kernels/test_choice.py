@@ -87,5 +87,5 @@ def test_the_kernels_take_what_is_theirs() -> None:
 
 
 def test_another_device_is_refused() -> None:
-    with pytest.raises(ValueError, match="no operations for device 'mps'"):
+    with pytest.raises(ModelError, match="no operations for the device 'mps'"):
         select_ops(CONFIG, torch.device("mps"))
