@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from typing_extensions import TypedDict
 
-from octavo.server.conversation.parts import Piece, Text, ToolCallArguments, ToolCallStart
+from octavo.server.conversation.parts import ParsedDelta, Text, ToolCallArguments, ToolCallStart
 
 Event = Mapping[str, object]  # its type, and what that type has; anthropic.StreamEvent describes them
 
@@ -62,8 +62,8 @@ class Content:
         self.blocks: list[ContentBlock] = []  # those that are whole
         self._open: _Text | _ToolUse | None = None
 
-    def read(self, piece: Piece) -> Iterator[Event]:
-        for part in piece.parts:
+    def feed(self, parsed: ParsedDelta) -> Iterator[Event]:
+        for part in parsed.parts:
             match part:
                 case Text(text):
                     if not isinstance(self._open, _Text):
@@ -75,7 +75,7 @@ class Content:
                     yield self._delta(fragment, {"type": "input_json_delta", "partial_json": fragment})
 
     def end(self) -> Iterator[Event]:
-        """After the last piece. An answer of nothing has no blocks."""
+        """After the last delta. An answer of nothing has no blocks."""
         if self._open is not None:
             yield {"type": "content_block_stop", "index": len(self.blocks)}
             self.blocks.append(self._open.block())

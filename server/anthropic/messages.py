@@ -13,7 +13,7 @@ from octavo.engine.api import FinishReason
 from octavo.server.anthropic.content import Content, ContentBlock, InputDelta, TextDelta
 from octavo.server.anthropic.request import NAMES, CountRequest, MessagesRequest
 from octavo.server.conversation.begin import begin, rendered
-from octavo.server.conversation.parts import Ended, PartReaders
+from octavo.server.conversation.parts import AnswerParser, Ended
 from octavo.server.conversation.request import ChatRequest
 from octavo.server.conversation.translation import naming, translated
 from octavo.server.generation.admission import read_body
@@ -97,8 +97,8 @@ def router(service: Service) -> APIRouter:
         request = await read_body(service, http, MessagesRequest)
         chat = translated(service, request.chat(), NAMES)
         with naming(NAMES):
-            job, readers = await begin(service, http, chat, "msg_")
-        return await respond(http, job, MessageShape(job, request.model, readers), request.stream is True)
+            job, parser = await begin(service, http, chat, "msg_")
+        return await respond(http, job, MessageWriter(job, request.model, parser), request.stream is True)
 
     @routes.post("/v1/messages/count_tokens", openapi_extra=COUNT.extra())
     async def count_message_tokens(http: HttpRequest) -> Response:
@@ -117,15 +117,15 @@ def _count(service: Service, chat: ChatRequest) -> int:
     return len(service.tokenizer.encode(rendered(service, chat), add_special_tokens=False))
 
 
-class MessageShape:
-    """Implements respond.Shape. Streamed or whole, the answer is the blocks that Content makes of the same parts."""
+class MessageWriter:
+    """Implements respond.AnswerWriter. Content makes the same blocks, whether the answer is streamed or sent whole."""
 
     named = True
 
-    def __init__(self, job: Job, model: str, readers: PartReaders) -> None:
+    def __init__(self, job: Job, model: str, parser: AnswerParser) -> None:
         self._job = job
         self._model = model
-        self._readers = readers
+        self._parser = parser
         self._content = Content()
         self._ended: Ended | None = None
 
@@ -134,11 +134,11 @@ class MessageShape:
         return ({"type": "message_start", "message": self._message(self._job.usage())},)
 
     def chunks(self, delta: Delta) -> Events:
-        piece = self._readers.read(delta)
-        if piece is None:
+        parsed = self._parser.feed(delta)
+        if parsed is None:
             return ()
-        self._ended = piece.finish_reason
-        return [*self._content.read(piece)]
+        self._ended = parsed.finish_reason
+        return [*self._content.feed(parsed)]
 
     def closing(self, usage: Usage) -> Events:
         events = [*self._content.end()]

@@ -12,7 +12,7 @@ from octavo.engine.api import Ready, SamplingParams
 from octavo.server.conversation.call_grammar import call_constraints
 from octavo.server.conversation.calls import CallParser, format_of, new_id
 from octavo.server.conversation.messages import turns_of
-from octavo.server.conversation.parts import PartParser, PartReaders, PlainText
+from octavo.server.conversation.parts import AnswerParser, PartParser, PlainText
 from octavo.server.conversation.request import ChatRequest
 from octavo.server.conversation.tools import ToolUse
 from octavo.server.generation.admission import Task, admit, check_before_encoding
@@ -24,12 +24,12 @@ from octavo.server.http.health import require_ready
 from octavo.server.text.template import ChatTemplate, Rendering
 
 
-async def begin(service: Service, http: HttpRequest, request: ChatRequest, prefix: str) -> tuple[Job, PartReaders]:
+async def begin(service: Service, http: HttpRequest, request: ChatRequest, prefix: str) -> tuple[Job, AnswerParser]:
     """The job, whose id starts with `prefix`, and what reads its answer. Raises ApiError, and nothing is queued."""
     ready = require_ready(service.client)
     check_before_encoding(service, ready, 1, request)
     task, parser = await asyncio.to_thread(_prepared, service, request, ready)
-    return await admit(service, http, request, [task], prefix), PartReaders(parser)
+    return await admit(service, http, request, [task], prefix), AnswerParser(parser)
 
 
 def rendered(service: Service, request: ChatRequest) -> str:

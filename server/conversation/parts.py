@@ -47,8 +47,8 @@ class ToolCall:
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
-    """A Delta whose text has been read: what a client learns next about one choice."""
+class ParsedDelta:
+    """A ParsedDelta is a Delta whose text has been split into parts."""
 
     index: int  # of the choice
     parts: tuple[Part, ...]
@@ -61,7 +61,7 @@ class Piece:
 
     @property
     def tool_calls(self) -> list[ToolCall]:
-        """Those that begin in this piece; of a whole answer, all of them."""
+        """Those that begin in this delta; of a whole answer, all of them."""
         fragments: dict[int, list[str]] = {}
         for part in self.parts:
             if isinstance(part, ToolCallArguments):
@@ -93,15 +93,15 @@ class PlainText:
         return ()
 
 
-class PartReader:
-    """The deltas of one choice become pieces; log-probabilities go with the text that their tokens made."""
+class ChoiceParser:
+    """Parses the deltas of one choice; log-probabilities go with the text that their tokens made."""
 
     def __init__(self, parser: PartParser) -> None:
         self._parser = parser
         self._logprobs: list[tuple[int, TokenLogprobs]] = []  # of tokens whose text is held back
         self._called = False
 
-    def read(self, delta: Delta) -> Piece | None:
+    def feed(self, delta: Delta) -> ParsedDelta | None:
         """None when there is nothing to show."""
         parts = [*self._parser.push(delta.text)]
         if delta.finish_reason is not None:
@@ -111,22 +111,22 @@ class PartReader:
         if not parts and delta.finish_reason is None:
             return None
         logprobs, self._logprobs = tuple(self._logprobs), []
-        return Piece(delta.index, tuple(parts), logprobs, self._ended(delta.finish_reason))
+        return ParsedDelta(delta.index, tuple(parts), logprobs, self._ended(delta.finish_reason))
 
     def _ended(self, reason: FinishReason | None) -> Ended | None:
         return "tool_calls" if reason is FinishReason.STOP and self._called else reason
 
 
-class PartReaders:
-    """A reader for each choice of a response."""
+class AnswerParser:
+    """Holds a ChoiceParser for each choice of an answer."""
 
-    def __init__(self, parser: Callable[[], PartParser] = PlainText) -> None:
-        """parser: makes one for each choice."""
-        self._parser = parser
-        self._readers: dict[int, PartReader] = {}  # by index of the choice
+    def __init__(self, new_parser: Callable[[], PartParser] = PlainText) -> None:
+        """new_parser makes a parser for each choice."""
+        self._new_parser = new_parser
+        self._choices: dict[int, ChoiceParser] = {}  # by index of the choice
 
-    def read(self, delta: Delta) -> Piece | None:
-        """None when there is nothing to show. A whole choice, in one delta, gives one piece."""
-        if delta.index not in self._readers:
-            self._readers[delta.index] = PartReader(self._parser())
-        return self._readers[delta.index].read(delta)
+    def feed(self, delta: Delta) -> ParsedDelta | None:
+        """Returns None when there is nothing to show. A whole choice, in one delta, gives one ParsedDelta."""
+        if delta.index not in self._choices:
+            self._choices[delta.index] = ChoiceParser(self._new_parser())
+        return self._choices[delta.index].feed(delta)

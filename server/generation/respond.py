@@ -18,7 +18,7 @@ from octavo.server.http.wire import DONE, encode_json, event, named_event
 Events = Sequence[Mapping[str, object]]
 
 
-class Shape(Protocol):
+class AnswerWriter(Protocol):
     """The objects of one endpoint; one instance per request, since events may depend on those before."""
 
     named: bool  # whether events carry their type as a name; then no [DONE] follows the last
@@ -38,7 +38,7 @@ class Shape(Protocol):
         """The response that is not streamed, from one complete delta per choice."""
 
 
-class ChunkShape(ABC):
+class ChunkWriter(ABC):
     """The streams of completions and chat: chunks of one kind, and an error object if it comes to that."""
 
     named = False
@@ -58,46 +58,46 @@ class ChunkShape(ABC):
         """The last chunk; None when no usage was asked for."""
 
 
-async def respond(http: HttpRequest, job: Job, shape: Shape, stream: bool) -> Response:
+async def respond(http: HttpRequest, job: Job, writer: AnswerWriter, stream: bool) -> Response:
     """Closes the job when the answer is complete, has failed, or is no longer wanted."""
     if stream:
-        return EventStream(_events(job, shape), job.service.config.keep_alive, job.close)
+        return EventStream(_events(job, writer), job.service.config.keep_alive, job.close)
     try:
-        body = await until_disconnect(_whole(job, shape), http.receive)
+        body = await until_disconnect(_whole(job, writer), http.receive)
         return Response(body, media_type="application/json")
     finally:
         job.close()
 
 
-async def _events(job: Job, shape: Shape) -> AsyncGenerator[bytes, None]:
+async def _events(job: Job, writer: AnswerWriter) -> AsyncGenerator[bytes, None]:
     """Every stream without names ends in one [DONE], that of a failure too: after the error, which clients act on."""
-    framed = named_event if shape.named else event
-    async with aclosing(_payloads(job, shape)) as payloads:
+    framed = named_event if writer.named else event
+    async with aclosing(_payloads(job, writer)) as payloads:
         async for payload in payloads:
             yield framed(payload)
-    if not shape.named:
+    if not writer.named:
         yield DONE
 
 
-async def _payloads(job: Job, shape: Shape) -> AsyncGenerator[Mapping[str, object], None]:
+async def _payloads(job: Job, writer: AnswerWriter) -> AsyncGenerator[Mapping[str, object], None]:
     try:
-        for payload in shape.opening():
+        for payload in writer.opening():
             yield payload
         async with aclosing(job.deltas()) as deltas:
             async for delta in deltas:
-                for payload in shape.chunks(delta):
+                for payload in writer.chunks(delta):
                     yield payload
-        for payload in shape.closing(job.usage()):
+        for payload in writer.closing(job.usage()):
             yield payload
     except Exception as error:
-        for payload in shape.failed(as_api_error(error), job.usage()):
+        for payload in writer.failed(as_api_error(error), job.usage()):
             yield payload
 
 
-async def _whole(job: Job, shape: Shape) -> bytes:
+async def _whole(job: Job, writer: AnswerWriter) -> bytes:
     """Written in a thread: the log-probabilities of a long prompt take longer than the event loop may wait."""
     answer, usage = await _collect(job), job.usage()
-    return await asyncio.to_thread(lambda: encode_json(shape.whole(answer, usage)))
+    return await asyncio.to_thread(lambda: encode_json(writer.whole(answer, usage)))
 
 
 async def _collect(job: Job) -> list[Delta]:

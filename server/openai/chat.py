@@ -13,12 +13,20 @@ from starlette.responses import Response
 from typing_extensions import TypedDict
 
 from octavo.server.conversation.begin import begin, rendered
-from octavo.server.conversation.parts import Ended, Part, PartReaders, Piece, Text, ToolCallArguments, ToolCallStart
+from octavo.server.conversation.parts import (
+    AnswerParser,
+    Ended,
+    ParsedDelta,
+    Part,
+    Text,
+    ToolCallArguments,
+    ToolCallStart,
+)
 from octavo.server.conversation.request import ChatRequest
 from octavo.server.generation.admission import read_body
 from octavo.server.generation.choices import Delta
 from octavo.server.generation.job import Job, Usage
-from octavo.server.generation.respond import ChunkShape, respond
+from octavo.server.generation.respond import ChunkWriter, respond
 from octavo.server.generation.service import Service
 from octavo.server.http.operations import GENERATING, READING, Operation
 from octavo.server.http.wire import encode_json
@@ -115,8 +123,8 @@ def router(service: Service) -> APIRouter:
     async def create_chat_completion(http: HttpRequest) -> Response:
         """The model's next message in a conversation."""
         request = await read_body(service, http, ChatRequest)
-        job, readers = await begin(service, http, request, "chatcmpl-")
-        return await respond(http, job, ChatShape(job, request, service.tokenizer, readers), request.stream is True)
+        job, parser = await begin(service, http, request, "chatcmpl-")
+        return await respond(http, job, ChatWriter(job, request, service.tokenizer, parser), request.stream is True)
 
     @routes.post("/apply-template", openapi_extra=APPLY_TEMPLATE.extra())
     async def apply_template(http: HttpRequest) -> Response:
@@ -128,28 +136,28 @@ def router(service: Service) -> APIRouter:
     return routes
 
 
-class ChatShape(ChunkShape):
-    """Implements respond.Shape. The first chunk of a choice names the role; no other does."""
+class ChatWriter(ChunkWriter):
+    """Implements respond.AnswerWriter. The first chunk of a choice names the role; no other does."""
 
-    def __init__(self, job: Job, request: ChatRequest, tokenizer: Tokenizer, readers: PartReaders) -> None:
+    def __init__(self, job: Job, request: ChatRequest, tokenizer: Tokenizer, parser: AnswerParser) -> None:
         self._job = job
         self._request = request
         self._tokenizer = tokenizer
-        self._readers = readers
+        self._parser = parser
         self._begun: set[int] = set()  # indexes of choices whose role was sent
 
     def chunks(self, delta: Delta) -> list[ChatChunk]:
         """One for each part; the log-probabilities go with the first, the finish reason with the last."""
-        piece = self._readers.read(delta)
-        if piece is None:
+        parsed = self._parser.feed(delta)
+        if parsed is None:
             return []
         choices: list[ChunkChoice] = [
-            {"index": piece.index, "delta": _delta(part), "logprobs": None, "finish_reason": None}
-            for part in piece.parts or (None,)
+            {"index": parsed.index, "delta": _delta(part), "logprobs": None, "finish_reason": None}
+            for part in parsed.parts or (None,)
         ]
-        choices[0]["logprobs"] = self._logprobs(piece)
-        choices[-1]["finish_reason"] = piece.finish_reason
-        return [self._chunk(choice) for choice in (*self._opening(piece.index), *choices)]
+        choices[0]["logprobs"] = self._logprobs(parsed)
+        choices[-1]["finish_reason"] = parsed.finish_reason
+        return [self._chunk(choice) for choice in (*self._opening(parsed.index), *choices)]
 
     def _opening(self, index: int) -> list[ChunkChoice]:
         if index in self._begun:
@@ -167,7 +175,7 @@ class ChatShape(ChunkShape):
             "object": "chat.completion",
             "created": self._job.created,
             "model": self._request.model,
-            "choices": [self._choice(piece) for choice in choices if (piece := self._readers.read(choice))],
+            "choices": [self._choice(parsed) for choice in choices if (parsed := self._parser.feed(choice))],
             "usage": usage,
         }
         if (count := self._request.prompt_logprobs) is not None:
@@ -176,12 +184,12 @@ class ChatShape(ChunkShape):
             completion["prompt_logprobs"] = prompt_logprobs(self._tokenizer, first.request.prompt, entries, count)
         return completion
 
-    def _choice(self, piece: Piece) -> ChatChoice:
+    def _choice(self, parsed: ParsedDelta) -> ChatChoice:
         return {
-            "index": piece.index,
-            "message": _message(piece),
-            "logprobs": self._logprobs(piece),
-            "finish_reason": piece.finish_reason,
+            "index": parsed.index,
+            "message": _message(parsed),
+            "logprobs": self._logprobs(parsed),
+            "finish_reason": parsed.finish_reason,
         }
 
     def _chunk(self, choice: ChunkChoice) -> ChatChunk:
@@ -201,8 +209,8 @@ class ChatShape(ChunkShape):
             "choices": choices,
         }
 
-    def _logprobs(self, piece: Piece) -> ChatLogprobs | None:
-        return chat_logprobs(self._tokenizer, piece.logprobs) if self._request.logprobs else None
+    def _logprobs(self, parsed: ParsedDelta) -> ChatLogprobs | None:
+        return chat_logprobs(self._tokenizer, parsed.logprobs) if self._request.logprobs else None
 
 
 def _delta(part: Part | None) -> MessageDelta:
@@ -223,11 +231,11 @@ def _delta(part: Part | None) -> MessageDelta:
             return {"tool_calls": [{"index": index, "function": {"arguments": fragment}}]}
 
 
-def _message(piece: Piece) -> AssistantMessage:
+def _message(parsed: ParsedDelta) -> AssistantMessage:
     """Content is null where there are only calls."""
-    message: AssistantMessage = {"role": "assistant", "content": piece.text, "refusal": None}
-    if calls := piece.tool_calls:
-        message["content"] = piece.text or None
+    message: AssistantMessage = {"role": "assistant", "content": parsed.text, "refusal": None}
+    if calls := parsed.tool_calls:
+        message["content"] = parsed.text or None
         message["tool_calls"] = [
             {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
             for call in calls

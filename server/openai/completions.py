@@ -16,7 +16,7 @@ from octavo.server.generation.admission import Task, admit, check_before_encodin
 from octavo.server.generation.choices import Delta
 from octavo.server.generation.job import Job, Usage
 from octavo.server.generation.request import MAX_LOGPROBS, GenerationRequest, TokenIds
-from octavo.server.generation.respond import ChunkShape, respond
+from octavo.server.generation.respond import ChunkWriter, respond
 from octavo.server.generation.sampling import output_limit, sampling_params, truncated
 from octavo.server.generation.service import Service
 from octavo.server.http.errors import InvalidRequest
@@ -110,7 +110,7 @@ def router(service: Service) -> APIRouter:
         check_before_encoding(service, ready, len(prompts), request)
         tasks = await asyncio.to_thread(_tasks, service.tokenizer, request, prompts, ready)
         job = await admit(service, http, request, tasks, "cmpl-")
-        return await respond(http, job, CompletionShape(job, request, service.tokenizer), request.stream is True)
+        return await respond(http, job, CompletionWriter(job, request, service.tokenizer), request.stream is True)
 
     return routes
 
@@ -162,8 +162,8 @@ def _prompt_logprobs(request: CompletionRequest) -> int | None:
     return max((count for count in wanted if count is not None), default=None)
 
 
-class CompletionShape(ChunkShape):
-    """Implements respond.Shape."""
+class CompletionWriter(ChunkWriter):
+    """Implements respond.AnswerWriter."""
 
     def __init__(self, job: Job, request: CompletionRequest, tokenizer: Tokenizer) -> None:
         self._job = job

@@ -12,7 +12,7 @@ from typing_extensions import TypedDict
 
 from octavo.engine.api import FinishReason
 from octavo.server.conversation.begin import begin
-from octavo.server.conversation.parts import Ended, PartReaders
+from octavo.server.conversation.parts import AnswerParser, Ended
 from octavo.server.conversation.translation import declared, naming, translated
 from octavo.server.generation.admission import read_body
 from octavo.server.generation.choices import Delta
@@ -126,22 +126,22 @@ def router(service: Service) -> APIRouter:
         request = await read_body(service, http, ResponsesRequest)
         chat = translated(service, request.chat(), NAMES)
         with naming(NAMES):
-            job, readers = await begin(service, http, chat, "resp_")
-        shape = ResponseShape(job, request, service.tokenizer, readers)
-        return await respond(http, job, shape, request.stream is True)
+            job, parser = await begin(service, http, chat, "resp_")
+        writer = ResponseWriter(job, request, service.tokenizer, parser)
+        return await respond(http, job, writer, request.stream is True)
 
     return routes
 
 
-class ResponseShape:
-    """Implements respond.Shape. Streamed or whole, the answer is the items that Output makes of the same parts."""
+class ResponseWriter:
+    """Implements respond.AnswerWriter. Output makes the same items, whether the answer is streamed or sent whole."""
 
     named = True
 
-    def __init__(self, job: Job, request: ResponsesRequest, tokenizer: Tokenizer, readers: PartReaders) -> None:
+    def __init__(self, job: Job, request: ResponsesRequest, tokenizer: Tokenizer, parser: AnswerParser) -> None:
         self._job = job
         self._request = request
-        self._readers = readers
+        self._parser = parser
         self._output = Output(job.id.removeprefix("resp_"), tokenizer if request.includes_logprobs else None)
         self._numbers = itertools.count()
         self._ended: Ended | None = None
@@ -152,11 +152,11 @@ class ResponseShape:
         return self._numbered({"type": type, "response": begun} for type in types)
 
     def chunks(self, delta: Delta) -> Events:
-        piece = self._readers.read(delta)
-        if piece is None:
+        parsed = self._parser.feed(delta)
+        if parsed is None:
             return ()
-        self._ended = piece.finish_reason
-        return self._numbered(self._output.read(piece))
+        self._ended = parsed.finish_reason
+        return self._numbered(self._output.feed(parsed))
 
     def closing(self, usage: Usage) -> Events:
         status: Literal["incomplete", "completed"] = "incomplete" if self._is_cut else "completed"

@@ -6,7 +6,7 @@ from typing import Literal
 
 from typing_extensions import TypedDict
 
-from octavo.server.conversation.parts import Piece, Text, ToolCallArguments, ToolCallStart
+from octavo.server.conversation.parts import ParsedDelta, Text, ToolCallArguments, ToolCallStart
 from octavo.server.openai.logprobs import ChatTokenLogprob, chat_logprobs
 from octavo.server.text.tokenizer import Tokenizer
 
@@ -103,10 +103,10 @@ class Output:
         self._tokenizer = tokenizer
         self._open: _Message | _Call | None = None
 
-    def read(self, piece: Piece) -> Iterator[Event]:
-        """The log-probabilities of a piece go with the first text in it."""
-        logprobs = chat_logprobs(self._tokenizer, piece.logprobs)["content"] if self._tokenizer is not None else []
-        for part in piece.parts:
+    def feed(self, parsed: ParsedDelta) -> Iterator[Event]:
+        """The log-probabilities of a delta go with the first text in it."""
+        logprobs = chat_logprobs(self._tokenizer, parsed.logprobs)["content"] if self._tokenizer is not None else []
+        for part in parsed.parts:
             match part:
                 case Text(text):
                     yield from self._text(text, logprobs)
@@ -120,7 +120,7 @@ class Output:
                     yield self._within(self._open, "function_call_arguments.delta", delta=fragment)
 
     def end(self, status: ItemStatus) -> Iterator[Event]:
-        """After the last piece. An answer of nothing is an empty message."""
+        """After the last delta. An answer of nothing is an empty message."""
         if self._open is None and not self.items:
             yield from self._begin_message()
         yield from self._close(status)

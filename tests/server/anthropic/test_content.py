@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from octavo.server.anthropic.content import Content
-from octavo.server.conversation.parts import Part, Piece, Text, ToolCallArguments, ToolCallStart
+from octavo.server.conversation.parts import ParsedDelta, Part, Text, ToolCallArguments, ToolCallStart
 
 CALLS: tuple[Part, ...] = (
     Text("Let me "),
@@ -20,9 +20,9 @@ CALLS: tuple[Part, ...] = (
 
 
 def run(parts: Iterable[Part]) -> tuple[list[Any], list[Any]]:
-    """Each part in a piece of its own: the blocks, and the events."""
+    """Each part in a delta of its own: the blocks, and the events."""
     content = Content()
-    events = [event for part in parts for event in content.read(Piece(0, (part,)))]
+    events = [event for part in parts for event in content.feed(ParsedDelta(0, (part,)))]
     events += content.end()
     return content.blocks, events
 
@@ -52,9 +52,9 @@ def test_text_then_calls() -> None:
     assert events[5]["content_block"] == {"type": "tool_use", "id": "a", "name": "f", "input": {}}
 
 
-def test_one_piece_or_many() -> None:
+def test_one_delta_or_many() -> None:
     whole = Content()
-    events = [*whole.read(Piece(0, CALLS)), *whole.end()]
+    events = [*whole.feed(ParsedDelta(0, CALLS)), *whole.end()]
     assert (whole.blocks, events) == run(CALLS)
 
 

@@ -11,7 +11,7 @@ from llguidance import LLMatcher, LLTokenizer, grammar_from
 from octavo.engine.api import Grammar
 from octavo.engine.client import BadGrammar
 from octavo.server.conversation.calls import JSON, MISTRAL, MISTRAL_NAMED, CallFormat, CallParser
-from octavo.server.conversation.parts import Piece
+from octavo.server.conversation.parts import ParsedDelta
 from octavo.server.text.tokenizer import Tokenizer
 from tests.server.client import Client
 from tests.server.conversation.test_tools import CALLS, TOOLS, mistral, roomy, streamed, tool, whole
@@ -161,4 +161,4 @@ def test_the_tool_that_cannot_be_kept_to_is_named() -> None:
 def test_a_parser_reads_every_way_to_write_it() -> None:
     parser = CallParser(MISTRAL, frozenset({"f"}), lambda: "id")
     parts = [*parser.push('[TOOL_CALLS][{"name":"f","arguments":{}}]'), *parser.flush()]
-    assert len(Piece(0, tuple(parts)).tool_calls) == 1
+    assert len(ParsedDelta(0, tuple(parts)).tool_calls) == 1

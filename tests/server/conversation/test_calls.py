@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from octavo.server.conversation.calls import JSON, MISTRAL, MISTRAL_NAMED, CallFormat, CallParser, format_of, new_id
-from octavo.server.conversation.parts import Part, Piece, Text, ToolCall, ToolCallArguments, ToolCallStart
+from octavo.server.conversation.parts import ParsedDelta, Part, Text, ToolCall, ToolCallArguments, ToolCallStart
 from octavo.server.text.template import ChatTemplate
 from tests.server.text.test_template import CHATML, MISTRAL_TOOLS, SPECIAL
 
@@ -32,7 +32,7 @@ def whole(format: CallFormat, text: str, parallel: bool = True) -> tuple[str, li
     """The same, however the text is cut; as text and calls."""
     pieces = [[text], list(text), re.findall(r"(?s).{1,3}", text)]
     pieces += [[text[:cut], text[cut:]] for cut in range(len(text))]
-    answers = [Piece(0, tuple(read(format, cut, parallel))) for cut in pieces]
+    answers = [ParsedDelta(0, tuple(read(format, cut, parallel))) for cut in pieces]
     seen = [(answer.text, [(call.name, call.arguments) for call in answer.tool_calls]) for answer in answers]
     assert all(each == seen[0] for each in seen), text
     return seen[0]
@@ -166,7 +166,7 @@ def test_ids() -> None:
     assert re.fullmatch(r"[a-zA-Z0-9]{9}", new_id(short=True)())
     assert new_id(short=True)() != new_id(short=True)()
     parts = CallParser(JSON, frozenset("f"), new_id(False)).push('<tool_call>{"name": "f"}<tool_call>{"name": "f"}')
-    first, second = Piece(0, tuple(parts)).tool_calls
+    first, second = ParsedDelta(0, tuple(parts)).tool_calls
     assert isinstance(first, ToolCall) and first.id != second.id
 
 

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 
 from octavo.engine.api import FinishReason, TokenLogprobs
 from octavo.server.conversation.parts import (
+    AnswerParser,
+    ChoiceParser,
+    ParsedDelta,
     Part,
-    PartReader,
-    PartReaders,
-    Piece,
     Text,
     ToolCall,
     ToolCallArguments,
@@ -32,9 +32,9 @@ class Scripted:
 
 
 def test_without_tools_all_is_text() -> None:
-    readers = PartReaders()
-    assert readers.read(Delta(1, "a", ((65, SCORE),))) == Piece(1, (Text("a"),), ((65, SCORE),))
-    assert readers.read(Delta(1, "", (), FinishReason.STOP)) == Piece(1, (), (), FinishReason.STOP)
+    parser = AnswerParser()
+    assert parser.feed(Delta(1, "a", ((65, SCORE),))) == ParsedDelta(1, (Text("a"),), ((65, SCORE),))
+    assert parser.feed(Delta(1, "", (), FinishReason.STOP)) == ParsedDelta(1, (), (), FinishReason.STOP)
 
 
 def test_each_choice_has_its_own_parser() -> None:
@@ -44,23 +44,23 @@ def test_each_choice_has_its_own_parser() -> None:
         made.append(Scripted())
         return made[-1]
 
-    readers = PartReaders(parser)
+    answer = AnswerParser(parser)
     for index in (0, 1, 0, 2):
-        readers.read(Delta(index, "a"))
+        answer.feed(Delta(index, "a"))
     assert len(made) == 3
 
 
 def test_held_text_holds_its_log_probabilities() -> None:
-    reader = PartReader(Scripted(Text("ab")))
-    assert reader.read(Delta(0, "a", ((65, SCORE),))) is None
-    last = reader.read(Delta(0, "b", ((66, SCORE),), FinishReason.LENGTH))
-    assert last == Piece(0, (Text("ab"),), ((65, SCORE), (66, SCORE)), FinishReason.LENGTH)
+    choice = ChoiceParser(Scripted(Text("ab")))
+    assert choice.feed(Delta(0, "a", ((65, SCORE),))) is None
+    last = choice.feed(Delta(0, "b", ((66, SCORE),), FinishReason.LENGTH))
+    assert last == ParsedDelta(0, (Text("ab"),), ((65, SCORE), (66, SCORE)), FinishReason.LENGTH)
 
 
 def test_calls_change_the_reason_of_an_answer_that_ended_by_itself() -> None:
     for reason, shown in ((FinishReason.STOP, "tool_calls"), (FinishReason.LENGTH, FinishReason.LENGTH)):
-        piece = PartReader(Scripted(ToolCallStart(0, "i", "f"))).read(Delta(0, "", (), reason))
-        assert piece is not None and piece.finish_reason == shown
+        parsed = ChoiceParser(Scripted(ToolCallStart(0, "i", "f"))).feed(Delta(0, "", (), reason))
+        assert parsed is not None and parsed.finish_reason == shown
 
 
 def test_calls_are_the_join_of_their_parts() -> None:
@@ -71,5 +71,5 @@ def test_calls_are_the_join_of_their_parts() -> None:
         ToolCallArguments(0, "}"),
         ToolCallStart(1, "j", "g"),
     )
-    piece = Piece(0, parts)
-    assert (piece.text, piece.tool_calls) == ("a", [ToolCall("i", "f", "{}"), ToolCall("j", "g", "")])
+    parsed = ParsedDelta(0, parts)
+    assert (parsed.text, parsed.tool_calls) == ("a", [ToolCall("i", "f", "{}"), ToolCall("j", "g", "")])

@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from typing import Any
 
-from octavo.server.conversation.parts import Part, Piece, Text, ToolCallArguments, ToolCallStart
+from octavo.server.conversation.parts import ParsedDelta, Part, Text, ToolCallArguments, ToolCallStart
 from octavo.server.openai.responses_output import Output
 
 CALLS: tuple[Part, ...] = (
@@ -18,9 +18,9 @@ CALLS: tuple[Part, ...] = (
 
 
 def run(parts: Iterable[Part]) -> tuple[list[Any], list[Any]]:
-    """Each part in a piece of its own: the items, and the events."""
+    """Each part in a delta of its own: the items, and the events."""
     output = Output("key", None)
-    events = [event for part in parts for event in output.read(Piece(0, (part,)))]
+    events = [event for part in parts for event in output.feed(ParsedDelta(0, (part,)))]
     events += output.end("completed")
     return output.items, events
 
@@ -54,9 +54,9 @@ def test_text_then_calls() -> None:
     ]
 
 
-def test_one_piece_or_many() -> None:
+def test_one_delta_or_many() -> None:
     whole = Output("key", None)
-    events = [*whole.read(Piece(0, CALLS)), *whole.end("completed")]
+    events = [*whole.feed(ParsedDelta(0, CALLS)), *whole.end("completed")]
     assert (whole.items, events) == run(CALLS)
 
 
@@ -79,7 +79,7 @@ def test_text_after_a_call_is_a_new_message() -> None:
 
 def test_what_is_cut_is_incomplete_only_at_the_end() -> None:
     output = Output("key", None)
-    for _ in output.read(Piece(0, CALLS)):
+    for _ in output.feed(ParsedDelta(0, CALLS)):
         pass
     for _ in output.end("incomplete"):
         pass
