@@ -16,18 +16,18 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks import bandwidth
-from benchmarks.bandwidth import Bandwidth
-from benchmarks.figures import Spread
-from benchmarks.machine import describe
-from benchmarks.markdown import head, line, spread
+from benchmarks.common import bandwidth
+from benchmarks.common.bandwidth import Bandwidth
+from benchmarks.common.figures import Spread
+from benchmarks.common.machine import describe
+from benchmarks.common.markdown import head, line, spread
 from octavo.model.batch import ForwardBatch
 from octavo.model.kernels.cpu.library import Library, how_to_build, library
 from octavo.model.kernels.cpu.structs import PagesStruct, StepStruct
 from octavo.model.kv_cache import LayerCache
 from octavo.model.weights.memory import zeros_on
 
-HEADS, KV_HEADS, DIM, BLOCK = 16, 4, 64, 16  # as benchmarks.bench_model has them
+HEADS, KV_HEADS, DIM, BLOCK = 16, 4, 64, 16  # as benchmarks.common.checkpoint has them
 ITEM = 4  # bytes of a float32
 POOL = 1 << 29  # bytes of pages, which are gone through in turn: no cache holds them
 STREAMS, CONTEXTS = (1, 16), (512, 2048, 8192)

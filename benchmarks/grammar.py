@@ -9,7 +9,7 @@ from statistics import median, quantiles
 
 import numpy as np
 
-from benchmarks.machine import user_cache
+from benchmarks.common.machine import user_cache
 from octavo.engine.api import Grammar
 from octavo.engine.compute.compiler import Compiler
 from octavo.engine.config import TOKENIZER

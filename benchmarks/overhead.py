@@ -12,9 +12,9 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.bench_model import SHAPES, build
-from benchmarks.engine_peer import Peer
-from benchmarks.loads import Step
+from benchmarks.common.checkpoint import SHAPES, build
+from benchmarks.common.engine import Peer
+from benchmarks.common.loads import Step
 from octavo.server import options
 
 DEPTHS = (8, 40)  # layers

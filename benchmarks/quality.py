@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer
 from torch import Tensor
 
-from benchmarks.machine import describe, user_cache
-from benchmarks.markdown import head, line
+from benchmarks.common.machine import describe, user_cache
+from benchmarks.common.markdown import head, line
 from octavo.engine.api import SamplingParams
 from octavo.engine.compute.tensors import to_forward_batch
 from octavo.engine.config import TOKENIZER

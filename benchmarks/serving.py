@@ -18,11 +18,11 @@ from typing import Any
 
 from tqdm import tqdm
 
-from benchmarks.client import Target, chat, closed_loop
-from benchmarks.figures import Round, Row, Sample, Spread
-from benchmarks.machine import describe, user_cache
-from benchmarks.process import JsonLines, json_lines, octavo_server
-from benchmarks.prompts import prompt
+from benchmarks.common.client import Target, chat, closed_loop
+from benchmarks.common.figures import Round, Row, Sample, Spread
+from benchmarks.common.machine import describe, user_cache
+from benchmarks.common.process import JsonLines, json_lines, octavo_server
+from benchmarks.common.prompts import prompt
 from benchmarks.serving_report import Comparison, table
 from octavo.model.demo.default_model import build, default_directory
 
@@ -94,7 +94,7 @@ def _run(model: str, arguments: argparse.Namespace) -> Results:
     flags = ["--served-model-name", SERVED_NAME, *arguments.serve]
     with (
         tempfile.TemporaryDirectory() as scratch,
-        json_lines([sys.executable, "-m", "benchmarks.transformers_generate", model]) as peer,
+        json_lines([sys.executable, "-m", "benchmarks.common.transformers_generate", model]) as peer,
     ):
         print("transformers looks for its fastest form ...", file=sys.stderr)
         results = Results(peer.read())

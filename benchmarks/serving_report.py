@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from benchmarks.figures import Row, Spread
-from benchmarks.markdown import head, line, milliseconds, spread
+from benchmarks.common.figures import Row, Spread
+from benchmarks.common.markdown import head, line, milliseconds, spread
 
 HEAD = head("", "streams", "tokens/s: median (range)", "first token p50 / p95", "between tokens p50 / p95", "failed")
 

@@ -13,10 +13,10 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from benchmarks.bench_model import SHAPES, obtain
-from benchmarks.loads import Load, Step
-from benchmarks.machine import describe
-from benchmarks.process import JsonLines, json_lines
+from benchmarks.common.checkpoint import SHAPES, obtain
+from benchmarks.common.loads import Load, Step
+from benchmarks.common.machine import describe
+from benchmarks.common.process import JsonLines, json_lines
 from benchmarks.sparsity_figures import LOADS, Measured, report, table
 from benchmarks.sparsity_plot import draw
 
@@ -34,7 +34,7 @@ def main() -> int:
     with ExitStack() as stack:
         for shape, directory in directories.items():
             print(f"loading the {shape} model ...", file=sys.stderr)
-            command = [sys.executable, "-m", "benchmarks.engine_peer", str(directory), *FLAGS, *arguments.serve]
+            command = [sys.executable, "-m", "benchmarks.common.engine", str(directory), *FLAGS, *arguments.serve]
             peers[shape] = stack.enter_context(json_lines(command))
             measured[shape] = Measured.of(directory, peers[shape].read())
         _measure(peers, measured, arguments.rounds)

@@ -5,10 +5,10 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.bench_model import SHAPES
-from benchmarks.figures import Spread
-from benchmarks.loads import Load
-from benchmarks.markdown import head, line, spread
+from benchmarks.common.checkpoint import SHAPES
+from benchmarks.common.figures import Spread
+from benchmarks.common.loads import Load
+from benchmarks.common.markdown import head, line, spread
 from octavo.model.config import ModelConfig
 
 SPARSE, SAME_TOTAL, SAME_ACTIVE = SHAPES

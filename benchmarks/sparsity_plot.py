@@ -7,7 +7,7 @@ from typing import Any
 from matplotlib import rc_context
 from matplotlib.figure import Figure
 
-from benchmarks.figures import Spread
+from benchmarks.common.figures import Spread
 from benchmarks.sparsity_figures import LOADS, NAMES, Measured
 
 # The page shines through, so every colour must stand out from white and from black: none is very light or very dark.

@@ -7,7 +7,7 @@ import torch
 from tokenizers import Tokenizer
 
 from benchmarks import quality
-from benchmarks.machine import user_cache
+from benchmarks.common.machine import user_cache
 from benchmarks.quality import Quality, Scores
 from octavo.engine.config import TOKENIZER
 from octavo.model.config import ModelError

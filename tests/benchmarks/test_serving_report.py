@@ -1,8 +1,8 @@
 """The table says what was measured."""
 
-from benchmarks.figures import Round, Row, Sample, Spread
-from benchmarks.machine import describe
-from benchmarks.prompts import PROMPTS, prompt
+from benchmarks.common.figures import Round, Row, Sample, Spread
+from benchmarks.common.machine import describe
+from benchmarks.common.prompts import PROMPTS, prompt
 from benchmarks.serving_report import Comparison, table
 
 

@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.bench_model import SHAPES
-from benchmarks.machine import describe
+from benchmarks.common.checkpoint import SHAPES
+from benchmarks.common.machine import describe
 from benchmarks.sparsity_figures import LOADS, SAME_ACTIVE, SAME_TOTAL, SPARSE, Load, Measured, report, table
 from benchmarks.sparsity_plot import draw
 

@@ -1,0 +1,1 @@
+"""Measures the GPU path operation by operation, and tunes its kernels."""

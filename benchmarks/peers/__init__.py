@@ -1,0 +1,1 @@
+"""Measures Octavo beside transformers and llama.cpp."""

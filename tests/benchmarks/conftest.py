@@ -1,6 +1,0 @@
-"""The benchmarks of a GPU are tested where triton is: its wheels are for Linux."""
-
-import importlib.util
-
-if importlib.util.find_spec("triton") is None:
-    collect_ignore_glob = ["test_gpu*.py", "test_tune.py"]

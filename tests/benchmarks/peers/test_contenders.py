@@ -1,0 +1,58 @@
+"""Each contender is started with what it is named after, and answers in the same form."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from benchmarks.common.loads import Load
+from benchmarks.peers.__main__ import SECTIONS, _results, _some_of
+from benchmarks.peers.contenders import CONTENDERS, HIDE, OCTAVO, Contender, Setting, engine, server
+from tests.tiny import write_tiny_checkpoint
+
+PLAIN = Contender("Octavo fp32", OCTAVO, ("--device", "cpu", "--dtype", "float32"), 4.0, 4.0)
+
+
+def setting(directory: Path) -> Setting:
+    return Setting(write_tiny_checkpoint(directory / "model"), 1, Path(), directory)
+
+
+def test_the_engine_answers(tmp_path: Path) -> None:
+    load = Load("", streams=2, prompt_tokens=4, max_tokens=3)
+    hidden = replace(PLAIN, form=(*PLAIN.form, HIDE))
+    with engine(hidden, setting(tmp_path)) as one:
+        steps = one.ask(load)
+        assert one.start is not None
+        assert 0 < one.start.anonymous < one.start.resident
+    assert [tokens for _, tokens in steps] == [2, 2, 2]
+    assert load.rate(steps) > 0
+
+
+def test_every_server_has_the_same_cache(tmp_path: Path) -> None:
+    flags = setting(tmp_path).serve_flags(CONTENDERS["octavo-int8"])
+    assert flags[:2] == ("--quantization", "int8")
+    keys_and_values, layers, heads, head_dim = 2, 2, 2, 8
+    size = 4 * keys_and_values * layers * heads * head_dim * 8192
+    assert flags[flags.index("--kv-cache-memory") + 1] == str(size)
+
+
+def test_only_servers_serve() -> None:
+    serving = [name for name, contender in CONTENDERS.items() if contender.serves]
+    assert serving == ["octavo-fp16", "octavo-int8", "octavo-int4", "llama-f16", "llama-q8_0"]
+
+
+def test_a_server_that_does_not_start_says_why(tmp_path: Path) -> None:
+    wrong = Contender("wrong", OCTAVO, ("--dtype", "float33"), 4.0, 4.0)
+    with pytest.raises(SystemExit, match="did not start"), server(wrong, setting(tmp_path)):
+        pytest.fail("it cannot be ready")
+
+
+def test_results_of_some_sections_have_a_file_of_their_own() -> None:
+    assert _results(["http"]).name.endswith("-peers-http-cpu.json")
+    assert _results(list(SECTIONS)).name.endswith("-peers-cpu.json")
+
+
+def test_names_are_checked() -> None:
+    assert _some_of(SECTIONS)("http,engine") == ["http", "engine"]
+    with pytest.raises(Exception, match="speed is none of engine, experts, http"):
+        _some_of(SECTIONS)("http,speed")
