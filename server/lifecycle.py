@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from types import FrameType
 from typing import Any, Protocol
 
-from octavo.engine.client import ProcessClient
+from octavo.engine.client import ManagedEngine
 from octavo.server.config import ServerConfig
 from octavo.server.http.errors import StartupError
 
@@ -54,7 +54,7 @@ class Http(Protocol):
         """Ends `serve` soon."""
 
 
-def run(make_http: Callable[[], Http], client: ProcessClient, listener: socket.socket, config: ServerConfig) -> int:
+def run(make_http: Callable[[], Http], client: ManagedEngine, listener: socket.socket, config: ServerConfig) -> int:
     """Serves until a signal or until the engine has failed for good; returns the exit status.
 
     0 after a signal; 1 if the engine failed after it had been ready, 2 if it never was. The engine's process is begun
@@ -71,7 +71,7 @@ def _exit_soon(status: int) -> None:
 
 
 async def _serve(
-    make_http: Callable[[], Http], client: ProcessClient, listener: socket.socket, config: ServerConfig
+    make_http: Callable[[], Http], client: ManagedEngine, listener: socket.socket, config: ServerConfig
 ) -> int:
     stop, stop_now = asyncio.Event(), asyncio.Event()
     with _signals_set(stop, stop_now):
@@ -94,7 +94,7 @@ async def _serve(
         return status
 
 
-async def _made(make_http: Callable[[], Http], client: ProcessClient) -> Http:
+async def _made(make_http: Callable[[], Http], client: ManagedEngine) -> Http:
     """Without HTTP there is no use for an engine."""
     try:
         return await asyncio.to_thread(make_http)
@@ -103,7 +103,7 @@ async def _made(make_http: Callable[[], Http], client: ProcessClient) -> Http:
         raise
 
 
-def _status(client: ProcessClient, asked_to_stop: bool) -> int:
+def _status(client: ManagedEngine, asked_to_stop: bool) -> int:
     if asked_to_stop:
         return 0
     return 2 if client.ready is None else 1

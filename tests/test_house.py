@@ -196,7 +196,7 @@ def test_every_module_states_its_rule() -> None:
         "octavo.server.app",
         "octavo.server.cli",
         "octavo.server.lifecycle",
-        "octavo.engine.client",
+        "octavo.engine.process.client",
         "octavo.engine.startup.build",
         "octavo.model.config",
         "octavo.model.loading.hub",

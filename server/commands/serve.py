@@ -33,7 +33,7 @@ def add(commands: "argparse._SubParsersAction[Any]") -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     _on_stop_signals(_vanish)
-    from octavo.engine.client import ProcessClient
+    from octavo.engine.process.client import ProcessClient
     from octavo.engine.startup.build import build
     from octavo.model.config import ModelConfig
     from octavo.server import lifecycle

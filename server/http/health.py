@@ -4,8 +4,8 @@ from fastapi import APIRouter
 from starlette.responses import Response
 from typing_extensions import TypedDict
 
-from octavo.engine.api import Progress, Ready
-from octavo.engine.client import Draining, EngineClient, EngineState, Failed, Loading
+from octavo.engine.api import Ready
+from octavo.engine.client import EngineClient, why_unavailable
 from octavo.server.http.errors import ServiceUnavailable
 from octavo.server.http.operations import Operation
 from octavo.server.http.wire import encode_json
@@ -19,28 +19,7 @@ def require_ready(client: EngineClient) -> Ready:
     """The engine's bounds. Raises ServiceUnavailable, with the reason, when it takes no requests."""
     if isinstance(client.state, Ready):
         return client.state
-    raise ServiceUnavailable(_reason(client.state))
-
-
-def _reason(state: EngineState) -> str:
-    match state:
-        case Loading(progress, None):
-            return f"The model is loading{_described(progress)}; try again soon."
-        case Loading(progress, error):
-            return f"The engine stopped ({error}) and is being restarted{_described(progress)}; try again soon."
-        case Draining():
-            return "The server is shutting down; it finishes open requests and takes no new ones."
-        case Failed(error):
-            return f"The engine failed ({error}); the server is about to exit."
-        case _:
-            return "The engine is not ready; try again soon."
-
-
-def _described(progress: Progress | None) -> str:
-    if progress is None:
-        return ""
-    share = f" ({100 * progress.done // progress.total} %)" if progress.total else ""
-    return f": {progress.what}, {progress.done} of {progress.total}{share}"
+    raise ServiceUnavailable(why_unavailable(client.state))
 
 
 def router(client: EngineClient) -> APIRouter:

@@ -9,8 +9,8 @@ from typing import NoReturn
 
 import pytest
 
-from octavo.engine.client import ProcessClient
 from octavo.engine.config import EngineConfig
+from octavo.engine.process.client import ProcessClient
 from octavo.server import lifecycle
 from octavo.server.config import ServerConfig
 from octavo.server.http.errors import StartupError

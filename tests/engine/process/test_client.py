@@ -18,12 +18,12 @@ from octavo.engine.client import (
     Failed,
     Generation,
     Loading,
-    ProcessClient,
     QueueFull,
     TooLong,
     Unavailable,
 )
 from octavo.engine.config import EngineConfig
+from octavo.engine.process.client import ProcessClient
 from octavo.engine.process.supervisor import Restarts
 from octavo.engine.startup.build import build
 from tests.fake_engine import CRASH, HANG, HANGS, REFUSED, Behaviour, fake_build
@@ -175,7 +175,7 @@ def test_death_fails_every_open_request_and_it_serves_again(kill: bool) -> None:
             assert client.stats.running == 0
             assert isinstance(client.state, Loading)
             assert client.ready is not None, "the bounds outlive the process"
-            with pytest.raises(Unavailable, match="started again"):
+            with pytest.raises(Unavailable, match="being restarted"):
                 client.submit([request("late", 1)])
             await until_ready(client)
             assert tokens_of(await outputs_of(client.submit([request("again", 1)]))) == [2, 3, 4]

@@ -1,0 +1,216 @@
+"""ProcessClient is the EngineClient of an engine that runs in a process of its own."""
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from octavo.engine.api import (
+    Abort,
+    EngineStats,
+    Fatal,
+    FinishReason,
+    FromEngine,
+    Grammar,
+    Output,
+    Progress,
+    Ready,
+    Request,
+    StepOutputs,
+)
+from octavo.engine.client import (
+    BadGrammar,
+    Draining,
+    EngineState,
+    Failed,
+    Loading,
+    QueueFull,
+    TooLong,
+    Unavailable,
+    why_unavailable,
+)
+from octavo.engine.config import TOKENIZER, EngineConfig
+from octavo.engine.process.checker import Closed, Crowded, GrammarChecker
+from octavo.engine.process.collector import Collector
+from octavo.engine.process.main import Build
+from octavo.engine.process.supervisor import Died, Restarts, Supervisor
+
+DEFAULT_RESTARTS = Restarts()
+
+
+class ProcessClient:
+    """EngineClient over an engine in its own process, which is started again when it dies.
+
+    Everything but the constructor runs on one event loop. Nothing is sent twice: the requests that were open when the
+    process died end with an error, because one of them may be what it died of.
+    """
+
+    def __init__(
+        self,
+        config: EngineConfig,
+        build: Build,
+        restarts: Restarts = DEFAULT_RESTARTS,
+        watch: Callable[[EngineState], None] | None = None,
+    ) -> None:
+        """`watch` is called with each new state. `build` must be picklable: a function of a module, or a partial."""
+        self._supervisor = Supervisor(config, build, restarts, self._receive, lambda: bool(self._open))
+        self._checker = GrammarChecker(Path(config.model) / TOKENIZER)
+        self._watch = watch
+        self._state: EngineState = Loading()
+        self._ready: Ready | None = None
+        self._stats = EngineStats()
+        self._open: dict[str, Collector] = {}  # by request id: accepted, not ended and not given up
+        self._idle = asyncio.Event()
+        self._idle.set()
+        self._supervision: asyncio.Task[None] | None = None
+
+    @property
+    def state(self) -> EngineState:
+        return self._state
+
+    @property
+    def stats(self) -> EngineStats:
+        return self._stats
+
+    @property
+    def ready(self) -> Ready | None:
+        return self._ready
+
+    @property
+    def open_requests(self) -> int:
+        """Requests that were accepted and have not ended."""
+        return len(self._open)
+
+    @property
+    def engine_pid(self) -> int | None:
+        """The engine process of the moment, for tests and operators."""
+        return self._supervisor.pid
+
+    def start(self) -> None:
+        """Starts the engine process and keeps one running until `stop`; returns at once."""
+        self._supervision = asyncio.create_task(self._supervise(), name="engine supervision")
+
+    async def given_up(self) -> None:
+        """Returns when the engine will not be started again and the state is Failed, or after `stop`."""
+        if self._supervision is not None:
+            await asyncio.wait([self._supervision])
+
+    async def drain(self, timeout: float) -> None:
+        """Takes no new requests; returns when the open ones have ended, after `timeout` seconds by an error."""
+        self._close_door()
+        try:
+            await asyncio.wait_for(self._idle.wait(), timeout)
+        except TimeoutError:
+            pass
+        finally:
+            self._fail_open("The server is shutting down.")
+
+    async def stop(self) -> None:
+        """Ends the engine process, whatever it is doing, and with it every open request."""
+        self._close_door()
+        self._fail_open("The server is shutting down.")
+        self._checker.close()
+        if self._supervision is not None:
+            self._supervision.cancel()
+            await asyncio.wait([self._supervision])
+            if not self._supervision.cancelled():
+                self._supervision.result()  # raises what should not have happened
+
+    async def check(self, grammar: Grammar) -> None:
+        """Tries a grammar out in a process of its own. Raises BadGrammar, QueueFull or Unavailable."""
+        if not isinstance(self._state, Ready):
+            raise Unavailable(why_unavailable(self._state))
+        try:
+            complaint = await self._checker.check(grammar, self._state.eos_token_ids)
+        except Crowded:
+            raise QueueFull("Too many grammars are waiting to be compiled; try again later.") from None
+        except Closed:
+            raise Unavailable(why_unavailable(Draining())) from None
+        if complaint is not None:
+            raise BadGrammar(complaint)
+
+    def submit(self, requests: Sequence[Request]) -> Collector:
+        """Accepts all of the requests or none. Raises TooLong, QueueFull or Unavailable."""
+        self._admit(requests)
+        collector = Collector([request.id for request in requests], self._abandon)
+        for request in requests:
+            self._open[request.id] = collector
+            self._supervisor.send(request)
+        self._idle.clear()
+        return collector
+
+    def _admit(self, requests: Sequence[Request]) -> None:
+        if not isinstance(self._state, Ready):
+            raise Unavailable(why_unavailable(self._state))
+        bounds = self._state
+        if any(request.id in self._open for request in requests):
+            raise ValueError("a request id is already in use")
+        longest = max(len(request.prompt) + request.params.max_tokens for request in requests)
+        if longest > bounds.max_model_len:
+            raise TooLong(
+                f"The prompt and max_tokens need {longest} tokens together, but the context has only "
+                f"{bounds.max_model_len}; shorten the prompt or lower max_tokens."
+            )
+        places = bounds.max_num_seqs + bounds.max_waiting
+        if len(requests) > places:
+            raise TooLong(f"The server takes {places} sequences at once, but this request asks for {len(requests)}.")
+        if len(self._open) + len(requests) > places:
+            raise QueueFull(f"The queue is full: {len(self._open)} sequences are running or waiting; try again later.")
+
+    async def _supervise(self) -> None:
+        error = await self._supervisor.run()
+        if not isinstance(self._state, Draining):
+            self._enter(Failed(error))
+
+    def _receive(self, message: FromEngine | Died) -> None:
+        match message:
+            case StepOutputs():
+                self._stats = message.stats
+                for output in message.outputs:
+                    self._route(output)
+            case Progress() if isinstance(self._state, Loading):
+                self._enter(replace(self._state, progress=message))
+            case Ready():
+                self._ready = message
+                if isinstance(self._state, Loading):
+                    self._enter(message)
+            case Fatal():
+                self._enter(Failed(message.message))
+            case Died(reason):
+                self._stats = EngineStats()
+                if isinstance(self._state, Loading | Ready):
+                    self._enter(Loading(error=reason))
+                self._fail_open("The engine process died while it worked on this request; try again in a moment.")
+
+    def _route(self, output: Output) -> None:
+        """Hands the output to whoever waits for it; one that is no longer wanted is dropped."""
+        collector = self._open.get(output.id)
+        if collector is None:
+            return
+        if output.finish_reason is not None:
+            self._forget(output.id)
+        collector.put(output)
+
+    def _abandon(self, request_id: str) -> None:
+        self._forget(request_id)
+        self._supervisor.send(Abort(request_id))
+
+    def _fail_open(self, message: str) -> None:
+        for request_id in tuple(self._open):
+            self._route(Output(request_id, finish_reason=FinishReason.ERROR, error=message))
+
+    def _forget(self, request_id: str) -> None:
+        self._open.pop(request_id, None)
+        if not self._open:
+            self._idle.set()
+
+    def _close_door(self) -> None:
+        if not isinstance(self._state, Failed):
+            self._enter(Draining())
+
+    def _enter(self, state: EngineState) -> None:
+        if state == self._state:
+            return
+        self._state = state
+        if self._watch is not None:
+            self._watch(state)
