@@ -10,7 +10,7 @@ from typing import Any
 
 from octavo.server.conversation.parts import Part, Text, ToolCallArguments, ToolCallStart
 from octavo.server.text.template import ChatTemplate
-from octavo.server.text.turns import CALL, END_OF_CALL
+from octavo.server.text.template_adaptation import CALL, END_OF_CALL
 
 _LETTERS = string.ascii_letters + string.digits
 _REACH = 256  # characters within which the head of a call must end; without it, a call is read when it is complete

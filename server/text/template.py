@@ -14,7 +14,15 @@ from jinja2.parser import Parser
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 from octavo.server.http.errors import InvalidRequest, StartupError
-from octavo.server.text.turns import Turn, TurnCall, as_user, described, merged, with_short_ids, without_calls
+from octavo.server.text.template_adaptation import (
+    Turn,
+    TurnCall,
+    as_user,
+    described,
+    merged,
+    with_short_ids,
+    without_calls,
+)
 
 _FIRST, _SECOND = "Xyzzy", "Plugh"  # words that no template has of its own
 _TOOL: dict[str, Any] = {

@@ -8,7 +8,7 @@ import pytest
 
 from octavo.server.http.errors import InvalidRequest, StartupError
 from octavo.server.text.template import ChatTemplate, Rendering
-from octavo.server.text.turns import Turn
+from octavo.server.text.template_adaptation import Turn
 
 MIXTRAL = (
     "{{ bos_token }}{% for message in messages %}"

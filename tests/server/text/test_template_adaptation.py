@@ -2,7 +2,15 @@
 
 import json
 
-from octavo.server.text.turns import Turn, TurnCall, as_user, described, merged, with_short_ids, without_calls
+from octavo.server.text.template_adaptation import (
+    Turn,
+    TurnCall,
+    as_user,
+    described,
+    merged,
+    with_short_ids,
+    without_calls,
+)
 
 CALL: TurnCall = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": {"x": "é"}}}
 CALLING: Turn = {"role": "assistant", "content": "", "tool_calls": [CALL]}
