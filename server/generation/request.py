@@ -11,7 +11,7 @@ from octavo.server.http.errors import InvalidRequest, from_validation
 from octavo.server.http.fields import Object, refused_as
 
 MAX_STOPS = 4
-MAX_STOP_LENGTH = 1024  # characters: every choice prepares its own search for them
+MAX_STOP_LENGTH = 1024  # characters; the search for a beginning compares up to so many, at up to so many places
 MAX_STOP_IDS = 128
 MAX_BIASES = 1024
 MAX_LOGPROBS = 20  # OpenAI's completions stop at 5; its chat, and its peers, at 20

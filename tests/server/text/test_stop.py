@@ -1,4 +1,4 @@
-"""StopStrings: nothing of a stop string is ever shown, whatever the pieces the text arrives in."""
+"""StopStrings never shows a part of a stop string, whatever the pieces that the text arrives in."""
 
 from collections.abc import Sequence
 
@@ -20,7 +20,7 @@ def run(stops: Sequence[str], pieces: Sequence[str], include: bool = False) -> t
 
 
 def expected(stops: Sequence[str], text: str) -> tuple[str, bool]:
-    """The slow, obvious version: the first prefix of the text that ends with a stop string, the longest of them."""
+    """Is the slow, obvious version: it cuts the first beginning of the text that ends with a stop string, the longest."""
     for end in range(1, len(text) + 1):
         found = [stop for stop in stops if text[:end].endswith(stop)]
         if found:
