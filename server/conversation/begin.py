@@ -90,7 +90,7 @@ def _prepared(service: Service, request: ChatRequest, ready: Ready) -> tuple[Tas
     if constraints := call_constraints(request, use, format, tokens):
         params = replace(params, grammar=constraints[-1].grammar)
     names = frozenset(tool.name for tool in use.callable)
-    parser = partial(CallParser, format, names, new_id(template.wants_short_ids), use.parallel)
+    parser = partial(CallParser, format, names, new_id(template.capabilities.short_ids_only), use.parallel)
     return Task(prompt, params, frozenset(tokens.values()), constraints), parser
 
 

@@ -42,7 +42,7 @@ MISTRAL_NAMED = CallFormat("[TOOL_CALLS]", named=True)
 
 def format_of(template: ChatTemplate) -> CallFormat:
     """As the template writes calls that were made before. One that takes no tools has them described in JSON's form."""
-    if not template.takes_tools or MISTRAL.marker not in template.source:
+    if not template.capabilities.tools or MISTRAL.marker not in template.source:
         return JSON
     return MISTRAL_NAMED if "[ARGS]" in template.source else MISTRAL
 

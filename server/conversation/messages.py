@@ -8,7 +8,7 @@ from pydantic import Field
 
 from octavo.server.http.errors import InvalidRequest
 from octavo.server.http.fields import Object, refused_as
-from octavo.server.text.template_adaptation import Turn, TurnCall
+from octavo.server.text.turns import Turn, TurnCall
 
 
 class TextPart(Object):

@@ -8,7 +8,7 @@ import pytest
 
 from octavo.server.http.errors import InvalidRequest, StartupError
 from octavo.server.text.template import ChatTemplate, Rendering
-from octavo.server.text.template_adaptation import Turn
+from octavo.server.text.turns import Turn
 
 MIXTRAL = (
     "{{ bos_token }}{% for message in messages %}"
@@ -94,7 +94,8 @@ def exchange(id: str) -> list[Turn]:
 
 def test_a_template_with_tools_gets_them_and_the_ids_it_demands() -> None:
     template = ChatTemplate(MISTRAL_TOOLS, SPECIAL)
-    assert (template.takes_tools, template.takes_calls, template.wants_short_ids) == (True, True, True)
+    found = template.capabilities
+    assert (found.tools, found.tool_calls, found.short_ids_only) == (True, True, True)
     tool = {"type": "function", "function": {"name": "f"}}
     text = template.render(turns(("user", "a")), Rendering(tools=[tool]))
     assert text == f"<s>[AVAILABLE_TOOLS][{json.dumps(tool)}][/AVAILABLE_TOOLS][INST]a[/INST]"
@@ -107,7 +108,8 @@ def test_a_template_with_tools_gets_them_and_the_ids_it_demands() -> None:
 
 def test_a_template_without_tools_gets_them_as_text() -> None:
     template = ChatTemplate(MIXTRAL, SPECIAL)
-    assert (template.takes_tools, template.takes_calls, template.wants_short_ids) == (False, False, False)
+    found = template.capabilities
+    assert (found.tools, found.tool_calls, found.short_ids_only) == (False, False, False)
     tool = {"type": "function", "function": {"name": "f"}}
     text = template.render(turns(("user", "a")), Rendering(tools=[tool]))
     assert text.startswith("<s>[INST] ") and json.dumps(tool) in text and text.endswith("\n\na [/INST]")

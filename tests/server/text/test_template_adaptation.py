@@ -3,14 +3,13 @@
 import json
 
 from octavo.server.text.template_adaptation import (
-    Turn,
-    TurnCall,
     as_user,
     described,
     merged,
     with_short_ids,
     without_calls,
 )
+from octavo.server.text.turns import Turn, TurnCall
 
 CALL: TurnCall = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": {"x": "é"}}}
 CALLING: Turn = {"role": "assistant", "content": "", "tool_calls": [CALL]}
