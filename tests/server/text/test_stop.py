@@ -20,7 +20,7 @@ def run(stops: Sequence[str], pieces: Sequence[str], include: bool = False) -> t
 
 
 def expected(stops: Sequence[str], text: str) -> tuple[str, bool]:
-    """Is the slow, obvious version: it cuts the first beginning of the text that ends with a stop string, the longest."""
+    """Returns the result of the slow, obvious search, which looks at each beginning of the text in turn."""
     for end in range(1, len(text) + 1):
         found = [stop for stop in stops if text[:end].endswith(stop)]
         if found:
