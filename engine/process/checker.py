@@ -20,8 +20,7 @@ from threading import Thread
 from typing import Any
 
 from octavo.engine.api import Grammar
-from octavo.engine.process.main import ignore_stop_signals
-from octavo.engine.process.supervisor import start_deaf_to_stop_signals
+from octavo.engine.process.stop_signals import ignore_stop_signals, start_with_stop_signals_blocked
 
 MAX_TEXT = 128 * 1024  # characters of a grammar
 CHECK_SECONDS = 3.0  # what compiling a grammar may take
@@ -126,7 +125,7 @@ class _Child:
         self._process = context.Process(
             target=main, args=(theirs, tokenizer, eos_token_ids), name="octavo-grammars", daemon=True
         )
-        start_deaf_to_stop_signals(self._process)
+        start_with_stop_signals_blocked(self._process)
         theirs.close()  # now the child's alone, so that its death is seen as end-of-file
         self._is_ready = False
 

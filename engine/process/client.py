@@ -32,8 +32,9 @@ from octavo.engine.client import (
 from octavo.engine.config import TOKENIZER, EngineConfig
 from octavo.engine.process.checker import Closed, Crowded, GrammarChecker
 from octavo.engine.process.collector import Collector
+from octavo.engine.process.death import OPEN_REQUEST_DIED, Died
 from octavo.engine.process.main import Build
-from octavo.engine.process.supervisor import Died, Restarts, Supervisor
+from octavo.engine.process.supervisor import Restarts, Supervisor
 
 DEFAULT_RESTARTS = Restarts()
 
@@ -180,7 +181,7 @@ class ProcessClient:
                 self._stats = EngineStats()
                 if isinstance(self._state, Loading | Ready):
                     self._enter(Loading(error=reason))
-                self._fail_open("The engine process died while it worked on this request; try again in a moment.")
+                self._fail_open(OPEN_REQUEST_DIED)
 
     def _route(self, output: Output) -> None:
         """Hands the output to whoever waits for it; one that is no longer wanted is dropped."""

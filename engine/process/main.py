@@ -10,7 +10,6 @@ end-of-file is the death signal in both directions.
 
 import faulthandler
 import os
-import signal
 import traceback
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
@@ -33,6 +32,7 @@ from octavo.engine.api import (
     ToEngine,
 )
 from octavo.engine.config import EngineConfig
+from octavo.engine.process.stop_signals import ignore_stop_signals
 from octavo.model.config import ModelError
 
 PROGRESS_INTERVAL = 0.1  # seconds between two messages about the same piece of work
@@ -114,15 +114,6 @@ class ProgressReporter:
             return
         self._what, self._next = progress.what, now + PROGRESS_INTERVAL
         self._send(progress)
-
-
-def ignore_stop_signals() -> None:
-    """Ctrl-C and a supervisor's SIGTERM reach the whole group, but open requests still need the engine: the parent
-    decides when it ends, by closing the pipe. It also blocked both signals while this process had no handlers."""
-    stop_signals = {signal.SIGINT, signal.SIGTERM}
-    for number in stop_signals:
-        signal.signal(number, signal.SIG_IGN)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, stop_signals)
 
 
 def _read(requests: "Connection[Any, ToEngine]", inbox: "SimpleQueue[ToEngine]") -> None:

@@ -6,29 +6,22 @@ import signal
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing import get_context, resource_tracker
+from multiprocessing import get_context
 from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
-from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
 from typing import Any
 
 from octavo.engine.api import Fatal, FinishReason, FromEngine, Ready, StepOutputs, ToEngine
 from octavo.engine.config import EngineConfig
+from octavo.engine.process.death import Died, has_lost_its_memory, how_it_ended
 from octavo.engine.process.main import Build, main
+from octavo.engine.process.stop_signals import start_with_stop_signals_blocked
 from octavo.engine.process.watchdog import Watchdog
 
 STOP_GRACE = 2.0  # seconds that a process has to end once its pipe is closed
 WATCH_INTERVAL = 0.25  # seconds between two looks at a process that says nothing
 EXIT_TIME = 0.5  # seconds to wait for the exit code of a process whose pipe has ended
-
-
-@dataclass(frozen=True, slots=True)
-class Died:
-    """The last of a process: no message will follow. The reason is a clause, to be put into a sentence."""
-
-    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +147,7 @@ class EngineProcess:
         self._process = context.Process(
             target=main, args=(request_reader, report_writer, config, build), name="octavo-engine"
         )
-        start_deaf_to_stop_signals(self._process)
+        start_with_stop_signals_blocked(self._process)
         request_reader.close()  # now the child's alone, so that its death is seen as end-of-file
         report_writer.close()
         Thread(target=self._read, name="engine reader", daemon=True).start()
@@ -212,22 +205,13 @@ class EngineProcess:
             self._loop.call_soon_threadsafe(self._exit.set_result, self._how_it_ended())
 
     def _how_it_ended(self) -> str:
-        return self._ended_for or _how_it_ended(self._process.exitcode)
+        return self._ended_for or how_it_ended(self._process.exitcode)
 
     def _is_dying(self) -> bool:
         """False as soon as there is a message or the end of the pipe; True when the process ends without either."""
         while not self._reports.poll(WATCH_INTERVAL):
             if has_lost_its_memory(self._process.pid):
                 return True
-        return False
-
-
-def has_lost_its_memory(pid: int | None) -> bool:
-    """Whether a process is past saving: the kernel gives its memory back, which takes seconds for a large model, before
-    it closes its files. Always False where there is no /proc."""
-    try:
-        return Path(f"/proc/{pid}/statm").read_text(encoding="ascii").startswith("0 ")
-    except OSError:
         return False
 
 
@@ -240,27 +224,3 @@ def _write(requests: "Connection[ToEngine, Any]", outbox: "SimpleQueue[ToEngine 
         pass
     finally:
         requests.close()
-
-
-def start_deaf_to_stop_signals(child: BaseProcess) -> None:
-    """Starts the process with SIGINT and SIGTERM blocked; it ignores them as soon as it runs our code.
-
-    Both reach the whole process group, and a child that is still importing would die of them.
-    """
-    resource_tracker.ensure_running()  # start() would start it, and starting it unblocks both signals
-    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
-    try:
-        child.start()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-
-
-def _how_it_ended(exit_code: int | None) -> str:
-    """The exit code as multiprocessing gives it: -N for signal N, None while the process is still ending."""
-    if exit_code is None:
-        return "the engine process is gone"
-    if exit_code >= 0:
-        return f"the engine process ended with status {exit_code}"
-    name = signal.Signals(-exit_code).name
-    hint = ", as happens when memory runs out" if -exit_code == signal.SIGKILL else ""
-    return f"the engine process was killed by {name}{hint}"

@@ -1,17 +1,15 @@
 """When an engine process is started again, and what its end is called. Lives and deaths are in test_client.py."""
 
 import asyncio
-import os
-import subprocess
 import sys
-import time
 
 import pytest
 
 from octavo.engine.api import FromEngine, Ready, StepOutputs
 from octavo.engine.config import EngineConfig
 from octavo.engine.process import supervisor
-from octavo.engine.process.supervisor import Died, EngineProcess, Restarts, Supervisor, has_lost_its_memory
+from octavo.engine.process.death import Died
+from octavo.engine.process.supervisor import EngineProcess, Restarts, Supervisor
 from tests.fake_engine import Behaviour, fake_build
 
 PATIENCE = 60  # seconds; the machine may be busy
@@ -64,14 +62,3 @@ def test_cancelled_while_it_buries_a_process_it_has_none(monkeypatch: pytest.Mon
         assert supervision.cancelled() and one.pid is None
 
     asyncio.run(run())
-
-
-def test_a_dying_process_is_told_from_a_silent_one() -> None:
-    assert not has_lost_its_memory(os.getpid())
-    with subprocess.Popen(["sleep", "1000"]) as process:
-        assert not has_lost_its_memory(process.pid)
-        process.kill()
-        deadline = time.monotonic() + PATIENCE
-        while not has_lost_its_memory(process.pid):  # it is not waited for yet, and so does not vanish
-            assert time.monotonic() < deadline
-    assert not has_lost_its_memory(process.pid)
