@@ -7,9 +7,10 @@ import pytest
 
 from octavo.engine.api import FromEngine, Ready, StepOutputs
 from octavo.engine.config import EngineConfig
-from octavo.engine.process import supervisor
+from octavo.engine.process import engine_process
 from octavo.engine.process.death import Died
-from octavo.engine.process.supervisor import EngineProcess, Restarts, Supervisor
+from octavo.engine.process.engine_process import EngineProcess
+from octavo.engine.process.supervisor import Restarts, Supervisor
 from tests.fake_engine import Behaviour, fake_build
 
 PATIENCE = 60  # seconds; the machine may be busy
@@ -27,7 +28,7 @@ def test_back_off_doubles_up_to_a_limit() -> None:
 def test_death_is_the_last_that_is_delivered(
     monkeypatch: pytest.MonkeyPatch, stillborn: tuple[int, ...], fatal: str | None, reason: str
 ) -> None:
-    monkeypatch.setattr(supervisor, "EXIT_TIME", PATIENCE)
+    monkeypatch.setattr(engine_process, "EXIT_TIME", PATIENCE)
 
     async def run() -> list[FromEngine | Died]:
         delivered: list[FromEngine | Died] = []
