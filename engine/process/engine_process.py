@@ -1,4 +1,4 @@
-"""EngineProcess: one life of an engine process as the parent sees it."""
+"""EngineProcess is one engine process as its parent sees it: started, sent to, heard of and ended."""
 
 import asyncio
 import os
@@ -17,32 +17,33 @@ from octavo.engine.process.death import Died, has_lost_its_memory, how_it_ended
 from octavo.engine.process.main import Build, main
 from octavo.engine.process.stop_signals import start_with_stop_signals_blocked
 
-STOP_GRACE = 2.0  # seconds that a process has to end once its pipe is closed
 WATCH_INTERVAL = 0.25  # seconds between two looks at a process that says nothing
 EXIT_TIME = 0.5  # seconds to wait for the exit code of a process whose pipe has ended
+ABORT_TIME = 2.0  # seconds that a process has to write its stacks and end after SIGABRT
 
 
 class EngineProcess:
-    """A started engine process with a thread for each direction; must be made, used and stopped on one event loop.
-
-    `deliver` is called on that loop with every message, then with Died.
-    """
+    """Runs an engine process, with a thread for each direction. It is made, used and stopped on one event loop."""
 
     def __init__(self, config: EngineConfig, build: Build, deliver: Callable[[FromEngine | Died], None]) -> None:
+        """Starts the process. `deliver` is called on the event loop with every message, and with Died at the end.
+
+        Raises OSError when the system has no room for the process.
+        """
         self._loop = asyncio.get_running_loop()
         self._deliver = deliver
         self._exit: asyncio.Future[str] = self._loop.create_future()
-        self._ended_for: str | None = None  # why we ended the process, if we did
+        self._ended_for: str | None = None  # why this object ended the process; None: it did not
         self._outbox: SimpleQueue[ToEngine | None] = SimpleQueue()
         context = get_context("spawn")
         request_reader, self._requests = context.Pipe(duplex=False)
         self._reports, report_writer = context.Pipe(duplex=False)
-        # Not a daemon process: those may not have children, and an engine may start workers.
+        # It is no daemon process: those may not have children, and an engine may start workers.
         self._process = context.Process(
             target=main, args=(request_reader, report_writer, config, build), name="octavo-engine"
         )
         start_with_stop_signals_blocked(self._process)
-        request_reader.close()  # now the child's alone, so that its death is seen as end-of-file
+        request_reader.close()  # Only the child has it now, so that its death is seen as end-of-file.
         report_writer.close()
         Thread(target=self._read, name="engine reader", daemon=True).start()
         Thread(target=_write, args=(self._requests, self._outbox), name="engine writer", daemon=True).start()
@@ -52,12 +53,12 @@ class EngineProcess:
         return self._process.pid
 
     def send(self, message: ToEngine) -> None:
-        """Never blocks; a process that is gone ignores it."""
+        """Sends a message without waiting; a process that is gone ignores it."""
         self._outbox.put(message)
 
     async def exited(self) -> str:
-        """Waits until the process is gone; a clause that says how it ended."""
-        await asyncio.wait([self._exit])  # unlike awaiting the future, leaves it alone when this task is cancelled
+        """Waits until the process is gone; returns a clause that says how it ended."""
+        await asyncio.wait([self._exit])  # Unlike `await self._exit`, it leaves the future alone when cancelled.
         return self._exit.result()
 
     async def stop(self, grace: float) -> None:
@@ -68,28 +69,28 @@ class EngineProcess:
             self._process.kill()
             await self.exited()
 
-    async def end(self, reason: str) -> None:
-        """Ends the process whatever it is doing, with the stacks of its threads on stderr; Died gives this reason.
+    async def abort(self, reason: str) -> None:
+        """Ends the process at once, whatever it is doing, with the stacks of its threads on stderr.
 
-        It does so at once: a device that hangs can hold the process for long.
+        Died is delivered first, with this reason, since a device that hangs can hold the process for long.
         """
         assert self._process.pid is not None
         self._ended_for = reason
         self._deliver(Died(reason))
         with suppress(ProcessLookupError):
             os.kill(self._process.pid, signal.SIGABRT)
-        await asyncio.wait([self._exit], timeout=STOP_GRACE)
+        await asyncio.wait([self._exit], timeout=ABORT_TIME)
         self._process.kill()
 
     def _read(self) -> None:
-        """Thread: passes messages to the event loop, waking it once a step, and reports the end of the process."""
+        """Passes messages to the event loop, waking it once a step, and reports the end of the process. A thread's."""
         try:
             while not self._is_dying():
                 self._loop.call_soon_threadsafe(self._deliver, self._reports.recv())
         except (EOFError, OSError):
             pass
         finally:
-            # The news does not wait for long: a device's driver can take seconds over the exit of a process.
+            # The news does not wait for the exit, over which the driver of a device can take seconds.
             self._process.join(EXIT_TIME)
             self._loop.call_soon_threadsafe(self._deliver, Died(self._how_it_ended()))
             self._process.kill()
@@ -102,7 +103,7 @@ class EngineProcess:
         return self._ended_for or how_it_ended(self._process.exitcode)
 
     def _is_dying(self) -> bool:
-        """False as soon as there is a message or the end of the pipe; True when the process ends without either."""
+        """Waits for news: returns False for a message or the end of the pipe, True if the process ends without."""
         while not self._reports.poll(WATCH_INTERVAL):
             if has_lost_its_memory(self._process.pid):
                 return True
@@ -110,7 +111,7 @@ class EngineProcess:
 
 
 def _write(requests: "Connection[ToEngine, Any]", outbox: "SimpleQueue[ToEngine | None]") -> None:
-    """Thread: sends until told to stop or the process is gone; closing its end is what stops the process."""
+    """Sends until it is told to stop or the process is gone; closing its end stops the process. A thread's."""
     try:
         while (message := outbox.get()) is not None:
             requests.send(message)

@@ -1,51 +1,49 @@
-"""When an engine process is started again, and what its end is called. Lives and deaths are in test_client.py."""
+"""The supervisor decides when an engine process is started again. Lives and deaths are in test_client.py."""
 
 import asyncio
-import sys
 
 import pytest
 
-from octavo.engine.api import FromEngine, Ready, StepOutputs
+from octavo.engine.api import EngineStats, FinishReason, FromEngine, Output, Ready, StepOutputs
 from octavo.engine.config import EngineConfig
-from octavo.engine.process import engine_process
 from octavo.engine.process.death import Died
 from octavo.engine.process.engine_process import EngineProcess
-from octavo.engine.process.supervisor import Restarts, Supervisor
+from octavo.engine.process.supervisor import Life, Restarts, Supervisor
 from tests.fake_engine import Behaviour, fake_build
 
 PATIENCE = 60  # seconds; the machine may be busy
+READY = Ready(max_model_len=100, max_num_seqs=4, max_waiting=4, description=())
 
 
 def test_back_off_doubles_up_to_a_limit() -> None:
     assert [Restarts().delay(attempt) for attempt in range(8)] == [0.5, 1, 2, 4, 8, 16, 30, 30]
 
 
+def ended(reason: FinishReason) -> StepOutputs:
+    return StepOutputs((Output("a", finish_reason=reason),), EngineStats())
+
+
 @pytest.mark.parametrize(
-    ("stillborn", "fatal", "reason"),
-    [((0,), None, "ended with status 7"), ((), "Give another.", "ended with status 0")],
-    ids=["crash", "fatal"],
+    ("messages", "seconds", "well"),
+    [
+        ((), 1000, False),
+        ((READY,), 9, False),
+        ((READY,), 11, True),
+        ((READY, ended(FinishReason.STOP)), 1, True),
+        ((READY, ended(FinishReason.LENGTH), Died("it was killed")), 1, True),
+        ((READY, ended(FinishReason.ABORT), ended(FinishReason.ERROR)), 1, False),
+    ],
+    ids=["never ready", "short", "long", "stop", "length", "nothing but errors"],
 )
-def test_death_is_the_last_that_is_delivered(
-    monkeypatch: pytest.MonkeyPatch, stillborn: tuple[int, ...], fatal: str | None, reason: str
+def test_a_life_went_well_that_lasted_or_finished_a_request(
+    messages: tuple[FromEngine | Died, ...], seconds: float, well: bool
 ) -> None:
-    monkeypatch.setattr(engine_process, "EXIT_TIME", PATIENCE)
-
-    async def run() -> list[FromEngine | Died]:
-        delivered: list[FromEngine | Died] = []
-        build = fake_build(Behaviour(stillborn=stillborn, fatal=fatal))
-        process = EngineProcess(EngineConfig(model=""), build, delivered.append)
-        assert reason in await asyncio.wait_for(process.exited(), PATIENCE)
-        await process.stop(PATIENCE)
-        return delivered
-
-    delivered = asyncio.run(run())
-    last = delivered[-1]
-    assert isinstance(last, Died)
-    assert reason in last.reason
-    assert not any(isinstance(message, Died | Ready | StepOutputs) for message in delivered[:-1])
+    life = Life()
+    for message in messages:
+        life.hear(message, 100.0)
+    assert Restarts().went_well(life, 100.0 + seconds) is well
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")
 def test_cancelled_while_it_buries_a_process_it_has_none(monkeypatch: pytest.MonkeyPatch) -> None:
     async def run() -> None:
         build = fake_build(Behaviour(stillborn=(0,)))
