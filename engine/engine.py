@@ -1,6 +1,7 @@
-"""Engine: add, abort, step. A step is four calls: schedule, launch, collect, update.
+"""Engine takes requests and computes them in steps. A step is three calls: schedule, run, update.
 
-Where the runner computes in the background, the next step is scheduled and launched before this one is collected:
+To run a batch is to launch it and to collect its samples. Where the runner computes in the background, the next step is
+scheduled and launched before this one is collected:
 
     host      schedule 1, launch 1 | schedule 2, launch 2 | collect 1, update 1 | schedule 3, launch 3 | collect 2, ...
     device                         | 1                                          | 2                          | 3
@@ -8,100 +9,111 @@ Where the runner computes in the background, the next step is scheduled and laun
 Step 2 is prepared before the tokens of step 1 are known. They are PENDING in its batch, and stay on the device.
 """
 
+from collections import deque
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from dataclasses import replace
+from typing import Generic, Protocol, TypeVar
 
-from octavo.engine.api import FinishReason, Output, Request, StepOutputs
+from octavo.engine.api import EngineStats, FinishReason, Output, Request, StepOutputs
 from octavo.engine.compute.grammar import Grammars
 from octavo.engine.schedule.batch import Batch, Sample
 from octavo.engine.schedule.scheduler import Scheduler
 
 COMPILE_WAIT = 0.02  # seconds to wait for a grammar before looking for new messages, when there is nothing else to do
 
-Launched = Any  # what a runner knows of a step under way is for that runner alone
+
+class Launched(Protocol):
+    """A Launched is a step that a runner has begun. Only its runner knows what it holds besides its batch."""
+
+    @property
+    def batch(self) -> Batch:
+        """Returns the batch that was launched."""
 
 
-class Runner(Protocol):
-    """What computes a batch: the model, or a stand-in."""
+Step = TypeVar("Step", bound=Launched)
+
+
+class Runner(Protocol[Step]):
+    """A Runner computes batches: with a model, or with a stand-in for one."""
 
     @property
     def overlaps(self) -> bool:
-        """Whether `launch` returns while the device still computes, so that a next step is worth preparing."""
+        """Returns whether `launch` returns while the device still computes, so that a next step is worth preparing."""
 
-    def launch(self, batch: Batch, before: Launched | None) -> Launched:
+    @property
+    def grammars(self) -> Grammars:
+        """Returns the grammars that the tokens follow."""
+
+    def launch(self, batch: Batch, before: Step | None) -> Step:
         """Begins to compute at least one row into the cache. `before` is what drew the batch's PENDING tokens."""
 
-    def collect(self, launched: Launched) -> Sequence[Sample]:
+    def collect(self, step: Step) -> Sequence[Sample]:
         """Waits for a step; returns one sample for each row of `batch.answered`."""
 
 
-@dataclass(frozen=True, slots=True)
-class UnderWay:
-    """A step that was launched and not collected."""
+class Engine(Generic[Step]):
+    """An Engine is one model behind one scheduler. It is not thread-safe: one loop owns it."""
 
-    batch: Batch
-    launched: Launched
-
-
-class Engine:
-    """One model behind one scheduler. Not thread-safe: one loop owns it."""
-
-    def __init__(self, scheduler: Scheduler, runner: Runner, grammars: Grammars | None = None) -> None:
-        """`grammars` are those that the runner keeps to."""
+    def __init__(self, scheduler: Scheduler, runner: Runner[Step]) -> None:
         self.scheduler = scheduler
         self.runner = runner
-        self.grammars = grammars or Grammars()
-        self._under_way: UnderWay | None = None
+        self._launched: deque[Step] = deque()  # steps that are launched and not collected, oldest first
 
     def add(self, request: Request) -> Output | None:
         """Accepts a request, or returns its terminal output. One with a grammar is scheduled when that is compiled."""
         if request.params.grammar is None:
             return self.scheduler.add(request)
-        self.grammars.compile(request, request.params.grammar)
+        self.runner.grammars.compile(request, request.params.grammar)
         return None
 
     def abort(self, request_id: str) -> Output | None:
-        """Ends a request and returns its terminal output; None when it is unknown or has ended."""
-        if self.grammars.forget(request_id):  # the scheduler has never seen it
+        """Ends a request and returns its terminal output; returns None when it is unknown or has ended."""
+        if self.runner.grammars.forget(request_id):  # the scheduler has never seen it
             return Output(request_id, finish_reason=FinishReason.ABORT)
         return self.scheduler.abort(request_id)
 
     def has_work(self) -> bool:
-        """Whether a step would do anything."""
-        return self.scheduler.has_work() or self.grammars.compiling > 0 or self._under_way is not None
+        """Returns whether a step would do anything."""
+        return self.scheduler.has_work() or self.runner.grammars.compiling > 0 or bool(self._launched)
 
     def step(self) -> StepOutputs:
-        """Computes a batch; returns what came of it, or of the one before it. Without work, only the statistics."""
+        """Launches a batch and collects the steps that are due; returns what they tell, and the statistics.
+
+        Without work there are only the statistics.
+        """
         outputs = self._add_compiled()
-        batch, before = self.scheduler.schedule(), self._under_way
-        self._under_way = self._launch(batch, before)
-        outputs += self._collect(before)
-        if not self.runner.overlaps or batch.must_be_awaited:
-            now, self._under_way = self._under_way, None
-            outputs += self._collect(now)
+        batch = self.scheduler.schedule()
+        for step in self._run(batch):
+            outputs += self.scheduler.update(step.batch, self.runner.collect(step))
         for output in outputs:
             if output.finish_reason is not None:
-                self.grammars.forget(output.id)
-        stats = self.scheduler.stats()
-        return StepOutputs(tuple(outputs), replace(stats, waiting=stats.waiting + self.grammars.compiling))
+                self.runner.grammars.forget(output.id)
+        return StepOutputs(tuple(outputs), self._stats())
 
-    def _launch(self, batch: Batch, before: UnderWay | None) -> UnderWay | None:
-        """None when there is nothing to compute: no work, or a sequence lost its blocks."""
-        if not batch.rows:
-            return None
-        return UnderWay(batch, self.runner.launch(batch, before.launched if before else None))
+    def _run(self, batch: Batch) -> list[Step]:
+        """Launches the batch, unless it is empty; returns the steps to collect now, oldest first.
 
-    def _collect(self, step: UnderWay | None) -> list[Output]:
-        return [] if step is None else self.scheduler.update(step.batch, self.runner.collect(step.launched))
+        The batch itself is not among them where the runner overlaps: it is collected behind the next launch. It is
+        among them, however, if the next batch cannot be scheduled without its samples.
+        """
+        if batch.rows:
+            before = self._launched[-1] if self._launched else None
+            self._launched.append(self.runner.launch(batch, before))
+        under_way = 1 if batch.rows and self.runner.overlaps and not batch.must_be_awaited else 0
+        return [self._launched.popleft() for _ in range(len(self._launched) - under_way)]
 
     def _add_compiled(self) -> list[Output]:
-        """Hands on the requests whose grammar has become ready; returns the ends of those that can never run."""
+        """Schedules the requests whose grammar is compiled; returns the terminal outputs of those that cannot run."""
         wait = 0.0 if self.scheduler.has_work() else COMPILE_WAIT
         ended = []
-        for request, error in self.grammars.compiled(wait):
+        for request, error in self.runner.grammars.compiled(wait):
             if error is not None:
                 ended.append(Output(request.id, finish_reason=FinishReason.ERROR, error=error))
             elif (refusal := self.scheduler.add(request)) is not None:
                 ended.append(refusal)
         return ended
+
+    def _stats(self) -> EngineStats:
+        """Returns the scheduler's statistics. Requests whose grammar is being compiled count as waiting, too."""
+        stats = self.scheduler.stats()
+        return replace(stats, waiting=stats.waiting + self.runner.grammars.compiling)

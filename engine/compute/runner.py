@@ -18,7 +18,7 @@ SCORED_AT_ONCE = 64  # prompt tokens
 
 
 @dataclass(frozen=True, slots=True)
-class Launched:
+class DeviceStep:
     """A step that the device computes, or has computed."""
 
     batch: Batch
@@ -49,7 +49,7 @@ class ModelRunner:
         """Computes the rows' tokens into the cache; returns what came of each row of `batch.answered`."""
         return self.collect(self.launch(batch))
 
-    def launch(self, batch: Batch, before: Launched | None = None) -> Launched:
+    def launch(self, batch: Batch, before: DeviceStep | None = None) -> DeviceStep:
         """Enqueues all that makes tokens of the batch; waits at most for masks of grammars, which the host computes.
 
         `before` is the step launched before this one, whose tokens are those that are pending here.
@@ -57,7 +57,7 @@ class ModelRunner:
         with torch.inference_mode():
             return self.draw(batch, *self.compute(batch, before))
 
-    def compute(self, batch: Batch, before: Launched | None = None) -> tuple[Tensor, Tensor]:
+    def compute(self, batch: Batch, before: DeviceStep | None = None) -> tuple[Tensor, Tensor]:
         """The rows' tokens into the cache; logits [R, V] of `batch.sampled`, hidden states [S, H] of all targets."""
         drawing = before.drawing if before is not None else None
         if (graph := self.graphs.find(batch)) is not None:
@@ -68,7 +68,7 @@ class ModelRunner:
         sampled = len(batch.sampled)
         return self.model.logits(hidden[:sampled]), hidden[sampled:]
 
-    def draw(self, batch: Batch, logits: Tensor, scored: Tensor) -> Launched:
+    def draw(self, batch: Batch, logits: Tensor, scored: Tensor) -> DeviceStep:
         """The next tokens, as far as the rows' grammars allow. logits [R, V], scored [S, H]"""
         rows, drawn, done = batch.sampled, None, None
         if rows:
@@ -76,16 +76,16 @@ class ModelRunner:
         if self.model.device.type == "cuda":
             done = torch.Event(self.model.device)
             done.record()
-        return Launched(batch, drawn, scored, done)
+        return DeviceStep(batch, drawn, scored, done)
 
-    def collect(self, launched: Launched) -> list[Sample]:
+    def collect(self, step: DeviceStep) -> list[Sample]:
         """Waits for that step, and for none launched later; what came of each row of its batch that is answered."""
-        if launched.done is not None:
-            launched.done.synchronize()
-        rows = launched.batch.sampled
-        tokens = iter(self.grammars.advance(rows, launched.drawn.samples()) if launched.drawn is not None else ())
-        answers, scored = [], launched.scored
-        for row in launched.batch.answered:
+        if step.done is not None:
+            step.done.synchronize()
+        rows = step.batch.sampled
+        tokens = iter(self.grammars.advance(rows, step.drawn.samples()) if step.drawn is not None else ())
+        answers, scored = [], step.scored
+        for row in step.batch.answered:
             answer = Sample(None) if row.output is None else next(tokens)
             if row.targets:
                 answer = replace(answer, prompt_logprobs=self._scores(row, scored[: len(row.targets)]))

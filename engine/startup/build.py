@@ -13,10 +13,11 @@ from octavo.model.config import ModelConfig
 from octavo.model.weights.reserve import Reserve
 
 if TYPE_CHECKING:
+    from octavo.engine.compute.runner import DeviceStep
     from octavo.engine.engine import Engine
 
 
-def build(config: EngineConfig, report: ReportProgress) -> tuple["Engine", Ready]:
+def build(config: EngineConfig, report: ReportProgress) -> tuple["Engine[DeviceStep]", Ready]:
     """Loads the model and sizes everything to the machine.
 
     Raises model.config.ModelError, with a sentence for the user, for whatever starting again would not change.
@@ -30,7 +31,7 @@ def build(config: EngineConfig, report: ReportProgress) -> tuple["Engine", Ready
 
     runner, limits, ready = start(config, report, reserve)
     pool = BlockPool(runner.cache.num_blocks, runner.cache.block_size)
-    return Engine(Scheduler(pool, limits), runner, runner.grammars), ready
+    return Engine(Scheduler(pool, limits), runner), ready
 
 
 def _reserve(config: EngineConfig) -> Reserve | None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from hashlib import sha256
 
 from octavo.engine.api import FinishReason, Output, Request, SamplingParams, TokenLogprobs
+from octavo.engine.compute.grammar import Grammars
 from octavo.engine.engine import Engine
 from octavo.engine.schedule.batch import PENDING, Batch, Row, Sample
 from octavo.engine.schedule.blocks import BlockPool
@@ -36,7 +37,7 @@ def scores(prompt: Sequence[int]) -> tuple[TokenLogprobs, ...]:
 
 
 @dataclass
-class FakeLaunched:
+class FakeStep:
     """A step of the stand-in. Its samples are known at once, and told when they are asked for."""
 
     batch: Batch
@@ -62,12 +63,13 @@ class FakeRunner:
     def __init__(self, block_size: int, overlaps: bool = False) -> None:
         self.block_size = block_size
         self.overlaps = overlaps
+        self.grammars = Grammars()
         self.cache: dict[int, int] = {}  # slot -> token id
         self.computed = 0  # tokens, in all steps
         self.steps: list[list[tuple[str, int]]] = []  # (id, tokens) of each row
-        self._last: FakeLaunched | None = None
+        self._last: FakeStep | None = None
 
-    def launch(self, batch: Batch, before: FakeLaunched | None = None) -> FakeLaunched:
+    def launch(self, batch: Batch, before: FakeStep | None = None) -> FakeStep:
         """As a device would: in the order of the calls, with the tokens that it drew in the step before."""
         if before is None:
             assert self._last is None or self._last.collected, "two steps under way, and the second knows of none"
@@ -76,20 +78,20 @@ class FakeRunner:
         rows = [
             replace(row, tokens=tuple(self._known(row, token, before) for token in row.tokens)) for row in batch.rows
         ]
-        self._last = FakeLaunched(batch, self.run(Batch(tuple(rows))))
+        self._last = FakeStep(batch, self.run(Batch(tuple(rows))))
         return self._last
 
     @staticmethod
-    def _known(row: Row, token: int, before: FakeLaunched | None) -> int:
+    def _known(row: Row, token: int, before: FakeStep | None) -> int:
         if token != PENDING:
             return token
         assert before is not None, "a pending token is drawn by the step before"
         return before.drawn(row.id)
 
-    def collect(self, launched: FakeLaunched) -> list[Sample]:
-        assert not launched.collected, "a step is collected once"
-        launched.collected = True
-        return launched.samples
+    def collect(self, step: FakeStep) -> list[Sample]:
+        assert not step.collected, "a step is collected once"
+        step.collected = True
+        return step.samples
 
     def run(self, batch: Batch) -> list[Sample]:
         assert batch.rows, "a runner is never given nothing"

@@ -6,7 +6,7 @@ from octavo.engine.api import FinishReason
 from octavo.engine.engine import Engine
 from octavo.engine.schedule.batch import PENDING, Batch, Sample
 from octavo.engine.schedule.scheduler import Scheduler
-from tests.engine.fakes import Collector, FakeLaunched, FakeRunner, check, continuation, engine, request, run
+from tests.engine.fakes import Collector, FakeRunner, FakeStep, check, continuation, engine, request, run
 
 
 class Diary(FakeRunner):
@@ -18,14 +18,14 @@ class Diary(FakeRunner):
         self.notes: list[str] = []
         self.batches: list[Batch] = []
 
-    def launch(self, batch: Batch, before: FakeLaunched | None = None) -> FakeLaunched:
+    def launch(self, batch: Batch, before: FakeStep | None = None) -> FakeStep:
         self.batches.append(batch)
         self.notes.append(f"launch {len(self.batches)}")
         return super().launch(batch, before)
 
-    def collect(self, launched: FakeLaunched) -> list[Sample]:
-        self.notes.append(f"collect {self.batches.index(launched.batch) + 1}")
-        return super().collect(launched)
+    def collect(self, step: FakeStep) -> list[Sample]:
+        self.notes.append(f"collect {self.batches.index(step.batch) + 1}")
+        return super().collect(step)
 
     def run(self, batch: Batch) -> list[Sample]:
         samples = super().run(batch)

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from octavo.engine.api import Output, Request, SamplingParams, TokenLogprobs
+from octavo.engine.compute.grammar import Grammars
 from octavo.engine.compute.noise import uniforms
-from octavo.engine.compute.runner import Launched, ModelRunner
+from octavo.engine.compute.runner import DeviceStep, ModelRunner
 from octavo.engine.engine import Engine
 from octavo.engine.schedule.batch import Batch, Sample
 from octavo.engine.schedule.blocks import BlockPool
@@ -94,14 +95,18 @@ class Recorder:
     overlaps: bool = False
     logits: dict[tuple[str, int], Tensor] = field(default_factory=dict)  # (id, position) -> [V]
 
-    def launch(self, batch: Batch, before: Launched | None) -> Launched:
+    @property
+    def grammars(self) -> Grammars:
+        return self.runner.grammars
+
+    def launch(self, batch: Batch, before: DeviceStep | None) -> DeviceStep:
         with torch.inference_mode():
             logits, scored = self.runner.compute(batch, before)
             self.logits |= {(row.id, row.end - 1): each for row, each in zip(batch.sampled, logits, strict=True)}
             return self.runner.draw(batch, logits, scored)
 
-    def collect(self, launched: Launched) -> list[Sample]:
-        return self.runner.collect(launched)
+    def collect(self, step: DeviceStep) -> list[Sample]:
+        return self.runner.collect(step)
 
 
 @dataclass

@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from octavo.engine.api import FinishReason, Progress, Request, SamplingParams
+from octavo.engine.compute.grammar import Grammars
 from octavo.engine.compute.graphs import Capture, CudaCapture, Graphs, Stage, capture_all
-from octavo.engine.compute.runner import Launched, ModelRunner
+from octavo.engine.compute.runner import DeviceStep, ModelRunner
 from octavo.engine.config import EngineConfig
 from octavo.engine.engine import Engine
 from octavo.engine.schedule.batch import Batch, Sample
@@ -89,15 +90,19 @@ class Recorder:
     def overlaps(self) -> bool:
         return self.runner.overlaps
 
-    def launch(self, batch: Batch, before: Launched | None) -> Launched:
+    @property
+    def grammars(self) -> Grammars:
+        return self.runner.grammars
+
+    def launch(self, batch: Batch, before: DeviceStep | None) -> DeviceStep:
         with torch.inference_mode():
             logits, scored = self.runner.compute(batch, before)
             kept = logits.clone()
             self.logits |= {(row.id, row.end - 1): each for row, each in zip(batch.sampled, kept, strict=True)}
             return self.runner.draw(batch, logits, scored)
 
-    def collect(self, launched: Launched) -> list[Sample]:
-        return self.runner.collect(launched)
+    def collect(self, step: DeviceStep) -> list[Sample]:
+        return self.runner.collect(step)
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,7 @@ def serve(core: Engine, *requests: Request) -> Collector:
             collector.take(output)
         check(core)
     assert collector.ended.keys() == {each.id for each in requests}
-    assert core.grammars._states == {} and core.grammars.compiling == 0
+    assert core.runner.grammars._states == {} and core.runner.grammars.compiling == 0
     return collector
 
 
@@ -274,13 +274,13 @@ def test_a_grammar_that_becomes_too_ambiguous_ends_its_own_output_alone(core):
 
 def test_nobody_waits_for_a_grammar_that_is_being_compiled(directory, monkeypatch):
     core, may_end = start(directory), Event()
-    compile = core.grammars._compile
+    compile = core.runner.grammars._compile
 
     def compile_slowly(grammar: Grammar) -> Any:
         may_end.wait()
         return compile(grammar)
 
-    monkeypatch.setattr(core.grammars, "_compile", compile_slowly)
+    monkeypatch.setattr(core.runner.grammars, "_compile", compile_slowly)
     collector = Collector()
     core.add(request("bound", Grammar("regex", "[0-9]{3}")))
     core.add(request("free", None, max_tokens=10))
@@ -300,8 +300,8 @@ def test_nobody_waits_for_a_grammar_that_is_being_compiled(directory, monkeypatc
 def test_compiled_grammars_are_kept_for_the_next_request_but_not_for_ever(core):
     for n in (*range(KEPT + 3), 0):
         assert answer(core, Grammar("regex", f"{n}")) == f"{n}"
-    assert len(core.grammars._matchers) == KEPT
-    assert Grammar("regex", "1") not in core.grammars._matchers
+    assert len(core.runner.grammars._matchers) == KEPT
+    assert Grammar("regex", "1") not in core.runner.grammars._matchers
 
 
 def test_aborted_requests_leave_nothing(core):
@@ -313,7 +313,7 @@ def test_aborted_requests_leave_nothing(core):
     while not core.scheduler.running:
         core.step()
     assert core.abort("running") is not None
-    assert core.grammars._states == {} and not core.has_work()
+    assert core.runner.grammars._states == {} and not core.has_work()
     assert core.abort("running") is None
 
 
