@@ -23,7 +23,7 @@ from octavo.engine.compute.tensors import to_forward_batch
 from octavo.engine.config import TOKENIZER
 from octavo.engine.schedule.batch import Batch, Row
 from octavo.model.config import ModelConfig
-from octavo.model.decoder import Mixtral
+from octavo.model.decoder import Decoder
 from octavo.model.demo.default_model import default_directory
 from octavo.model.kernels.cpu.library import library
 from octavo.model.kv_cache import KVCache
@@ -80,7 +80,7 @@ class Quality:
         )
 
 
-def score(model: Mixtral, ids: list[int]) -> Scores:
+def score(model: Decoder, ids: list[int]) -> Scores:
     """Each window is a sequence of its own; its first token is given, all others are predicted."""
     blocks = tuple(range(WINDOW // BLOCK))
     cache = KVCache.allocate(model.config, len(blocks), BLOCK, model.activation_dtype, model.device)
@@ -105,7 +105,7 @@ def texts(tokenizer: Tokenizer, tokens: int) -> dict[str, list[int]]:
     return {name: tokenizer.encode(text).ids[: tokens + 1] for name, text in whole.items()}
 
 
-def regroup(model: Mixtral) -> None:
+def regroup(model: Decoder) -> None:
     """Rounds the experts of a float32 model to int4 in place, in groups of inputs that are not neighbours.
 
     The default model's experts were in 4 bits before, in the very groups that Int4Weight has, so int4 finds their grids
@@ -123,7 +123,7 @@ def regroup(model: Mixtral) -> None:
             dense[:, order] = weight.dense()
 
 
-def round_experts(model: Mixtral, kind: type[RowWeight]) -> None:
+def round_experts(model: Decoder, kind: type[RowWeight]) -> None:
     """Rounds the experts of a float32 model in place to what a GPU would hold; its arithmetic stays exact."""
     for layer in model.layers:
         for dense in (*layer.moe.experts.gate_up, *layer.moe.experts.down):
@@ -131,16 +131,16 @@ def round_experts(model: Mixtral, kind: type[RowWeight]) -> None:
             dense.copy_(kind.pack(dense).dense())
 
 
-def load(directory: Path, dtype: str, quantization: str) -> Mixtral:
+def load(directory: Path, dtype: str, quantization: str) -> Decoder:
     config = ModelConfig.from_pretrained(directory)
     precision = choose_precision(Wanted(dtype, quantization), config.dtype, CPU, library() is not None)
     return load_model(directory, config, CPU, precision, lambda done, total: None)
 
 
-def contenders(directory: Path) -> dict[str, Callable[[], Mixtral]]:
+def contenders(directory: Path) -> dict[str, Callable[[], Decoder]]:
     """Every weight type by its name, and how to make a model of it."""
 
-    def rounded(change: Callable[[Mixtral], None]) -> Mixtral:
+    def rounded(change: Callable[[Decoder], None]) -> Decoder:
         model = load(directory, "float32", "none")
         change(model)
         return model

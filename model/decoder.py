@@ -1,4 +1,4 @@
-"""The Mixtral decoder, sparse or dense: tokens in, logits out, for a flat batch of many sequences."""
+"""Decoder: tokens in, logits out, for a flat batch of many sequences; sparse (Mixtral) or dense (Mistral, Llama)."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
@@ -76,7 +76,7 @@ class FusedLayers(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Mixtral:
+class Decoder:
     """Mixtral of experts (https://arxiv.org/abs/2401.04088), and Mistral and Llama as the case of one expert.
 
     Holds weights only: whatever changes is an argument.
@@ -118,7 +118,7 @@ class Mixtral:
             return hidden.new_empty(0, self.config.vocab_size, dtype=torch.float32)
         return self.ops.linear(self.norm(hidden), self.head).float()
 
-    def row_by_row(self, ops: Ops) -> "Mixtral":
+    def row_by_row(self, ops: Ops) -> "Decoder":
         """The plain composition over such operations, with norms of which no row depends on the others either."""
 
         def alone(norm: RMSNorm) -> RMSNorm:

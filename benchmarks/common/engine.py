@@ -26,7 +26,7 @@ from octavo.engine.compute.runner import ModelRunner
 from octavo.engine.config import EngineConfig
 from octavo.engine.startup.build import build
 from octavo.model.config import ModelConfig, ModelError
-from octavo.model.decoder import Mixtral
+from octavo.model.decoder import Decoder
 from octavo.server import options
 
 
@@ -42,7 +42,7 @@ class Peer:
         self._questions = 0
 
     @property
-    def model(self) -> Mixtral:
+    def model(self) -> Decoder:
         assert isinstance(self.engine.runner, ModelRunner)
         return self.engine.runner.model
 

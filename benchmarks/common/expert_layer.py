@@ -5,14 +5,14 @@ from time import perf_counter
 import torch
 from torch import Tensor
 
-from octavo.model.decoder import DecoderLayer, Mixtral
+from octavo.model.decoder import Decoder, DecoderLayer
 from octavo.model.kernels.cpu.decoder import FusedLayer
 
 PASSES = 2  # over all layers; the last one counts
 
 
 @torch.inference_mode()
-def measure(model: Mixtral, tokens: int) -> tuple[float, float]:
+def measure(model: Decoder, tokens: int) -> tuple[float, float]:
     """Seconds of one layer and bytes of the distinct experts it reads, both the mean over all layers."""
     config = model.config
     generator = torch.Generator().manual_seed(tokens)
@@ -32,7 +32,7 @@ def measure(model: Mixtral, tokens: int) -> tuple[float, float]:
     return seconds, sum(touched) / len(model.layers)
 
 
-def _run(model: Mixtral, layer: DecoderLayer, x: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
+def _run(model: Decoder, layer: DecoderLayer, x: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
     """As decoding does it: a fused layer has its structs at hand, and each step begins with the number of threads."""
     if isinstance(layer.fused, FusedLayer):
         layer.fused.kernels.follow_torch()

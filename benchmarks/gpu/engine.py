@@ -14,7 +14,7 @@ from octavo.engine.compute.runner import ModelRunner
 from octavo.engine.engine import Engine
 from octavo.engine.schedule.blocks import BlockPool
 from octavo.engine.schedule.scheduler import Limits, Scheduler
-from octavo.model.decoder import Mixtral
+from octavo.model.decoder import Decoder
 from octavo.model.kv_cache import KVCache
 
 PROMPT, SMALL_PROMPT = 128, 3  # tokens of each sequence
@@ -34,7 +34,7 @@ class Driver:
     graphs: Graphs
 
     @classmethod
-    def of(cls, run: Run, model: Mixtral, sequences: tuple[int, ...]) -> "Driver":
+    def of(cls, run: Run, model: Decoder, sequences: tuple[int, ...]) -> "Driver":
         """With graphs for steps of so many sequences."""
         tokens, vocab = POOL if run.is_real else SMALL_POOL, model.config.vocab_size
         cache = KVCache.allocate(model.config, tokens // BLOCK, BLOCK, run.dtype, run.device)

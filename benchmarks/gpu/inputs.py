@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from octavo.model.config import ModelConfig
-from octavo.model.decoder import Attention, DecoderLayer, Mixtral
+from octavo.model.decoder import Attention, Decoder, DecoderLayer
 from octavo.model.kernels.choice import select_ops
 from octavo.model.layers import Embedding, RMSNorm, RotaryEmbedding
 from octavo.model.moe import MoEBlock, Router
@@ -70,7 +70,7 @@ def layers_that_fit(config: ModelConfig, precision: Precision, available: int) -
 
 def random_model(
     config: ModelConfig, dtype: torch.dtype, experts: Kind, device: torch.device, done: Callable[[], object]
-) -> Mixtral:
+) -> Decoder:
     """All of config's layers, everything but the experts in `dtype`; done() is called after each layer.
 
     Experts are quantised once: they are the same in all layers, and nobody sees it by the time a step takes.
@@ -93,7 +93,7 @@ def random_model(
     def norm() -> RMSNorm:
         return RMSNorm.create(torch.ones(config.hidden_size, dtype=dtype, device=device), config.rms_norm_eps)
 
-    return Mixtral(
+    return Decoder(
         config=config,
         device=device,
         precision=Precision(dtype, experts, dtype),

@@ -12,7 +12,7 @@ from benchmarks.gpu.inputs import layers_that_fit, random_model
 from benchmarks.gpu.profile import profile
 from benchmarks.gpu.run import Run
 from benchmarks.gpu.table import Measured
-from octavo.model.decoder import Mixtral
+from octavo.model.decoder import Decoder
 from octavo.model.kernels.gpu.decoder import GpuDecoder
 from octavo.model.kernels.gpu.ops import GpuOps
 from octavo.model.kv_cache import KVCache
@@ -38,7 +38,7 @@ def served(run: Run) -> tuple[str, ...]:
     return tuple(name for name in run.kinds if name != NOT_SERVED)
 
 
-def model_of(run: Run, name: str) -> Mixtral:
+def model_of(run: Run, name: str) -> Decoder:
     """Random weights of the shape that is measured, on the device, behind the kernels."""
     kind = run.kind(name)
     precision = Precision(run.dtype, kind, run.dtype)
@@ -51,13 +51,13 @@ def model_of(run: Run, name: str) -> Mixtral:
     return replace(model, fused=GpuDecoder.of(model, run.arch))
 
 
-def layers_note(run: Run, model: Mixtral) -> str:
+def layers_note(run: Run, model: Decoder) -> str:
     """What must be said where not all of the model was there."""
     there, whole = model.config.num_hidden_layers, run.config.num_hidden_layers
     return "" if there == whole else f"{there} of {whole} layers"
 
 
-def step_bytes(model: Mixtral, tokens: int) -> float:
+def step_bytes(model: Decoder, tokens: int) -> float:
     """What a step reads of the weights: of the experts those that are expected to be chosen, and all else once."""
     experts = sum(
         each.nbytes for layer in model.layers for each in (*layer.moe.experts.gate_up, *layer.moe.experts.down)
@@ -66,7 +66,7 @@ def step_bytes(model: Mixtral, tokens: int) -> float:
     return model.weight_bytes - experts - model.embedding.table.nbytes + read
 
 
-def step_flop(model: Mixtral, rows: Rows) -> float:
+def step_flop(model: Decoder, rows: Rows) -> float:
     """Of (new tokens, length) sequences whose last tokens get logits."""
     config = model.config
     table = config.vocab_size * config.hidden_size
@@ -75,7 +75,7 @@ def step_flop(model: Mixtral, rows: Rows) -> float:
     return 2.0 * each * sum(new for new, _ in rows) + 2.0 * table * len(rows) + 4.0 * attention * seen(rows)
 
 
-def decode_floor(run: Run, model: Mixtral, rows: Rows) -> float:
+def decode_floor(run: Run, model: Decoder, rows: Rows) -> float:
     """Seconds of a step in which each of these sequences has one new token."""
     cached = sum(end for _, end in rows) * KVCache.bytes_per_token(model.config, run.dtype)
     return run.ceilings.floor(step_bytes(model, len(rows)) + cached, step_flop(model, rows))
@@ -94,7 +94,7 @@ def _kind(run: Run, name: str) -> None:
 
 
 @torch.inference_mode()
-def _decode(run: Run, name: str, model: Mixtral, tokens: int) -> Measured:
+def _decode(run: Run, name: str, model: Decoder, tokens: int) -> Measured:
     rows = _decoding(run, tokens)
     return Measured(
         section=f"decode step of B sequences, context {rows[0][1]}",
@@ -106,7 +106,7 @@ def _decode(run: Run, name: str, model: Mixtral, tokens: int) -> Measured:
 
 
 @torch.inference_mode()
-def _prefill(run: Run, name: str, model: Mixtral) -> Measured:
+def _prefill(run: Run, name: str, model: Decoder) -> Measured:
     new = PREFILL if run.is_real else SMALL_PREFILL
     return Measured(
         section="prefill of T tokens",
@@ -118,7 +118,7 @@ def _prefill(run: Run, name: str, model: Mixtral) -> Measured:
 
 
 @torch.inference_mode()
-def _profile(run: Run, name: str, model: Mixtral, tokens: int) -> None:
+def _profile(run: Run, name: str, model: Decoder, tokens: int) -> None:
     profile(run, f"a decode step in {name}, B={tokens}", _step(run, model, _decoding(run, tokens)))
 
 
@@ -126,7 +126,7 @@ def _decoding(run: Run, sequences: int) -> Rows:
     return [(1, CONTEXT if run.is_real else SMALL_CONTEXT)] * sequences
 
 
-def _step(run: Run, model: Mixtral, rows: Rows) -> Callable[[], Tensor]:
+def _step(run: Run, model: Decoder, rows: Rows) -> Callable[[], Tensor]:
     """One step of such sequences, with a cache of its own."""
     batch, blocks = batch_of(rows, model.config.vocab_size, run.device)
     cache = random_cache(model.config, blocks, run.dtype, run.device)

@@ -25,7 +25,7 @@ from octavo.engine.api import Progress, ReportProgress
 from octavo.engine.compute.tensors import BatchSizes, Drawing, on_host
 from octavo.engine.config import EngineConfig
 from octavo.engine.schedule.batch import Batch
-from octavo.model.decoder import Mixtral
+from octavo.model.decoder import Decoder
 from octavo.model.kv_cache import KVCache
 
 GRAPH_ROWS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)  # rows
@@ -78,7 +78,7 @@ def graph_rows(max_num_seqs: int) -> tuple[int, ...]:
 class Stage:
     """What every graph has in common: the model, its cache, and the longest row of its block table."""
 
-    model: Mixtral
+    model: Decoder
     cache: KVCache
     blocks: int
 
@@ -97,7 +97,7 @@ class Stage:
         return Graph(sizes, block_size, inputs, batch.tokens, replay)
 
 
-def stage_for(config: EngineConfig, model: Mixtral, cache: KVCache, max_model_len: int) -> Stage | None:
+def stage_for(config: EngineConfig, model: Decoder, cache: KVCache, max_model_len: int) -> Stage | None:
     """Where device and operations have CUDA graphs, and nobody said no."""
     if config.enforce_eager or model.device.type != "cuda" or not model.ops.capturable:
         return None

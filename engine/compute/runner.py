@@ -11,7 +11,7 @@ from octavo.engine.compute.graphs import Graphs
 from octavo.engine.compute.sampler import Drawn, draw, score
 from octavo.engine.compute.tensors import Drawing, to_forward_batch
 from octavo.engine.schedule.batch import Batch, Row, Sample
-from octavo.model.decoder import Mixtral
+from octavo.model.decoder import Decoder
 from octavo.model.kv_cache import KVCache
 
 SCORED_AT_ONCE = 64  # prompt tokens
@@ -38,7 +38,7 @@ class DeviceStep:
 class ModelRunner:
     """The model, its KV cache, and where the outputs stand in their grammars. Stateless but for the latter two."""
 
-    model: Mixtral
+    model: Decoder
     cache: KVCache
     sampled_vocab: int
     grammars: Grammars = field(default_factory=Grammars)

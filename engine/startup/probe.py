@@ -13,7 +13,7 @@ from octavo.engine.config import EngineConfig
 from octavo.engine.schedule.batch import Batch, Row
 from octavo.engine.startup import machine, sizing
 from octavo.model.config import ModelError
-from octavo.model.decoder import Mixtral
+from octavo.model.decoder import Decoder
 from octavo.model.kv_cache import KVCache
 
 MIXED_TOKENS = 64  # of a prompt beside a row that decodes: more than a tile for such rows holds
@@ -30,7 +30,7 @@ class Room:
     cache_bytes: int
 
     @classmethod
-    def on_cpu(cls, model: Mixtral, config: EngineConfig, report: ReportProgress) -> "Room":
+    def on_cpu(cls, model: Decoder, config: EngineConfig, report: ReportProgress) -> "Room":
         """Steps of the size that was asked for, or of the size that keeps them short, found by running some."""
         step_tokens = config.max_num_batched_tokens or max(_budget(model, config, report), config.max_num_seqs or 0)
         max_num_seqs = config.max_num_seqs or min(sizing.CPU_MAX_SEQS, step_tokens)
@@ -38,7 +38,7 @@ class Room:
         return cls(max_num_seqs, step_tokens, sizing.cpu_cache_bytes(config, model.weight_bytes, available))
 
     @classmethod
-    def on_gpu(cls, model: Mixtral, config: EngineConfig, report: ReportProgress) -> "Room":
+    def on_gpu(cls, model: Decoder, config: EngineConfig, report: ReportProgress) -> "Room":
         """What gpu_memory_utilization leaves beside the largest step's peak, found by running it."""
         most = sizing.INVARIANT_STEP_TOKENS if config.batch_invariant else sizing.GPU_STEP_TOKENS
         step_tokens = config.max_num_batched_tokens or most
@@ -83,7 +83,7 @@ def _graph_bytes(config: EngineConfig, runner: ModelRunner, max_num_seqs: int) -
     return sizing.graph_bytes(largest, smallest, rows, row_bytes)
 
 
-def _budget(model: Mixtral, config: EngineConfig, report: ReportProgress) -> int:
+def _budget(model: Decoder, config: EngineConfig, report: ReportProgress) -> int:
     """How many tokens a step on a CPU should have, by this thread's CPU time.
 
     It is a tenth less than the time on the clock, but the same when others use the machine too.
@@ -111,7 +111,7 @@ class Probe:
     params: SamplingParams = PLAIN  # of each sequence
 
     @classmethod
-    def of(cls, model: Mixtral, config: EngineConfig, tokens: int) -> "Probe":
+    def of(cls, model: Decoder, config: EngineConfig, tokens: int) -> "Probe":
         """A probe for steps of up to that many tokens."""
         longest = config.max_model_len or model.config.max_position_embeddings
         max_len = min(tokens, longest)
@@ -152,7 +152,7 @@ class Probe:
         self.runner.run(Batch(tuple(rows)))
 
 
-def allocate(model: Mixtral, num_blocks: int, block_size: int) -> KVCache:
+def allocate(model: Decoder, num_blocks: int, block_size: int) -> KVCache:
     """A cache for the model. Raises ModelError when the memory does not suffice."""
     try:
         return KVCache.allocate(model.config, num_blocks, block_size, model.activation_dtype, model.device)

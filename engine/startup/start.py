@@ -14,7 +14,7 @@ from octavo.engine.schedule.scheduler import Limits
 from octavo.engine.startup import machine, sizing
 from octavo.engine.startup.probe import Room, allocate
 from octavo.model.config import GenerationConfig, ModelConfig, ModelError
-from octavo.model.decoder import Mixtral
+from octavo.model.decoder import Decoder
 from octavo.model.kernels.choice import select_ops, try_out
 from octavo.model.kernels.cpu.library import how_to_build, library, why_missing
 from octavo.model.kv_cache import KVCache
@@ -72,7 +72,7 @@ def _defaults(generation: GenerationConfig) -> SamplingDefaults:
     )
 
 
-def load(config: EngineConfig, shape: ModelConfig, report: ReportProgress, reserve: Reserve | None = None) -> Mixtral:
+def load(config: EngineConfig, shape: ModelConfig, report: ReportProgress, reserve: Reserve | None = None) -> Decoder:
     """Loads the model as the flags say. Raises ModelError."""
     device = _device(config.device)
     try_out(device)
@@ -117,7 +117,7 @@ def _precision(config: EngineConfig, shape: ModelConfig, device: torch.device) -
     return precision
 
 
-def _missing_kernels(model: Mixtral) -> tuple[str, ...]:
+def _missing_kernels(model: Decoder) -> tuple[str, ...]:
     """A line for the log, where the C kernels would make everything faster and are not there."""
     if model.device.type != "cpu" or library() is not None:
         return ()

@@ -1,4 +1,4 @@
-"""load_model: streams a checkpoint into a Mixtral, tensor by tensor, with nothing left over on either side."""
+"""load_model: streams a checkpoint into a Decoder, tensor by tensor, with nothing left over on either side."""
 
 import logging
 import math
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from octavo.model.config import ModelConfig, ModelError
-from octavo.model.decoder import Attention, DecoderLayer, Mixtral
+from octavo.model.decoder import Attention, Decoder, DecoderLayer
 from octavo.model.kernels.choice import has_triton, select_ops
 from octavo.model.kernels.cpu.decoder import fuse
 from octavo.model.kernels.cpu.library import Library, library
@@ -56,8 +56,8 @@ def load_model(
     precision: Precision,
     report: Report,
     zeros: Zeros | None = None,
-) -> Mixtral:
-    """Loads a Mixtral onto a device, quantising as it reads.
+) -> Decoder:
+    """Loads a Decoder onto a device, quantising as it reads.
 
     report(bytes read, bytes in all) is called as it goes, from this thread. `zeros` is where quantised weights are to
     lie. Raises ModelError.
@@ -77,7 +77,7 @@ def load_model(
     return _fused(model, kernels)
 
 
-def _fused(model: Mixtral, kernels: Library | None) -> Mixtral:
+def _fused(model: Decoder, kernels: Library | None) -> Decoder:
     """The same model, its layers in the fewer and larger operations of its device, where it has such."""
     if kernels is not None:
         return fuse(model, kernels)
@@ -222,7 +222,7 @@ class _Loader:
             above += len(stored)
 
 
-def _kept_plain(model: Mixtral) -> int:
+def _kept_plain(model: Decoder) -> int:
     """How many matrices are plain tensors that were to be packed or quantised."""
     linears, experts = [model.head], []
     for layer in model.layers:
@@ -249,7 +249,7 @@ def _shape(matrix: Matrix) -> tuple[int, int]:
     return sum(part.shape[-2] for part in matrix), matrix[0].shape[-1]
 
 
-def _assemble(loader: _Loader, names: Names, report: Report) -> Mixtral:
+def _assemble(loader: _Loader, names: Names, report: Report) -> Decoder:
     progress = _Progress(loader.shards, report)
     tied = names.head is names.embedding and loader.precision.has_plain_linears
     # The head is the largest matrix: it is packed while little else is held, so that its staging is no peak.
@@ -264,7 +264,7 @@ def _assemble(loader: _Loader, names: Names, report: Report) -> Mixtral:
             layers.append(layer)
     norm = loader.norm(names.norm)
     progress.add(names.norm)
-    return Mixtral(
+    return Decoder(
         config=loader.config,
         device=loader.device,
         precision=loader.precision,

@@ -22,7 +22,7 @@ from octavo.engine.schedule.batch import Batch, Sample
 from octavo.engine.schedule.blocks import BlockPool
 from octavo.engine.schedule.scheduler import Scheduler
 from octavo.model.config import ModelConfig
-from octavo.model.decoder import Mixtral
+from octavo.model.decoder import Decoder
 from octavo.model.kv_cache import KVCache
 from octavo.model.loading.checkpoint import load_model
 from octavo.model.weights.precision import Precision
@@ -45,7 +45,7 @@ MODELS = {
 
 
 @pytest.fixture(scope="module", params=MODELS.values(), ids=MODELS.keys())
-def model(request, tmp_path_factory) -> Mixtral:
+def model(request, tmp_path_factory) -> Decoder:
     directory: Path = tmp_path_factory.mktemp("tiny")
     write_tiny_checkpoint(directory, seed=3, sharp=4.0, **request.param)
     config = ModelConfig.from_pretrained(directory)
@@ -122,7 +122,7 @@ class Served:
 
 
 def serve(
-    model: Mixtral, rounds: list[list[Request]], num_blocks: int = 256, overlaps: bool = False, **changes
+    model: Decoder, rounds: list[list[Request]], num_blocks: int = 256, overlaps: bool = False, **changes
 ) -> Served:
     """Serves each round to its end; the cache starts full of NaN, which nobody may ever read."""
     cache = KVCache.allocate(model.config, num_blocks, BLOCK_SIZE, model.activation_dtype, model.device)

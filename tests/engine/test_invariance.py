@@ -13,7 +13,7 @@ from octavo.engine.api import Request, SamplingParams
 from octavo.engine.config import EngineConfig
 from octavo.engine.startup.start import load
 from octavo.model.config import ModelConfig
-from octavo.model.decoder import Mixtral
+from octavo.model.decoder import Decoder
 from octavo.model.kernels.cpu.library import library
 from octavo.model.weights.precision import fp16_works
 from tests.engine.test_equivalence import VOCAB, Served, serve
@@ -54,12 +54,12 @@ def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
 
 
 @pytest.fixture(params=WAYS)
-def model(request: pytest.FixtureRequest, checkpoint: Path) -> Mixtral:
+def model(request: pytest.FixtureRequest, checkpoint: Path) -> Decoder:
     config = EngineConfig(str(checkpoint), threads=torch.get_num_threads(), **request.param)
     return load(config, ModelConfig.from_pretrained(checkpoint), lambda progress: None)
 
 
-def test_the_same_bits_alone_and_beside_fifteen_others(model: Mixtral) -> None:
+def test_the_same_bits_alone_and_beside_fifteen_others(model: Decoder) -> None:
     together = serve(model, [requests()], max_num_batched_tokens=23)
     for n in ALONE:
         alone = serve(model, [[requests()[n]]], enable_prefix_caching=False)

@@ -27,7 +27,7 @@ from octavo.engine.engine import Engine
 from octavo.engine.schedule.blocks import BlockPool
 from octavo.engine.schedule.scheduler import Scheduler
 from octavo.engine.startup.probe import Room
-from octavo.model.decoder import Mixtral
+from octavo.model.decoder import Decoder
 from octavo.model.kv_cache import KVCache
 from tests.engine.fakes import limits
 from tests.engine.startup.test_probe import Device
@@ -93,7 +93,7 @@ def test_serving_compiles_nothing(
     assert at_start or device.type == "cuda"  # where an earlier test may have compiled all
 
 
-def serve(model: Mixtral, step_tokens: int) -> None:
+def serve(model: Decoder, step_tokens: int) -> None:
     """Requests that come as they like."""
     longest, random = model.config.max_position_embeddings, Random(1)
     cache = KVCache.allocate(model.config, 4 * longest // BLOCK_SIZE, BLOCK_SIZE, torch.float32, model.device)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from octavo.model.batch import ForwardBatch
 from octavo.model.config import ModelConfig
-from octavo.model.decoder import Mixtral
+from octavo.model.decoder import Decoder
 from octavo.model.kernels.gpu.configs import arch_of
 from octavo.model.kernels.gpu.decoder import GpuDecoder
 from octavo.model.kernels.gpu.ops import GpuOps
@@ -39,26 +39,26 @@ class DevicePages(Pages):
 
 def load(
     directory: Path, device: torch.device, dtype: torch.dtype, kind: torch.dtype | type[RowWeight], **shape: object
-) -> Mixtral:
+) -> Decoder:
     config = ModelConfig.from_pretrained(write_tiny_checkpoint(directory, **SHAPE | shape))
     return load_model(directory, config, device, Precision(dtype, kind, dtype), lambda done, total: None)
 
 
-def plain(model: Mixtral) -> Mixtral:
+def plain(model: Decoder) -> Decoder:
     layers = tuple(replace(layer, fused=None) for layer in model.layers)
     return replace(model, ops=TORCH, fused=None, layers=layers)
 
 
-def arch(model: Mixtral) -> str:
+def arch(model: Decoder) -> str:
     return arch_of(torch.cuda.get_device_capability()) if model.device.type == "cuda" else "sm_90"
 
 
-def seams(model: Mixtral) -> Mixtral:
+def seams(model: Decoder) -> Decoder:
     """The plain composition, over the kernels."""
     return replace(plain(model), ops=GpuOps(model.config, 4, arch(model)).ops())
 
 
-def fused(model: Mixtral) -> Mixtral:
+def fused(model: Decoder) -> Decoder:
     kernels = seams(model)
     return replace(kernels, fused=GpuDecoder.of(kernels, arch(model)))
 
@@ -75,7 +75,7 @@ STEPS: tuple[Rows, ...] = (  # one step after the other, over three sequences
 )
 
 
-def logits(model: Mixtral, steps: Sequence[Rows] = STEPS) -> list[Tensor]:
+def logits(model: Decoder, steps: Sequence[Rows] = STEPS) -> list[Tensor]:
     pages = DevicePages(model, sequences=3, length=8)
     return [pages.step(step) for step in steps]
 

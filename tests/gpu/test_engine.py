@@ -24,7 +24,7 @@ from octavo.engine.schedule.blocks import BlockPool
 from octavo.engine.schedule.scheduler import Scheduler
 from octavo.engine.startup.build import build
 from octavo.model.config import ModelConfig
-from octavo.model.decoder import Mixtral
+from octavo.model.decoder import Decoder
 from octavo.model.kernels.choice import select_ops
 from octavo.model.kernels.gpu.decoder import GpuDecoder
 from octavo.model.kernels.gpu.ops import GpuOps
@@ -41,13 +41,13 @@ SIZES = (1, 2, 4)  # of graphs
 SHAPE = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4, "num_key_value_heads": 2}
 
 
-def load(directory: Path, device: torch.device, **shape: int) -> Mixtral:
+def load(directory: Path, device: torch.device, **shape: int) -> Decoder:
     """As the engine loads it."""
     config = ModelConfig.from_pretrained(write_tiny_checkpoint(directory, seed=3, sharp=4.0, **SHAPE | shape))
     return load_model(directory, config, device, Precision.plain(torch.float32), lambda done, total: None)
 
 
-def interpreted(model: Mixtral) -> Mixtral:
+def interpreted(model: Decoder) -> Decoder:
     """The model of a CPU with what a GPU would have."""
     plain = capturable(model)
     on_kernels = replace(plain, ops=GpuOps(model.config, 4, "sm_90").ops())
@@ -55,7 +55,7 @@ def interpreted(model: Mixtral) -> Mixtral:
 
 
 @pytest.fixture(scope="module")
-def model(device: torch.device, tmp_path_factory: pytest.TempPathFactory) -> Mixtral:
+def model(device: torch.device, tmp_path_factory: pytest.TempPathFactory) -> Decoder:
     loaded = load(tmp_path_factory.mktemp("tiny"), device)
     return loaded if device.type == "cuda" else capturable(loaded)
 
@@ -136,14 +136,14 @@ class Served:
     cached: int
 
 
-def graphs_of(model: Mixtral, cache: KVCache, sizes: tuple[int, ...]) -> Graphs:
+def graphs_of(model: Decoder, cache: KVCache, sizes: tuple[int, ...]) -> Graphs:
     capture: Capture = CudaCapture(model.device) if model.device.type == "cuda" else FakeCapture()
     graphs = capture_all(Stage(model, cache, LONGEST // BLOCK_SIZE), sizes, capture, lambda progress: None)
     assert tuple(sorted(graphs.by_rows)) == sizes, graphs.description
     return graphs
 
 
-def engine_of(model: Mixtral, way: Way) -> Engine:
+def engine_of(model: Decoder, way: Way) -> Engine:
     """Its cache is full of NaN, which nobody may ever read."""
     cache = KVCache.allocate(model.config, way.num_blocks, BLOCK_SIZE, torch.float32, model.device)
     graphs = graphs_of(model, cache, SIZES) if way.graphed else Graphs()
@@ -161,7 +161,7 @@ def engine_of(model: Mixtral, way: Way) -> Engine:
     return Engine(Scheduler(BlockPool(way.num_blocks, BLOCK_SIZE), bounds), recorder)
 
 
-def serve(model: Mixtral, way: Way, asked: Sequence[Request], rounds: int = 1) -> Served:
+def serve(model: Decoder, way: Way, asked: Sequence[Request], rounds: int = 1) -> Served:
     """To the end of all, in each round."""
     core = engine_of(model, way)
     assert isinstance(core.runner, Recorder)
@@ -175,25 +175,25 @@ def serve(model: Mixtral, way: Way, asked: Sequence[Request], rounds: int = 1) -
 
 
 @pytest.fixture(scope="module")
-def alone(model: Mixtral) -> Served:
+def alone(model: Decoder) -> Served:
     return serve(model, Way(sequences=1), requests())
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_tokens_and_logits_do_not_depend_on_the_way(model: Mixtral, alone: Served, way: str) -> None:
+def test_tokens_and_logits_do_not_depend_on_the_way(model: Decoder, alone: Served, way: str) -> None:
     served = serve(model, WAYS[way], requests())
     same(served, alone)
     assert (served.preemptions > 0) == (WAYS[way].num_blocks == 7)
     assert (served.cached > 0) == WAYS[way].caching
 
 
-def test_a_cached_prefix_is_as_good_as_a_cold_one(model: Mixtral, alone: Served) -> None:
+def test_a_cached_prefix_is_as_good_as_a_cold_one(model: Decoder, alone: Served) -> None:
     warm = serve(model, replace(WAYS["everything at once"], num_blocks=32, step_tokens=128), requests(), rounds=2)
     assert warm.cached > 3 * BLOCK_SIZE
     same(warm, alone)
 
 
-def test_row_by_row_logits_are_the_same_bits_in_any_company(model: Mixtral) -> None:
+def test_row_by_row_logits_are_the_same_bits_in_any_company(model: Decoder) -> None:
     """What --batch-invariant serves on a GPU."""
     alone_in_step = model.row_by_row(select_ops(model.config, model.device, batch_invariant=True))
     alone, together = (serve(alone_in_step, way, requests()).logits for way in (Way(sequences=1), Way()))
@@ -255,7 +255,7 @@ def test_it_starts_with_graphs_unless_it_is_told_not_to(tmp_path: Path, eager: b
 
 @pytest.mark.cuda
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")  # says torch, once
-def test_launching_a_step_waits_for_nothing(model: Mixtral) -> None:
+def test_launching_a_step_waits_for_nothing(model: Decoder) -> None:
     """Neither one with prompts nor one in which all decode: torch raises where it would have to wait."""
     core, before = engine_of(model, Way(overlaps=True, graphed=True)), None
     for request in requests()[::2]:  # without the one that looks back

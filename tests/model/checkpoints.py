@@ -9,7 +9,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from octavo.model.config import ModelConfig
-from octavo.model.decoder import Mixtral
+from octavo.model.decoder import Decoder
 from octavo.model.loading.checkpoint import load_model
 from octavo.model.weights.precision import Wanted, choose_precision
 
@@ -17,7 +17,7 @@ CPU = torch.device("cpu")
 Tensors = dict[str, Tensor]
 
 
-def load(directory: Path, dtype: str = "float32", quantization: str = "none") -> Mixtral:
+def load(directory: Path, dtype: str = "float32", quantization: str = "none") -> Decoder:
     config = ModelConfig.from_pretrained(directory)
     precision = choose_precision(Wanted(dtype, quantization), config.dtype, CPU, kernels=False)
     return load_model(directory, config, CPU, precision, lambda done, total: None)

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from octavo.model.decoder import Mixtral
+from octavo.model.decoder import Decoder
 from octavo.model.moe import Router
 from octavo.model.ops.seams import Ops
 from octavo.model.weights.precision import fp16_works
@@ -131,7 +131,7 @@ def test_greedy_tokens_are_those_of_transformers(tmp_path: Path, oracle: Any, na
     assert greedy(load(tmp_path), prompts, 64) == expected.tolist()
 
 
-def greedy(model: Mixtral, prompts: list[list[int]], count: int) -> list[list[int]]:
+def greedy(model: Decoder, prompts: list[list[int]], count: int) -> list[list[int]]:
     """Prompts and their continuations, all sequences in every step."""
     tokens = [list(prompt) for prompt in prompts]
     pages = Pages(model, len(prompts), len(prompts[0]) + count)
@@ -161,7 +161,7 @@ class WatchedRouter(Router):
         return Router.__call__(self, x, ops)
 
 
-def watched(model: Mixtral) -> tuple[Mixtral, list[float]]:
+def watched(model: Decoder) -> tuple[Decoder, list[float]]:
     margins: list[float] = []
 
     def watch(router: Router) -> Router:
@@ -175,7 +175,7 @@ def watched(model: Mixtral) -> tuple[Mixtral, list[float]]:
 
 
 @cache
-def sharp_model(dtype: str, window: int | None = None, model_type: str = "mixtral") -> Mixtral:
+def sharp_model(dtype: str, window: int | None = None, model_type: str = "mixtral") -> Decoder:
     with TemporaryDirectory() as directory:
         shape = {"model_type": model_type, "sliding_window": window, "num_local_experts": 8}
         write_tiny_checkpoint(Path(directory), sharp=SHARP, **shape)

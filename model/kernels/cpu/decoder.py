@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from octavo.model.decoder import Attention, DecoderLayer, Mixtral, Step
+from octavo.model.decoder import Attention, Decoder, DecoderLayer, Step
 from octavo.model.kernels.cpu.library import Library
 from octavo.model.kernels.cpu.structs import AttentionStruct, ExpertsStruct, PagesStruct, RotationStruct, WeightStruct
 from octavo.model.kv_cache import LayerCache
@@ -56,6 +56,6 @@ def experts_struct(moe: MoEBlock, norm: RMSNorm) -> ExpertsStruct:
     return experts
 
 
-def fuse(model: Mixtral, kernels: Library) -> Mixtral:
+def fuse(model: Decoder, kernels: Library) -> Decoder:
     """The same model; its layers run fused where they can."""
     return replace(model, layers=tuple(replace(layer, fused=FusedLayer.of(layer, kernels)) for layer in model.layers))

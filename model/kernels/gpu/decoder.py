@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from octavo.model.decoder import DecoderLayer, Mixtral, Step
+from octavo.model.decoder import Decoder, DecoderLayer, Step
 from octavo.model.kernels.gpu import experts
 from octavo.model.kernels.gpu.attention import attend
 from octavo.model.kernels.gpu.combine import combine
@@ -65,14 +65,14 @@ class GpuLayer:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GpuDecoder:
-    """What the layers of a Mixtral compute; their plain composition is its reference."""
+    """What the layers of a Decoder compute; their plain composition is its reference."""
 
     layers: tuple[GpuLayer, ...]
     eps: float  # of the norms
     arch: str  # of the device, as configs.choose knows it
 
     @classmethod
-    def of(cls, model: Mixtral, arch: str) -> "GpuDecoder":
+    def of(cls, model: Decoder, arch: str) -> "GpuDecoder":
         """Raises ValueError for a model whose weights the kernels do not take."""
         return cls(tuple(map(GpuLayer.of, model.layers)), model.config.rms_norm_eps, arch)
 
@@ -129,6 +129,6 @@ def config_for(op: str, stack: Stack, tokens: int, arch: str) -> Config:
     return choose(op, stack.kind, stack.shape, tokens, arch)
 
 
-def fuse(model: Mixtral) -> Mixtral:
+def fuse(model: Decoder) -> Decoder:
     """The same model on a GPU; its layers run through the kernels. Its operations must be those of model.ops.gpu."""
     return replace(model, fused=GpuDecoder.of(model, arch_of(torch.cuda.get_device_capability(model.device))))

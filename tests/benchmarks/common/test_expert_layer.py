@@ -7,7 +7,7 @@ import torch
 
 from benchmarks.common import expert_layer
 from octavo.model.config import ModelConfig
-from octavo.model.decoder import Mixtral
+from octavo.model.decoder import Decoder
 from octavo.model.kernels.cpu.library import Library, library
 from octavo.model.loading.checkpoint import load_model
 from octavo.model.weights.precision import Precision
@@ -15,7 +15,7 @@ from octavo.model.weights.tiles import Int8Weight
 from tests.tiny import write_tiny_checkpoint
 
 
-def load(directory: Path, precision: Precision) -> Mixtral:
+def load(directory: Path, precision: Precision) -> Decoder:
     config = ModelConfig.from_pretrained(write_tiny_checkpoint(directory))
     return load_model(directory, config, torch.device("cpu"), precision, lambda done, total: None)
 

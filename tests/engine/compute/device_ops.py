@@ -8,7 +8,7 @@ from torch import Tensor
 
 from octavo.engine.compute.graphs import Replay
 from octavo.model.batch import ForwardBatch
-from octavo.model.decoder import Mixtral
+from octavo.model.decoder import Decoder
 from octavo.model.kv_cache import KVCache
 from octavo.model.ops.seams import TORCH, Ops, Plan
 
@@ -24,7 +24,7 @@ def reading_the_device() -> Ops:
     return replace(TORCH, plan_attention=plan_attention, capturable=True)
 
 
-def capturable(model: Mixtral) -> Mixtral:
+def capturable(model: Decoder) -> Decoder:
     """The model with such operations, layer by layer."""
     layers = tuple(replace(layer, fused=None) for layer in model.layers)
     return replace(model, ops=reading_the_device(), layers=layers, fused=None)

@@ -15,7 +15,7 @@ from octavo.engine.schedule.batch import PENDING, Batch, Row
 from octavo.engine.schedule.blocks import BlockPool
 from octavo.engine.schedule.scheduler import Scheduler
 from octavo.model.config import ModelConfig
-from octavo.model.decoder import Mixtral
+from octavo.model.decoder import Decoder
 from octavo.model.kv_cache import KVCache
 from octavo.model.loading.checkpoint import load_model
 from octavo.model.weights.precision import Precision
@@ -32,13 +32,13 @@ PARAMS = SamplingParams(max_tokens=9, temperature=0.0)
 @pytest.fixture(
     scope="module", params=[{}, {"sliding_window": 9}, {"model_type": "mistral"}], ids=["moe", "window", "dense"]
 )
-def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Mixtral:
+def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Decoder:
     directory: Path = write_tiny_checkpoint(tmp_path_factory.mktemp("tiny"), seed=3, sharp=4.0, **request.param)
     config, precision = ModelConfig.from_pretrained(directory), Precision.plain(torch.float32)
     return capturable(load_model(directory, config, torch.device("cpu"), precision, lambda done, total: None))
 
 
-def stage_of(model: Mixtral, num_blocks: int = 100) -> Stage:
+def stage_of(model: Decoder, num_blocks: int = 100) -> Stage:
     return Stage(model, KVCache.allocate(model.config, num_blocks, BLOCK_SIZE, torch.float32, "cpu"), BLOCKS)
 
 
@@ -68,7 +68,7 @@ def prefill_and_decode(count: int) -> tuple[Batch, Batch]:
 
 
 @pytest.mark.parametrize("count", range(1, 10))
-def test_a_graphs_logits_are_those_of_the_plain_step(model: Mixtral, count: int) -> None:
+def test_a_graphs_logits_are_those_of_the_plain_step(model: Decoder, count: int) -> None:
     capture, stages = FakeCapture(), (stage_of(model), stage_of(model))
     plain, graphed = (runner_of(stages[0], Graphs()), runner_of(stages[1], captured(stages[1], capture)))
     fill, decode = prefill_and_decode(count)
@@ -84,7 +84,7 @@ def test_a_graphs_logits_are_those_of_the_plain_step(model: Mixtral, count: int)
         assert (one.keys - other.keys).abs().max() < 1e-5 and (one.values - other.values).abs().max() < 1e-5
 
 
-def test_a_graph_remembers_nothing_of_larger_and_longer_steps(model: Mixtral) -> None:
+def test_a_graph_remembers_nothing_of_larger_and_longer_steps(model: Decoder) -> None:
     stage = stage_of(model)
     runner = runner_of(stage, captured(stage, FakeCapture()))
     fill, decode = prefill_and_decode(6)
@@ -97,7 +97,7 @@ def test_a_graph_remembers_nothing_of_larger_and_longer_steps(model: Mixtral) ->
     assert (few - first[2:5]).abs().max() < 1e-5
 
 
-def test_what_does_more_than_decode_has_no_graph(model: Mixtral) -> None:
+def test_what_does_more_than_decode_has_no_graph(model: Decoder) -> None:
     graphs = captured(stage_of(model), FakeCapture())
     row = Row("a", 4, (7,), (0, 1), PARAMS, 1)
     assert graphs.find(Batch((row,))) is graphs.by_rows[1]
@@ -113,7 +113,7 @@ def test_what_does_more_than_decode_has_no_graph(model: Mixtral) -> None:
     assert Graphs().find(Batch((row,))) is None
 
 
-def test_the_largest_is_captured_first_and_progress_is_told(model: Mixtral) -> None:
+def test_the_largest_is_captured_first_and_progress_is_told(model: Decoder) -> None:
     capture, seen = FakeCapture(), []
     graphs = capture_all(stage_of(model), SIZES, capture, seen.append)
     assert capture.captured == [6, 4, 2, 1]
@@ -121,7 +121,7 @@ def test_the_largest_is_captured_first_and_progress_is_told(model: Mixtral) -> N
     assert graphs.description == ("CUDA graphs for steps of up to 6 sequences",)
 
 
-def test_where_capturing_fails_there_are_none_and_a_line_says_so(model: Mixtral) -> None:
+def test_where_capturing_fails_there_are_none_and_a_line_says_so(model: Decoder) -> None:
     graphs = captured(stage_of(model), FakeCapture(fails_at=2))
     assert not graphs.by_rows
     (line,) = graphs.description
@@ -162,7 +162,7 @@ def test_after_a_capture_that_failed_the_allocator_knows_of_none(cuda: FakeCuda,
     assert cuda.current is current
 
 
-def test_what_the_largest_and_the_smallest_take_is_measured(model: Mixtral) -> None:
+def test_what_the_largest_and_the_smallest_take_is_measured(model: Decoder) -> None:
     capture, free = FakeCapture(), iter([1000, 700, 650])
     assert measure(stage_of(model), SIZES, capture, lambda: next(free)) == (300, 50)
     assert capture.captured == [6, 1]
@@ -194,7 +194,7 @@ def requests() -> list[Request]:
     return found
 
 
-def serve(model: Mixtral, graphed: bool, overlaps: bool) -> tuple[Collector, FakeCapture]:
+def serve(model: Decoder, graphed: bool, overlaps: bool) -> tuple[Collector, FakeCapture]:
     stage, capture, collector = stage_of(model, 24), FakeCapture(), Collector()
     runner = replace(runner_of(stage, captured(stage, capture) if graphed else Graphs()), overlaps=overlaps)
     bounds = limits(max_model_len=BLOCKS * BLOCK_SIZE, vocab_size=VOCAB, max_num_seqs=9, max_num_batched_tokens=16)
@@ -205,7 +205,7 @@ def serve(model: Mixtral, graphed: bool, overlaps: bool) -> tuple[Collector, Fak
     return collector, capture
 
 
-def test_overlapped_steps_with_graphs_give_what_plain_ones_give(model: Mixtral) -> None:
+def test_overlapped_steps_with_graphs_give_what_plain_ones_give(model: Decoder) -> None:
     plain, _ = serve(model, graphed=False, overlaps=False)
     for graphed, overlaps in ((True, False), (True, True), (False, True)):
         served, capture = serve(model, graphed, overlaps)

@@ -15,7 +15,7 @@ from octavo.engine.startup import probe, start
 from octavo.engine.startup.probe import Probe, Room
 from octavo.engine.startup.sizing import GIB
 from octavo.model.config import ModelConfig, ModelError
-from octavo.model.decoder import Mixtral
+from octavo.model.decoder import Decoder
 from octavo.model.kv_cache import KVCache
 from tests.tiny import write_tiny_checkpoint
 
@@ -54,7 +54,7 @@ def ignore(progress: Progress) -> None:
     pass
 
 
-def load(config: EngineConfig) -> Mixtral:
+def load(config: EngineConfig) -> Decoder:
     return start.load(config, ModelConfig.from_pretrained(Path(config.model)), ignore)
 
 
@@ -172,7 +172,7 @@ def test_graphs_are_for_gpus_whose_operations_can_be_captured_and_can_be_decline
     on_gpu = replace(model, device=torch.device("cuda"), ops=replace(model.ops, capturable=True))
     cache = KVCache.allocate(model.config, 4, 16, torch.float32, "cpu")
 
-    def stage(model: Mixtral, **changes: object) -> Stage | None:
+    def stage(model: Decoder, **changes: object) -> Stage | None:
         return stage_for(replace(config, **changes), model, cache, 50)
 
     assert stage(on_gpu) == Stage(on_gpu, cache, 4)

@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from octavo.model.config import ModelConfig, ModelError
-from octavo.model.decoder import Mixtral
+from octavo.model.decoder import Decoder
 from octavo.model.loading.checkpoint import load_model
 from octavo.model.weights.precision import Precision
 from octavo.model.weights.rows import Fp8Rows, Int4Rows, Int8Rows, RowWeight, Stack
@@ -22,12 +22,12 @@ DOWN = "model.layers.0.block_sparse_moe.experts.1.w2.weight"
 each_kind = pytest.mark.parametrize("kind", [Int8Rows, Int4Rows, Fp8Rows])
 
 
-def load(directory: Path, kind: torch.dtype | type[RowWeight], dtype: torch.dtype = torch.float32) -> Mixtral:
+def load(directory: Path, kind: torch.dtype | type[RowWeight], dtype: torch.dtype = torch.float32) -> Decoder:
     config = ModelConfig.from_pretrained(directory)
     return load_model(directory, config, CPU, Precision(dtype, kind, dtype), lambda done, total: None)
 
 
-def logits(model: Mixtral) -> Tensor:
+def logits(model: Decoder) -> Tensor:
     return Pages(model, sequences=1, length=len(PROMPT)).prompt(PROMPT)
 
 

@@ -6,14 +6,14 @@ import torch
 from torch import Tensor
 
 from octavo.model.batch import ForwardBatch
-from octavo.model.decoder import Mixtral
+from octavo.model.decoder import Decoder
 from octavo.model.kv_cache import KVCache
 
 
 class Pages:
     """A model, its cache, and the sequences that live in it; every sequence owns its blocks from the start."""
 
-    def __init__(self, model: Mixtral, sequences: int, length: int, block_size: int = 4) -> None:
+    def __init__(self, model: Decoder, sequences: int, length: int, block_size: int = 4) -> None:
         per_sequence = -(-length // block_size)
         self.model, self.block_size = model, block_size
         blocks = torch.randperm(sequences * per_sequence, generator=torch.Generator().manual_seed(0))
