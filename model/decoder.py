@@ -18,8 +18,8 @@ from octavo.model.weights.tiles import Weight
 
 
 @dataclass(frozen=True, slots=True)
-class Step:
-    """What all layers share while one batch runs through them."""
+class ForwardPass:
+    """A ForwardPass is what all layers share while one batch runs through them."""
 
     ops: Ops
     plan: Plan
@@ -36,11 +36,11 @@ class Attention:
     num_kv_heads: int  # Hkv
     head_dim: int  # D
 
-    def __call__(self, x: Tensor, pages: LayerCache, step: Step) -> Tensor:
-        heads = step.ops.linear(x, self.qkv).view(x.shape[0], -1, self.head_dim)  # [T, Hq + 2 Hkv, D]
+    def __call__(self, x: Tensor, pages: LayerCache, forward: ForwardPass) -> Tensor:
+        heads = forward.ops.linear(x, self.qkv).view(x.shape[0], -1, self.head_dim)  # [T, Hq + 2 Hkv, D]
         rotated, values = heads.split((self.num_heads + self.num_kv_heads, self.num_kv_heads), dim=1)
-        queries, keys = step.rotation(rotated).split((self.num_heads, self.num_kv_heads), dim=1)
-        return step.ops.linear(step.ops.attention(queries, keys, values, pages, step.plan), self.o)  # [T, H]
+        queries, keys = forward.rotation(rotated).split((self.num_heads, self.num_kv_heads), dim=1)
+        return forward.ops.linear(forward.ops.attention(queries, keys, values, pages, forward.plan), self.o)  # [T, H]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,25 +53,25 @@ class DecoderLayer:
     moe: MoEBlock
     fused: "Fused | None" = None  # another way to the same result, of which the plain one is the reference
 
-    def __call__(self, x: Tensor, pages: LayerCache, step: Step, observe: Observe | None = None) -> Tensor:
+    def __call__(self, x: Tensor, pages: LayerCache, forward: ForwardPass, observe: Observe | None = None) -> Tensor:
         """x [T, H] -> [T, H]; x may be overwritten."""
         if self.fused is not None:
-            return self.fused(x, pages, step, observe)
-        x = x + self.attention(self.input_norm(x), pages, step)
-        return x + self.moe(self.post_norm(x), step.ops, observe)
+            return self.fused(x, pages, forward, observe)
+        x = x + self.attention(self.input_norm(x), pages, forward)
+        return x + self.moe(self.post_norm(x), forward.ops, observe)
 
 
 class Fused(Protocol):
     """A whole layer in fewer, larger operations."""
 
-    def __call__(self, x: Tensor, pages: LayerCache, step: Step, observe: Observe | None = None) -> Tensor:
+    def __call__(self, x: Tensor, pages: LayerCache, forward: ForwardPass, observe: Observe | None = None) -> Tensor:
         """As DecoderLayer."""
 
 
 class FusedLayers(Protocol):
     """All layers in operations that cross the borders between them."""
 
-    def __call__(self, x: Tensor, cache: KVCache, step: Step, observe: Observe | None = None) -> Tensor:
+    def __call__(self, x: Tensor, cache: KVCache, forward: ForwardPass, observe: Observe | None = None) -> Tensor:
         """x [T, H] -> [T, H], as the layers one after the other."""
 
 
@@ -104,12 +104,12 @@ class Decoder:
         """The same up to the last layer: hidden states [R, H], for whoever wants the logits of a few at a time."""
         x = self.embedding(batch.tokens)  # [T, H]
         plan = self.ops.plan_attention(batch, cache, self.config.sliding_window)
-        step = Step(self.ops, plan, self.rotary.at(batch.positions))
+        forward = ForwardPass(self.ops, plan, self.rotary.at(batch.positions))
         if self.fused is not None:
-            x = self.fused(x, cache, step, observe)
+            x = self.fused(x, cache, forward, observe)
         else:
             for layer, pages in zip(self.layers, cache.layers, strict=True):
-                x = layer(x, pages, step, observe)
+                x = layer(x, pages, forward, observe)
         return x[batch.logit_rows]  # [R, H]
 
     def logits(self, hidden: Tensor) -> Tensor:

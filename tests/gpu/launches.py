@@ -10,7 +10,7 @@ from torch import Tensor
 
 from octavo.model.batch import ForwardBatch
 from octavo.model.config import ModelConfig
-from octavo.model.decoder import Step
+from octavo.model.decoder import ForwardPass
 from octavo.model.kernels.gpu import configs, experts
 from octavo.model.kernels.gpu.attention import attend
 from octavo.model.kernels.gpu.attention_plan import Tiling, plan
@@ -181,8 +181,8 @@ def call_decoder(launch: Launch) -> None:
     cache = KVCache((pages(dtype),) * 2, BLOCK_SIZE, NUM_BLOCKS)
     angles = meta(launch.tokens, 1, HEAD_DIM, dtype=torch.float32)
     ops = GpuOps(MODEL, PROCESSORS, launch.arch).ops()
-    step = Step(ops, ops.plan_attention(batch, cache, None), Rotation(angles, angles))
-    GpuDecoder((layer,) * 2, EPS, launch.arch)(meta(launch.tokens, HIDDEN, dtype=dtype), cache, step)
+    forward = ForwardPass(ops, ops.plan_attention(batch, cache, None), Rotation(angles, angles))
+    GpuDecoder((layer,) * 2, EPS, launch.arch)(meta(launch.tokens, HIDDEN, dtype=dtype), cache, forward)
 
 
 def call_sampling(launch: Launch) -> None:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor
 
-from octavo.model.decoder import Attention, Decoder, DecoderLayer, Step
+from octavo.model.decoder import Attention, Decoder, DecoderLayer, ForwardPass
 from octavo.model.kernels.cpu.library import Library
 from octavo.model.kernels.cpu.structs import AttentionStruct, ExpertsStruct, PagesStruct, RotationStruct, WeightStruct
 from octavo.model.kv_cache import LayerCache
@@ -31,9 +31,9 @@ class FusedLayer:
             return None
         return cls(layer, kernels, attention_struct(attention, layer.input_norm), experts_struct(moe, layer.post_norm))
 
-    def __call__(self, x: Tensor, pages: LayerCache, step: Step, observe: Observe | None = None) -> Tensor:
-        rotation = RotationStruct.of(step.rotation)
-        self.kernels.attention_layer(x, self.attention, step.plan.step, rotation, PagesStruct.of(pages))
+    def __call__(self, x: Tensor, pages: LayerCache, forward: ForwardPass, observe: Observe | None = None) -> Tensor:
+        rotation = RotationStruct.of(forward.rotation)
+        self.kernels.attention_layer(x, self.attention, forward.plan.step, rotation, PagesStruct.of(pages))
         ids = self.kernels.experts_layer(x, self.experts)
         if observe is not None and self.plain.moe.router is not None:
             observe(self.plain.moe.layer, ids)

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from octavo.model.decoder import Decoder, DecoderLayer, Step
+from octavo.model.decoder import Decoder, DecoderLayer, ForwardPass
 from octavo.model.kernels.gpu import experts
 from octavo.model.kernels.gpu.attention import attend
 from octavo.model.kernels.gpu.combine import combine
@@ -76,14 +76,14 @@ class GpuDecoder:
         """Raises ValueError for a model whose weights the kernels do not take."""
         return cls(tuple(map(GpuLayer.of, model.layers)), model.config.rms_norm_eps, arch)
 
-    def __call__(self, x: Tensor, cache: KVCache, step: Step, observe: Observe | None = None) -> Tensor:
-        """x [T, H], the embedded tokens -> [T, H], before the last norm; step.plan is a PagedStep."""
+    def __call__(self, x: Tensor, cache: KVCache, forward: ForwardPass, observe: Observe | None = None) -> Tensor:
+        """x [T, H], the embedded tokens -> [T, H], before the last norm; forward.plan is a PagedStep."""
         normed: Tensor | None = add_norm(x, None, self.layers[0].input_norm, self.eps)[1]
         for index, (layer, pages, following) in enumerate(
             zip(self.layers, cache.layers, self._following(), strict=True)
         ):
             assert normed is not None
-            delta = self._attention(layer, normed, pages, step)
+            delta = self._attention(layer, normed, pages, forward)
             routed = self._route(layer, x, delta)
             if observe is not None and layer.router is not None:
                 observe(index, routed.ids)
@@ -94,10 +94,10 @@ class GpuDecoder:
         """The norm behind each layer that is another layer's."""
         return chain((layer.input_norm for layer in self.layers[1:]), (None,))
 
-    def _attention(self, layer: GpuLayer, normed: Tensor, pages: LayerCache, step: Step) -> Tensor:
+    def _attention(self, layer: GpuLayer, normed: Tensor, pages: LayerCache, forward: ForwardPass) -> Tensor:
         qkv = F.linear(normed, layer.qkv)  # [T, (Hq + 2 Hkv) * D]
-        queries = rotate_and_store(qkv, step.rotation, step.plan.slots, pages, layer.heads)  # [T, Hq, D]
-        return F.linear(attend(queries, pages, step.plan.attention), layer.o)  # [T, H]
+        queries = rotate_and_store(qkv, forward.rotation, forward.plan.slots, pages, layer.heads)  # [T, Hq, D]
+        return F.linear(attend(queries, pages, forward.plan.attention), layer.o)  # [T, H]
 
     def _route(self, layer: GpuLayer, x: Tensor, delta: Tensor) -> Routed:
         if layer.router is not None:

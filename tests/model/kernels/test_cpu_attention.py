@@ -11,7 +11,7 @@ from torch import Tensor
 
 from octavo.model.batch import ForwardBatch
 from octavo.model.config import ModelConfig
-from octavo.model.decoder import Attention, Step
+from octavo.model.decoder import Attention, ForwardPass
 from octavo.model.kernels.cpu.decoder import attention_struct
 from octavo.model.kernels.cpu.library import Library, library
 from octavo.model.kernels.cpu.structs import PagesStruct, RotationStruct, StepStruct
@@ -282,7 +282,7 @@ class Layer:
             return attention_reference(q, k, v, pages, batch, None)
 
         ops = Ops(lambda *_: None, attend, experts_reference, linear_reference)
-        return x + self.attention(self.norm(x), layer, Step(ops, None, self.rotary.at(batch.positions)))
+        return x + self.attention(self.norm(x), layer, ForwardPass(ops, None, self.rotary.at(batch.positions)))
 
 
 @pytest.mark.parametrize("kind", [Int8Weight, Int4Weight])
