@@ -30,7 +30,7 @@ from octavo.model.kv_cache import KVCache
 from octavo.model.loading.checkpoint import load_model
 from octavo.model.weights.memory import zeros_on
 from octavo.model.weights.precision import Wanted, choose_precision
-from octavo.model.weights.rows import Fp8Rows, Int4Rows, Int8GroupRows, Int8Rows, RowWeight
+from octavo.model.weights.row_major import Fp8Rows, Int4Rows, Int8GroupRows, Int8Rows, RowWeight
 from octavo.model.weights.tiles import GroupedWeight, Int4Weight, Tiling
 
 HELD_OUT = Path(__file__).with_name("held_out.txt")

@@ -13,7 +13,7 @@ from octavo.model.layers import Embedding, RMSNorm, RotaryEmbedding
 from octavo.model.moe import MoEBlock, Router
 from octavo.model.weights.memory import zeros_on
 from octavo.model.weights.precision import Precision
-from octavo.model.weights.rows import RowWeight, Stack
+from octavo.model.weights.row_major import RowWeight, Stack
 from octavo.model.weights.tiles import ExpertWeights, Weight
 
 MIXTRAL_8X7B = ModelConfig(

@@ -12,7 +12,7 @@ from octavo.model.kernels.gpu import experts
 from octavo.model.kernels.gpu.configs import Config
 from octavo.model.kernels.gpu.decoder import FEW, config_for
 from octavo.model.kernels.gpu.sort import Pairs, sort_pairs
-from octavo.model.weights.rows import Stack
+from octavo.model.weights.row_major import Stack
 from octavo.model.weights.tiles import ExpertWeights
 
 

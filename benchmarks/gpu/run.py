@@ -20,7 +20,7 @@ from benchmarks.gpu.table import Ceilings, Checked, Measured, document, markdown
 from octavo.model.config import ModelConfig
 from octavo.model.kernels.gpu.configs import arch_of
 from octavo.model.weights.precision import FP8_CAPABILITY
-from octavo.model.weights.rows import Fp8Rows, Int4Rows, Int8GroupRows, Int8Rows
+from octavo.model.weights.row_major import Fp8Rows, Int4Rows, Int8GroupRows, Int8Rows
 from octavo.model.weights.tiles import ExpertWeights
 
 KINDS: dict[str, Kind] = {

@@ -23,7 +23,7 @@ from octavo.model.loading.upload import LANES, Upload
 from octavo.model.moe import MoEBlock, Router
 from octavo.model.weights.memory import Zeros, zeros_on
 from octavo.model.weights.precision import Precision
-from octavo.model.weights.rows import RowWeight
+from octavo.model.weights.row_major import RowWeight
 from octavo.model.weights.tiles import (
     ExpertWeights,
     Fp16Weight,

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from octavo.model.weights.grid import divisor
-from octavo.model.weights.rows import RowWeight
+from octavo.model.weights.row_major import RowWeight
 from octavo.model.weights.tiles import GROUP, Fp16Weight, GroupedWeight, Weight
 
 Linear = Callable[[Tensor, Weight], Tensor]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from octavo.model.config import DTYPES, ModelConfig, ModelError
-from octavo.model.weights.rows import Fp8Rows, Int4Rows, Int8Rows, RowWeight
+from octavo.model.weights.row_major import Fp8Rows, Int4Rows, Int8Rows, RowWeight
 from octavo.model.weights.tiles import Fp16Weight, Int4Weight, Int8Weight, Kind
 
 QUANTIZATIONS = ("auto", "none", "int8", "int4", "fp8")

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from octavo.model.weights.grid import FINE_SCALE, divisor, fit, rounded
 from octavo.model.weights.memory import Zeros, zeros_on
-from octavo.model.weights.rows import RowWeight
+from octavo.model.weights.row_major import RowWeight
 
 # What a weight may lose when it is stored in float16: rounding costs 3e-4, more means subnormal numbers.
 FP16_TOLERANCE = 1e-3

@@ -26,7 +26,7 @@ from octavo.model.kernels.gpu.sort import Pairs, sort_pairs
 from octavo.model.kv_cache import KVCache, LayerCache
 from octavo.model.layers import Rotation
 from octavo.model.weights.memory import zeros_on
-from octavo.model.weights.rows import Fp8Rows, Int4Rows, Int8GroupRows, Int8Rows, Stack
+from octavo.model.weights.row_major import Fp8Rows, Int4Rows, Int8GroupRows, Int8Rows, Stack
 
 ARCHS = ("sm_80", "sm_86", "sm_90")  # that all kernels are for; sm_89 is as sm_86, and has fp8
 HIDDEN, INNER, EXPERTS, TOP_K = 4096, 14336, 8, 2

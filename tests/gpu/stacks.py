@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from octavo.model.weights.memory import zeros_on
-from octavo.model.weights.rows import PLAIN, Fp8Rows, Int4Rows, Int8GroupRows, Int8Rows, RowWeight, Stack
+from octavo.model.weights.row_major import PLAIN, Fp8Rows, Int4Rows, Int8GroupRows, Int8Rows, RowWeight, Stack
 
 KINDS = [torch.bfloat16, torch.float16, torch.float32, Int8Rows, Int8GroupRows, Int4Rows, Fp8Rows]
 Kind = torch.dtype | type[RowWeight]

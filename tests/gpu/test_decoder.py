@@ -17,7 +17,7 @@ from octavo.model.kernels.gpu.ops import GpuOps
 from octavo.model.loading.checkpoint import load_model
 from octavo.model.ops.seams import TORCH
 from octavo.model.weights.precision import Precision
-from octavo.model.weights.rows import Fp8Rows, Int4Rows, Int8Rows, RowWeight
+from octavo.model.weights.row_major import Fp8Rows, Int4Rows, Int8Rows, RowWeight
 from tests.model.weights.pages import Pages
 from tests.tiny import write_tiny_checkpoint
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from octavo.model.kernels.gpu.configs import Config, arch_of, choose
 from octavo.model.kernels.gpu.experts import down, down_reference, gate_up, gate_up_reference
 from octavo.model.kernels.gpu.sort import sort_pairs
-from octavo.model.weights.rows import Fp8Rows, Int4Rows, Int8GroupRows, Int8Rows
+from octavo.model.weights.row_major import Fp8Rows, Int4Rows, Int8GroupRows, Int8Rows
 from tests.gpu.stacks import Kind, activations, each_kind, make, name_of, ragged
 
 CONFIG = Config(rows=32, tokens=16, inputs=64, splits=1, warps=4, stages=2)

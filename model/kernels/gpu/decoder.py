@@ -25,7 +25,7 @@ from octavo.model.kernels.gpu.router import Routed, route
 from octavo.model.kernels.gpu.sort import sort_pairs
 from octavo.model.kv_cache import KVCache, LayerCache
 from octavo.model.moe import Observe
-from octavo.model.weights.rows import Stack
+from octavo.model.weights.row_major import Stack
 
 FEW = 2  # tokens: up to here nothing is sorted, since hardly any expert has two of them
 

@@ -33,7 +33,7 @@ from torch import Tensor
 from octavo.model.kernels.gpu.configs import Config
 from octavo.model.kernels.gpu.product import product, steps_of
 from octavo.model.kernels.gpu.sort import Pairs, max_tiles
-from octavo.model.weights.rows import GROUP, Stack
+from octavo.model.weights.row_major import GROUP, Stack
 
 _BAND = tl.constexpr(8)  # blocks of rows
 _OF_TILES = ["tile_expert_ptr", "tile_start_ptr", "tile_end_ptr"]  # rows of one table, as far apart as it is wide

@@ -15,7 +15,7 @@ from octavo.model.kernels.gpu.sampling import draw
 from octavo.model.kv_cache import KVCache, LayerCache
 from octavo.model.ops.linear import linear
 from octavo.model.ops.seams import Ops, Plan
-from octavo.model.weights.rows import Stack
+from octavo.model.weights.row_major import Stack
 from octavo.model.weights.tiles import ExpertWeights
 
 

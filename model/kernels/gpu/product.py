@@ -17,7 +17,7 @@ and the sum of x is one more product, with ones: it comes out where it is needed
 import triton
 import triton.language as tl
 
-from octavo.model.weights.rows import GROUP, WORDS
+from octavo.model.weights.row_major import GROUP, WORDS
 
 _GROUP = tl.constexpr(GROUP)
 _WORDS = tl.constexpr(WORDS)

@@ -5,7 +5,7 @@ import torch
 
 from benchmarks.gpu.inputs import SMALL, random_model
 from benchmarks.gpu.steps import step_bytes, step_flop
-from octavo.model.weights.rows import Int8Rows
+from octavo.model.weights.row_major import Int8Rows
 
 CPU = torch.device("cpu")
 

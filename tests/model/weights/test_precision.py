@@ -8,7 +8,7 @@ import torch
 from octavo.model.config import ModelError
 from octavo.model.weights import precision
 from octavo.model.weights.precision import Precision, Wanted, choose_precision, quantizations
-from octavo.model.weights.rows import Fp8Rows, Int4Rows, Int8Rows
+from octavo.model.weights.row_major import Fp8Rows, Int4Rows, Int8Rows
 from octavo.model.weights.tiles import Fp16Weight, Int4Weight, Int8Weight
 from tests.model.checkpoints import load
 from tests.tiny import write_tiny_checkpoint

@@ -7,7 +7,7 @@ from torch import Tensor
 from octavo.model.ops.experts import experts, experts_reference
 from octavo.model.ops.linear import linear, linear_reference
 from octavo.model.weights.memory import zeros_on
-from octavo.model.weights.rows import Fp8Rows, Int4Rows, Int8GroupRows, Int8Rows, RowWeight, Stack
+from octavo.model.weights.row_major import Fp8Rows, Int4Rows, Int8GroupRows, Int8Rows, RowWeight, Stack
 from octavo.model.weights.tiles import ExpertWeights
 
 KINDS = [Int8Rows, Int8GroupRows, Int4Rows, Fp8Rows]
@@ -100,7 +100,7 @@ def test_int4_uses_all_bits_of_a_word() -> None:
 def test_rows_may_come_in_any_pieces_and_types(kind: type[RowWeight], monkeypatch: pytest.MonkeyPatch) -> None:
     dense = random(90, 200).bfloat16()
     whole = kind.pack(dense)
-    monkeypatch.setattr("octavo.model.weights.rows.ON_CPU", 700)  # three rows at a time
+    monkeypatch.setattr("octavo.model.weights.row_major.ON_CPU", 700)  # three rows at a time
     (pieces,) = kind.stack(1, (90, 200), zeros)
     for start, end in ((40, 57), (0, 40), (57, 90)):
         pieces.fill(dense[start:end].float(), start)

@@ -12,7 +12,7 @@ from octavo.model.config import ModelConfig, ModelError
 from octavo.model.decoder import Decoder
 from octavo.model.loading.checkpoint import load_model
 from octavo.model.weights.precision import Precision
-from octavo.model.weights.rows import Fp8Rows, Int4Rows, Int8Rows, RowWeight, Stack
+from octavo.model.weights.row_major import Fp8Rows, Int4Rows, Int8Rows, RowWeight, Stack
 from tests.model.checkpoints import CPU, Tensors, change, fuse, shard
 from tests.model.weights.pages import Pages
 from tests.tiny import write_tiny_checkpoint
