@@ -30,7 +30,7 @@ from octavo.model.kv_cache import KVCache
 from octavo.model.loading.checkpoint import load_model
 from octavo.model.weights.memory import zeros_on
 from octavo.model.weights.precision import Wanted, choose_precision
-from octavo.model.weights.row_major import Fp8Rows, Int4Rows, Int8GroupRows, Int8Rows, RowWeight
+from octavo.model.weights.row_major import Fp8RowMajor, Int4RowMajor, Int8GroupedRowMajor, Int8RowMajor, RowMajorWeight
 from octavo.model.weights.tiles import GroupedWeight, Int4Weight, Tiling
 
 HELD_OUT = Path(__file__).with_name("held_out.txt")
@@ -40,11 +40,11 @@ CHUNK = 256  # of one step: later ones find the earlier ones' keys in the cache
 KEPT = 8  # every eighth token's logits are compared
 BLOCK = 16
 CPU = torch.device("cpu")
-ROWS: dict[str, type[RowWeight]] = {
-    "gpu-int8": Int8Rows,
-    "gpu-int8-groups": Int8GroupRows,
-    "gpu-fp8": Fp8Rows,
-    "gpu-int4": Int4Rows,
+ROWS: dict[str, type[RowMajorWeight]] = {
+    "gpu-int8": Int8RowMajor,
+    "gpu-int8-groups": Int8GroupedRowMajor,
+    "gpu-fp8": Fp8RowMajor,
+    "gpu-int4": Int4RowMajor,
 }
 
 
@@ -123,7 +123,7 @@ def regroup(model: Decoder) -> None:
             dense[:, order] = weight.dense()
 
 
-def round_experts(model: Decoder, kind: type[RowWeight]) -> None:
+def round_experts(model: Decoder, kind: type[RowMajorWeight]) -> None:
     """Rounds the experts of a float32 model in place to what a GPU would hold; its arithmetic stays exact."""
     for layer in model.layers:
         for dense in (*layer.moe.experts.gate_up, *layer.moe.experts.down):

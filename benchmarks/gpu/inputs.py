@@ -13,7 +13,7 @@ from octavo.model.layers import Embedding, RMSNorm, RotaryEmbedding
 from octavo.model.moe import MoEBlock, Router
 from octavo.model.weights.memory import zeros_on
 from octavo.model.weights.precision import Precision
-from octavo.model.weights.row_major import RowWeight, Stack
+from octavo.model.weights.row_major import RowMajorWeight, Stack
 from octavo.model.weights.tiles import ExpertWeights, Weight
 
 MIXTRAL_8X7B = ModelConfig(
@@ -41,7 +41,7 @@ SMALL = replace(  # what an interpreter gets through
     max_position_embeddings=512,
 )
 
-Kind = torch.dtype | type[RowWeight]
+Kind = torch.dtype | type[RowMajorWeight]
 
 
 def experts_of(config: ModelConfig, kind: Kind, device: torch.device) -> ExpertWeights:
@@ -120,11 +120,11 @@ def _stack(count: int, shape: tuple[int, int], kind: Kind, device: torch.device)
 
 def _copied(weights: tuple[Weight, ...]) -> tuple[Weight, ...]:
     first = weights[0]
-    if not isinstance(first, RowWeight):
+    if not isinstance(first, RowMajorWeight):
         return Stack.of(weights).quants.clone().unbind()
     copies = type(first).stack(len(weights), first.shape, zeros_on(first.quants.device))
     for copy, weight in zip(copies, weights, strict=True):
-        assert isinstance(weight, RowWeight)
+        assert isinstance(weight, RowMajorWeight)
         for part, original in zip(copy.parts(), weight.parts(), strict=True):
             part.copy_(original)
     return copies

@@ -20,15 +20,15 @@ from benchmarks.gpu.table import Ceilings, Checked, Measured, document, markdown
 from octavo.model.config import ModelConfig
 from octavo.model.kernels.gpu.configs import arch_of
 from octavo.model.weights.precision import FP8_CAPABILITY
-from octavo.model.weights.row_major import Fp8Rows, Int4Rows, Int8GroupRows, Int8Rows
+from octavo.model.weights.row_major import Fp8RowMajor, Int4RowMajor, Int8GroupedRowMajor, Int8RowMajor
 from octavo.model.weights.tiles import ExpertWeights
 
 KINDS: dict[str, Kind] = {
     "bf16": torch.bfloat16,
-    "int8": Int8Rows,
-    "int8-groups": Int8GroupRows,
-    "int4": Int4Rows,
-    "fp8": Fp8Rows,
+    "int8": Int8RowMajor,
+    "int8-groups": Int8GroupedRowMajor,
+    "int4": Int4RowMajor,
+    "fp8": Fp8RowMajor,
 }
 TOKENS, SMALL_TOKENS = (1, 2, 4, 8, 16, 32, 64, 128, 256), (1, 3)
 

@@ -23,7 +23,7 @@ from octavo.model.loading.upload import LANES, Upload
 from octavo.model.moe import MoEBlock, Router
 from octavo.model.weights.memory import Zeros, zeros_on
 from octavo.model.weights.precision import Precision
-from octavo.model.weights.row_major import RowWeight
+from octavo.model.weights.row_major import RowMajorWeight
 from octavo.model.weights.tiles import (
     ExpertWeights,
     Fp16Weight,
@@ -139,8 +139,8 @@ class _Loader:
         """Matrices of one shape: packed one by one, or else all views of one tensor; paired: gate above up."""
         if isinstance(kind, torch.dtype):
             return self._plain(matrices, kind)
-        if issubclass(kind, RowWeight):
-            return self._rows(matrices, kind)
+        if issubclass(kind, RowMajorWeight):
+            return self._row_major(matrices, kind)
         if issubclass(kind, GroupedWeight):
             return [self._quantise(matrix, kind, paired, terms) for matrix in matrices]
         return [self._pack(matrix, staging) for matrix in matrices]
@@ -177,7 +177,7 @@ class _Loader:
             self._copy(out, matrix)
         return whole.unbind()
 
-    def _rows(self, matrices: Sequence[Matrix], kind: type[RowWeight]) -> Sequence[Weight]:
+    def _row_major(self, matrices: Sequence[Matrix], kind: type[RowMajorWeight]) -> Sequence[Weight]:
         """Quantised on the device, piece by piece as they arrive; all of them, or none."""
         weights = kind.stack(len(matrices), _shape(matrices[0]), self.zeros)
         largest = 0.0

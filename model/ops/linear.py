@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from octavo.model.weights.grid import divisor
-from octavo.model.weights.row_major import RowWeight
+from octavo.model.weights.row_major import RowMajorWeight
 from octavo.model.weights.tiles import GROUP, Fp16Weight, GroupedWeight, Weight
 
 Linear = Callable[[Tensor, Weight], Tensor]
@@ -20,7 +20,7 @@ def linear(x: Tensor, weight: Weight) -> Tensor:
     """x [T, in] times weight [out, in] transposed -> [T, out], in the dtype of x."""
     if isinstance(weight, Fp16Weight):
         return _linear_fp16(x, weight.packed)
-    if isinstance(weight, GroupedWeight | RowWeight):  # slow, but exact in the activations, and on every device
+    if isinstance(weight, GroupedWeight | RowMajorWeight):  # slow, but exact in the activations, and on every device
         return F.linear(x, weight.dense().to(x.dtype))
     return F.linear(x, weight)
 
@@ -29,7 +29,7 @@ def linear_reference(x: Tensor, weight: Weight) -> Tensor:
     """Every output a sum of its own, in float64; with weights in groups, the activations are quantised too."""
     if isinstance(weight, GroupedWeight):
         return _grouped_reference(x, weight)
-    dense = weight.dense() if isinstance(weight, Fp16Weight | RowWeight) else weight
+    dense = weight.dense() if isinstance(weight, Fp16Weight | RowMajorWeight) else weight
     return (x.double()[:, None, :] * dense.double()).sum(-1).to(x.dtype)
 
 

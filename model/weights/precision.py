@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 
 from octavo.model.config import DTYPES, ModelConfig, ModelError
-from octavo.model.weights.row_major import Fp8Rows, Int4Rows, Int8Rows, RowWeight
+from octavo.model.weights.row_major import Fp8RowMajor, Int4RowMajor, Int8RowMajor, RowMajorWeight
 from octavo.model.weights.tiles import Fp16Weight, Int4Weight, Int8Weight, Kind
 
 QUANTIZATIONS = ("auto", "none", "int8", "int4", "fp8")
@@ -18,11 +18,11 @@ SHORT = {
     Fp16Weight: "fp16",
     Int8Weight: "int8",
     Int4Weight: "int4",
-    Int8Rows: "int8",
-    Int4Rows: "int4",
-    Fp8Rows: "fp8",
+    Int8RowMajor: "int8",
+    Int4RowMajor: "int4",
+    Fp8RowMajor: "fp8",
 }
-_ROWS: dict[str, type[RowWeight]] = {"int8": Int8Rows, "int4": Int4Rows, "fp8": Fp8Rows}
+_ROW_MAJOR: dict[str, type[RowMajorWeight]] = {"int8": Int8RowMajor, "int4": Int4RowMajor, "fp8": Fp8RowMajor}
 FP8_CAPABILITY = (8, 9)
 
 
@@ -115,7 +115,7 @@ def _quantised_on_cuda(wanted: Wanted, checkpoint: str | None, device: torch.dev
     if wanted.quantization == "fp8" and "fp8" not in quantizations(device):
         raise ModelError("fp8 needs a GPU of compute capability 8.9 or more; use --quantization int8.")
     linears = _dtype(_fast_on_cuda(checkpoint) if wanted.dtype == "auto" else wanted.dtype)
-    return Precision(linears, _ROWS[wanted.quantization], linears)
+    return Precision(linears, _ROW_MAJOR[wanted.quantization], linears)
 
 
 def _on_cpu(dtype: str) -> torch.dtype:

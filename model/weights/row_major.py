@@ -23,7 +23,7 @@ Layout = tuple[tuple[tuple[int, ...], torch.dtype], ...]  # of each part of a we
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class RowWeight(ABC):
+class RowMajorWeight(ABC):
     """A quantised matrix, output by output; zeros until rows are put in.
 
     Quants lie along the inputs, as they are multiplied. Scales lie along the outputs: a kernel that is at some group
@@ -90,7 +90,7 @@ class RowWeight(ABC):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class OutputRows(RowWeight):
+class PerOutputRowMajor(RowMajorWeight):
     """A scale for each output: weight = quant * scale; quants [out, in] of `dtype`, scales [1, out] float32."""
 
     dtype: ClassVar[torch.dtype]
@@ -105,7 +105,7 @@ class OutputRows(RowWeight):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Int8Rows(OutputRows):
+class Int8RowMajor(PerOutputRowMajor):
     """int8, symmetric.
 
     Relative error 0.87% of the default model's experts and of normally distributed weights, 1.5% of Laplace's.
@@ -121,8 +121,8 @@ class Int8Rows(OutputRows):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Int8GroupRows(RowWeight):
-    """As Int8Rows with a scale per 128 inputs, the last group as long as it is; scales [in / 128, out] float32.
+class Int8GroupedRowMajor(RowMajorWeight):
+    """As Int8RowMajor with a scale per 128 inputs, the last group as long as it is; scales [in / 128, out] float32.
 
     Relative error 0.69% of the default model's experts, 0.65% of normally distributed weights, 0.90% of Laplace's.
     """
@@ -146,7 +146,7 @@ class Int8GroupRows(RowWeight):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Fp8Rows(OutputRows):
+class Fp8RowMajor(PerOutputRowMajor):
     """float8_e4m3fn (https://arxiv.org/abs/2209.05433).
 
     Relative error 2.6% whatever the distribution: three bits of mantissa.
@@ -164,7 +164,7 @@ class Fp8Rows(OutputRows):
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Int4Rows(RowWeight):
+class Int4RowMajor(RowMajorWeight):
     """4 bits, in groups of 128 inputs: weight = quant * step + min; the inputs padded to whole groups.
 
     quants [out, groups * 16] int32: a word holds eight inputs, so that each shift brings two of them, neighbours, where
@@ -224,8 +224,8 @@ class Stack:
         first = weights[0]
         if isinstance(first, Tensor) and first.dtype in PLAIN:
             return cls(PLAIN[first.dtype], (first.shape[0], first.shape[1]), _joined(weights))
-        if isinstance(first, RowWeight) and all(isinstance(weight, type(first)) for weight in weights):
-            parts = zip(*(weight.parts() for weight in weights if isinstance(weight, RowWeight)), strict=True)
+        if isinstance(first, RowMajorWeight) and all(isinstance(weight, type(first)) for weight in weights):
+            parts = zip(*(weight.parts() for weight in weights if isinstance(weight, RowMajorWeight)), strict=True)
             return cls(first.kind, first.shape, *(_joined(part) for part in parts))
         raise ValueError(f"{type(first).__name__} weights cannot be stacked")
 

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from octavo.model.weights.grid import FINE_SCALE, divisor, fit, rounded
 from octavo.model.weights.memory import Zeros, zeros_on
-from octavo.model.weights.row_major import RowWeight
+from octavo.model.weights.row_major import RowMajorWeight
 
 # What a weight may lose when it is stored in float16: rounding costs 3e-4, more means subnormal numbers.
 FP16_TOLERANCE = 1e-3
@@ -275,9 +275,9 @@ def _by_group(values: Tensor) -> Tensor:
     return values.flatten(1, 3)
 
 
-Weight = Tensor | Fp16Weight | Int8Weight | Int4Weight | RowWeight
+Weight = Tensor | Fp16Weight | Int8Weight | Int4Weight | RowMajorWeight
 # A dtype: of a plain Tensor.
-Kind = torch.dtype | type[Fp16Weight] | type[Int8Weight] | type[Int4Weight] | type[RowWeight]
+Kind = torch.dtype | type[Fp16Weight] | type[Int8Weight] | type[Int4Weight] | type[RowMajorWeight]
 
 
 @dataclass(frozen=True, slots=True)

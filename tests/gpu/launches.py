@@ -26,7 +26,7 @@ from octavo.model.kernels.gpu.sort import Pairs, sort_pairs
 from octavo.model.kv_cache import KVCache, LayerCache
 from octavo.model.layers import Rotation
 from octavo.model.weights.memory import zeros_on
-from octavo.model.weights.row_major import Fp8Rows, Int4Rows, Int8GroupRows, Int8Rows, Stack
+from octavo.model.weights.row_major import Fp8RowMajor, Int4RowMajor, Int8GroupedRowMajor, Int8RowMajor, Stack
 
 ARCHS = ("sm_80", "sm_86", "sm_90")  # that all kernels are for; sm_89 is as sm_86, and has fp8
 HIDDEN, INNER, EXPERTS, TOP_K = 4096, 14336, 8, 2
@@ -37,7 +37,7 @@ BLOCK_SIZE, NUM_BLOCKS = 16, 4096
 EPS = 1e-5
 GRAPHS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)  # sequences
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-ROWS = {"int8": Int8Rows, "int8 groups": Int8GroupRows, "int4": Int4Rows, "fp8": Fp8Rows}
+ROWS = {"int8": Int8RowMajor, "int8 groups": Int8GroupedRowMajor, "int4": Int4RowMajor, "fp8": Fp8RowMajor}
 
 
 @dataclass(frozen=True)

@@ -5,16 +5,24 @@ import torch
 from torch import Tensor
 
 from octavo.model.weights.memory import zeros_on
-from octavo.model.weights.row_major import PLAIN, Fp8Rows, Int4Rows, Int8GroupRows, Int8Rows, RowWeight, Stack
+from octavo.model.weights.row_major import (
+    PLAIN,
+    Fp8RowMajor,
+    Int4RowMajor,
+    Int8GroupedRowMajor,
+    Int8RowMajor,
+    RowMajorWeight,
+    Stack,
+)
 
-KINDS = [torch.bfloat16, torch.float16, torch.float32, Int8Rows, Int8GroupRows, Int4Rows, Fp8Rows]
-Kind = torch.dtype | type[RowWeight]
+KINDS = [torch.bfloat16, torch.float16, torch.float32, Int8RowMajor, Int8GroupedRowMajor, Int4RowMajor, Fp8RowMajor]
+Kind = torch.dtype | type[RowMajorWeight]
 each_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: str(kind).split(".")[-1].rstrip("'>"))
 
 
 def make(kind: Kind, dtype: torch.dtype, shape: tuple[int, int, int], device: torch.device) -> tuple[Stack, Tensor]:
     """Random weights [E, out, in] as a stack, and what they are held as, [E, out, in] float32."""
-    if kind is Fp8Rows and device.type == "cuda" and torch.cuda.get_device_capability() < (8, 9):
+    if kind is Fp8RowMajor and device.type == "cuda" and torch.cuda.get_device_capability() < (8, 9):
         pytest.skip("the device has no fp8")
     torch.manual_seed(sum(shape))
     dense = torch.randn(shape, device=device).div_(shape[2] ** 0.5)

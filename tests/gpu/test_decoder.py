@@ -17,7 +17,7 @@ from octavo.model.kernels.gpu.ops import GpuOps
 from octavo.model.loading.checkpoint import load_model
 from octavo.model.ops.seams import TORCH
 from octavo.model.weights.precision import Precision
-from octavo.model.weights.row_major import Fp8Rows, Int4Rows, Int8Rows, RowWeight
+from octavo.model.weights.row_major import Fp8RowMajor, Int4RowMajor, Int8RowMajor, RowMajorWeight
 from tests.model.weights.pages import Pages
 from tests.tiny import write_tiny_checkpoint
 
@@ -38,7 +38,7 @@ class DevicePages(Pages):
 
 
 def load(
-    directory: Path, device: torch.device, dtype: torch.dtype, kind: torch.dtype | type[RowWeight], **shape: object
+    directory: Path, device: torch.device, dtype: torch.dtype, kind: torch.dtype | type[RowMajorWeight], **shape: object
 ) -> Decoder:
     config = ModelConfig.from_pretrained(write_tiny_checkpoint(directory, **SHAPE | shape))
     return load_model(directory, config, device, Precision(dtype, kind, dtype), lambda done, total: None)
@@ -91,9 +91,9 @@ def test_a_model_runs_alone_and_in_company(tmp_path: Path, device: torch.device)
     assert error(logits(fused(model)), logits(plain(model))) < 1e-5
 
 
-@pytest.mark.parametrize("kind", [Int8Rows, Int4Rows, Fp8Rows])
-def test_experts_in_few_bits(tmp_path: Path, device: torch.device, kind: type[RowWeight]) -> None:
-    if kind is Fp8Rows and device.type == "cuda" and torch.cuda.get_device_capability() < (8, 9):
+@pytest.mark.parametrize("kind", [Int8RowMajor, Int4RowMajor, Fp8RowMajor])
+def test_experts_in_few_bits(tmp_path: Path, device: torch.device, kind: type[RowMajorWeight]) -> None:
+    if kind is Fp8RowMajor and device.type == "cuda" and torch.cuda.get_device_capability() < (8, 9):
         pytest.skip("the device has no fp8")
     model = load(tmp_path, device, FP32, kind)
     assert error(logits(fused(model), STEPS[:2]), logits(plain(model), STEPS[:2])) < 1e-5

@@ -9,7 +9,7 @@ from torch import Tensor
 from octavo.model.kernels.gpu.configs import Config, arch_of, choose
 from octavo.model.kernels.gpu.experts import down, down_reference, gate_up, gate_up_reference
 from octavo.model.kernels.gpu.sort import sort_pairs
-from octavo.model.weights.row_major import Fp8Rows, Int4Rows, Int8GroupRows, Int8Rows
+from octavo.model.weights.row_major import Fp8RowMajor, Int4RowMajor, Int8GroupedRowMajor, Int8RowMajor
 from tests.gpu.stacks import Kind, activations, each_kind, make, name_of, ragged
 
 CONFIG = Config(rows=32, tokens=16, inputs=64, splits=1, warps=4, stages=2)
@@ -36,7 +36,7 @@ def compare(
     expected = gate_up_reference(x, up_dense, ids, order)
     assert inner.dtype == dtype
     tolerance = max(4 * torch.finfo(dtype).eps, 1e-6 * hidden**0.5)
-    if kind is Int4Rows:  # sums of 16 + quant are taken off again
+    if kind is Int4RowMajor:  # sums of 16 + quant are taken off again
         tolerance = max(tolerance, 1e-3)
     torch.testing.assert_close(inner.double(), expected, rtol=tolerance, atol=0.1 * tolerance)
 
@@ -57,7 +57,7 @@ def test_sizes_that_are_no_multiples_of_a_tile(device: torch.device, kind: Kind)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
-@pytest.mark.parametrize("kind", [Int8Rows, Int4Rows, Fp8Rows], ids=lambda kind: kind.__name__)
+@pytest.mark.parametrize("kind", [Int8RowMajor, Int4RowMajor, Fp8RowMajor], ids=lambda kind: kind.__name__)
 def test_other_activations(device: torch.device, kind: Kind, dtype: torch.dtype) -> None:
     compare(kind, ragged(3, 2, 2, device), (2, 128, 32), CONFIG, dtype)
 
@@ -98,7 +98,7 @@ def test_any_few_choices(device: torch.device, rows: list[list[int]]) -> None:
 
 
 def test_a_row_does_not_depend_on_the_others(device: torch.device) -> None:
-    stack, _ = make(Int8Rows, torch.bfloat16, (3, 64, 128), device)
+    stack, _ = make(Int8RowMajor, torch.bfloat16, (3, 64, 128), device)
     x, ids = torch.randn(9, 128, device=device).bfloat16(), ragged(9, 1, 3, device)
     together = sort_pairs(ids, 3, CONFIG.tokens)
     rows = gate_up(x, stack, together, 1, CONFIG)
@@ -108,11 +108,11 @@ def test_a_row_does_not_depend_on_the_others(device: torch.device) -> None:
 
 
 def test_a_tile_is_never_wider_than_a_group(device: torch.device) -> None:
-    compare(Int8GroupRows, ragged(3, 1, 2, device), (2, 256, 16), replace(CONFIG, inputs=256))
+    compare(Int8GroupedRowMajor, ragged(3, 1, 2, device), (2, 256, 16), replace(CONFIG, inputs=256))
 
 
 def test_what_does_not_fit_together(device: torch.device) -> None:
-    stack, _ = make(Int8GroupRows, torch.bfloat16, (2, 64, 256), device)
+    stack, _ = make(Int8GroupedRowMajor, torch.bfloat16, (2, 64, 256), device)
     x, pairs = torch.randn(40, 256, device=device).bfloat16(), sort_pairs(ragged(40, 1, 2, device), 2, 16)
     with pytest.raises(ValueError, match="tiles of 8"):
         gate_up(x, stack, pairs, 1, replace(CONFIG, tokens=8))

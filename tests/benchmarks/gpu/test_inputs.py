@@ -7,7 +7,7 @@ import torch
 
 from benchmarks.gpu.inputs import MIXTRAL_8X7B, SMALL, Kind, copy_of, experts_of, layers_that_fit, random_model
 from octavo.model.weights.precision import Precision
-from octavo.model.weights.row_major import Int4Rows, Int8Rows, RowWeight, Stack
+from octavo.model.weights.row_major import Int4RowMajor, Int8RowMajor, RowMajorWeight, Stack
 
 CPU = torch.device("cpu")
 GB = 10**9
@@ -20,7 +20,13 @@ def test_the_true_shape_has_the_published_number_of_parameters() -> None:
 
 @pytest.mark.parametrize(
     ("kind", "available", "layers"),
-    [(torch.bfloat16, 60, 20), (torch.bfloat16, 100, 32), (Int8Rows, 60, 32), (Int4Rows, 14, 16), (Int8Rows, 0, 1)],
+    [
+        (torch.bfloat16, 60, 20),
+        (torch.bfloat16, 100, 32),
+        (Int8RowMajor, 60, 32),
+        (Int4RowMajor, 14, 16),
+        (Int8RowMajor, 0, 1),
+    ],
 )
 def test_as_many_layers_as_fit(kind: Kind, available: int, layers: int) -> None:
     precision = Precision(torch.bfloat16, kind, torch.bfloat16)
@@ -28,7 +34,7 @@ def test_as_many_layers_as_fit(kind: Kind, available: int, layers: int) -> None:
     assert layers == 1 or precision.weight_bytes(replace(MIXTRAL_8X7B, num_hidden_layers=layers)) <= available * GB
 
 
-@pytest.mark.parametrize("kind", [torch.float32, Int8Rows, Int4Rows])
+@pytest.mark.parametrize("kind", [torch.float32, Int8RowMajor, Int4RowMajor])
 def test_a_copy_is_a_stack_of_the_same_weights_elsewhere(kind: Kind) -> None:
     experts = experts_of(SMALL, kind, CPU)
     copy = copy_of(experts)
@@ -42,10 +48,10 @@ def test_a_copy_is_a_stack_of_the_same_weights_elsewhere(kind: Kind) -> None:
 def test_all_layers_are_there_and_no_two_share_memory() -> None:
     done = []
     config = replace(SMALL, num_hidden_layers=3)
-    model = random_model(config, torch.float32, Int8Rows, CPU, lambda: done.append(1))
+    model = random_model(config, torch.float32, Int8RowMajor, CPU, lambda: done.append(1))
     assert len(done) == len(model.layers) == 3
     firsts = [layer.moe.experts.gate_up[0] for layer in model.layers]
-    assert len({first.quants.data_ptr() for first in firsts if isinstance(first, RowWeight)}) == 3
+    assert len({first.quants.data_ptr() for first in firsts if isinstance(first, RowMajorWeight)}) == 3
 
 
 def test_outputs_are_about_as_large_as_inputs() -> None:

@@ -5,13 +5,13 @@ import torch
 
 from benchmarks.gpu.inputs import SMALL, random_model
 from benchmarks.gpu.steps import step_bytes, step_flop
-from octavo.model.weights.row_major import Int8Rows
+from octavo.model.weights.row_major import Int8RowMajor
 
 CPU = torch.device("cpu")
 
 
-@pytest.mark.parametrize("kind", [torch.float32, Int8Rows])
-def test_a_step_reads_everything_but_the_embedding_and_idle_experts(kind: torch.dtype | type[Int8Rows]) -> None:
+@pytest.mark.parametrize("kind", [torch.float32, Int8RowMajor])
+def test_a_step_reads_everything_but_the_embedding_and_idle_experts(kind: torch.dtype | type[Int8RowMajor]) -> None:
     model = random_model(SMALL, torch.float32, kind, CPU, lambda: None)
     everything = model.weight_bytes - model.embedding.table.nbytes
     layer = model.layers[0].moe.experts

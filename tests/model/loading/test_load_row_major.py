@@ -12,17 +12,17 @@ from octavo.model.config import ModelConfig, ModelError
 from octavo.model.decoder import Decoder
 from octavo.model.loading.checkpoint import load_model
 from octavo.model.weights.precision import Precision
-from octavo.model.weights.row_major import Fp8Rows, Int4Rows, Int8Rows, RowWeight, Stack
+from octavo.model.weights.row_major import Fp8RowMajor, Int4RowMajor, Int8RowMajor, RowMajorWeight, Stack
 from tests.model.checkpoints import CPU, Tensors, change, fuse, shard
 from tests.model.weights.pages import Pages
 from tests.tiny import write_tiny_checkpoint
 
 PROMPT = list(range(5, 25))
 DOWN = "model.layers.0.block_sparse_moe.experts.1.w2.weight"
-each_kind = pytest.mark.parametrize("kind", [Int8Rows, Int4Rows, Fp8Rows])
+each_kind = pytest.mark.parametrize("kind", [Int8RowMajor, Int4RowMajor, Fp8RowMajor])
 
 
-def load(directory: Path, kind: torch.dtype | type[RowWeight], dtype: torch.dtype = torch.float32) -> Decoder:
+def load(directory: Path, kind: torch.dtype | type[RowMajorWeight], dtype: torch.dtype = torch.float32) -> Decoder:
     config = ModelConfig.from_pretrained(directory)
     return load_model(directory, config, CPU, Precision(dtype, kind, dtype), lambda done, total: None)
 
@@ -32,7 +32,7 @@ def logits(model: Decoder) -> Tensor:
 
 
 @each_kind
-def test_every_layout_gives_the_same_weights(tmp_path: Path, kind: type[RowWeight]) -> None:
+def test_every_layout_gives_the_same_weights(tmp_path: Path, kind: type[RowMajorWeight]) -> None:
     write_tiny_checkpoint(tmp_path)
     expected = load(tmp_path, kind)
     for rewrite in (lambda: change(tmp_path, fuse), lambda: shard(tmp_path)):
@@ -45,7 +45,7 @@ def test_every_layout_gives_the_same_weights(tmp_path: Path, kind: type[RowWeigh
 
 
 @each_kind
-def test_experts_are_one_stack_and_the_rest_is_plain(tmp_path: Path, kind: type[RowWeight]) -> None:
+def test_experts_are_one_stack_and_the_rest_is_plain(tmp_path: Path, kind: type[RowMajorWeight]) -> None:
     model = load(write_tiny_checkpoint(tmp_path), kind)
     for layer in model.layers:
         experts = layer.moe.experts
@@ -55,18 +55,18 @@ def test_experts_are_one_stack_and_the_rest_is_plain(tmp_path: Path, kind: type[
     plain = load(tmp_path, torch.float32)
     stored = load_file(tmp_path / "model.safetensors")[DOWN]
     held = model.layers[0].moe.experts.down[1]
-    assert isinstance(held, RowWeight)
+    assert isinstance(held, RowMajorWeight)
     assert (held.dense() - stored).abs().max() < 0.2 * stored.abs().max()
     assert (logits(model) - logits(plain)).square().mean() < 0.1 * logits(plain).square().mean()
 
 
 def test_a_tied_head_stays_the_embedding_beside_quantised_experts(tmp_path: Path) -> None:
-    model = load(write_tiny_checkpoint(tmp_path, tie_word_embeddings=True), Int8Rows)
+    model = load(write_tiny_checkpoint(tmp_path, tie_word_embeddings=True), Int8RowMajor)
     assert model.head is model.embedding.table
 
 
 def test_a_dense_model_is_one_expert(tmp_path: Path) -> None:
-    model = load(write_tiny_checkpoint(tmp_path, model_type="mistral"), Int8Rows)
+    model = load(write_tiny_checkpoint(tmp_path, model_type="mistral"), Int8RowMajor)
     assert all(Stack.of(layer.moe.experts.down).quants.shape[0] == 1 for layer in model.layers)
 
 
@@ -78,14 +78,14 @@ def test_experts_beyond_the_scales_stay_plain_together(tmp_path: Path, caplog: p
 
     change(tmp_path, enlarge)
     with caplog.at_level(logging.WARNING):
-        model = load(tmp_path, Int4Rows)
+        model = load(tmp_path, Int4RowMajor)
     assert Stack.of(model.layers[0].moe.experts.down).kind == "fp32"
     assert Stack.of(model.layers[1].moe.experts.down).kind == "int4"
     assert caplog.messages == ["4 matrices are beyond the range of int4 expert and fp32 other and stay plain tensors"]
 
 
 @each_kind
-def test_what_is_no_number_is_refused(tmp_path: Path, kind: type[RowWeight]) -> None:
+def test_what_is_no_number_is_refused(tmp_path: Path, kind: type[RowMajorWeight]) -> None:
     write_tiny_checkpoint(tmp_path)
 
     def spoil(tensors: Tensors) -> None:
@@ -97,6 +97,6 @@ def test_what_is_no_number_is_refused(tmp_path: Path, kind: type[RowWeight]) -> 
 
 
 @each_kind
-def test_the_size_is_known_before_loading(tmp_path: Path, kind: type[RowWeight]) -> None:
+def test_the_size_is_known_before_loading(tmp_path: Path, kind: type[RowMajorWeight]) -> None:
     model = load(write_tiny_checkpoint(tmp_path, hidden_size=128, intermediate_size=256), kind, torch.bfloat16)
     assert model.weight_bytes == pytest.approx(model.precision.weight_bytes(model.config), rel=0.05)

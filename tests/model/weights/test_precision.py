@@ -8,7 +8,7 @@ import torch
 from octavo.model.config import ModelError
 from octavo.model.weights import precision
 from octavo.model.weights.precision import Precision, Wanted, choose_precision, quantizations
-from octavo.model.weights.row_major import Fp8Rows, Int4Rows, Int8Rows
+from octavo.model.weights.row_major import Fp8RowMajor, Int4RowMajor, Int8RowMajor
 from octavo.model.weights.tiles import Fp16Weight, Int4Weight, Int8Weight
 from tests.model.checkpoints import load
 from tests.tiny import write_tiny_checkpoint
@@ -109,7 +109,7 @@ def test_the_size_of_the_weights_is_known_before_loading(tmp_path: Path, wanted:
 def test_on_cuda_the_experts_alone_are_quantised(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation: True)
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
-    for name, kind in (("int8", Int8Rows), ("int4", Int4Rows), ("fp8", Fp8Rows)):
+    for name, kind in (("int8", Int8RowMajor), ("int4", Int4RowMajor), ("fp8", Fp8RowMajor)):
         assert chosen("auto", "bfloat16", CUDA, name) == Precision(torch.bfloat16, kind, torch.bfloat16)
         assert chosen("float16", "bfloat16", CUDA, name) == Precision(torch.float16, kind, torch.float16)
     assert quantizations(CUDA) == ("none", "fp8", "int8", "int4")
