@@ -8,7 +8,7 @@ from torch import Tensor
 
 from octavo.model.weights.grid import divisor
 from octavo.model.weights.row_major import RowMajorWeight
-from octavo.model.weights.tiles import GROUP, Fp16Weight, GroupedWeight, Weight
+from octavo.model.weights.tiles import TILE_GROUP, Fp16Weight, GroupedWeight, Weight
 
 Linear = Callable[[Tensor, Weight], Tensor]
 
@@ -38,7 +38,7 @@ def quantise_activations(x: Tensor, groups: int) -> tuple[Tensor, Tensor]:
 
     Each 32 inputs of a token have a scale of their own: no other token, nor another part of this one, has a say in it.
     """
-    grouped = F.pad(x, (0, groups * GROUP - x.shape[1])).unflatten(1, (groups, GROUP))
+    grouped = F.pad(x, (0, groups * TILE_GROUP - x.shape[1])).unflatten(1, (groups, TILE_GROUP))
     scales = grouped.abs().amax(-1) / 127
     return (grouped / divisor(scales)[..., None]).round().clamp(-127, 127), scales  # half to even
 

@@ -13,8 +13,8 @@ from torch import Tensor
 from octavo.model.weights.grid import FINE_SCALE, divisor, fit, rounded
 from octavo.model.weights.memory import Zeros, zeros_on
 
-GROUP = 128  # consecutive inputs that share a scale, where an output has more than one
-WORDS = GROUP // 8  # of 32 bits, that hold a group in 4
+ROW_GROUP = 128  # consecutive inputs that share a scale, where an output has more than one
+WORDS = ROW_GROUP // 8  # of 32 bits, that hold a group in 4
 # Elements at a time: on a CPU the temporaries stay in its cache, elsewhere each operation is worth its launch.
 ON_CPU, ON_GPU = 1 << 14, 1 << 24
 
@@ -128,7 +128,7 @@ class Int8GroupedRowMajor(RowMajorWeight):
     """
 
     kind: ClassVar[str] = "int8"
-    bytes_per_weight: ClassVar[float] = 1 + 4 / GROUP
+    bytes_per_weight: ClassVar[float] = 1 + 4 / ROW_GROUP
     levels: ClassVar[int] = 127
 
     @classmethod
@@ -182,7 +182,7 @@ class Int4RowMajor(RowMajorWeight):
     """
 
     kind: ClassVar[str] = "int4"
-    bytes_per_weight: ClassVar[float] = 0.5 + 4 / GROUP
+    bytes_per_weight: ClassVar[float] = 0.5 + 4 / ROW_GROUP
     levels: ClassVar[int] = 15
 
     @classmethod
@@ -259,9 +259,9 @@ def _shifts(device: torch.device) -> Tensor:
 
 
 def _groups(inputs: int) -> int:
-    return -(-inputs // GROUP)
+    return -(-inputs // ROW_GROUP)
 
 
 def _grouped(rows: Tensor) -> Tensor:
     """[n, in] -> [n, groups, 128], the last group filled up with zeros."""
-    return F.pad(rows, (0, -rows.shape[1] % GROUP)).unflatten(-1, (-1, GROUP))
+    return F.pad(rows, (0, -rows.shape[1] % ROW_GROUP)).unflatten(-1, (-1, ROW_GROUP))

@@ -16,11 +16,11 @@ from octavo.model.weights.row_major import RowMajorWeight
 FP16_TOLERANCE = 1e-3
 CHECKED, QUANTISED = 1 << 16, 1 << 14  # elements at a time: the temporaries stay in the CPU's cache
 
-GROUP = 32  # consecutive inputs that share a scale
+TILE_GROUP = 32  # consecutive inputs that share a scale
 TILE = 16  # outputs that are computed together: one register of 32-bit sums
 TILES = 4  # of a panel
 PANEL = TILES * TILE  # outputs
-CELL = 2 * GROUP  # inputs
+CELL = 2 * TILE_GROUP  # inputs
 NUMBERS = 2 * 2 * TILE  # bytes of a cell that are its scales, or its mins: whole lines of a cache
 BLOCK = 16  # cells at most: their activations and a tile's weights fit into a CPU's first cache
 
@@ -81,7 +81,7 @@ class Tiling:
 
     @property
     def groups(self) -> int:
-        return _round_up(self.shape[1], CELL) // GROUP
+        return _round_up(self.shape[1], CELL) // TILE_GROUP
 
     @property
     def block(self) -> int:
@@ -163,7 +163,7 @@ class GroupedWeight(ABC):
         at_once = max(1, QUANTISED // rows.shape[1])
         for start in range(0, rows.shape[0], at_once):
             part = rows[start : start + at_once].to(self.cells.device, torch.float32)
-            groups = F.pad(part, (0, self.tiling.groups * GROUP - part.shape[1])).unflatten(1, (-1, GROUP))
+            groups = F.pad(part, (0, self.tiling.groups * TILE_GROUP - part.shape[1])).unflatten(1, (-1, TILE_GROUP))
             self._store(groups, self.tiling.places(first + start, len(part)))
 
     @abstractmethod
@@ -203,7 +203,7 @@ class Int8Weight(GroupedWeight):
     64 bytes, an operand of VNNI's dot products.
     """
 
-    bytes_per_weight: ClassVar[float] = 1 + 2 / GROUP
+    bytes_per_weight: ClassVar[float] = 1 + 2 / TILE_GROUP
     levels: ClassVar[int] = 127
 
     @property
@@ -235,7 +235,7 @@ class Int4Weight(GroupedWeight):
     64 bytes are an operand of VNNI's dot products, as in Int8Weight.
     """
 
-    bytes_per_weight: ClassVar[float] = 0.5 + 4 / GROUP
+    bytes_per_weight: ClassVar[float] = 0.5 + 4 / TILE_GROUP
     levels: ClassVar[int] = 15
 
     @property

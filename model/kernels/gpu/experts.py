@@ -33,7 +33,7 @@ from torch import Tensor
 from octavo.model.kernels.gpu.configs import Config
 from octavo.model.kernels.gpu.product import product, steps_of
 from octavo.model.kernels.gpu.sort import Pairs, max_tiles
-from octavo.model.weights.row_major import GROUP, Stack
+from octavo.model.weights.row_major import ROW_GROUP, Stack
 
 _BAND = tl.constexpr(8)  # blocks of rows
 _OF_TILES = ["tile_expert_ptr", "tile_start_ptr", "tile_end_ptr"]  # rows of one table, as far apart as it is wide
@@ -123,7 +123,7 @@ def _tiles(pairs: Pairs | Tensor) -> tuple[Tensor | None, Tensor, Tensor | None,
 def _options(stack: Stack, config: Config) -> dict[str, int | bool | str]:
     """The compile-time arguments of both kernels."""
     grouped = stack.scales is not None and stack.scales.shape[1] > 1
-    inputs = GROUP if stack.kind == "int4" else min(config.inputs, GROUP if grouped else config.inputs)
+    inputs = ROW_GROUP if stack.kind == "int4" else min(config.inputs, ROW_GROUP if grouped else config.inputs)
     return {
         "KIND": stack.kind,
         "GROUPED": grouped,

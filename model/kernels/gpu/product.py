@@ -17,9 +17,9 @@ and the sum of x is one more product, with ones: it comes out where it is needed
 import triton
 import triton.language as tl
 
-from octavo.model.weights.row_major import GROUP, WORDS
+from octavo.model.weights.row_major import ROW_GROUP, WORDS
 
-_GROUP = tl.constexpr(GROUP)
+_GROUP = tl.constexpr(ROW_GROUP)
 _WORDS = tl.constexpr(WORDS)
 
 
