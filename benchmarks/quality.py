@@ -31,7 +31,7 @@ from octavo.model.loading.checkpoint import load_model
 from octavo.model.weights.memory import zeros_on
 from octavo.model.weights.precision import Wanted, choose_precision
 from octavo.model.weights.row_major import Fp8RowMajor, Int4RowMajor, Int8GroupedRowMajor, Int8RowMajor, RowMajorWeight
-from octavo.model.weights.tiles import GroupedWeight, Int4Weight, Tiling
+from octavo.model.weights.tiles import GroupedWeight, Int4Weight, TileLayout
 
 HELD_OUT = Path(__file__).with_name("held_out.txt")
 TOPICS = ("yield", "naming", "exceptions", "import", "floating", "try", "with", "comparisons", "typesseq")
@@ -118,7 +118,7 @@ def regroup(model: Decoder) -> None:
         for dense in (*layer.moe.experts.gate_up, *layer.moe.experts.down):
             assert isinstance(dense, Tensor)
             order = torch.randperm(dense.shape[1], generator=torch.Generator().manual_seed(0))
-            weight = Int4Weight.empty(Tiling((dense.shape[0], dense.shape[1])), zeros_on(CPU))
+            weight = Int4Weight.empty(TileLayout((dense.shape[0], dense.shape[1])), zeros_on(CPU))
             fill(weight, dense[:, order].contiguous(), 0)
             dense[:, order] = weight.dense()
 

@@ -31,7 +31,7 @@ from octavo.model.weights.tiles import (
     Int4Weight,
     Int8Weight,
     Kind,
-    Tiling,
+    TileLayout,
     Weight,
     fits_fp16,
 )
@@ -192,7 +192,7 @@ class _Loader:
         stored = [self.shards.read(part) for part in matrix]
         if not kind.holds(max(_check_finite(rows, part) for rows, part in zip(stored, matrix, strict=True))):
             return self._plain((matrix,), self.precision.activations)[0]
-        weight = kind.empty(Tiling(_shape(matrix), paired), self.zeros, terms)
+        weight = kind.empty(TileLayout(_shape(matrix), paired), self.zeros, terms)
         first = 0
         for rows in stored:
             self.fill(weight, rows, first)

@@ -54,7 +54,7 @@ Place = tuple[Tensor, Tensor, Tensor]  # of rows: panel, tile and output within 
 
 
 @dataclass(frozen=True, slots=True)
-class Tiling:
+class TileLayout:
     """Where the rows of a quantised matrix lie: in panels of 4 tiles of 16 outputs, which are read from end to end.
 
     A tile is cut along the inputs into cells of two groups, and a panel into blocks of a few cells of each tile: the
@@ -126,7 +126,7 @@ class GroupedWeight(ABC):
     bytes_per_weight: ClassVar[float]
     levels: ClassVar[int]  # the largest multiple of a scale
 
-    tiling: Tiling
+    layout: TileLayout
     cells: Tensor  # [panels, blocks, tiles, cells, bytes] uint8
     # How many int8 numbers the kernels make of each activation: 1, or 2, where the second is what rounding left of the
     # first. With one, the neighbours of an activation that is much larger than they are would round to nothing.
@@ -135,14 +135,14 @@ class GroupedWeight(ABC):
     @classmethod
     def pack(cls, dense: Tensor, interleaved: bool = False, terms: int = 1) -> Self:
         """Quantises dense [out, in] of any floating type, whose largest magnitude the type `holds`."""
-        weight = cls.empty(Tiling((dense.shape[0], dense.shape[1]), interleaved), zeros_on(dense.device), terms)
+        weight = cls.empty(TileLayout((dense.shape[0], dense.shape[1]), interleaved), zeros_on(dense.device), terms)
         weight.fill(dense, 0)
         return weight
 
     @classmethod
-    def empty(cls, tiling: Tiling, zeros: Zeros, terms: int = 1) -> Self:
+    def empty(cls, layout: TileLayout, zeros: Zeros, terms: int = 1) -> Self:
         """All zeros, because all scales are."""
-        return cls(tiling, zeros((*tiling.cells, round(cls.bytes_per_weight * CELL * TILE)), torch.uint8), terms=terms)
+        return cls(layout, zeros((*layout.cells, round(cls.bytes_per_weight * CELL * TILE)), torch.uint8), terms=terms)
 
     @classmethod
     def holds(cls, largest: float) -> bool:
@@ -151,7 +151,7 @@ class GroupedWeight(ABC):
 
     @property
     def shape(self) -> tuple[int, int]:
-        return self.tiling.shape
+        return self.layout.shape
 
     @property
     def nbytes(self) -> int:
@@ -163,8 +163,8 @@ class GroupedWeight(ABC):
         at_once = max(1, QUANTISED // rows.shape[1])
         for start in range(0, rows.shape[0], at_once):
             part = rows[start : start + at_once].to(self.cells.device, torch.float32)
-            groups = F.pad(part, (0, self.tiling.groups * TILE_GROUP - part.shape[1])).unflatten(1, (-1, TILE_GROUP))
-            self._store(groups, self.tiling.places(first + start, len(part)))
+            groups = F.pad(part, (0, self.layout.groups * TILE_GROUP - part.shape[1])).unflatten(1, (-1, TILE_GROUP))
+            self._store(groups, self.layout.places(first + start, len(part)))
 
     @abstractmethod
     def _store(self, groups: Tensor, place: Place) -> None:
@@ -221,7 +221,7 @@ class Int8Weight(GroupedWeight):
         _put(scales, self.scales, place)
 
     def unpacked(self) -> Unpacked:
-        place = self.tiling.places(0, self.shape[0])
+        place = self.layout.places(0, self.shape[0])
         quants = self.quants[place].float() - 128
         return Unpacked(_by_group(quants).flatten(2), _by_group(self.scales[place].float()))
 
@@ -259,7 +259,7 @@ class Int4Weight(GroupedWeight):
         _put(mins.half(), self.mins, place)
 
     def unpacked(self) -> Unpacked:
-        place = self.tiling.places(0, self.shape[0])
+        place = self.layout.places(0, self.shape[0])
         pairs = _by_group(self.quants[place])  # [out, groups, slice, input]
         quants = torch.stack((pairs & 15, pairs >> 4), dim=2).float().flatten(2)
         return Unpacked(quants, *(_by_group(values[place].float()) for values in (self.scales, self.mins)))

@@ -91,7 +91,7 @@ class Library:
     def quantise(self, weight: GroupedWeight, rows: Tensor, first: int) -> None:
         """What GroupedWeight.fill does, for contiguous rows on the CPU; on the calling thread, without the GIL."""
         struct = WeightStruct.of(weight)
-        for source in SourceStruct.all_of(rows, first, weight.tiling):
+        for source in SourceStruct.all_of(rows, first, weight.layout):
             self._functions.octavo_quantise(struct, source)
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:

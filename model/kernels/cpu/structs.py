@@ -8,7 +8,7 @@ from torch import Tensor
 from octavo.model.batch import ForwardBatch
 from octavo.model.kv_cache import LayerCache
 from octavo.model.layers import Rotation
-from octavo.model.weights.tiles import ExpertWeights, GroupedWeight, Int4Weight, Tiling, Weight
+from octavo.model.weights.tiles import ExpertWeights, GroupedWeight, Int4Weight, TileLayout, Weight
 
 
 class WeightStruct(Structure):
@@ -29,7 +29,7 @@ class WeightStruct(Structure):
         assert isinstance(weight, GroupedWeight)
         outputs, inputs = weight.shape
         bits = 4 if isinstance(weight, Int4Weight) else 8
-        return cls(weight.cells.data_ptr(), weight.tiling.block, outputs, inputs, bits, weight.terms)
+        return cls(weight.cells.data_ptr(), weight.layout.block, outputs, inputs, bits, weight.terms)
 
 
 class StepStruct(Structure):
@@ -138,11 +138,11 @@ class SourceStruct(Structure):
     )
 
     @classmethod
-    def all_of(cls, rows: Tensor, first: int, tiling: Tiling) -> "list[SourceStruct]":
+    def all_of(cls, rows: Tensor, first: int, layout: TileLayout) -> "list[SourceStruct]":
         """Rows that become the outputs from `first` on: in two parts where the halves of a matrix are interleaved."""
-        if not tiling.interleaved:
+        if not layout.interleaved:
             return [cls(rows.data_ptr(), TYPES[rows.dtype], len(rows), first, 0, 1)]
-        half = tiling.shape[0] // 2
+        half = layout.shape[0] // 2
         above = rows[: max(0, half - first)]
         below = rows[len(above) :]
         parts = ((above, first, 0), (below, first + len(above) - half, 1))

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from octavo.model.kernels.cpu.library import library
 from octavo.model.weights.memory import zeros_on
-from octavo.model.weights.tiles import GroupedWeight, Int4Weight, Int8Weight, Tiling
+from octavo.model.weights.tiles import GroupedWeight, Int4Weight, Int8Weight, TileLayout
 
 KERNELS = library()
 LEVELS = [] if KERNELS is None else [level for level in KERNELS.levels() if KERNELS.set_level(level)]
@@ -24,7 +24,7 @@ def assert_same(kind: type[GroupedWeight], dense: Tensor, interleaved: bool, cut
     expected = kind.pack(dense, interleaved)
     for level in LEVELS:
         KERNELS.set_level(level)
-        weight = kind.empty(Tiling((dense.shape[0], dense.shape[1]), interleaved), zeros_on(dense.device))
+        weight = kind.empty(TileLayout((dense.shape[0], dense.shape[1]), interleaved), zeros_on(dense.device))
         for rows, first in ((dense[:cut], 0), (dense[cut:], cut)):
             KERNELS.quantise(weight, rows, first)
         assert torch.equal(weight.cells, expected.cells)

@@ -71,8 +71,8 @@ def test_any_stored_type_quantised(tmp_path: Path, stored: str, quantization: st
     assert {type(layer.attention.qkv) for layer in model.layers} | {type(model.head)} == {Int8Weight}
     for layer in model.layers:
         assert {type(matrix) for matrix in (*layer.moe.experts.gate_up, *layer.moe.experts.down)} == {experts}
-        assert all(matrix.tiling.interleaved for matrix in layer.moe.experts.gate_up)
-        assert not any(matrix.tiling.interleaved for matrix in layer.moe.experts.down)
+        assert all(matrix.layout.interleaved for matrix in layer.moe.experts.gate_up)
+        assert not any(matrix.layout.interleaved for matrix in layer.moe.experts.down)
         assert layer.moe.router is not None and layer.moe.router.weight.dtype == torch.float32
     assert model.embedding.table.dtype == (torch.float16 if stored == "float32" else getattr(torch, stored))
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from octavo.model.weights import tiles as quantization
 from octavo.model.weights.memory import zeros_on
 from octavo.model.weights.precision import fp16_works
-from octavo.model.weights.tiles import Fp16Weight, GroupedWeight, Int4Weight, Int8Weight, Tiling, fits_fp16
+from octavo.model.weights.tiles import Fp16Weight, GroupedWeight, Int4Weight, Int8Weight, TileLayout, fits_fp16
 
 needs_fbgemm = pytest.mark.skipif(not fp16_works(), reason="needs FBGEMM on x86")
 
@@ -82,7 +82,7 @@ def test_a_weight_is_within_steps_of_what_is_held(
     weight = kind.pack(dense, interleaved)
     assert weight.dense().shape == weight.shape == dense.shape
     held = weight.unpacked()
-    assert held.quants.shape == (len(dense), weight.tiling.groups, 32)
+    assert held.quants.shape == (len(dense), weight.layout.groups, 32)
     step = held.scales.repeat_interleave(32, dim=1)[:, :columns]
     rounding = kind.levels / 2048 * step + dense.abs().max() / 2048  # of scales and mins to float16
     assert ((weight.dense() - dense).abs() <= steps * step + rounding).all()
@@ -96,25 +96,25 @@ def test_padding_is_zero_and_counted(kind: type[GroupedWeight], out: int, column
     weight = kind.pack(random(rows, columns), interleaved)
     halves = 2 if interleaved else 1
     padded = halves * -(-out // 64) * 64
-    assert weight.tiling.panels * 64 == padded and weight.tiling.groups == -(-columns // 64) * 2
-    assert weight.nbytes == round(kind.bytes_per_weight * padded * weight.tiling.groups * 32)
-    unused = torch.ones(weight.tiling.panels, 4, 16, dtype=torch.bool)
-    unused[weight.tiling.places(0, rows)] = False
+    assert weight.layout.panels * 64 == padded and weight.layout.groups == -(-columns // 64) * 2
+    assert weight.nbytes == round(kind.bytes_per_weight * padded * weight.layout.groups * 32)
+    unused = torch.ones(weight.layout.panels, 4, 16, dtype=torch.bool)
+    unused[weight.layout.places(0, rows)] = False
     assert unused.sum() == padded - rows
     assert not weight.scales[unused].any()
 
 
 @pytest.mark.parametrize(("columns", "block"), [(1, 1), (500, 8), (900, 15), (1024, 16), (64 * 34, 2), (14336, 16)])
 def test_blocks_are_alike(columns: int, block: int) -> None:
-    tiling = Tiling((64, columns))
-    assert tiling.block == block and math.prod(tiling.cells) * 64 == 4 * -(-columns // 64) * 64
+    layout = TileLayout((64, columns))
+    assert layout.block == block and math.prod(layout.cells) * 64 == 4 * -(-columns // 64) * 64
 
 
 @grouped
 def test_rows_may_come_in_any_pieces_and_types(kind: type[GroupedWeight]) -> None:
     dense = random(90, 70).bfloat16()
     whole = kind.pack(dense, interleaved=True)
-    pieces = kind.empty(Tiling((90, 70), interleaved=True), zeros_on(dense.device))
+    pieces = kind.empty(TileLayout((90, 70), interleaved=True), zeros_on(dense.device))
     for start, end in ((40, 57), (0, 40), (57, 90)):
         pieces.fill(dense[start:end].float(), start)
     assert torch.equal(whole.cells, pieces.cells)
