@@ -17,7 +17,7 @@ from benchmarks.gpu.steps import served
 from benchmarks.gpu.table import Measured
 from octavo.model.config import ModelConfig
 from octavo.model.loading.checkpoint import load_model
-from octavo.model.loading.names import Layout, names_for
+from octavo.model.loading.names import ExpertNaming, names_for
 from octavo.model.weights.precision import Precision
 
 LAYERS, TIMES = 2, 3
@@ -47,7 +47,7 @@ def measure(run: Run) -> None:
 
 def write(directory: Path, config: ModelConfig, device: torch.device) -> int:
     """A checkpoint with random weights, as Mixtral was released; returns its bytes."""
-    shapes = names_for(config, Layout.PER_EXPERT, tied=False).shapes()
+    shapes = names_for(config, ExpertNaming.SEPARATE, tied=False).shapes()
     tensors = {name: _random(shape, device) for name, shape in shapes.items()}
     save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
     (directory / "config.json").write_text(json.dumps({"model_type": "mixtral"}), encoding="utf-8")

@@ -17,7 +17,7 @@ from octavo.model.kernels.choice import has_triton, select_ops
 from octavo.model.kernels.cpu.decoder import fuse
 from octavo.model.kernels.cpu.library import Library, library
 from octavo.model.layers import Embedding, RMSNorm, RotaryEmbedding
-from octavo.model.loading.names import HEAD, LayerNames, Layout, Matrix, Names, Part, names_for
+from octavo.model.loading.names import HEAD, ExpertNaming, LayerNames, Matrix, Names, Part, names_for
 from octavo.model.loading.shards import Shards
 from octavo.model.loading.upload import LANES, Upload
 from octavo.model.moe import MoEBlock, Router
@@ -67,7 +67,7 @@ def load_model(
         shards = Shards.open(directory, stack)
         # A head that is stored is used, even where the config says "tied": transformers does so too.
         tied = config.tie_word_embeddings and HEAD not in shards.files
-        names = names_for(config, Layout.of(config, shards.files), tied)
+        names = names_for(config, ExpertNaming.of(config, shards.files), tied)
         shards.check(names.shapes())
         fill = GroupedWeight.fill if kernels is None else kernels.quantise
         loader = _Loader(config, shards, device, precision, fill, zeros or zeros_on(device), Upload(device))

@@ -10,19 +10,19 @@ HEAD = "lm_head.weight"
 DERIVED = ".rotary_emb.inv_freq"  # a table in older Llama checkpoints that config.json implies: nobody reads it
 
 
-class Layout(Enum):
+class ExpertNaming(Enum):
     """How the experts are stored."""
 
-    PER_EXPERT = auto()  # one tensor per expert and projection, as Mixtral was released
-    FUSED = auto()  # one tensor per projection, as transformers 5 holds them
+    SEPARATE = auto()  # one tensor per expert and projection, as Mixtral was released
+    STACKED = auto()  # one tensor per projection, as transformers 5 holds them
     DENSE = auto()  # Mistral's and Llama's: no router, one feed-forward
 
     @classmethod
-    def of(cls, config: ModelConfig, names: Iterable[str]) -> "Layout":
-        """The layout of a checkpoint that holds tensors of these names."""
+    def of(cls, config: ModelConfig, names: Iterable[str]) -> "ExpertNaming":
+        """Returns the naming of a checkpoint that holds tensors of these names."""
         if config.dense:
             return cls.DENSE
-        return cls.FUSED if any(name.endswith(".experts.gate_up_proj") for name in names) else cls.PER_EXPERT
+        return cls.STACKED if any(name.endswith(".experts.gate_up_proj") for name in names) else cls.SEPARATE
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,23 +69,23 @@ class Names:
         return {part.name: part.shape for part in parts}
 
 
-def names_for(config: ModelConfig, layout: Layout, tied: bool) -> Names:
+def names_for(config: ModelConfig, naming: ExpertNaming, tied: bool) -> Names:
     """The table of one checkpoint; tied means that it stores no head of its own."""
     table = (config.vocab_size, config.hidden_size)
     embedding = Part("model.embed_tokens.weight", table)
     return Names(
         embedding=embedding,
-        layers=tuple(_layer(config, layout, f"model.layers.{n}") for n in range(config.num_hidden_layers)),
+        layers=tuple(_layer(config, naming, f"model.layers.{n}") for n in range(config.num_hidden_layers)),
         norm=Part("model.norm.weight", (config.hidden_size,)),
         head=embedding if tied else Part(HEAD, table),
     )
 
 
-def _layer(config: ModelConfig, layout: Layout, prefix: str) -> LayerNames:
+def _layer(config: ModelConfig, naming: ExpertNaming, prefix: str) -> LayerNames:
     hidden = config.hidden_size
     queries = config.num_attention_heads * config.head_dim
     keys = config.num_key_value_heads * config.head_dim
-    router, gate_up, down = _FEED_FORWARD[layout](config, prefix)
+    router, gate_up, down = _FEED_FORWARD[naming](config, prefix)
     return LayerNames(
         input_norm=Part(f"{prefix}.input_layernorm.weight", (hidden,)),
         qkv=(
@@ -104,7 +104,7 @@ def _layer(config: ModelConfig, layout: Layout, prefix: str) -> LayerNames:
 FeedForward = tuple[Part | None, tuple[Matrix, ...], tuple[Matrix, ...]]  # router, gate_up, down
 
 
-def _experts_apart(config: ModelConfig, layer: str) -> FeedForward:
+def _separate(config: ModelConfig, layer: str) -> FeedForward:
     prefix = f"{layer}.block_sparse_moe"
     wide, hidden = config.intermediate_size, config.hidden_size
     gate_up, down = [], []
@@ -115,7 +115,7 @@ def _experts_apart(config: ModelConfig, layer: str) -> FeedForward:
     return _router(config, prefix), tuple(gate_up), tuple(down)
 
 
-def _experts_fused(config: ModelConfig, layer: str) -> FeedForward:
+def _stacked(config: ModelConfig, layer: str) -> FeedForward:
     prefix = f"{layer}.mlp"
     count, wide, hidden = config.num_experts, config.intermediate_size, config.hidden_size
     gate_up = tuple((Part(f"{prefix}.experts.gate_up_proj", (count, 2 * wide, hidden), n),) for n in range(count))
@@ -134,4 +134,4 @@ def _router(config: ModelConfig, prefix: str) -> Part:
     return Part(f"{prefix}.gate.weight", (config.num_experts, config.hidden_size))
 
 
-_FEED_FORWARD = {Layout.PER_EXPERT: _experts_apart, Layout.FUSED: _experts_fused, Layout.DENSE: _dense}
+_FEED_FORWARD = {ExpertNaming.SEPARATE: _separate, ExpertNaming.STACKED: _stacked, ExpertNaming.DENSE: _dense}

@@ -1,4 +1,4 @@
-"""Loading: both layouts, shards, every precision, progress, and the memory it takes."""
+"""Loading: both namings of experts, shards, every precision, progress, and the memory it takes."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""The tables of tensor names: complete for either layout, and as large as the model."""
+"""The tables of tensor names: complete for either naming, and as large as the model."""
 
 from math import prod
 from pathlib import Path
@@ -6,35 +6,42 @@ from pathlib import Path
 import pytest
 
 from octavo.model.config import ModelConfig
-from octavo.model.loading.names import Layout, names_for
+from octavo.model.loading.names import ExpertNaming, names_for
 from tests.tiny import CONFIG, tiny_tensors, write_tiny_checkpoint
 
 
 @pytest.mark.parametrize(
-    ("layout", "model_type"),
-    [(Layout.PER_EXPERT, "mixtral"), (Layout.FUSED, "mixtral"), (Layout.DENSE, "mistral"), (Layout.DENSE, "llama")],
+    ("naming", "model_type"),
+    [
+        (ExpertNaming.SEPARATE, "mixtral"),
+        (ExpertNaming.STACKED, "mixtral"),
+        (ExpertNaming.DENSE, "mistral"),
+        (ExpertNaming.DENSE, "llama"),
+    ],
 )
 @pytest.mark.parametrize("tied", [True, False])
-def test_the_tables_hold_every_parameter_once(tmp_path: Path, layout: Layout, model_type: str, tied: bool) -> None:
+def test_the_tables_hold_every_parameter_once(
+    tmp_path: Path, naming: ExpertNaming, model_type: str, tied: bool
+) -> None:
     checkpoint = write_tiny_checkpoint(tmp_path, model_type=model_type, tie_word_embeddings=tied)
     config = ModelConfig.from_pretrained(checkpoint)
-    shapes = names_for(config, layout, tied).shapes()
+    shapes = names_for(config, naming, tied).shapes()
     assert sum(map(prod, shapes.values())) == config.num_parameters()
     assert ("lm_head.weight" in shapes) != tied
 
 
 @pytest.mark.parametrize("model_type", ["mixtral", "mistral"])
-def test_the_released_layout_is_what_checkpoints_hold(tmp_path: Path, model_type: str) -> None:
+def test_the_released_naming_is_what_checkpoints_hold(tmp_path: Path, model_type: str) -> None:
     overrides = {"num_experts_per_tok": 1, "head_dim": 16, "model_type": model_type}
     config = ModelConfig.from_pretrained(write_tiny_checkpoint(tmp_path, **overrides))
     expected = {name: tuple(tensor.shape) for name, tensor in tiny_tensors(CONFIG | overrides).items()}
-    assert names_for(config, Layout.of(config, expected), tied=False).shapes() == expected
+    assert names_for(config, ExpertNaming.of(config, expected), tied=False).shapes() == expected
 
 
-def test_fused_experts_are_shares_of_one_tensor(tmp_path: Path) -> None:
+def test_stacked_experts_are_shares_of_one_tensor(tmp_path: Path) -> None:
     config = ModelConfig.from_pretrained(write_tiny_checkpoint(tmp_path))
-    layout = Layout.of(config, ["model.layers.0.mlp.experts.gate_up_proj"])
-    layer = names_for(config, layout, tied=False).layers[1]
+    naming = ExpertNaming.of(config, ["model.layers.0.mlp.experts.gate_up_proj"])
+    layer = names_for(config, naming, tied=False).layers[1]
     assert {part.name for (part,) in layer.gate_up} == {"model.layers.1.mlp.experts.gate_up_proj"}
     assert [part.expert for (part,) in layer.down] == [0, 1, 2, 3]
     assert layer.router is not None
@@ -43,7 +50,7 @@ def test_fused_experts_are_shares_of_one_tensor(tmp_path: Path) -> None:
 
 def test_a_dense_layer_has_one_feed_forward_and_no_router(tmp_path: Path) -> None:
     config = ModelConfig.from_pretrained(write_tiny_checkpoint(tmp_path, model_type="llama"))
-    layer = names_for(config, Layout.DENSE, tied=False).layers[1]
+    layer = names_for(config, ExpertNaming.DENSE, tied=False).layers[1]
     assert layer.router is None
     ((gate, up),) = layer.gate_up
     ((down,),) = layer.down
