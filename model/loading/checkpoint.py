@@ -17,7 +17,7 @@ from octavo.model.kernels.choice import has_triton, select_ops
 from octavo.model.kernels.cpu.decoder import fuse
 from octavo.model.kernels.cpu.library import Library, library
 from octavo.model.layers import Embedding, RMSNorm, RotaryEmbedding
-from octavo.model.loading.names import HEAD, ExpertNaming, LayerNames, Matrix, Names, Part, names_for
+from octavo.model.loading.names import HEAD, ExpertNaming, LayerNames, Matrix, Names, TensorSlice, names_for
 from octavo.model.loading.shards import Shards
 from octavo.model.loading.upload import LANES, Upload
 from octavo.model.moe import MoEBlock, Router
@@ -100,25 +100,25 @@ class _Loader:
     zeros: Zeros  # for quantised weights and for staging
     upload: Upload
 
-    def norm(self, part: Part) -> RMSNorm:
-        return RMSNorm.create(self.tensor(part, self.precision.activations), self.config.rms_norm_eps)
+    def norm(self, source: TensorSlice) -> RMSNorm:
+        return RMSNorm.create(self.tensor(source, self.precision.activations), self.config.rms_norm_eps)
 
-    def table(self, part: Part) -> Tensor:
+    def table(self, source: TensorSlice) -> Tensor:
         """The embedding: rows are looked up, not multiplied, so 16 bits on disk stay the same 16 bits."""
         if isinstance(self.precision.linears, torch.dtype):
-            return self.tensor(part, self.precision.linears)
-        stored = self.shards.read(part)
-        _check_finite(stored, part)
+            return self.tensor(source, self.precision.linears)
+        stored = self.shards.read(source)
+        _check_finite(stored, source)
         wide = stored.dtype == torch.float32
-        return self.tensor(part, torch.float16 if wide and fits_fp16(stored) else stored.dtype)
+        return self.tensor(source, torch.float16 if wide and fits_fp16(stored) else stored.dtype)
 
-    def tensor(self, part: Part, dtype: torch.dtype) -> Tensor:
-        out = torch.empty(part.shape, dtype=dtype, device=self.device)
-        self._copy(out, (part,))
+    def tensor(self, source: TensorSlice, dtype: torch.dtype) -> Tensor:
+        out = torch.empty(source.shape, dtype=dtype, device=self.device)
+        self._copy(out, (source,))
         return out
 
-    def head(self, part: Part) -> Weight:
-        (head,) = self.stack(((part,),), self.precision.linears, self.staging((part,)), terms=FINE_TERMS)
+    def head(self, source: TensorSlice) -> Weight:
+        (head,) = self.stack(((source,),), self.precision.linears, self.staging((source,)), terms=FINE_TERMS)
         return head
 
     def staging(self, *matrices: Matrix) -> Tensor:
@@ -168,8 +168,8 @@ class _Loader:
             moe=MoEBlock(index, router, ExpertWeights(tuple(gate_up), tuple(down))),
         )
 
-    def router(self, part: Part) -> Router:
-        return Router(self.tensor(part, self.precision.activations), self.config.num_experts_per_tok)
+    def router(self, source: TensorSlice) -> Router:
+        return Router(self.tensor(source, self.precision.activations), self.config.num_experts_per_tok)
 
     def _plain(self, matrices: Sequence[Matrix], dtype: torch.dtype) -> tuple[Tensor, ...]:
         whole = torch.empty((len(matrices), *_shape(matrices[0])), dtype=dtype, device=self.device)
@@ -182,15 +182,15 @@ class _Loader:
         weights = kind.stack(len(matrices), _shape(matrices[0]), self.zeros)
         largest = 0.0
         for weight, matrix in zip(weights, matrices, strict=True):
-            for part, first, rows in self._arriving(matrix):
-                largest = max(largest, _check_finite(rows, part))
+            for source, first, rows in self._arriving(matrix):
+                largest = max(largest, _check_finite(rows, source))
                 weight.fill(rows, first)
         return weights if kind.holds(largest) else self._plain(matrices, self.precision.activations)
 
     def _quantise(self, matrix: Matrix, kind: type[Int8Weight] | type[Int4Weight], paired: bool, terms: int) -> Weight:
-        """Straight from the file, part by part: nothing is held unquantised."""
-        stored = [self.shards.read(part) for part in matrix]
-        if not kind.holds(max(_check_finite(rows, part) for rows, part in zip(stored, matrix, strict=True))):
+        """Straight from the file, slice by slice: nothing is held unquantised."""
+        stored = [self.shards.read(source) for source in matrix]
+        if not kind.holds(max(_check_finite(rows, source) for rows, source in zip(stored, matrix, strict=True))):
             return self._plain((matrix,), self.precision.activations)[0]
         weight = kind.empty(TileLayout(_shape(matrix), paired), self.zeros, terms)
         first = 0
@@ -206,19 +206,19 @@ class _Loader:
         return Fp16Weight.pack(dense) if fits_fp16(dense) else dense.clone()
 
     def _copy(self, out: Tensor, matrix: Matrix) -> None:
-        """Copies the parts, one below the other, straight from the file, converting on the way."""
-        for part, first, stored in self._arriving(matrix):
+        """Copies the slices, one below the other, straight from the file, converting on the way."""
+        for source, first, stored in self._arriving(matrix):
             rows = out[first : first + len(stored)]
             rows.copy_(stored)
-            _check_finite(rows, part)
+            _check_finite(rows, source)
 
-    def _arriving(self, matrix: Matrix) -> Iterator[tuple[Part, int, Tensor]]:
-        """Rows of the matrix on the device, from top to bottom: their part, the first one's index, and they."""
+    def _arriving(self, matrix: Matrix) -> Iterator[tuple[TensorSlice, int, Tensor]]:
+        """Rows of the matrix on the device, from top to bottom: their slice, the first one's index, and they."""
         above = 0
-        for part in matrix:
-            stored = self.shards.read(part)
+        for source in matrix:
+            stored = self.shards.read(source)
             for first, rows in self.upload(stored):
-                yield part, above + first, rows
+                yield source, above + first, rows
             above += len(stored)
 
 
@@ -232,21 +232,21 @@ def _kept_plain(model: Decoder) -> int:
     return sum(isinstance(each, Tensor) for kind, held in wanted if not isinstance(kind, torch.dtype) for each in held)
 
 
-def _check_finite(values: Tensor, part: Part) -> float:
+def _check_finite(values: Tensor, source: TensorSlice) -> float:
     """The largest magnitude of the values. Raises ModelError."""
     low, high = torch.aminmax(values)  # both are NaN if anything is
     if not (low.isfinite() & high.isfinite()).item():
         dtype = str(values.dtype).removeprefix("torch.")
         raise ModelError(
-            f"The tensor {part.name} holds infinities or NaNs in {dtype}; download the checkpoint again, "
+            f"The tensor {source.name} holds infinities or NaNs in {dtype}; download the checkpoint again, "
             "or use a wider --dtype."
         )
     return max(-low.item(), high.item())
 
 
 def _shape(matrix: Matrix) -> tuple[int, int]:
-    """[out, in] of the parts together; an expert's share has one dimension less than its tensor."""
-    return sum(part.shape[-2] for part in matrix), matrix[0].shape[-1]
+    """[out, in] of the slices together; an expert's share has one dimension less than its tensor."""
+    return sum(source.shape[-2] for source in matrix), matrix[0].shape[-1]
 
 
 def _assemble(loader: _Loader, names: Names, report: Report) -> Decoder:
@@ -260,7 +260,7 @@ def _assemble(loader: _Loader, names: Names, report: Report) -> Decoder:
     layers: list[DecoderLayer] = []
     with ThreadPoolExecutor(_threads(loader, names)) as pool:
         for layer in pool.map(loader.layer, range(len(names.layers)), names.layers):
-            progress.add(*names.layers[len(layers)].parts())
+            progress.add(*names.layers[len(layers)].slices())
             layers.append(layer)
     norm = loader.norm(names.norm)
     progress.add(names.norm)
@@ -298,7 +298,7 @@ class _Progress:
         self._total = sum(self._pending.values())
         self._report = report
 
-    def add(self, *parts: Part) -> None:
-        for part in parts:
-            self._pending.pop(part.name, None)
+    def add(self, *slices: TensorSlice) -> None:
+        for source in slices:
+            self._pending.pop(source.name, None)
         self._report(self._total - sum(self._pending.values()), self._total)

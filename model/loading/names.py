@@ -26,7 +26,7 @@ class ExpertNaming(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class TensorSlice:
     """Consecutive rows of a matrix: a tensor of the checkpoint, or one expert's share of it."""
 
     name: str
@@ -34,50 +34,50 @@ class Part:
     expert: int | None = None
 
 
-Matrix = tuple[Part, ...]  # the parts of one matrix, from its first row to its last
+Matrix = tuple[TensorSlice, ...]  # the slices of one matrix, from its first row to its last
 
 
 @dataclass(frozen=True, slots=True)
 class LayerNames:
-    """The parts of one decoder layer."""
+    """The slices of one decoder layer."""
 
-    input_norm: Part
+    input_norm: TensorSlice
     qkv: Matrix
     o: Matrix
-    post_norm: Part
-    router: Part | None  # None in a dense layer
+    post_norm: TensorSlice
+    router: TensorSlice | None  # None in a dense layer
     gate_up: tuple[Matrix, ...]  # one per expert
     down: tuple[Matrix, ...]
 
-    def parts(self) -> tuple[Part, ...]:
+    def slices(self) -> tuple[TensorSlice, ...]:
         matrices = (self.qkv, self.o, *self.gate_up, *self.down)
         router = () if self.router is None else (self.router,)
-        return (self.input_norm, self.post_norm, *router, *(part for matrix in matrices for part in matrix))
+        return (self.input_norm, self.post_norm, *router, *(source for matrix in matrices for source in matrix))
 
 
 @dataclass(frozen=True, slots=True)
 class Names:
     """Everything a checkpoint of this shape must hold, and nothing else."""
 
-    embedding: Part
+    embedding: TensorSlice
     layers: tuple[LayerNames, ...]
-    norm: Part
-    head: Part  # the embedding, where they are tied
+    norm: TensorSlice
+    head: TensorSlice  # the embedding, where they are tied
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        parts = [self.embedding, self.norm, self.head, *(part for layer in self.layers for part in layer.parts())]
-        return {part.name: part.shape for part in parts}
+        slices = [self.embedding, self.norm, self.head, *(source for layer in self.layers for source in layer.slices())]
+        return {source.name: source.shape for source in slices}
 
 
 def names_for(config: ModelConfig, naming: ExpertNaming, tied: bool) -> Names:
     """The table of one checkpoint; tied means that it stores no head of its own."""
     table = (config.vocab_size, config.hidden_size)
-    embedding = Part("model.embed_tokens.weight", table)
+    embedding = TensorSlice("model.embed_tokens.weight", table)
     return Names(
         embedding=embedding,
         layers=tuple(_layer(config, naming, f"model.layers.{n}") for n in range(config.num_hidden_layers)),
-        norm=Part("model.norm.weight", (config.hidden_size,)),
-        head=embedding if tied else Part(HEAD, table),
+        norm=TensorSlice("model.norm.weight", (config.hidden_size,)),
+        head=embedding if tied else TensorSlice(HEAD, table),
     )
 
 
@@ -87,21 +87,21 @@ def _layer(config: ModelConfig, naming: ExpertNaming, prefix: str) -> LayerNames
     keys = config.num_key_value_heads * config.head_dim
     router, gate_up, down = _FEED_FORWARD[naming](config, prefix)
     return LayerNames(
-        input_norm=Part(f"{prefix}.input_layernorm.weight", (hidden,)),
+        input_norm=TensorSlice(f"{prefix}.input_layernorm.weight", (hidden,)),
         qkv=(
-            Part(f"{prefix}.self_attn.q_proj.weight", (queries, hidden)),
-            Part(f"{prefix}.self_attn.k_proj.weight", (keys, hidden)),
-            Part(f"{prefix}.self_attn.v_proj.weight", (keys, hidden)),
+            TensorSlice(f"{prefix}.self_attn.q_proj.weight", (queries, hidden)),
+            TensorSlice(f"{prefix}.self_attn.k_proj.weight", (keys, hidden)),
+            TensorSlice(f"{prefix}.self_attn.v_proj.weight", (keys, hidden)),
         ),
-        o=(Part(f"{prefix}.self_attn.o_proj.weight", (hidden, queries)),),
-        post_norm=Part(f"{prefix}.post_attention_layernorm.weight", (hidden,)),
+        o=(TensorSlice(f"{prefix}.self_attn.o_proj.weight", (hidden, queries)),),
+        post_norm=TensorSlice(f"{prefix}.post_attention_layernorm.weight", (hidden,)),
         router=router,
         gate_up=gate_up,
         down=down,
     )
 
 
-FeedForward = tuple[Part | None, tuple[Matrix, ...], tuple[Matrix, ...]]  # router, gate_up, down
+FeedForward = tuple[TensorSlice | None, tuple[Matrix, ...], tuple[Matrix, ...]]  # router, gate_up, down
 
 
 def _separate(config: ModelConfig, layer: str) -> FeedForward:
@@ -110,28 +110,32 @@ def _separate(config: ModelConfig, layer: str) -> FeedForward:
     gate_up, down = [], []
     for n in range(config.num_experts):
         expert = f"{prefix}.experts.{n}"
-        gate_up.append((Part(f"{expert}.w1.weight", (wide, hidden)), Part(f"{expert}.w3.weight", (wide, hidden))))
-        down.append((Part(f"{expert}.w2.weight", (hidden, wide)),))
+        gate_up.append(
+            (TensorSlice(f"{expert}.w1.weight", (wide, hidden)), TensorSlice(f"{expert}.w3.weight", (wide, hidden)))
+        )
+        down.append((TensorSlice(f"{expert}.w2.weight", (hidden, wide)),))
     return _router(config, prefix), tuple(gate_up), tuple(down)
 
 
 def _stacked(config: ModelConfig, layer: str) -> FeedForward:
     prefix = f"{layer}.mlp"
     count, wide, hidden = config.num_experts, config.intermediate_size, config.hidden_size
-    gate_up = tuple((Part(f"{prefix}.experts.gate_up_proj", (count, 2 * wide, hidden), n),) for n in range(count))
-    down = tuple((Part(f"{prefix}.experts.down_proj", (count, hidden, wide), n),) for n in range(count))
+    gate_up = tuple(
+        (TensorSlice(f"{prefix}.experts.gate_up_proj", (count, 2 * wide, hidden), n),) for n in range(count)
+    )
+    down = tuple((TensorSlice(f"{prefix}.experts.down_proj", (count, hidden, wide), n),) for n in range(count))
     return _router(config, prefix), gate_up, down
 
 
 def _dense(config: ModelConfig, layer: str) -> FeedForward:
     prefix = f"{layer}.mlp"
     wide, hidden = config.intermediate_size, config.hidden_size
-    gate, up = (Part(f"{prefix}.{name}_proj.weight", (wide, hidden)) for name in ("gate", "up"))
-    return None, ((gate, up),), ((Part(f"{prefix}.down_proj.weight", (hidden, wide)),),)
+    gate, up = (TensorSlice(f"{prefix}.{name}_proj.weight", (wide, hidden)) for name in ("gate", "up"))
+    return None, ((gate, up),), ((TensorSlice(f"{prefix}.down_proj.weight", (hidden, wide)),),)
 
 
-def _router(config: ModelConfig, prefix: str) -> Part:
-    return Part(f"{prefix}.gate.weight", (config.num_experts, config.hidden_size))
+def _router(config: ModelConfig, prefix: str) -> TensorSlice:
+    return TensorSlice(f"{prefix}.gate.weight", (config.num_experts, config.hidden_size))
 
 
 _FEED_FORWARD = {ExpertNaming.SEPARATE: _separate, ExpertNaming.STACKED: _stacked, ExpertNaming.DENSE: _dense}

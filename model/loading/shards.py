@@ -12,7 +12,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from octavo.model.config import ModelError
-from octavo.model.loading.names import DERIVED, Part
+from octavo.model.loading.names import DERIVED, TensorSlice
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
@@ -62,10 +62,10 @@ class Shards:
             size *= length
         return size
 
-    def read(self, part: Part) -> Tensor:
+    def read(self, source: TensorSlice) -> Tensor:
         """A view of the file; copy it before the files close."""
-        tensor = self.files[part.name].get_tensor(part.name)
-        return tensor if part.expert is None else tensor[part.expert]
+        tensor = self.files[source.name].get_tensor(source.name)
+        return tensor if source.expert is None else tensor[source.expert]
 
     def _header(self, name: str) -> Any:
         return self.files[name].get_slice(name)

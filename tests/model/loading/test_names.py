@@ -42,8 +42,8 @@ def test_stacked_experts_are_shares_of_one_tensor(tmp_path: Path) -> None:
     config = ModelConfig.from_pretrained(write_tiny_checkpoint(tmp_path))
     naming = ExpertNaming.of(config, ["model.layers.0.mlp.experts.gate_up_proj"])
     layer = names_for(config, naming, tied=False).layers[1]
-    assert {part.name for (part,) in layer.gate_up} == {"model.layers.1.mlp.experts.gate_up_proj"}
-    assert [part.expert for (part,) in layer.down] == [0, 1, 2, 3]
+    assert {source.name for (source,) in layer.gate_up} == {"model.layers.1.mlp.experts.gate_up_proj"}
+    assert [source.expert for (source,) in layer.down] == [0, 1, 2, 3]
     assert layer.router is not None
     assert layer.router.name == "model.layers.1.mlp.gate.weight"
 
