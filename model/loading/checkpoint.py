@@ -38,7 +38,7 @@ from octavo.model.weights.tiles import (
 
 log = logging.getLogger(__name__)
 
-Report = Callable[[int, int], None]
+ReportBytes = Callable[[int, int], None]  # bytes read, bytes in all
 Fill = Callable[[GroupedWeight, Tensor, int], None]  # GroupedWeight.fill, or what does the same faster
 
 # What the staging buffers of all packing threads may take, as a share of the finished weights.
@@ -54,7 +54,7 @@ def load_model(
     config: ModelConfig,
     device: torch.device,
     precision: Precision,
-    report: Report,
+    report: ReportBytes,
     zeros: Zeros | None = None,
 ) -> Decoder:
     """Loads a Decoder onto a device, quantising as it reads.
@@ -249,7 +249,7 @@ def _shape(matrix: Matrix) -> tuple[int, int]:
     return sum(source.shape[-2] for source in matrix), matrix[0].shape[-1]
 
 
-def _assemble(loader: _Loader, names: Names, report: Report) -> Decoder:
+def _assemble(loader: _Loader, names: Names, report: ReportBytes) -> Decoder:
     progress = _Progress(loader.shards, report)
     tied = names.head is names.embedding and loader.precision.has_plain_linears
     # The head is the largest matrix: it is packed while little else is held, so that its staging is no peak.
@@ -293,7 +293,7 @@ def _threads(loader: _Loader, names: Names) -> int:
 class _Progress:
     """Counts the bytes of the file that have been read; a tensor that is used twice counts once."""
 
-    def __init__(self, shards: Shards, report: Report) -> None:
+    def __init__(self, shards: Shards, report: ReportBytes) -> None:
         self._pending = {name: shards.stored_bytes(name) for name in shards.files}
         self._total = sum(self._pending.values())
         self._report = report
