@@ -1,13 +1,13 @@
 """The content of an answer of /v1/messages: blocks, which come to be part by part, and the events that tell how."""
 
 import json
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
 from typing_extensions import TypedDict
 
-from octavo.server.conversation.parts import ParsedDelta, Text, ToolCallArguments, ToolCallStart
+from octavo.server.conversation.items import Change, Closed, Extended, Item, ItemAssembler, Opened
+from octavo.server.conversation.parts import ParsedDelta, Text, ToolCallArguments
 
 Event = Mapping[str, object]  # its type, and what that type has; anthropic.StreamEvent describes them
 
@@ -37,61 +37,46 @@ class InputDelta(TypedDict):
     partial_json: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Text:
-    fragments: list[str] = field(default_factory=list)
-
-    def block(self) -> TextContent:
-        return {"type": "text", "text": "".join(self.fragments)}
-
-
-@dataclass(frozen=True, slots=True)
-class _ToolUse:
-    id: str
-    name: str
-    fragments: list[str] = field(default_factory=list)
-
-    def block(self) -> ToolUseContent:
-        return {"type": "tool_use", "id": self.id, "name": self.name, "input": _object("".join(self.fragments))}
-
-
 class Content:
-    """One block is open at a time: a call closes the text before it, and text or another call closes that."""
+    """Words the items of an answer as content blocks, and their changes as events."""
 
     def __init__(self) -> None:
         self.blocks: list[ContentBlock] = []  # those that are whole
-        self._open: _Text | _ToolUse | None = None
+        self._items = ItemAssembler()
 
     def feed(self, parsed: ParsedDelta) -> Iterator[Event]:
+        """Yields the events of a delta."""
         for part in parsed.parts:
-            match part:
-                case Text(text):
-                    if not isinstance(self._open, _Text):
-                        yield from self._begin(_Text())
-                    yield self._delta(text, {"type": "text_delta", "text": text})
-                case ToolCallStart(_, id, name):
-                    yield from self._begin(_ToolUse(id, name))
-                case ToolCallArguments(_, fragment) if isinstance(self._open, _ToolUse):
-                    yield self._delta(fragment, {"type": "input_json_delta", "partial_json": fragment})
+            yield from self._events(self._items.feed(part))
 
     def end(self) -> Iterator[Event]:
-        """After the last delta. An answer of nothing has no blocks."""
-        if self._open is not None:
-            yield {"type": "content_block_stop", "index": len(self.blocks)}
-            self.blocks.append(self._open.block())
-            self._open = None
+        """Yields the events after the last delta. An answer of nothing has no blocks."""
+        yield from self._events(self._items.close())
 
-    def _begin(self, block: _Text | _ToolUse) -> Iterator[Event]:
-        yield from self.end()
-        self._open = block
-        yield {"type": "content_block_start", "index": len(self.blocks), "content_block": block.block()}
-        if not self.blocks:
-            yield {"type": "ping"}
+    def _events(self, changes: Iterable[Change]) -> Iterator[Event]:
+        for change in changes:
+            match change:
+                case Opened(index, item):
+                    yield {"type": "content_block_start", "index": index, "content_block": _block(item)}
+                    if index == 0:
+                        yield {"type": "ping"}
+                case Extended(index, part):
+                    yield {"type": "content_block_delta", "index": index, "delta": _delta(part)}
+                case Closed(index, item):
+                    yield {"type": "content_block_stop", "index": index}
+                    self.blocks.append(_block(item))
 
-    def _delta(self, fragment: str, delta: TextDelta | InputDelta) -> Event:
-        assert self._open is not None
-        self._open.fragments.append(fragment)
-        return {"type": "content_block_delta", "index": len(self.blocks), "delta": delta}
+
+def _block(item: Item) -> ContentBlock:
+    if isinstance(item, Text):
+        return {"type": "text", "text": item.text}
+    return {"type": "tool_use", "id": item.id, "name": item.name, "input": _object(item.arguments)}
+
+
+def _delta(part: Text | ToolCallArguments) -> TextDelta | InputDelta:
+    if isinstance(part, Text):
+        return {"type": "text_delta", "text": part.text}
+    return {"type": "input_json_delta", "partial_json": part.fragment}
 
 
 def _object(text: str) -> dict[str, Any]:

@@ -118,7 +118,7 @@ def _count(service: Service, chat: ChatRequest) -> int:
 
 
 class MessageWriter:
-    """Implements respond.AnswerWriter. Content makes the same blocks, whether the answer is streamed or sent whole."""
+    """Implements respond.AnswerWriter. Content makes the same blocks for a stream and for a whole answer."""
 
     named = True
 

@@ -21,7 +21,7 @@ from octavo.server.generation.respond import Events, respond
 from octavo.server.generation.service import Service
 from octavo.server.http.errors import ApiError
 from octavo.server.http.operations import GENERATING, Operation
-from octavo.server.openai.responses_output import Event, Output, OutputItem, OutputText, TextToken
+from octavo.server.openai.responses_output import Event, OutputItem, OutputItems, OutputText, TextToken
 from octavo.server.openai.responses_request import NAMES, ResponsesRequest
 from octavo.server.text.tokenizer import Tokenizer
 
@@ -134,7 +134,7 @@ def router(service: Service) -> APIRouter:
 
 
 class ResponseWriter:
-    """Implements respond.AnswerWriter. Output makes the same items, whether the answer is streamed or sent whole."""
+    """Implements respond.AnswerWriter. OutputItems makes the same items for a stream and for a whole answer."""
 
     named = True
 
@@ -142,7 +142,7 @@ class ResponseWriter:
         self._job = job
         self._request = request
         self._parser = parser
-        self._output = Output(job.id.removeprefix("resp_"), tokenizer if request.includes_logprobs else None)
+        self._output = OutputItems(job.id.removeprefix("resp_"), tokenizer if request.includes_logprobs else None)
         self._numbers = itertools.count()
         self._ended: Ended | None = None
 

@@ -1,12 +1,12 @@
 """The output of /v1/responses: items, which come to be part by part, and the events that tell how."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
 
 from typing_extensions import TypedDict
 
-from octavo.server.conversation.parts import ParsedDelta, Text, ToolCallArguments, ToolCallStart
+from octavo.server.conversation.items import Change, Closed, Extended, ItemAssembler, Opened
+from octavo.server.conversation.parts import ParsedDelta, Text, ToolCall, ToolCallArguments
 from octavo.server.openai.logprobs import ChatTokenLogprob, chat_logprobs
 from octavo.server.text.tokenizer import Tokenizer
 
@@ -52,42 +52,8 @@ class TextToken(TopToken):
 OutputItem = OutputMessage | FunctionCallItem
 
 
-@dataclass(frozen=True, slots=True)
-class _Message:
-    id: str
-    fragments: list[str] = field(default_factory=list)
-    logprobs: list[ChatTokenLogprob] = field(default_factory=list)
-
-    def part(self) -> OutputText:
-        text = "".join(self.fragments)
-        return {"type": "output_text", "text": text, "annotations": [], "logprobs": [*self.logprobs]}
-
-    def item(self, status: ItemStatus) -> OutputMessage:
-        """Its one part is there from the first event of the part on, not from that of the item."""
-        content = [] if status == "in_progress" else [self.part()]
-        return {"type": "message", "id": self.id, "role": "assistant", "status": status, "content": content}
-
-
-@dataclass(frozen=True, slots=True)
-class _Call:
-    id: str
-    call_id: str
-    name: str
-    fragments: list[str] = field(default_factory=list)
-
-    def item(self, status: ItemStatus) -> FunctionCallItem:
-        return {
-            "type": "function_call",
-            "id": self.id,
-            "call_id": self.call_id,
-            "name": self.name,
-            "arguments": "".join(self.fragments),
-            "status": status,
-        }
-
-
-class Output:
-    """One item is open at a time: a call closes the text before it, and text or another call closes that.
+class OutputItems:
+    """Words the items of an answer as output items, and their changes as events.
 
     text "It is"    item.added part.added text.delta
     text " 5."      text.delta
@@ -97,74 +63,92 @@ class Output:
     """
 
     def __init__(self, key: str, tokenizer: Tokenizer | None) -> None:
-        """key: what the ids of items are made of. tokenizer: for log-probabilities; None without them."""
+        """key is what the ids of items are made of. tokenizer is None when no log-probabilities were asked for."""
         self.items: list[OutputItem] = []  # those that are whole
         self._key = key
         self._tokenizer = tokenizer
-        self._open: _Message | _Call | None = None
+        self._items = ItemAssembler()
+        self._logprobs: list[ChatTokenLogprob] = []  # of the open message
 
     def feed(self, parsed: ParsedDelta) -> Iterator[Event]:
-        """The log-probabilities of a delta go with the first text in it."""
+        """Yields the events of a delta. Its log-probabilities go with the first text in it."""
         logprobs = chat_logprobs(self._tokenizer, parsed.logprobs)["content"] if self._tokenizer is not None else []
         for part in parsed.parts:
-            match part:
-                case Text(text):
-                    yield from self._text(text, logprobs)
-                    logprobs = []
-                case ToolCallStart(_, call_id, name):
-                    yield from self._close("completed")
-                    self._open = _Call(self._id("fc"), call_id, name)
-                    yield self._item("output_item.added", self._open.item("in_progress"))
-                case ToolCallArguments(_, fragment) if isinstance(self._open, _Call):
-                    self._open.fragments.append(fragment)
-                    yield self._within(self._open, "function_call_arguments.delta", delta=fragment)
+            for change in self._items.feed(part):
+                yield from self._events(change, logprobs, "completed")
+            if isinstance(part, Text):
+                logprobs = []
 
     def end(self, status: ItemStatus) -> Iterator[Event]:
-        """After the last delta. An answer of nothing is an empty message."""
-        if self._open is None and not self.items:
-            yield from self._begin_message()
-        yield from self._close(status)
+        """Yields the events after the last delta. An answer of nothing is an empty message."""
+        begun = () if self._items.opened else self._items.open(Text(""))
+        for change in (*begun, *self._items.close()):
+            yield from self._events(change, (), status)
 
-    def _text(self, text: str, logprobs: list[ChatTokenLogprob]) -> Iterator[Event]:
-        if not isinstance(self._open, _Message):
-            yield from self._close("completed")
-            yield from self._begin_message()
-        assert isinstance(self._open, _Message)
-        self._open.fragments.append(text)
-        self._open.logprobs.extend(logprobs)
-        told = [_without_bytes(token) for token in logprobs]
-        yield self._within(self._open, "output_text.delta", content_index=0, delta=text, logprobs=told)
+    def _events(self, change: Change, logprobs: Sequence[ChatTokenLogprob], status: ItemStatus) -> Iterator[Event]:
+        """logprobs are those of text that the change adds; status is that of an item that it closes."""
+        match change:
+            case Opened(index, Text()):
+                self._logprobs = []
+                yield _item("added", index, self._message(index, "in_progress", []))
+                yield self._within_text(index, "content_part.added", part=self._part(""))
+            case Opened(index, ToolCall() as call):
+                yield _item("added", index, self._call(index, "in_progress", call))
+            case Extended(index, Text(text)):
+                self._logprobs.extend(logprobs)
+                told = [_without_bytes(token) for token in logprobs]
+                yield self._within_text(index, "output_text.delta", delta=text, logprobs=told)
+            case Extended(index, ToolCallArguments(_, fragment)):
+                yield self._within_call(index, "function_call_arguments.delta", delta=fragment)
+            case Closed(index, Text(text)):
+                part, told = self._part(text), [_without_bytes(token) for token in self._logprobs]
+                yield self._within_text(index, "output_text.done", text=text, logprobs=told)
+                yield self._within_text(index, "content_part.done", part=part)
+                yield self._done(index, self._message(index, status, [part]))
+            case Closed(index, ToolCall() as call):
+                yield self._within_call(index, "function_call_arguments.done", arguments=call.arguments)
+                yield self._done(index, self._call(index, status, call))
 
-    def _begin_message(self) -> Iterator[Event]:
-        self._open = _Message(self._id("msg"))
-        yield self._item("output_item.added", self._open.item("in_progress"))
-        yield self._within(self._open, "content_part.added", content_index=0, part=self._open.part())
-
-    def _close(self, status: ItemStatus) -> Iterator[Event]:
-        match self._open:
-            case _Message() as message:
-                part = message.part()
-                told = [_without_bytes(token) for token in message.logprobs]
-                yield self._within(message, "output_text.done", content_index=0, text=part["text"], logprobs=told)
-                yield self._within(message, "content_part.done", content_index=0, part=part)
-            case _Call() as call:
-                arguments = "".join(call.fragments)
-                yield self._within(call, "function_call_arguments.done", arguments=arguments)
-            case None:
-                return
-        item = self._open.item(status)
-        yield self._item("output_item.done", item)
+    def _done(self, index: int, item: OutputItem) -> Event:
         self.items.append(item)
-        self._open = None
+        return _item("done", index, item)
 
-    def _id(self, prefix: str) -> str:
-        return f"{prefix}_{self._key}_{len(self.items)}"
+    def _part(self, text: str) -> OutputText:
+        return {"type": "output_text", "text": text, "annotations": [], "logprobs": [*self._logprobs]}
 
-    def _item(self, type: str, item: OutputItem) -> Event:
-        return {"type": f"response.{type}", "output_index": len(self.items), "item": item}
+    def _message(self, index: int, status: ItemStatus, content: list[OutputText]) -> OutputMessage:
+        """The one part of a message is in its content once the message is whole; before, it has events of its own."""
+        return {
+            "type": "message",
+            "id": self._id("msg", index),
+            "role": "assistant",
+            "status": status,
+            "content": content,
+        }
 
-    def _within(self, item: _Message | _Call, type: str, **fields: object) -> Event:
-        return {"type": f"response.{type}", "output_index": len(self.items), "item_id": item.id, **fields}
+    def _call(self, index: int, status: ItemStatus, call: ToolCall) -> FunctionCallItem:
+        return {
+            "type": "function_call",
+            "id": self._id("fc", index),
+            "call_id": call.id,
+            "name": call.name,
+            "arguments": call.arguments,
+            "status": status,
+        }
+
+    def _id(self, prefix: str, index: int) -> str:
+        return f"{prefix}_{self._key}_{index}"
+
+    def _within_text(self, index: int, type: str, **fields: object) -> Event:
+        place = {"output_index": index, "item_id": self._id("msg", index), "content_index": 0}
+        return {"type": f"response.{type}", **place, **fields}
+
+    def _within_call(self, index: int, type: str, **fields: object) -> Event:
+        return {"type": f"response.{type}", "output_index": index, "item_id": self._id("fc", index), **fields}
+
+
+def _item(change: Literal["added", "done"], index: int, item: OutputItem) -> Event:
+    return {"type": f"response.output_item.{change}", "output_index": index, "item": item}
 
 
 def _without_bytes(token: ChatTokenLogprob) -> TextToken:

@@ -1,10 +1,10 @@
-"""Output: text and calls become items, one open at a time; the events tell the same as the items."""
+"""OutputItems: text and calls become items, one open at a time; the events tell the same as the items."""
 
 from collections.abc import Iterable
 from typing import Any
 
 from octavo.server.conversation.parts import ParsedDelta, Part, Text, ToolCallArguments, ToolCallStart
-from octavo.server.openai.responses_output import Output
+from octavo.server.openai.responses_output import OutputItems
 
 CALLS: tuple[Part, ...] = (
     Text("Let me "),
@@ -19,7 +19,7 @@ CALLS: tuple[Part, ...] = (
 
 def run(parts: Iterable[Part]) -> tuple[list[Any], list[Any]]:
     """Each part in a delta of its own: the items, and the events."""
-    output = Output("key", None)
+    output = OutputItems("key", None)
     events = [event for part in parts for event in output.feed(ParsedDelta(0, (part,)))]
     events += output.end("completed")
     return output.items, events
@@ -55,7 +55,7 @@ def test_text_then_calls() -> None:
 
 
 def test_one_delta_or_many() -> None:
-    whole = Output("key", None)
+    whole = OutputItems("key", None)
     events = [*whole.feed(ParsedDelta(0, CALLS)), *whole.end("completed")]
     assert (whole.items, events) == run(CALLS)
 
@@ -78,7 +78,7 @@ def test_text_after_a_call_is_a_new_message() -> None:
 
 
 def test_what_is_cut_is_incomplete_only_at_the_end() -> None:
-    output = Output("key", None)
+    output = OutputItems("key", None)
     for _ in output.feed(ParsedDelta(0, CALLS)):
         pass
     for _ in output.end("incomplete"):
