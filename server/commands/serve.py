@@ -1,4 +1,4 @@
-"""`octavo serve`: puts the parts of a server together and runs it."""
+"""`octavo serve` checks the flags and the checkpoint, then starts the engine and HTTP."""
 
 import argparse
 import logging
@@ -7,10 +7,16 @@ import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NoReturn
+from socket import socket
+from typing import TYPE_CHECKING, Any, NoReturn
 
+from octavo.engine.config import EngineConfig
 from octavo.server import options
 from octavo.server.commands import demo_model
+from octavo.server.config import ServerConfig
+
+if TYPE_CHECKING:
+    from octavo.server.text.tokenizer import Tokenizer
 
 EPILOG = (
     "Each flag can also be given as an environment variable: --max-model-len as OCTAVO_MAX_MODEL_LEN, MODEL as "
@@ -32,70 +38,105 @@ def add(commands: "argparse._SubParsersAction[Any]") -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    """Serves until a signal or until the engine has failed for good; returns the exit status."""
     _on_stop_signals(_vanish)
-    from octavo.engine.process.client import ProcessClient
-    from octavo.engine.startup.build import build
-    from octavo.model.config import ModelConfig
-    from octavo.server import lifecycle
-    from octavo.server.console import Console
-    from octavo.server.text.tokenizer import Tokenizer
-
+    _set_up_openmp()
+    _configure_logging()
     given = options.from_environment(os.environ) | vars(arguments)
-    # OpenMP reads these when torch loads, in the engine's process: threads that spin for long take the CPU from this
-    # process, and threads that sleep at once are woken for each of a step's hundreds of products. So: a tenth of a ms.
+    with _listen(given) as listener:
+        directory, name = _find_checkpoint(given.get("model"))
+        tokenizer, sampled_vocab = _check_checkpoint(directory)
+        engine_config, config = options.configure(given, str(directory), name, sampled_vocab)
+        return _serve(engine_config, config, tokenizer, listener)
+
+
+def _set_up_openmp() -> None:
+    """Sets how long OpenMP's threads spin while they wait, a tenth of a millisecond, unless the user has set it.
+
+    OpenMP reads this when torch loads, in the engine's process. Threads that spin for long take the CPU from this
+    process, and threads that sleep at once are woken for each of a step's hundreds of products.
+    """
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-    _configure_logging()
+
+
+def _configure_logging() -> None:
+    """Writes the server's own lines and the warnings of others to stderr."""
+    logging.basicConfig(format="%(asctime)s %(message)s", stream=sys.stderr)
+    logging.getLogger("octavo.server").setLevel(logging.INFO)
+
+
+def _listen(given: dict[str, Any]) -> socket:
+    """Opens the listener that the options ask for. Raises StartupError."""
+    from octavo.server import lifecycle
+
     where = options.DEFAULTS | given
-    with lifecycle.listen(where["host"], where["port"]) as listener:
-        _on_stop_signals(_unwind)
-        directory, name = _checkpoint(given.get("model"))
-        _on_stop_signals(_vanish)
-        vocabulary = ModelConfig.from_pretrained(directory).vocab_size
-        tokenizer = Tokenizer.from_directory(directory)
-        sampled = min(tokenizer.vocab_size, vocabulary)
-        engine_config, config = options.configure(given, str(directory), name, sampled)
-        url = lifecycle.address(listener)
-        print(f"octavo: listening on {url}, loading {directory}", file=sys.stderr, flush=True)
-        client = ProcessClient(engine_config, build, watch=Console(sys.stderr, url, config))
+    return lifecycle.listen(where["host"], where["port"])
 
-        def make_http() -> lifecycle.Http:
-            from octavo.server.app import create_app
-            from octavo.server.http.uvicorn_server import HttpServer
 
-            return HttpServer.of(create_app(client, tokenizer, config))
+def _find_checkpoint(model: str | None) -> tuple[Path, str]:
+    """Returns the directory of the checkpoint, and what clients call it by default; downloads or builds it first."""
+    from octavo.model.loading import hub
 
-        return lifecycle.run(make_http, client, listener, config)
+    _on_stop_signals(_unwind)
+    if model:
+        directory = hub.resolve(model)
+        name = directory.resolve().name if Path(model).is_dir() else model
+    else:
+        directory = demo_model.build(demo_model.default_directory(), source=None)
+        name = directory.name
+    _on_stop_signals(_vanish)
+    return directory, name
+
+
+def _check_checkpoint(directory: Path) -> tuple["Tokenizer", int]:
+    """Reads whatever can be wrong with the checkpoint's files, except for its weights.
+
+    Returns the tokenizer and how many token ids may be sampled. Raises StartupError or ModelError.
+    """
+    from octavo.model.config import GenerationConfig, ModelConfig
+    from octavo.server.text.tokenizer import Tokenizer
+
+    vocab_size = ModelConfig.from_pretrained(directory).vocab_size
+    GenerationConfig.from_pretrained(directory)  # the engine uses it; a mistake in it is told before the engine starts
+    tokenizer = Tokenizer.from_directory(directory)
+    return tokenizer, min(tokenizer.vocab_size, vocab_size)
+
+
+def _serve(engine_config: EngineConfig, config: ServerConfig, tokenizer: "Tokenizer", listener: socket) -> int:
+    """Starts the engine and HTTP, and runs them; returns the exit status."""
+    from octavo.engine.process.client import ProcessClient
+    from octavo.engine.startup.build import build
+    from octavo.server import lifecycle
+    from octavo.server.console import Console
+
+    url = lifecycle.address(listener)
+    print(f"octavo: listening on {url}, loading {engine_config.model}", file=sys.stderr, flush=True)
+    client = ProcessClient(engine_config, build, watch=Console(sys.stderr, url, config))
+
+    def make_http() -> lifecycle.Http:
+        from octavo.server.app import create_app
+        from octavo.server.http.uvicorn_server import HttpServer
+
+        return HttpServer.of(create_app(client, tokenizer, config))
+
+    return lifecycle.run(make_http, client, listener, config)
 
 
 def _on_stop_signals(leave: Callable[[], NoReturn]) -> None:
-    """Ctrl-C and SIGTERM end the server with status 0 from here on, even as the first process of a container."""
+    """Makes Ctrl-C and SIGTERM call `leave` from here on, also in the first process of a container.
+
+    Both functions that leave end the process with status 0.
+    """
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, frame: leave())
 
 
 def _vanish() -> NoReturn:
-    """There is nothing to clean up yet, and an exception raised in the middle of an import may come out as another."""
+    """Ends the process at once: there is nothing to clean up, and an import may turn an exception into another one."""
     os._exit(0)
 
 
 def _unwind() -> NoReturn:
-    """Whoever downloads or builds ends the processes that do it."""
+    """Raises SystemExit, so that a download or a build can end the processes that it has started."""
     raise SystemExit(0)
-
-
-def _configure_logging() -> None:
-    """Our own lines and others' warnings, on stderr."""
-    logging.basicConfig(format="%(asctime)s %(message)s", stream=sys.stderr)
-    logging.getLogger("octavo.server").setLevel(logging.INFO)
-
-
-def _checkpoint(model: str | None) -> tuple[Path, str]:
-    """The directory of the checkpoint, and what clients call it by default."""
-    from octavo.model.loading import hub
-
-    if not model:
-        directory = demo_model.build(demo_model.default_directory(), source=None)
-        return directory, directory.name
-    directory = hub.resolve(model)
-    return directory, model if not Path(model).is_dir() else directory.resolve().name

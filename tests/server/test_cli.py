@@ -2,6 +2,7 @@
 
 import json
 import logging
+import multiprocessing.process
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -60,15 +61,32 @@ def write(name: str, text: str) -> Callable[[Path], None]:
         (remove("config.json"), "has no config.json"),
         (write("config.json", "{"), "config.json"),
         (write("config.json", json.dumps({"model_type": "gpt2", "architectures": ["GPT2LMHeadModel"]})), "gpt2"),
+        (write("generation_config.json", "{"), "generation_config.json"),
+        (write("generation_config.json", '{"temperature": "hot"}'), "temperature is 'hot'"),
         (remove("tokenizer.json"), "has no tokenizer.json"),
         (write("tokenizer.json", "{}"), "not a readable tokenizer"),
         (write("tokenizer_config.json", '{"chat_template": "{% if %}"}'), "template"),
     ],
-    ids=["no config", "broken config", "another model", "no tokenizer", "broken tokenizer", "broken template"],
+    ids=[
+        "no config",
+        "broken config",
+        "another model",
+        "broken generation config",
+        "wrong generation config",
+        "no tokenizer",
+        "broken tokenizer",
+        "broken template",
+    ],
 )
 def test_a_checkpoint_that_cannot_be_served(
-    model: Path, spoil: Callable[[Path], None], words: str, capsys: pytest.CaptureFixture[str]
+    model: Path,
+    spoil: Callable[[Path], None],
+    words: str,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """The command itself finds the mistake: there is no engine's process yet."""
+    monkeypatch.setattr(multiprocessing.process.BaseProcess, "start", lambda process: pytest.fail("has started"))
     spoil(model)
     assert words in sentence(capsys, "serve", str(model), "--port", "0")
 
