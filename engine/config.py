@@ -2,6 +2,11 @@
 
 from dataclasses import dataclass
 
+from octavo.model import config as model
+
+DEVICES = ("auto", "cpu", "cuda")
+DTYPES = ("auto", *model.DTYPES)
+QUANTIZATIONS = model.QUANTIZATIONS
 TOKENIZER = "tokenizer.json"  # in the model's directory; what it holds is the API process's business, and llguidance's
 
 
@@ -10,9 +15,9 @@ class EngineConfig:
     """None means: the engine chooses when it knows the model and the machine. Sizes are in bytes or tokens."""
 
     model: str  # a local directory with config.json, *.safetensors and so on
-    device: str = "auto"  # auto | cpu | cuda
-    dtype: str = "auto"  # auto | float32 | bfloat16 | float16
-    quantization: str = "auto"  # auto | none | int8 | int4 | fp8
+    device: str = "auto"  # one of DEVICES
+    dtype: str = "auto"  # one of DTYPES
+    quantization: str = "auto"  # one of QUANTIZATIONS
     enforce_eager: bool = False  # no CUDA graphs
     batch_invariant: bool = False  # nothing whose rounding depends on who shares the step
     threads: int | None = None  # torch's intra-op threads of the CPU

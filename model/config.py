@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 DTYPES = ("float32", "bfloat16", "float16")
+QUANTIZATIONS = ("auto", "none", "int8", "int4", "fp8")
 
 # What each model_type means where its config.json has no such key, as in transformers' configuration classes.
 _COMMON = {"num_key_value_heads": 8, "max_position_embeddings": 4096 * 32}

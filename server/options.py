@@ -1,19 +1,17 @@
-"""The flags of `octavo serve`, as a table: each is a field of a config, a flag and an environment variable."""
+"""The flags of `octavo serve` are a table: each row is a field of a config, a flag and an environment variable."""
 
 import re
 from argparse import SUPPRESS, Action, ArgumentParser, ArgumentTypeError, BooleanOptionalAction, Namespace
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
-from octavo.engine.config import EngineConfig
+from octavo.engine.config import DEVICES, DTYPES, QUANTIZATIONS, EngineConfig
 from octavo.server.config import ServerConfig
 from octavo.server.http.errors import StartupError
 
 PREFIX = "OCTAVO_"
 EXAMPLE = "mistralai/Mixtral-8x7B-Instruct-v0.1"
-QUANTIZATIONS = ("auto", "none", "int8", "int4", "fp8")
-DTYPES = ("float32", "bfloat16", "float16")
 
 
 def _integer(low: int, high: int | None = None) -> Callable[[str], int]:
@@ -43,7 +41,7 @@ def _share(text: str) -> float:
 
 
 def _size(text: str) -> int:
-    """Bytes: "4GiB", "512MiB", "1.5G" (GiB too), or a plain number."""
+    """Parses a size in bytes: "4GiB", "512MiB", "1.5G" (which is GiB, too), or a plain number."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?) *([KMGT]?)(?:i?B)?", text, re.IGNORECASE)
     if match is None:
         raise ArgumentTypeError(f"{text!r} is not a size such as 4GiB, 512MiB or a number of bytes")
@@ -73,20 +71,26 @@ def _list(text: str) -> list[str]:
 
 
 def _path(text: str) -> str:
-    """A prefix of URLs, without a slash at its end; "/" alone is none."""
+    """Parses a prefix of URLs and removes the slash at its end; "/" is no prefix, as "" is."""
     path = text.rstrip("/")
     if path and not re.fullmatch(r"(/[A-Za-z0-9._~-]+)+", path):
         raise ArgumentTypeError(f"{text!r} is not a path such as /octavo")
     return path
 
 
-def _names(text: str) -> list[str]:
-    """As a list, of which the command line takes several after one flag."""
+def _list_after_one_flag(text: str) -> list[str]:
+    """Parses as `_list` does; in addition, the command line takes several values after one flag."""
     return _list(text)
 
 
+def _listed(names: Sequence[str]) -> str:
+    """Returns "b, c or a": auto, the first of the names, comes last, where its meaning follows."""
+    auto, *others = names
+    return f"{', '.join(others)} or {auto}"
+
+
 class _Extend(Action):
-    """Several values after one flag, several flags, and commas within a value add up to one list."""
+    """Collects one list from several values after one flag, several flags, and commas within a value."""
 
     def __call__(self, parser: ArgumentParser, namespace: Namespace, values: Any, option: str | None = None) -> None:
         items = [item for value in values for item in value]
@@ -95,13 +99,13 @@ class _Extend(Action):
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """`field` is one of EngineConfig's or ServerConfig's, which also has the default."""
+    """Describes one flag. `field` is a field of EngineConfig or ServerConfig, which also holds the default."""
 
     flag: str
     metavar: str
     parse: Callable[[str], Any]
     help: str
-    field: str = ""  # "": named as the flag
+    field: str = ""  # "": it has the flag's name
 
     @property
     def key(self) -> str:
@@ -117,52 +121,52 @@ GROUPS: dict[str, tuple[Option, ...]] = {
         Option(
             "served-model-name",
             "NAME",
-            _names,
-            "what clients call it, and further names for it (default: MODEL, without its path); after MODEL",
+            _list_after_one_flag,
+            "names that clients call the model by, one or several; they follow MODEL (default: MODEL without its path)",
             "served_model_names",
         ),
-        Option("dtype", "TYPE", _one_of("auto", *DTYPES), f"{', '.join(DTYPES)}, or auto: what the device does fast"),
+        Option("dtype", "TYPE", _one_of(*DTYPES), f"{_listed(DTYPES)}, which is what the device does fast"),
         Option(
             "quantization",
             "TYPE",
             _one_of(*QUANTIZATIONS),
-            "hold weights (on a GPU: experts) as int8, int4 or fp8, or not: none; auto: what the device does fast",
+            f"quantise weights (on a GPU: experts) to {_listed(QUANTIZATIONS)}, which is what the device does fast",
         ),
         Option(
             "batch-invariant",
             "",
             _switch,
-            "give a request the same bits in any batch; the C kernels do so anyway in int8, int4 and (AVX512) fp16",
+            "give a request the same bits in any batch; the C kernels always do with int8, int4 and (AVX512) fp16",
         ),
-        Option("enforce-eager", "", _switch, "launch each kernel by itself: a GPU starts sooner and decodes slower"),
-        Option("device", "DEVICE", _one_of("auto", "cpu", "cuda"), "cpu, cuda, or auto: a GPU if there is one"),
-        Option("threads", "N", _integer(1), "threads of the CPU (default: as many as cores that it may use)"),
+        Option("enforce-eager", "", _switch, "use no CUDA graphs: a GPU starts sooner and decodes more slowly"),
+        Option("device", "DEVICE", _one_of(*DEVICES), f"{_listed(DEVICES)}, which is a GPU if there is one"),
+        Option("threads", "N", _integer(1), "number of CPU threads (default: one for each core that may be used)"),
     ),
     "HTTP": (
         Option("host", "ADDRESS", str, "address to listen on; 0.0.0.0 is every interface"),
         Option("port", "N", _integer(0, 65535), "port to listen on; 0 takes a free one"),
-        Option("root-path", "PATH", _path, "prefix under which a reverse proxy shows the server, as /octavo"),
-        Option("api-key", "KEY", _list, "a key that clients must send; repeat it for several", "api_keys"),
+        Option("root-path", "PATH", _path, "prefix of the server's URLs behind a reverse proxy, such as /octavo"),
+        Option("api-key", "KEY", _list, "key that clients must send; repeat the flag for several keys", "api_keys"),
         Option("allowed-origins", "URL,...", _list, "web pages that may call the server (CORS)"),
         Option("drain-timeout", "SECONDS", _number, "how long open requests may run on after SIGTERM or Ctrl-C"),
-        Option("trust-request-chat-template", "", _switch, "let requests bring a chat template of their own"),
+        Option("trust-request-chat-template", "", _switch, "let requests bring chat templates of their own"),
         Option("log-text", "", _switch, "write prompts and outputs to the log"),
     ),
     "batching": (
         Option("max-model-len", "N", _integer(1), "tokens of prompt and output (default: what model and cache allow)"),
         Option("max-num-seqs", "N", _integer(1), "sequences that run at once (default: chosen for the machine)"),
         Option("max-num-batched-tokens", "N", _integer(1), "tokens that one step computes (default: found at start)"),
-        Option("max-waiting", "N", _integer(0), "sequences that may queue behind those; more are told 429"),
+        Option("max-waiting", "N", _integer(0), "sequences that may wait to run; the server answers 429 to more"),
         Option(
             "watchdog-timeout",
             "SECONDS",
             _integer(0),
-            "restart an engine when a step of it takes longer than this; 0, as for work in a debugger: never",
+            "restart the engine when a step takes longer than this; 0 never does, which is for work in a debugger",
         ),
     ),
     "cache": (
-        Option("kv-cache-memory", "SIZE", _size, "memory of the KV cache, as 4GiB (default: from what is free)"),
-        Option("gpu-memory-utilization", "SHARE", _share, "of a GPU's memory, for weights and cache together"),
+        Option("kv-cache-memory", "SIZE", _size, "memory of the KV cache, such as 4GiB (default: from what is free)"),
+        Option("gpu-memory-utilization", "SHARE", _share, "share of a GPU's memory for weights and cache together"),
         Option("block-size", "N", _integer(1), "tokens in a block of the cache"),
         Option("enable-prefix-caching", "", _switch, "reuse what prompts have in common"),
     ),
@@ -178,7 +182,7 @@ DEFAULTS = {
 
 
 def add_to(parser: ArgumentParser) -> None:
-    """What is not given stays out of the namespace: the environment may have it, or else the config's own default."""
+    """Adds the flags. A flag that is not given stays out of the namespace, so that the environment can give it."""
     groups = {title: parser.add_argument_group(title) for title in GROUPS}
     text = (
         f"directory of a checkpoint, or a hub id such as {EXAMPLE} (default: a small model, built at the first start)"
@@ -193,8 +197,8 @@ def _add(add_argument: Callable[..., Any], option: Option) -> None:
     common = {"dest": option.key, "default": SUPPRESS, "help": option.help + _shown_default(option)}
     if option.parse is _switch:
         add_argument(f"--{option.flag}", action=BooleanOptionalAction, **common)
-    elif option.parse is _names:
-        add_argument(f"--{option.flag}", action=_Extend, nargs="+", type=_names, metavar=option.metavar, **common)
+    elif option.parse is _list_after_one_flag:
+        add_argument(f"--{option.flag}", action=_Extend, nargs="+", type=option.parse, metavar=option.metavar, **common)
     else:
         action = "extend" if option.parse is _list else "store"
         add_argument(f"--{option.flag}", action=action, type=option.parse, metavar=option.metavar, **common)
@@ -215,7 +219,7 @@ def _shown_default(option: Option) -> str:
 
 
 def from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
-    """The options that OCTAVO_<FLAG> variables set; an empty one counts as absent. Raises StartupError."""
+    """Returns the options that OCTAVO_<FLAG> variables set; an empty variable counts as absent. Raises StartupError."""
     given: dict[str, Any] = {}
     if model := environment.get(PREFIX + "MODEL"):
         given["model"] = model
@@ -229,7 +233,7 @@ def from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
 
 
 def configure(given: Mapping[str, Any], model: str, name: str, sampled_vocab: int) -> tuple[EngineConfig, ServerConfig]:
-    """The two configs. `model` is the checkpoint's directory; `name` serves it unless --served-model-name was given."""
+    """Makes the two configs. `model` is the checkpoint's directory, `name` its name without --served-model-name."""
     values = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
     values = {"served_model_names": (name,)} | values | {"model": model, "sampled_vocab": sampled_vocab}
 

@@ -5,11 +5,9 @@ from dataclasses import dataclass
 
 import torch
 
-from octavo.model.config import DTYPES, ModelConfig, ModelError
+from octavo.model.config import DTYPES, QUANTIZATIONS, ModelConfig, ModelError
 from octavo.model.weights.row_major import Fp8RowMajor, Int4RowMajor, Int8RowMajor, RowMajorWeight
 from octavo.model.weights.tiles import Fp16Weight, Int4Weight, Int8Weight, Kind
-
-QUANTIZATIONS = ("auto", "none", "int8", "int4", "fp8")
 
 SHORT = {
     torch.float32: "fp32",
