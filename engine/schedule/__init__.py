@@ -1,1 +1,1 @@
-"""Which tokens run in the next step, over which blocks of the cache. Pure Python."""
+"""schedule/ decides which tokens run in the next step, over which blocks of the cache. It is pure Python."""

@@ -1,13 +1,13 @@
-"""BlockPool: who holds which block of the KV cache, and which blocks can be found again by the tokens in them.
+"""BlockPool knows who holds which block of the KV cache, and finds blocks again by the tokens in them.
 
 A block is in exactly one of three places:
 
     held    refs > 0           by one sequence, or by several that share a prefix
-    idle    refs = 0, cached   free, but its content can still be matched; evicted least recently used first
-    blank   refs = 0           free, nothing to find in it; handed out before any idle block
+    idle    refs = 0, cached   free, but its content can still be matched; the least recently used is evicted first
+    blank   refs = 0           free and without content to match; handed out before any idle block
 
 A block's hash is chained: it names the tokens of the block and of every block before it, so equal hashes mean equal
-prefixes. It is sha256, since a predictable collision would serve one user's cache to another.
+prefixes. It is sha256: if collisions could be made, one user's cache could be served to another.
 """
 
 from collections import Counter
@@ -17,43 +17,43 @@ from struct import pack
 
 
 def root_hash(salt: str) -> bytes:
-    """The parent of a sequence's first block; sequences of different salts share nothing."""
+    """Returns the parent hash of a sequence's first block. Sequences of different salts share nothing."""
     return sha256(salt.encode("utf-8", "surrogatepass")).digest()
 
 
 def chain_hash(parent: bytes, tokens: Sequence[int]) -> bytes:
-    """The hash of a full block that holds `tokens` and follows the block of hash `parent`."""
+    """Returns the hash of a full block that holds `tokens` and follows the block of hash `parent`."""
     return sha256(parent + pack(f"<{len(tokens)}q", *tokens)).digest()
 
 
 class BlockPool:
-    """Reference-counted blocks of equal size, numbered from 0. Pure bookkeeping: it never touches the cache itself."""
+    """A BlockPool counts the references to blocks of equal size, numbered from 0. It never touches the cache itself."""
 
     def __init__(self, num_blocks: int, block_size: int) -> None:
         self.num_blocks = num_blocks
         self.block_size = block_size  # tokens
         self._refs = [0] * num_blocks
-        self._hash: list[bytes | None] = [None] * num_blocks  # of a published block
+        self._hash: list[bytes | None] = [None] * num_blocks  # None: not published
         self._cached: dict[bytes, int] = {}  # hash -> the block published under it
         self._idle: dict[int, None] = {}  # insertion order is eviction order
         self._blank = list(reversed(range(num_blocks)))  # a stack: block 0 is handed out first
 
     @property
     def available(self) -> int:
-        """How many blocks can be allocated now."""
+        """Returns how many blocks can be allocated now."""
         return len(self._blank) + len(self._idle)
 
     @property
     def held(self) -> int:
-        """How many blocks sequences hold."""
+        """Returns how many blocks sequences hold."""
         return self.num_blocks - self.available
 
     def blocks_for(self, tokens: int) -> int:
-        """How many blocks that many tokens of one sequence take."""
+        """Returns how many blocks so many tokens of one sequence take."""
         return -(-tokens // self.block_size)
 
     def match(self, hashes: Iterable[bytes]) -> list[int]:
-        """The blocks of the longest cached prefix of a chain of hashes. Takes no reference: `share` does."""
+        """Returns the blocks of the longest cached prefix of a chain of hashes. It takes no reference: `share` does."""
         blocks = []
         for digest in hashes:
             block = self._cached.get(digest)
@@ -63,7 +63,7 @@ class BlockPool:
         return blocks
 
     def available_beside(self, matched: Iterable[int]) -> int:
-        """How many blocks could still be allocated once `matched` is shared."""
+        """Returns how many blocks could still be allocated once `matched` is shared."""
         return self.available - sum(block in self._idle for block in matched)
 
     def share(self, matched: Iterable[int]) -> None:
@@ -85,6 +85,7 @@ class BlockPool:
         return blocks
 
     def _evict(self) -> int:
+        """Makes the least recently used idle block unfindable, and returns it."""
         block = next(iter(self._idle))
         del self._idle[block]
         digest = self._hash[block]
@@ -94,9 +95,9 @@ class BlockPool:
         return block
 
     def publish(self, block: int, digest: bytes) -> None:
-        """Lets later sequences match a full block; its content must not change while it is published.
+        """Lets later sequences match a full block. Its content must not change while it is published.
 
-        Of two blocks with the same content the first stays the one that is found.
+        If two blocks have the same content, the first one stays the one that is found.
         """
         if digest not in self._cached and self._hash[block] is None:
             self._cached[digest] = block
@@ -105,7 +106,7 @@ class BlockPool:
     def free(self, blocks: Sequence[int]) -> None:
         """Gives back one reference to each block of a sequence.
 
-        The tail goes first: the end of a text is evicted before its beginning, which more sequences may share.
+        The last block goes first: so the end of a text is evicted before its beginning, which more sequences may share.
         """
         for block in reversed(blocks):
             self._refs[block] -= 1

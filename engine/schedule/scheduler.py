@@ -1,7 +1,7 @@
-"""Scheduler: which tokens run in the next step, and what became of them.
+"""Scheduler decides which tokens the next step computes, and takes in what came of them.
 
-There is no prefill and no decode: a step computes each sequence's tokens from `computed` to `length`, as far as the
-token budget goes. Decoding is the case where that is one token, chunked prefill the case where the budget ends it.
+There is no prefill mode and no decode mode: a step computes each sequence's tokens from `computed` to `length`, as far
+as the token budget goes. Decoding is the case of one token, chunked prefill the case where the budget ends first.
 
     waiting  --admit-->  running  --stop, length, abort, error-->  gone, with one terminal output
              <-preempt-                                           (its blocks are freed, its tokens are kept)
@@ -9,13 +9,13 @@ token budget goes. Decoding is the case where that is one token, chunked prefill
 Both lists are in order of arrival. The oldest running sequence is never preempted, so it ends; then the next one is
 the oldest: nobody starves.
 
-Room is given by arrival, time by need. In each step
+Blocks are given in order of arrival, the tokens of a step by need. In each step
 
-    sequences that generate get their token,
-    half of what is left is the oldest prompt's, which so takes at most twice as long as if it were alone,
-    the other half, and what the oldest does not need, goes to the prompts that have the least to compute.
+    each sequence that generates gets one token,
+    the oldest prompt gets half of what is left, so it takes at most twice as long as if it were alone,
+    the prompts with the least to compute get the other half, and what the oldest does not need.
 
-So a short prompt passes long ones, and equal ones are done one after another, not all at the end.
+So a short prompt passes long ones, and equal prompts end one after another instead of all at the end.
 """
 
 from bisect import insort
@@ -33,7 +33,7 @@ BY_ARRIVAL = attrgetter("arrival")
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """The bounds of a step and of a sequence, in tokens and sequences."""
+    """Limits holds the bounds of a step and of a sequence, in tokens and sequences."""
 
     max_model_len: int
     max_num_seqs: int
@@ -42,18 +42,18 @@ class Limits:
     enable_prefix_caching: bool = True
 
     def describe(self) -> str:
-        """A line for the log."""
+        """Returns a line for the log."""
         return f"at most {self.max_num_seqs:,} sequences at once, {self.max_num_batched_tokens:,} tokens a step"
 
 
 class Scheduler:
-    """Owns every sequence from `add` to its terminal output, and the block pool."""
+    """A Scheduler owns the block pool, and every sequence from `add` to its terminal output."""
 
     def __init__(self, pool: BlockPool, limits: Limits) -> None:
         self.pool = pool
         self.limits = limits
         self.max_len = min(limits.max_model_len, pool.num_blocks * pool.block_size)
-        # More running sequences than tokens in a step would only starve each other.
+        # If more sequences ran than a step has tokens, they would only starve each other.
         self.max_running = min(limits.max_num_seqs, limits.max_num_batched_tokens)
         self.running: list[Sequence] = []  # oldest first, like `waiting`
         self.waiting: list[Sequence] = []
@@ -64,9 +64,11 @@ class Scheduler:
         self._prefix_hits = 0
 
     def has_work(self) -> bool:
+        """Returns whether any sequence has not ended."""
         return bool(self._sequences)
 
     def stats(self) -> EngineStats:
+        """Returns the gauges of this moment, and the totals since the start."""
         return EngineStats(
             running=len(self.running),
             waiting=len(self.waiting),
@@ -79,7 +81,7 @@ class Scheduler:
     # Requests in and out.
 
     def add(self, request: Request) -> Output | None:
-        """Queues a request; returns its terminal output at once if it can never run."""
+        """Queues a request, or returns its terminal output at once if it can never run."""
         if (reason := self._refusal(request)) is not None:
             return Output(request.id, finish_reason=FinishReason.ERROR, error=reason)
         seq = Sequence(request, self._arrivals, self.max_len)
@@ -90,6 +92,7 @@ class Scheduler:
         return None
 
     def _refusal(self, request: Request) -> str | None:
+        """Returns why a request can never run, in a sentence for the client; returns None if it can."""
         length = len(request.prompt)
         if request.id in self._sequences:
             return f"A request with the id {request.id} is already running."
@@ -105,18 +108,18 @@ class Scheduler:
         return None
 
     def abort(self, request_id: str) -> Output | None:
-        """Forgets a request and returns its terminal output; None when it is unknown or has ended."""
+        """Forgets a request and returns its terminal output; returns None when it is unknown or has ended."""
         seq = self._sequences.get(request_id)
         return None if seq is None else self._end(seq, FinishReason.ABORT)
 
-    # A step, before.
+    # Before a step.
 
     def schedule(self) -> Batch:
         """Chooses the next step's tokens and counts them as computed."""
         shares = self._share_out(self._admit_waiting())
         rows: list[Row] = []
         index = 0
-        while index < len(self.running):  # preemption takes sequences off the end: those that have no row yet
+        while index < len(self.running):  # preemption shortens the list from its end, where sequences have no row yet
             seq = self.running[index]
             index += 1
             count = shares.get(seq, 0)
@@ -125,10 +128,13 @@ class Scheduler:
         return Batch(tuple(rows))
 
     def _share_out(self, awaited: Mapping[Sequence, int]) -> dict[Sequence, int]:
-        """How many tokens each running sequence computes; one that others wait for is as urgent as the shortest."""
+        """Returns how many tokens each running sequence computes in the next step.
+
+        A prompt in `awaited` has its turn as early as the shortest of the prompts that wait for it.
+        """
         shares = {seq: 1 for seq in self.running if seq.remaining == 1}
         prompts = [seq for seq in self.running if seq.remaining > 1]
-        left = self.limits.max_num_batched_tokens - len(shares)  # at least a token for each of `prompts`
+        left = self.limits.max_num_batched_tokens - len(shares)  # at least one for each of `prompts`
         for oldest in prompts[:1]:
             shares[oldest] = min(oldest.remaining, -(-left // 2))
             left -= shares[oldest]
@@ -139,7 +145,10 @@ class Scheduler:
         return shares
 
     def _make_room(self, seq: Sequence, count: int) -> bool:
-        """Gives a running sequence the blocks for its next tokens, preempting the newest; False if it was itself."""
+        """Gives a running sequence the blocks for its next tokens, and preempts the newest sequences to get them.
+
+        Returns False if the sequence itself was the newest and was preempted.
+        """
         missing = self.pool.blocks_for(seq.computed + count) - len(seq.blocks)
         while missing > self.pool.available:
             newest = self.running[-1]
@@ -150,19 +159,19 @@ class Scheduler:
         return True
 
     def _preempt(self, seq: Sequence) -> None:
-        """Takes a sequence's blocks; it will compute its tokens again, or find them in the prefix cache."""
+        """Takes the blocks of a sequence. It will compute its tokens again, or find them in the prefix cache."""
         self.running.remove(seq)
         self._release(seq)
         insort(self.waiting, seq, key=BY_ARRIVAL)
         self._preemptions += 1
 
     def _admit_waiting(self) -> dict[Sequence, int]:
-        """Admits sequences, first come first served, as far as there is room for all of their tokens.
+        """Admits sequences in order of arrival, as long as there is room for all of their tokens.
 
-        A sequence whose next block another one is about to compute waits for it, and others may pass it meanwhile. None
-        may pass a sequence for which there is no room, or it would wait forever.
+        A sequence waits while a running one is about to compute its next block. Others may pass it meanwhile. Nobody
+        may pass a sequence for which there is no room, since it would wait forever.
 
-        Returns the running sequences that are waited for, each with the fewest tokens that any of those waiting needs.
+        Returns the running sequences that others wait for, each with the fewest tokens that one of those others needs.
         """
         awaited: dict[Sequence, int] = {}
         if not self.waiting:
@@ -172,9 +181,8 @@ class Scheduler:
         for seq in list(self.waiting):
             if len(self.running) == self.max_running:
                 break
-            matched = self._match(seq) if seq.awaits not in claimed else []  # not looked up again while it waits
-            if seq.awaits in claimed:
-                other = claimed[seq.awaits]
+            matched, other = self._look_up(seq, claimed)
+            if other is not None:
                 awaited[other] = min(seq.remaining, awaited.get(other, seq.remaining))
             elif self._fits(seq, matched, promised):
                 self._admit(seq, matched)
@@ -184,32 +192,40 @@ class Scheduler:
                 break
         return awaited
 
-    def _match(self, seq: Sequence) -> list[int]:
-        """The cached blocks of its longest prefix; notes which it would have to compute next."""
+    def _look_up(self, seq: Sequence, claimed: dict[bytes, Sequence]) -> tuple[list[int], Sequence | None]:
+        """Returns the cached blocks of a waiting sequence, and the running one that is about to compute its next block.
+
+        `claimed` has the blocks that running sequences are about to compute, by hash. If a sequence waits for the same
+        block as in an earlier step, its cached blocks are not looked up again: they are not needed yet.
+        """
+        if seq.awaits in claimed:
+            return [], claimed[seq.awaits]
         reusable = seq.reusable_hashes(self.pool.block_size)
         matched = self.pool.match(reusable)
         seq.awaits = reusable[len(matched)] if len(matched) < len(reusable) else None
-        return matched
+        other = None if seq.awaits is None else claimed.get(seq.awaits)
+        return matched, other
 
     def _promised(self, seq: Sequence) -> int:
-        """How many blocks a running sequence will take for the tokens it has, and one for it to grow into."""
+        """Returns how many blocks a running sequence still takes for its tokens, and one more for it to grow into."""
         return self.pool.blocks_for(seq.length) - len(seq.blocks) + 1
 
     def _fits(self, seq: Sequence, matched: list[int], promised: int) -> bool:
-        """Whether there is room for all its known tokens and the next, beside what is promised to those that run.
+        """Returns whether there is room for all its known tokens and the next, beside what running ones are promised.
 
-        Without the promises, what is admitted in one step would be preempted in the next.
+        Without the promises, a sequence that is admitted in one step would be preempted in the next.
         """
         following = min(seq.request.params.max_tokens, 1)
         needed = self.pool.blocks_for(len(seq.tokens) + following) - len(matched)
         return needed + promised <= self.pool.available_beside(matched)
 
     def _admit(self, seq: Sequence, matched: list[int]) -> None:
+        """Lets a waiting sequence run, on the cached blocks that it matched."""
         self.pool.share(matched)
         seq.blocks = matched
         seq.published = len(matched)
         seq.computed = len(matched) * self.pool.block_size
-        if seq.cached_tokens is None:  # a preempted sequence that finds its own blocks again is no hit
+        if seq.cached_tokens is None:  # if a preempted sequence finds its own blocks again, that is no hit
             seq.cached_tokens = seq.computed
             if self.limits.enable_prefix_caching:
                 self._prefix_queries += len(seq.tokens)
@@ -218,65 +234,68 @@ class Scheduler:
         insort(self.running, seq, key=BY_ARRIVAL)
 
     def _advance(self, seq: Sequence, count: int) -> Row:
-        start, end = seq.computed, seq.computed + count
-        params, known = seq.request.params, seq.tokens[start:end]
-        output = seq.outputs + seq.pending if end == seq.length and params.max_tokens > 0 else None
-        seq.computed = end
-        seq.pending += output is not None
-        return Row(
+        """Returns the row that computes the next `count` tokens of a sequence, and counts them as computed."""
+        params, start, end = seq.request.params, seq.computed, seq.computed + count
+        known = seq.tokens[start:end]
+        is_sampled = end == seq.length and params.max_tokens > 0
+        row = Row(
             id=seq.request.id,
             start=start,
             tokens=(*known, *[PENDING] * (count - len(known))),
             blocks=tuple(seq.blocks),
             params=params,
-            output=output,
+            output=seq.outputs + seq.pending if is_sampled else None,
             targets=seq.targets(start, end),
-            history=tuple(seq.tokens) if output is not None and params.looks_back else (),
+            history=tuple(seq.tokens) if is_sampled and params.looks_back else (),
         )
+        seq.computed = end
+        if is_sampled:
+            seq.pending += 1
+        return row
 
-    # A step, after.
+    # After a step.
 
     def update(self, batch: Batch, samples: Iterable[Sample]) -> list[Output]:
-        """Takes in the samples of `batch.answered`; may trail behind later calls of `schedule`, `add` and `abort`.
+        """Takes in the samples of `batch.answered`; returns what they tell.
 
-        So a sequence may end, or lose its blocks, while a later step that writes to them is under way. That write, at
-        the position after those of this step, does no harm. The device runs the steps in order, so it comes before
-        whatever the block's next owner writes, and an owner reads only what it wrote itself or found published. And the
-        write hits no published block: `_publish` offers only blocks that were full by the end of a collected step.
+        Later steps may already be scheduled, so one may still write to freed blocks. This is harmless: steps run in
+        order, so the next owner overwrites it, and only blocks that are full in collected steps are published.
         """
         remaining = iter(samples)
         outputs = []
         for row in batch.rows:
             sample = next(remaining) if row.is_answered else Sample(None)
             seq = self._sequences.get(row.id)
-            if seq is not None and (output := self._take(seq, row, sample)) is not None:  # else it ended meanwhile
+            if seq is None:  # it ended after the batch was scheduled
+                continue
+            if (output := self._take(seq, row, sample)) is not None:
                 outputs.append(output)
         return outputs
 
     def _take(self, seq: Sequence, row: Row, sample: Sample) -> Output | None:
-        """What a sequence tells of one step; None while there is nothing."""
+        """Takes in what came of one row; returns what its sequence tells of it, or None when that is nothing."""
         if row.output is not None and sample.token is None:
             return self._end(seq, FinishReason.ERROR, sample.error)
         self._publish(seq, row.end)
         scores = seq.take_scores(row.start, sample.prompt_logprobs)
-        if row.end == len(seq.tokens):  # else it was preempted, and this token came already
+        if row.end == len(seq.tokens):  # otherwise it was preempted, and had this token from an earlier step
             return self._append(seq, sample, scores)
         if scores:
             return Output(seq.request.id, cached_tokens=seq.cached_tokens or 0, prompt_logprobs=scores)
         return None
 
     def _publish(self, seq: Sequence, end: int) -> None:
-        """Offers the blocks that are full of computed tokens before `end` to the prefix cache."""
+        """Offers the prefix cache the blocks that are full of computed tokens before `end`."""
         full = min(end, seq.computed) // self.pool.block_size
         for index in range(seq.published, min(full, len(seq.hashes))):
             self.pool.publish(seq.blocks[index], seq.hashes[index])
             seq.published = index + 1
 
     def _append(self, seq: Sequence, sample: Sample, scores: tuple[TokenLogprobs, ...]) -> Output:
-        """The next token, if one was wanted, and the end, if that was the last."""
+        """Appends the token that was sampled, if any; returns it, and ends the sequence if it was the last one."""
         tokens = () if sample.token is None else (sample.token,)
         seq.tokens += tokens
-        seq.pending = max(0, seq.pending - len(tokens))  # already 0 if it was preempted meanwhile
+        seq.pending = max(0, seq.pending - len(tokens))  # preemption may have set it to 0 already
         self._extend_hashes(seq)
         reason = FinishReason.STOP if sample.ended else seq.finish_reason()
         output = Output(
@@ -292,16 +311,21 @@ class Scheduler:
         return output
 
     def _end(self, seq: Sequence, reason: FinishReason, error: str | None = None) -> Output:
-        """Ends a sequence that got no further token."""
+        """Ends a sequence without a further token; returns its terminal output."""
         self._forget(seq)
         return Output(seq.request.id, cached_tokens=seq.cached_tokens or 0, finish_reason=reason, error=error)
 
     def _forget(self, seq: Sequence) -> None:
-        (self.running if seq in self.running else self.waiting).remove(seq)
+        """Takes a sequence off its list, and frees its blocks."""
+        if seq in self.running:
+            self.running.remove(seq)
+        else:
+            self.waiting.remove(seq)
         del self._sequences[seq.request.id]
         self._release(seq)
 
     def _release(self, seq: Sequence) -> None:
+        """Frees the blocks of a sequence, which has computed nothing from then on."""
         self.pool.free(seq.blocks)
         seq.blocks = []
         seq.computed = seq.published = seq.pending = 0

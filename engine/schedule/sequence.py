@@ -1,4 +1,4 @@
-"""Sequence: one request in the engine: its tokens, how many of them are computed, and the blocks it holds."""
+"""A Sequence is one request in the engine: its tokens, how many of them are computed, and the blocks it holds."""
 
 from dataclasses import InitVar, dataclass, field
 
@@ -8,27 +8,27 @@ from octavo.engine.schedule.blocks import chain_hash, root_hash
 
 @dataclass(slots=True, eq=False)
 class Sequence:
-    """0 <= computed <= len(tokens) + pending; what lies between the two is what steps still have to compute.
+    """A Sequence has tokens, of which the first `computed` are done: 0 <= computed <= len(tokens) + pending.
 
     tokens     p p p p p p p o o          prompt, then outputs
-    pending                      ?        one for each token that a step under way is about to draw
-    computed   ------------^              positions before it are in the cache, or in a step under way
-    blocks     [ 5 ][ 2 ][ 9 ]            block i holds the positions from i * block_size
+    pending                      ?        tokens that launched steps are about to draw
+    computed   ------------^              positions before it are in the cache, or in a launched step
+    blocks     [ 5 ][ 2 ][ 9 ]            block i holds the positions from i * block_size on
     hashes      h0   h1                   of the full blocks of `tokens`
-    published   ------^                   blocks before it were offered to the prefix cache
+    published   ------^                   how many blocks were offered to the prefix cache
     """
 
     request: Request
     arrival: int  # order of arrival, kept through preemption
     max_model_len: InitVar[int]
     tokens: list[int] = field(init=False)
-    context: int = field(init=False)  # how many positions are ever computed; the last output's is not
+    context: int = field(init=False)  # how many positions are ever computed; that of the last output is not
     pending: int = 0
     computed: int = 0
     blocks: list[int] = field(default_factory=list)
     hashes: list[bytes] = field(default_factory=list)
     published: int = 0
-    scored: int = 0  # prompt tokens, counted from the second, whose log-probabilities were told
+    scored: int = 0  # prompt tokens, counted from the second, whose log-probabilities were returned
     awaits: bytes | None = None  # the hash of the first block it would compute itself
     cached_tokens: int | None = None  # prompt tokens found in the prefix cache; None before the first admission
 
@@ -39,17 +39,17 @@ class Sequence:
 
     @property
     def length(self) -> int:
-        """How many tokens it has, those included that are being drawn."""
+        """Returns how many tokens it has, with those that are being drawn."""
         return len(self.tokens) + self.pending
 
     @property
     def remaining(self) -> int:
-        """How many of its tokens are still to be computed."""
+        """Returns how many of its tokens are still to be computed."""
         return min(self.length, self.context) - self.computed
 
     @property
     def outputs(self) -> int:
-        """How many tokens it has generated."""
+        """Returns how many tokens it has generated."""
         return len(self.tokens) - len(self.request.prompt)
 
     def extend_hashes(self, block_size: int) -> None:
@@ -59,33 +59,35 @@ class Sequence:
             self.hashes.append(chain_hash(parent, self.tokens[start : start + block_size]))
 
     def reusable_hashes(self, block_size: int) -> list[bytes]:
-        """Of the blocks it may take from the prefix cache: all but that of its last token, which is always recomputed.
+        """Returns the hashes of the blocks that it may take from the prefix cache.
 
-        Empty while its prompt has to be scored, since only what is computed has logits.
+        The block of its last token is not among them: that token is always computed. While its prompt has to be scored
+        there are none, since only tokens that are computed have logits.
         """
         if self._scores_prompt():
             return []
         return self.hashes[: (len(self.tokens) - 1) // block_size]
 
     def unpublished_hashes(self) -> list[bytes]:
-        """Of the full blocks that it is about to compute, or is computing."""
+        """Returns the hashes of the full blocks that it is about to compute, or is computing."""
         return self.hashes[self.published :]
 
     def _scores_prompt(self) -> bool:
+        """Returns whether some of its prompt's log-probabilities are wanted and were not returned yet."""
         return self.request.params.prompt_logprobs is not None and self.scored < len(self.request.prompt) - 1
 
     def targets(self, start: int, end: int) -> tuple[int, ...]:
-        """The prompt tokens that the positions from `start` to `end` predict, if they have to be scored."""
+        """Returns the prompt tokens that the positions from `start` to `end` predict, if they have to be scored."""
         return self.request.prompt[start + 1 : end + 1] if self._scores_prompt() else ()
 
     def take_scores(self, start: int, scores: tuple[TokenLogprobs, ...]) -> tuple[TokenLogprobs, ...]:
-        """The scores of positions from `start` on, without those that were told before it was preempted."""
+        """Returns the scores of positions from `start` on, without those it had before it was preempted."""
         new = scores[self.scored - start :]
         self.scored += len(new)
         return new
 
     def finish_reason(self) -> FinishReason | None:
-        """Why its newest token is its last, if it is."""
+        """Returns why its newest token is its last one; returns None if it is not."""
         params = self.request.params
         if params.max_tokens == 0:
             return FinishReason.LENGTH
