@@ -1,4 +1,4 @@
-"""The console script `octavo`, and `python -m octavo`."""
+"""Starts the command line, for the console script `octavo` and for `python -m octavo`."""
 
 import sys
 from pathlib import Path
@@ -7,7 +7,10 @@ PARTS = ("server", "engine", "model")
 
 
 def main() -> int:
-    """Imports nothing before it runs: the engine's process imports this module again, and needs no HTTP."""
+    """Runs the command line and returns its exit status.
+
+    Nothing is imported before it runs: the engine's process imports this module again, and needs no HTTP.
+    """
     check_links(Path(__file__).parent)
     try:
         from octavo.server.cli import main
@@ -22,8 +25,8 @@ def check_links(package: Path) -> None:
     lost = [part for part in PARTS if not (package / part / "__init__.py").is_file()]
     if lost:
         raise SystemExit(
-            f"octavo: {package} has no {' or '.join(lost)} in it. This copy of the repository has lost its symbolic "
-            "links. Clone it with git (on Windows, with core.symlinks=true), or copy it with `cp --archive`."
+            f"octavo: {package} has no {' and no '.join(lost)} in it, because this copy of the repository has lost its "
+            "symbolic links: clone it with git (on Windows, with core.symlinks=true), or copy it with `cp --archive`."
         )
 
 
