@@ -4,7 +4,7 @@
 
 #include "kernels.h"
 
-#include "rows.h"
+#include "activations.h"
 
 #include "products.h"
 
