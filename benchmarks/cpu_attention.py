@@ -23,7 +23,7 @@ from benchmarks.common.machine import describe
 from benchmarks.common.markdown import head, line, spread
 from octavo.model.batch import ForwardBatch
 from octavo.model.kernels.cpu.library import Library, how_to_build, library
-from octavo.model.kernels.cpu.structs import PagesStruct, StepStruct
+from octavo.model.kernels.cpu.structs import PagesStruct, PassStruct
 from octavo.model.kv_cache import LayerCache
 from octavo.model.weights.memory import zeros_on
 
@@ -63,7 +63,7 @@ class Pool:
 
     def _run(self, heads: Tensor, batch: ForwardBatch) -> Tensor:
         split = heads.split((HEADS, KV_HEADS, KV_HEADS), dim=1)
-        return self.kernels.attention(split, StepStruct.of(batch, BLOCK, None), None, PagesStruct.of(self.pages))
+        return self.kernels.attention(split, PassStruct.of(batch, BLOCK, None), None, PagesStruct.of(self.pages))
 
 
 def batch_of(rows: Rows, table: Tensor) -> ForwardBatch:

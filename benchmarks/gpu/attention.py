@@ -12,7 +12,7 @@ from benchmarks.gpu.run import Run
 from benchmarks.gpu.table import Measured
 from octavo.model.batch import ForwardBatch
 from octavo.model.kernels.gpu.attention import attend
-from octavo.model.kernels.gpu.attention_plan import Tiling, plan
+from octavo.model.kernels.gpu.attention_plan import AttentionTiles, plan
 from octavo.model.kv_cache import KVCache, LayerCache
 
 DECODES = ((1, 1024), (1, 32768), (8, 4096), (32, 2048), (64, 1024), (256, 1024))  # sequences, context
@@ -45,12 +45,12 @@ class Step:
         shape = len(batch.tokens), config.num_attention_heads, config.head_dim
         return cls(run, rows, batch, cache, torch.randn(shape, device=run.device).to(run.dtype))
 
-    def tiling(self) -> Tiling:
+    def tiles(self) -> AttentionTiles:
         """As the table has it."""
-        return Tiling.of(self.run.config, self.run.dtype, self.run.arch, self.run.processors)
+        return AttentionTiles.of(self.run.config, self.run.dtype, self.run.arch, self.run.processors)
 
-    def calls(self, tiling: Tiling) -> Calls:
-        planned = plan(self.batch, self.cache, None, tiling)
+    def calls(self, tiles: AttentionTiles) -> Calls:
+        planned = plan(self.batch, self.cache, None, tiles)
         return [lambda pages=pages: attend(self.q, pages, planned) for pages in self.cache.layers]
 
     def floor(self) -> float:
@@ -75,7 +75,7 @@ def measure(run: Run) -> None:
 def _measure(run: Run, name: str, rows: Rows) -> None:
     with run.attempt(f"attention: {name}"):
         step = Step.of(run, rows)
-        calls = step.calls(step.tiling())
+        calls = step.calls(step.tiles())
         with poisoned():
             out = calls[0]()
         run.check(f"attention: {name}", _error(step, out), ALLOWED)

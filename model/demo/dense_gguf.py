@@ -99,10 +99,10 @@ class GGUFSource:
     def vocabulary(self) -> Vocabulary:
         tokens = tuple(self._field("tokenizer.ggml.tokens"))
         types = self._field("tokenizer.ggml.token_type")
-        pairs = (merge.split(" ") for merge in self._field("tokenizer.ggml.merges"))
+        merges = (merge.split(" ") for merge in self._field("tokenizer.ggml.merges"))
         return Vocabulary(
             tokens=tokens,
-            merges=tuple((left, right) for left, right in pairs),
+            merges=tuple((left, right) for left, right in merges),
             special=tuple(token for token, kind in zip(tokens, types, strict=True) if kind == CONTROL_TOKEN),
             bos_id=self._field("tokenizer.ggml.bos_token_id"),
             eos_id=self._field("tokenizer.ggml.eos_token_id"),
@@ -137,10 +137,10 @@ def hugging_face_name(name: str) -> str:
     stem = name.removesuffix(".weight")
     if stem in GLOBAL_NAMES:
         return f"{GLOBAL_NAMES[stem]}.weight"
-    block, _, part = stem.removeprefix("blk.").partition(".")
-    if part not in LAYER_NAMES:
+    block, _, role = stem.removeprefix("blk.").partition(".")
+    if role not in LAYER_NAMES:
         raise ModelError(f"The GGUF file holds an unexpected tensor, {name!r}; it is not one that can be converted.")
-    return f"model.layers.{block}.{LAYER_NAMES[part]}.weight"
+    return f"model.layers.{block}.{LAYER_NAMES[role]}.weight"
 
 
 def unpermute(weight: Float32, heads: int) -> Float32:
@@ -152,8 +152,8 @@ def unpermute(weight: Float32, heads: int) -> Float32:
         llama.cpp       a0 b0 a1 b1 a2 b2
     """
     rows, columns = weight.shape
-    pairs = weight.reshape(heads, rows // heads // 2, 2, columns)  # [heads, pair, a|b, in]
-    return pairs.swapaxes(1, 2).reshape(rows, columns)
+    halves = weight.reshape(heads, rows // heads // 2, 2, columns)  # [heads, D / 2, a|b, in]
+    return halves.swapaxes(1, 2).reshape(rows, columns)
 
 
 def _import_gguf() -> ModuleType:

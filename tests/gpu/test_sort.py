@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from octavo.model.kernels.gpu.sort import Pairs, max_tiles, sort_pairs, sort_pairs_reference
+from octavo.model.kernels.gpu.sort import SortedPairs, max_tiles, sort_pairs, sort_pairs_reference
 
 
 def random_ids(tokens: int, top_k: int, num_experts: int) -> torch.Tensor:
@@ -12,7 +12,7 @@ def random_ids(tokens: int, top_k: int, num_experts: int) -> torch.Tensor:
     return odds.multinomial(top_k).int()
 
 
-def assert_same(actual: Pairs, expected: Pairs) -> None:
+def assert_same(actual: SortedPairs, expected: SortedPairs) -> None:
     for name in ("order", "tile_expert", "tile_start", "tile_end"):
         got, wanted = getattr(actual, name), getattr(expected, name)
         assert got.dtype == torch.int32

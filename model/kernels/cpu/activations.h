@@ -79,11 +79,11 @@ static inline void quantise_group(vf *low, vf *high, Group *out) {
     for (int n = 0; n < GROUP; n++) out->sum += out->quants[n];
 }
 
-static void quantise_row(const float *x, int64_t size, const Rows *rows, int64_t row) {
-    for (int64_t g = 0; g < rows->groups; g++) {
+static void quantise_row(const float *x, int64_t size, const Activations *activations, int64_t row) {
+    for (int64_t g = 0; g < activations->groups; g++) {
         vf low = load_padded(x, g * GROUP, size), high = load_padded(x, g * GROUP + TILE, size);
-        for (int64_t term = 0; term < rows->terms; term++) {
-            quantise_group(&low, &high, row_of(rows, row * rows->terms + term) + g);
+        for (int64_t term = 0; term < activations->terms; term++) {
+            quantise_group(&low, &high, term_of(activations, row * activations->terms + term) + g);
         }
     }
 }

@@ -70,7 +70,7 @@ int64_t octavo_level(void) { return level; }
 const char *octavo_level_name(int64_t of) { return of >= 0 && of < LEVELS ? LEVEL[of].kernels->name : ""; }
 
 int64_t octavo_interface(int64_t item) {
-    static const int64_t items[] = {INTERFACE,        sizeof(Weight),   sizeof(Source), sizeof(Experts),  sizeof(Step),
+    static const int64_t items[] = {INTERFACE,        sizeof(Weight),   sizeof(Source), sizeof(Experts),  sizeof(Pass),
                                     sizeof(Rotation), sizeof(Heads),    sizeof(Pages),  sizeof(Attention)};
     return item >= 0 && item < (int64_t)(sizeof items / sizeof *items) ? items[item] : 0;
 }
@@ -81,17 +81,17 @@ void octavo_set_threads(int64_t threads) { pool_set_threads(threads); }
 typedef struct {
     unsigned char *base;
     size_t used;
-} Layout;
+} Arena;
 
-static void *take(Layout *layout, int64_t items, size_t size) {
-    unsigned char *at = layout->base ? layout->base + layout->used : NULL;
-    layout->used += (size_t)round_up(items * (int64_t)size, 64);
+static void *take(Arena *arena, int64_t items, size_t size) {
+    unsigned char *at = arena->base ? arena->base + arena->used : NULL;
+    arena->used += (size_t)round_up(items * (int64_t)size, 64);
     return at;
 }
 
-static Rows take_rows(Layout *layout, int64_t rows, int64_t inputs, int64_t terms) {
+static Activations take_activations(Arena *arena, int64_t rows, int64_t inputs, int64_t terms) {
     const int64_t groups = groups_of(inputs);
-    return (Rows){take(layout, rows * terms * groups, sizeof(Group)), groups, terms};
+    return (Activations){take(arena, rows * terms * groups, sizeof(Group)), groups, terms};
 }
 
 void octavo_quantise(const Weight *weight, const Source *source) { LEVEL[level].kernels->quantise(weight, source); }
@@ -105,10 +105,10 @@ void octavo_rms_norm(const float *x, const float *weight, float eps, int64_t tok
 
 void octavo_linear(const Weight *weight, const float *x, int64_t tokens, float *out) {
     LinearCall call = {.weight = weight, .x = x, .tokens = tokens, .out = out};
-    Layout layout = {0};
-    take_rows(&layout, tokens, weight->inputs, weight->terms);
-    layout = (Layout){pool_acquire(layout.used), 0};
-    call.rows = take_rows(&layout, tokens, weight->inputs, weight->terms);
+    Arena arena = {0};
+    take_activations(&arena, tokens, weight->inputs, weight->terms);
+    arena = (Arena){pool_acquire(arena.used), 0};
+    call.quantised = take_activations(&arena, tokens, weight->inputs, weight->terms);
     pool_run(LEVEL[level].kernels->linear, &call);
     pool_release();
 }
@@ -143,18 +143,18 @@ static void add_heads(AttentionCall *call, Unit unit) {
 }
 
 /* Cuts the step into units; without room for them it only counts. */
-static void cut(AttentionCall *call) {
-    const Step *step = call->step;
-    const int64_t group = call->heads.num_heads / call->heads.num_kv_heads;
-    const int64_t at_once = group < QUERIES ? QUERIES / group : 1;
+static void cut_into_units(AttentionCall *call) {
+    const Pass *pass = call->pass;
+    const int64_t heads_per_kv = call->heads.num_heads / call->heads.num_kv_heads;
+    const int64_t at_once = heads_per_kv < QUERIES ? QUERIES / heads_per_kv : 1;
     call->num_units = call->used_states = 0;
-    for (int64_t row = 0; row < step->tokens && call->units; row++) call->partials[row] = (Partial){NULL, 0};
-    for (int64_t n = 0; n < step->sequences; n++) {
-        const int64_t end = step->q_starts[n + 1], kv_len = step->kv_lens[n];
-        for (int64_t row = step->q_starts[n]; row < end; row += at_once) {
+    for (int64_t row = 0; row < pass->tokens && call->units; row++) call->partials[row] = (Partial){NULL, 0};
+    for (int64_t n = 0; n < pass->sequences; n++) {
+        const int64_t end = pass->q_starts[n + 1], kv_len = pass->kv_lens[n];
+        for (int64_t row = pass->q_starts[n]; row < end; row += at_once) {
             const int64_t rows = end - row < at_once ? end - row : at_once, position = kv_len - (end - row);
             Unit unit = {.sequence = n, .row = row, .rows = rows, .position = position};
-            unit.first = step->window && position >= step->window ? position + 1 - step->window : 0;
+            unit.first = pass->window && position >= pass->window ? position + 1 - pass->window : 0;
             unit.last = kv_len ? position + rows : 0; /* a row of padding sees nothing */
             rows == 1 ? add_spans(call, unit) : add_heads(call, unit);
         }
@@ -162,18 +162,18 @@ static void cut(AttentionCall *call) {
 }
 
 static size_t lay_out_attention(AttentionCall *call, unsigned char *base) {
-    Layout layout = {base, 0};
-    call->units = take(&layout, call->num_units, sizeof(Unit));
-    call->partials = take(&layout, call->step->tokens, sizeof(Partial));
-    call->states = take(&layout, call->used_states, sizeof(float));
-    return layout.used;
+    Arena arena = {base, 0};
+    call->units = take(&arena, call->num_units, sizeof(Unit));
+    call->partials = take(&arena, call->pass->tokens, sizeof(Partial));
+    call->states = take(&arena, call->used_states, sizeof(float));
+    return arena.used;
 }
 
-void octavo_attention(const Heads *heads, const Step *step, const Rotation *rotation, const Pages *pages, float *out) {
-    AttentionCall call = {.heads = *heads, .step = step, .rotation = rotation, .pages = pages, .out = out};
-    cut(&call);
+void octavo_attention(const Heads *heads, const Pass *pass, const Rotation *rotation, const Pages *pages, float *out) {
+    AttentionCall call = {.heads = *heads, .pass = pass, .rotation = rotation, .pages = pages, .out = out};
+    cut_into_units(&call);
     lay_out_attention(&call, pool_acquire(lay_out_attention(&call, NULL)));
-    cut(&call);
+    cut_into_units(&call);
     pool_run(LEVEL[level].kernels->attention, &call);
     pool_release();
 }
@@ -181,57 +181,57 @@ void octavo_attention(const Heads *heads, const Step *step, const Rotation *rota
 /* What attention alone needs, and before it the buffers between the stages of the layer. */
 static size_t lay_out_layer(AttentionCall *call, unsigned char *base) {
     const Attention *layer = call->layer;
-    const int64_t tokens = call->step->tokens, dim = layer->head_dim;
-    Layout layout = {base, 0};
-    const Rows normed = take_rows(&layout, tokens, layer->qkv.inputs, layer->qkv.terms);
-    const Rows attended = take_rows(&layout, tokens, layer->o.inputs, layer->o.terms);
-    float *heads = take(&layout, tokens * layer->qkv.outputs, sizeof(float));
-    call->out = take(&layout, tokens * layer->o.inputs, sizeof(float));
-    call->qkv = (LinearCall){.weight = &layer->qkv, .tokens = tokens, .out = heads, .rows = normed};
+    const int64_t tokens = call->pass->tokens, dim = layer->head_dim;
+    Arena arena = {base, 0};
+    const Activations normed = take_activations(&arena, tokens, layer->qkv.inputs, layer->qkv.terms);
+    const Activations attended = take_activations(&arena, tokens, layer->o.inputs, layer->o.terms);
+    float *heads = take(&arena, tokens * layer->qkv.outputs, sizeof(float));
+    call->out = take(&arena, tokens * layer->o.inputs, sizeof(float));
+    call->qkv = (LinearCall){.weight = &layer->qkv, .tokens = tokens, .out = heads, .quantised = normed};
     call->o = (LinearCall){&layer->o, call->out, tokens, (float *)call->x, attended, 1};
     if (base) {
         call->heads.q = heads;
         call->heads.k = heads + layer->num_heads * dim;
         call->heads.v = call->heads.k + layer->num_kv_heads * dim;
     }
-    return layout.used + lay_out_attention(call, base ? base + layout.used : NULL);
+    return arena.used + lay_out_attention(call, base ? base + arena.used : NULL);
 }
 
-void octavo_attention_layer(const Attention *attention, const Step *step, const Rotation *rotation, const Pages *pages,
+void octavo_attention_layer(const Attention *attention, const Pass *pass, const Rotation *rotation, const Pages *pages,
                             float *x) {
     const int64_t width = attention->qkv.outputs;
-    AttentionCall call = {.layer = attention, .step = step, .rotation = rotation, .pages = pages, .x = x};
+    AttentionCall call = {.layer = attention, .pass = pass, .rotation = rotation, .pages = pages, .x = x};
     call.heads = (Heads){.q_stride = width,
                          .k_stride = width,
                          .v_stride = width,
                          .num_heads = attention->num_heads,
                          .num_kv_heads = attention->num_kv_heads,
                          .head_dim = attention->head_dim};
-    cut(&call);
+    cut_into_units(&call);
     lay_out_layer(&call, pool_acquire(lay_out_layer(&call, NULL)));
-    cut(&call);
+    cut_into_units(&call);
     pool_run(LEVEL[level].kernels->attention_layer, &call);
     pool_release();
 }
 
-static size_t lay_out(ExpertsCall *call, unsigned char *base) {
+static size_t lay_out_experts(ExpertsCall *call, unsigned char *base) {
     const Experts *experts = call->experts;
-    Layout layout = {base, 0};
-    call->normed = take(&layout, call->tokens * experts->hidden, sizeof(float));
-    call->rows = take_rows(&layout, call->tokens, experts->hidden, 1);
-    call->inner = take_rows(&layout, call->pairs, experts->intermediate, 1);
-    call->outputs = take(&layout, call->pairs * experts->hidden, sizeof(float));
-    call->order = take(&layout, call->pairs, sizeof(int64_t));
-    call->place = take(&layout, call->pairs, sizeof(int64_t));
-    call->starts = take(&layout, experts->num_experts + 1, sizeof(int64_t));
-    call->active = take(&layout, experts->num_experts, sizeof(int64_t));
-    call->num_active = take(&layout, 1, sizeof(int64_t));
-    return layout.used;
+    Arena arena = {base, 0};
+    call->normed = take(&arena, call->tokens * experts->hidden, sizeof(float));
+    call->quantised = take_activations(&arena, call->tokens, experts->hidden, 1);
+    call->inner = take_activations(&arena, call->num_pairs, experts->intermediate, 1);
+    call->outputs = take(&arena, call->num_pairs * experts->hidden, sizeof(float));
+    call->order = take(&arena, call->num_pairs, sizeof(int64_t));
+    call->place = take(&arena, call->num_pairs, sizeof(int64_t));
+    call->starts = take(&arena, experts->num_experts + 1, sizeof(int64_t));
+    call->active = take(&arena, experts->num_experts, sizeof(int64_t));
+    call->num_active = take(&arena, 1, sizeof(int64_t));
+    return arena.used;
 }
 
 static void run_experts(ExpertsCall *call, void (*body)(Region *)) {
-    call->pairs = call->tokens * call->experts->top_k;
-    lay_out(call, pool_acquire(lay_out(call, NULL)));
+    call->num_pairs = call->tokens * call->experts->top_k;
+    lay_out_experts(call, pool_acquire(lay_out_experts(call, NULL)));
     pool_run(body, call);
     pool_release();
 }

@@ -23,7 +23,7 @@ static void attention_store(const void *arguments, int64_t first, int64_t last) 
             float *head = n < heads->num_heads ? q + n * dim : k + (n - heads->num_heads) * dim;
             rotate(head, rotation->cos + row * dim, rotation->sin + row * dim, dim);
         }
-        const int64_t to = call->step->slots[row] * kept;
+        const int64_t to = call->pass->slots[row] * kept;
         if (to < 0) continue;
         memcpy(call->pages->keys + to, k, (size_t)kept * sizeof(float));
         memcpy(call->pages->values + to, heads->v + row * heads->v_stride, (size_t)kept * sizeof(float));
@@ -33,7 +33,7 @@ static void attention_store(const void *arguments, int64_t first, int64_t last) 
 /* Three stages: every key is stored before any query looks for it. */
 static void attention_stages(Region *region, int stage, void (*join)(const void *, int64_t, int64_t)) {
     const AttentionCall *call = region->arguments;
-    const int64_t tokens = call->step->tokens;
+    const int64_t tokens = call->pass->tokens;
     pool_stage(region, stage, tokens, attention_store);
     pool_stage(region, stage + 1, call->num_units, attention_units);
     pool_stage(region, stage + 2, tokens, join);
@@ -48,7 +48,7 @@ static void attention_norm(const void *arguments, int64_t first, int64_t last) {
     float normed[hidden];
     for (int64_t row = first; row < last; row++) {
         normalise(call->x + row * hidden, layer->norm, layer->eps, hidden, normed);
-        quantise_row(normed, hidden, &call->qkv.rows, row);
+        quantise_row(normed, hidden, &call->qkv.quantised, row);
     }
 }
 
@@ -67,7 +67,7 @@ static void attention_o(const void *arguments, int64_t first, int64_t last) {
 
 static void attention_layer(Region *region) {
     const AttentionCall *call = region->arguments;
-    pool_stage(region, 0, call->step->tokens, attention_norm);
+    pool_stage(region, 0, call->pass->tokens, attention_norm);
     pool_stage(region, 1, panels_of(call->layer->qkv.outputs), attention_qkv);
     attention_stages(region, 2, attention_join_layer);
     pool_stage(region, 5, panels_of(call->layer->o.outputs), attention_o);

@@ -5,20 +5,20 @@
  *
  * A single row reads its keys and values where they are, each once and nearly in order. Several rows read them again and
  * again: so a tile is first copied together, since in the pages the keys of a head are so far apart that they share few
- * places of a cache.
+ * offsets of a cache.
  */
 
 enum { FOUR = 4, TOGETHER = 8 }; /* keys whose values are added head by head, so that pages are read nearly in order */
 
-/* Where the keys of a tile are, in floats from the first on; the values are in the same places. */
+/* Where the keys of a tile are, in floats from the first on; the values are in the same offsets. */
 typedef struct {
     int64_t at[KEYS];
-} Places;
+} Offsets;
 
-/* Keys or values: those of the tile's n-th position are at rows + places->at[n], head by head. */
+/* Keys or values: those of the tile's n-th position are at rows + offsets->at[n], head by head. */
 typedef struct {
     const float *rows;
-    const Places *places;
+    const Offsets *offsets;
 } Slab;
 
 /* A query's scores with the keys of a tile, later their weights. */
@@ -42,29 +42,29 @@ typedef struct {
 typedef struct {
     const AttentionCall *call;
     const Unit *unit, *next; /* next: the one that this thread will turn to, or the same */
-    int64_t group;         /* query heads that share a head of keys and values */
+    int64_t heads_per_kv;        /* query heads that share a head of keys and values */
     int64_t dim, width;    /* D, and in whole registers */
-    int64_t queries, room; /* of one head; and in whole fours. Query n is row n / group, head n % group */
+    int64_t queries, room; /* of one head; and in whole fours. Query n is row n / heads_per_kv, head n % heads_per_kv */
     float *scaled;         /* [heads, room, width] the queries / sqrt(D), padded with zeros */
     Scores *scores;        /* [heads, room] */
     float *states;         /* [heads, queries] of the span */
     float *copies;         /* [2, KEYS, width] of the tile and of one head; NULL: keys and values are read in the pages */
     int64_t position;      /* of the tile's first key */
-    Places copied;
+    Offsets copied;
     Slab keys, values;
     Slab beside_keys, beside_values; /* what to bring nearer while those are read: the same lines of what comes later */
-} Item;
+} UnitWork;
 
 /* Behind the last key that there is, that one's place again. */
-static void find_tile(const AttentionCall *call, const Unit *unit, int64_t position, Places *places) {
-    const Step *step = call->step;
+static void find_tile(const AttentionCall *call, const Unit *unit, int64_t position, Offsets *offsets) {
+    const Pass *pass = call->pass;
     const int64_t size = call->heads.num_kv_heads * call->heads.head_dim;
-    const int32_t *blocks = step->block_table + unit->sequence * step->table_width;
-    int64_t block = position / step->block_size, offset = position % step->block_size;
+    const int32_t *blocks = pass->block_table + unit->sequence * pass->table_width;
+    int64_t block = position / pass->block_size, offset = position % pass->block_size;
     for (int n = 0; n < KEYS; n++) {
-        places->at[n] = (blocks[block] * step->block_size + offset) * size;
+        offsets->at[n] = (blocks[block] * pass->block_size + offset) * size;
         if (position + n + 1 >= unit->last) continue;
-        if (++offset == step->block_size) {
+        if (++offset == pass->block_size) {
             offset = 0;
             block++;
         }
@@ -72,11 +72,11 @@ static void find_tile(const AttentionCall *call, const Unit *unit, int64_t posit
 }
 
 /* Of one head. */
-static void copy_tile(const Item *item, const Slab *from, float *to) {
+static void copy_tile(const UnitWork *work, const Slab *from, float *to) {
     for (int n = 0; n < KEYS; n++) {
-        const float *row = from->rows + from->places->at[n];
-        float *copy = to + n * item->width;
-        for (int64_t d = 0; d < item->dim; d += TILE) vf_store(copy + d, load_padded(row, d, item->dim));
+        const float *row = from->rows + from->offsets->at[n];
+        float *copy = to + n * work->width;
+        for (int64_t d = 0; d < work->dim; d += TILE) vf_store(copy + d, load_padded(row, d, work->dim));
     }
 }
 
@@ -90,11 +90,11 @@ typedef struct {
     const float *at[FOUR], *beside[FOUR];
 } Keys;
 
-INLINE Keys find_keys(const Item *item, int key, int64_t head) {
+INLINE Keys find_keys(const UnitWork *work, int key, int64_t head) {
     Keys keys;
     UNROLL for (int n = 0; n < FOUR; n++) {
-        keys.at[n] = item->keys.rows + item->keys.places->at[key + n] + head;
-        keys.beside[n] = item->beside_keys.rows + item->beside_keys.places->at[key + n] + head;
+        keys.at[n] = work->keys.rows + work->keys.offsets->at[key + n] + head;
+        keys.beside[n] = work->beside_keys.rows + work->beside_keys.offsets->at[key + n] + head;
     }
     return keys;
 }
@@ -135,13 +135,13 @@ INLINE void score_four(const float *queries, int64_t width, const Keys *keys, Sc
 }
 
 /* All scores of a tile, in the order in which its keys are in the pages. */
-static void score(const Item *item, Range seen) {
-    const int64_t room = item->room, width = item->width;
+static void score(const UnitWork *work, Range seen) {
+    const int64_t room = work->room, width = work->width;
     for (int key = seen.first / FOUR * FOUR; key < seen.last; key += FOUR) {
-        for (int64_t head = 0; head < item->unit->heads; head++) {
-            const Keys keys = find_keys(item, key, head * width);
-            const float *queries = item->scaled + head * room * width;
-            Scores *scores = item->scores + head * room;
+        for (int64_t head = 0; head < work->unit->heads; head++) {
+            const Keys keys = find_keys(work, key, head * width);
+            const float *queries = work->scaled + head * room * width;
+            Scores *scores = work->scores + head * room;
             score_four(queries, width, &keys, scores, key, 1);
             for (int64_t n = FOUR; n < room; n += FOUR) {
                 score_four(queries + n * width, width, &keys, scores + n, key, 0);
@@ -156,11 +156,11 @@ static void hide(float *scores, Range seen, float with) {
 }
 
 /* Turns a query's scores into e to the (score - largest so far), or 0 where it does not see the key. */
-static void weigh(const Item *item, float *state, float *scores, Range seen) {
+static void weigh(const UnitWork *work, float *state, float *scores, Range seen) {
     hide(scores, seen, -INFINITY);
     const vf low = vf_load(scores), high = vf_load(scores + TILE);
     const float most = vf_most(vf_max(low, high));
-    if (most > state[0]) raise_to(state, most, item->width);
+    if (most > state[0]) raise_to(state, most, work->width);
     const vf base = vf_set1(state[0]);
     vf_store(scores, exponential(vf_sub(low, base)));
     vf_store(scores + TILE, exponential(vf_sub(high, base)));
@@ -172,36 +172,36 @@ static void weigh(const Item *item, float *state, float *scores, Range seen) {
 static inline int within_tile(int64_t at) { return at < 0 ? 0 : at > KEYS ? KEYS : (int)at; }
 
 /* The keys of the tile that a query sees. */
-static Range seen_by(const Item *item, int64_t query) {
-    const int64_t window = item->call->step->window;
-    const int64_t own = item->unit->position + query / item->group - item->position;
+static Range seen_by(const UnitWork *work, int64_t query) {
+    const int64_t window = work->call->pass->window;
+    const int64_t own = work->unit->position + query / work->heads_per_kv - work->position;
     const Range seen = {window ? within_tile(own + 1 - window) : 0, within_tile(own + 1)};
     return seen;
 }
 
-static float *state_of(const Item *item, int64_t head, int64_t query) {
-    return item->states + (head * item->queries + query) * state_size(item->dim);
+static float *state_of(const UnitWork *work, int64_t head, int64_t query) {
+    return work->states + (head * work->queries + query) * state_size(work->dim);
 }
 
-static void weigh_all(const Item *item) {
-    for (int64_t n = 0; n < item->queries; n++) {
-        const Range seen = seen_by(item, n);
-        for (int64_t head = 0; head < item->unit->heads && seen.first < seen.last; head++) {
-            weigh(item, state_of(item, head, n), item->scores[head * item->room + n].at, seen);
+static void weigh_all(const UnitWork *work) {
+    for (int64_t n = 0; n < work->queries; n++) {
+        const Range seen = seen_by(work, n);
+        for (int64_t head = 0; head < work->unit->heads && seen.first < seen.last; head++) {
+            weigh(work, state_of(work, head, n), work->scores[head * work->room + n].at, seen);
         }
     }
 }
 
 /* Adds the weighted values of some keys, from d on, to so many registers of outputs of so many queries. */
-INLINE void add_block(const Item *item, const Sum *sum, int64_t d, const int count, const int registers) {
-    const int64_t size = state_size(item->dim);
+INLINE void add_block(const UnitWork *work, const Sum *sum, int64_t d, const int count, const int registers) {
+    const int64_t size = state_size(work->dim);
     vf out[ACROSS][ACROSS];
     UNROLL for (int r = 0; r < count; r++) {
         UNROLL for (int n = 0; n < registers; n++) out[r][n] = vf_load(sum->outputs + r * size + d + n * TILE);
     }
     for (int key = sum->keys.first; key < sum->keys.last; key++) {
-        const float *values = item->values.rows + item->values.places->at[key] + sum->head + d;
-        const float *beside = item->beside_values.rows + item->beside_values.places->at[key] + sum->head + d;
+        const float *values = work->values.rows + work->values.offsets->at[key] + sum->head + d;
+        const float *beside = work->beside_values.rows + work->beside_values.offsets->at[key] + sum->head + d;
         vf row[ACROSS];
         UNROLL for (int n = 0; n < registers; n++) {
             row[n] = vf_load(values + n * TILE);
@@ -217,10 +217,10 @@ INLINE void add_block(const Item *item, const Sum *sum, int64_t d, const int cou
     }
 }
 
-INLINE void add_values(const Item *item, const Sum *sum, const int count) {
+INLINE void add_values(const UnitWork *work, const Sum *sum, const int count) {
     int64_t d = 0;
-    for (; d + ACROSS * TILE <= item->width; d += ACROSS * TILE) add_block(item, sum, d, count, ACROSS);
-    for (; d < item->width; d += TILE) add_block(item, sum, d, count, 1);
+    for (; d + ACROSS * TILE <= work->width; d += ACROSS * TILE) add_block(work, sum, d, count, ACROSS);
+    for (; d < work->width; d += TILE) add_block(work, sum, d, count, 1);
 }
 
 /* Of the keys that a query sees, those within `keys`. */
@@ -231,25 +231,25 @@ static Range common(Range seen, Range keys) {
 }
 
 /* The values of a head are read once for as many queries as see the same keys, up to ACROSS. */
-static void add_to_head(const Item *item, int64_t head, Range keys) {
-    for (int64_t n = 0; n < item->queries;) {
-        const Range first = seen_by(item, n), last = seen_by(item, n + ACROSS - 1);
-        const int alike = n + ACROSS <= item->queries && first.first == last.first && first.last == last.last;
-        const Sum sum = {.outputs = outputs_of(state_of(item, head, n)),
-                         .weights = item->scores + head * item->room + n,
+static void add_to_head(const UnitWork *work, int64_t head, Range keys) {
+    for (int64_t n = 0; n < work->queries;) {
+        const Range first = seen_by(work, n), last = seen_by(work, n + ACROSS - 1);
+        const int alike = n + ACROSS <= work->queries && first.first == last.first && first.last == last.last;
+        const Sum sum = {.outputs = outputs_of(state_of(work, head, n)),
+                         .weights = work->scores + head * work->room + n,
                          .keys = common(first, keys),
-                         .head = head * item->width,
+                         .head = head * work->width,
                          .fetches = n == 0};
-        alike ? add_values(item, &sum, ACROSS) : add_values(item, &sum, 1);
+        alike ? add_values(work, &sum, ACROSS) : add_values(work, &sum, 1);
         n += alike ? ACROSS : 1;
     }
 }
 
 /* The weighted values of those keys, to the outputs of all queries. */
-static void add(const Item *item, Range keys) {
-    const int together = item->unit->heads > 1 ? TOGETHER : KEYS;
+static void add(const UnitWork *work, Range keys) {
+    const int together = work->unit->heads > 1 ? TOGETHER : KEYS;
     for (int key = keys.first / together * together; key < keys.last; key += together) {
         const Range some = {key, key + together};
-        for (int64_t head = 0; head < item->unit->heads; head++) add_to_head(item, head, some);
+        for (int64_t head = 0; head < work->unit->heads; head++) add_to_head(work, head, some);
     }
 }

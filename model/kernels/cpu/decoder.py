@@ -33,7 +33,7 @@ class FusedLayer:
 
     def __call__(self, x: Tensor, pages: LayerCache, forward: ForwardPass, observe: Observe | None = None) -> Tensor:
         rotation = RotationStruct.of(forward.rotation)
-        self.kernels.attention_layer(x, self.attention, forward.plan.step, rotation, PagesStruct.of(pages))
+        self.kernels.attention_layer(x, self.attention, forward.plan.struct, rotation, PagesStruct.of(pages))
         ids = self.kernels.experts_layer(x, self.experts)
         if observe is not None and self.plain.moe.router is not None:
             observe(self.plain.moe.layer, ids)

@@ -33,14 +33,14 @@ static void experts_route(const void *arguments, int64_t first, int64_t last) {
         float *normed = call->normed + t * hidden;
         normalise(call->x + t * hidden, experts->norm, experts->eps, hidden, normed);
         route(experts, normed, call->ids + t * k, call->weights + t * k);
-        quantise_row(normed, hidden, &call->rows, t);
+        quantise_row(normed, hidden, &call->quantised, t);
     }
 }
 
 static void experts_quantise(const void *arguments, int64_t first, int64_t last) {
     const ExpertsCall *call = arguments;
     const int64_t hidden = call->experts->hidden;
-    for (int64_t t = first; t < last; t++) quantise_row(call->x + t * hidden, hidden, &call->rows, t);
+    for (int64_t t = first; t < last; t++) quantise_row(call->x + t * hidden, hidden, &call->quantised, t);
 }
 
 /* A counting sort, by one thread: there are few pairs, and the sort is stable. */
@@ -50,14 +50,14 @@ static void experts_sort(const void *arguments, int64_t first, int64_t last) {
     const int64_t num_experts = call->experts->num_experts;
     int64_t next[num_experts];
     for (int64_t e = 0; e <= num_experts; e++) call->starts[e] = 0;
-    for (int64_t pair = 0; pair < call->pairs; pair++) call->starts[call->ids[pair] + 1]++;
+    for (int64_t pair = 0; pair < call->num_pairs; pair++) call->starts[call->ids[pair] + 1]++;
     *call->num_active = 0;
     for (int64_t e = 0; e < num_experts; e++) {
         if (call->starts[e + 1]) call->active[(*call->num_active)++] = e;
         next[e] = call->starts[e];
         call->starts[e + 1] += call->starts[e];
     }
-    for (int64_t pair = 0; pair < call->pairs; pair++) {
+    for (int64_t pair = 0; pair < call->num_pairs; pair++) {
         const int64_t at = next[call->ids[pair]]++;
         call->order[at] = pair;
         call->place[pair] = at;
@@ -71,11 +71,11 @@ static void inner_group(const ExpertsCall *call, int64_t expert, int64_t group) 
         const int64_t count = end - at < MOST_ROWS ? end - at : MOST_ROWS;
         const Group *rows[MOST_ROWS];
         vf out[MOST_ROWS][TILES]; /* gate, up, gate, up */
-        for (int64_t n = 0; n < count; n++) rows[n] = row_of(&call->rows, call->order[at + n] / call->experts->top_k);
+        for (int64_t n = 0; n < count; n++) rows[n] = term_of(&call->quantised, call->order[at + n] / call->experts->top_k);
         products(&call->experts->gate_up[expert], group, rows, count, out);
         for (int64_t n = 0; n < count; n++) {
             vf low = vf_mul(silu(out[n][0]), out[n][1]), high = vf_mul(silu(out[n][2]), out[n][3]);
-            quantise_group(&low, &high, row_of(&call->inner, at + n) + group);
+            quantise_group(&low, &high, term_of(&call->inner, at + n) + group);
         }
     }
 }
@@ -92,7 +92,7 @@ static void output_panel(const ExpertsCall *call, int64_t expert, int64_t panel)
         const int64_t count = end - at < MOST_ROWS ? end - at : MOST_ROWS;
         const Group *rows[MOST_ROWS];
         vf out[MOST_ROWS][TILES];
-        for (int64_t n = 0; n < count; n++) rows[n] = row_of(&call->inner, at + n);
+        for (int64_t n = 0; n < count; n++) rows[n] = term_of(&call->inner, at + n);
         products(&call->experts->down[expert], panel, rows, count, out);
         for (int64_t n = 0; n < count; n++) {
             float *to = call->outputs + (at + n) * hidden;

@@ -16,10 +16,10 @@ typedef struct {
 typedef struct {
     Group *all; /* [rows, terms, groups] */
     int64_t groups, terms;
-} Rows;
+} Activations;
 
 /* Term n % terms of row n / terms. */
-static inline Group *row_of(const Rows *rows, int64_t n) { return rows->all + n * rows->groups; }
+static inline Group *term_of(const Activations *activations, int64_t n) { return activations->all + n * activations->groups; }
 
 typedef struct {
     const float *x, *weight;
@@ -33,7 +33,7 @@ typedef struct {
     const float *x;
     int64_t tokens;
     float *out;
-    Rows rows; /* x, quantised */
+    Activations quantised; /* x, quantised */
     int adds;  /* out += instead of out = */
 } LinearCall;
 
@@ -46,14 +46,14 @@ typedef struct {
 typedef struct {
     const Experts *experts;
     const float *x;
-    int64_t tokens, pairs;
+    int64_t tokens, num_pairs;
     int64_t *ids;   /* [T, k] */
     float *weights; /* [T, k] */
     float *out;     /* [T, hidden] */
     int adds;       /* out += instead of out = */
     float *normed;  /* [T, hidden] */
-    Rows rows;      /* of tokens */
-    Rows inner;     /* of sorted pairs: silu(gate) * up */
+    Activations quantised;      /* of tokens */
+    Activations inner;     /* of sorted pairs: silu(gate) * up */
     float *outputs; /* of sorted pairs [P, hidden] */
     int64_t *order, *place; /* [P] */
     int64_t *starts;        /* [E + 1] of each expert's pairs in `order` */
@@ -88,7 +88,7 @@ typedef struct {
 typedef struct {
     const Attention *layer; /* NULL: attention alone, without norm, qkv and o */
     Heads heads;
-    const Step *step;
+    const Pass *pass;
     const Rotation *rotation; /* or NULL */
     const Pages *pages;
     float *out;          /* [T, Hq * D] */
@@ -120,7 +120,7 @@ extern const Kernels octavo_avx2, octavo_avx512;
 extern const Kernels octavo_neon;
 #endif
 
-static inline int64_t round_up(int64_t size, int64_t step) { return (size + step - 1) / step * step; }
+static inline int64_t round_up(int64_t size, int64_t multiple) { return (size + multiple - 1) / multiple * multiple; }
 
 /* Of a matrix, and of the rows that it is multiplied with: in whole cells. */
 static inline int64_t groups_of(int64_t inputs) { return round_up(inputs, CELL) / GROUP; }

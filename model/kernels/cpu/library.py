@@ -20,16 +20,16 @@ from octavo.model.kernels.cpu.structs import (
     ExpertsStruct,
     HeadsStruct,
     PagesStruct,
+    PassStruct,
     RotationStruct,
     SourceStruct,
-    StepStruct,
     WeightStruct,
 )
 from octavo.model.weights.tiles import GroupedWeight
 
 Heads = tuple[Tensor, Tensor, Tensor]
 
-OF_STEP = (POINTER(StepStruct), POINTER(RotationStruct), POINTER(PagesStruct))
+OF_PASS = (POINTER(PassStruct), POINTER(RotationStruct), POINTER(PagesStruct))
 SIGNATURES: dict[str, tuple[Any, Sequence[Any]]] = {
     "octavo_interface": (c_int64, (c_int64,)),
     "octavo_set_threads": (None, (c_int64,)),
@@ -39,8 +39,8 @@ SIGNATURES: dict[str, tuple[Any, Sequence[Any]]] = {
     "octavo_quantise": (None, (POINTER(WeightStruct), POINTER(SourceStruct))),
     "octavo_rms_norm": (None, (c_void_p, c_void_p, c_float, c_int64, c_int64, c_void_p)),
     "octavo_linear": (None, (POINTER(WeightStruct), c_void_p, c_int64, c_void_p)),
-    "octavo_attention": (None, (POINTER(HeadsStruct), *OF_STEP, c_void_p)),
-    "octavo_attention_layer": (None, (POINTER(AttentionStruct), *OF_STEP, c_void_p)),
+    "octavo_attention": (None, (POINTER(HeadsStruct), *OF_PASS, c_void_p)),
+    "octavo_attention_layer": (None, (POINTER(AttentionStruct), *OF_PASS, c_void_p)),
     "octavo_experts": (None, (POINTER(ExpertsStruct), c_void_p, c_int64, c_void_p, c_void_p, c_void_p)),
     "octavo_experts_layer": (None, (POINTER(ExpertsStruct), c_void_p, c_int64, c_void_p, c_void_p)),
 }
@@ -107,7 +107,9 @@ class Library:
         self._linear(weight, x.data_ptr(), x.shape[0], out.data_ptr())
         return out
 
-    def attention(self, heads: Heads, step: StepStruct, rotation: RotationStruct | None, pages: PagesStruct) -> Tensor:
+    def attention(
+        self, heads: Heads, forward: PassStruct, rotation: RotationStruct | None, pages: PagesStruct
+    ) -> Tensor:
         """heads: q [T, Hq, D], k and v [T, Hkv, D] float32 -> [T, Hq * D]; the pages then have the new keys and values.
 
         They may be views, if the heads of a token lie one behind the other. With a rotation, q and k are rotated first,
@@ -115,14 +117,14 @@ class Library:
         """
         q, k, v = heads
         out = torch.empty(q.shape[0], q.shape[1] * q.shape[2])
-        self._attention(HeadsStruct.of(q, k, v), step, rotation, pages, out.data_ptr())
+        self._attention(HeadsStruct.of(q, k, v), forward, rotation, pages, out.data_ptr())
         return out
 
     def attention_layer(
-        self, x: Tensor, attention: AttentionStruct, step: StepStruct, rotation: RotationStruct, pages: PagesStruct
+        self, x: Tensor, attention: AttentionStruct, forward: PassStruct, rotation: RotationStruct, pages: PagesStruct
     ) -> None:
         """Adds o(attention(qkv(norm(x)))) to x [T, H] in place; the pages then have the new keys and values."""
-        self._attention_layer(attention, step, rotation, pages, x.data_ptr())
+        self._attention_layer(attention, forward, rotation, pages, x.data_ptr())
 
     def experts(self, x: Tensor, ids: Tensor, weights: Tensor, experts: ExpertsStruct) -> Tensor:
         """x [T, H] float32, ids [T, k] int64, weights [T, k] float32 -> [T, H]."""

@@ -3,12 +3,12 @@
 static void linear_quantise(const void *arguments, int64_t first, int64_t last) {
     const LinearCall *call = arguments;
     const int64_t inputs = call->weight->inputs;
-    for (int64_t t = first; t < last; t++) quantise_row(call->x + t * inputs, inputs, &call->rows, t);
+    for (int64_t t = first; t < last; t++) quantise_row(call->x + t * inputs, inputs, &call->quantised, t);
 }
 
 /* Some rows of out and one panel of it; a row's terms are neighbours among the products. */
 static void linear_store(const LinearCall *call, int64_t row, int64_t count, int64_t panel, vf (*products)[TILES]) {
-    const int64_t outputs = call->weight->outputs, terms = call->rows.terms;
+    const int64_t outputs = call->weight->outputs, terms = call->quantised.terms;
     for (int64_t n = 0; n < count; n++) {
         float *to = call->out + (row + n) * outputs;
         for (int tile = 0; tile < TILES; tile++) {
@@ -23,13 +23,13 @@ static void linear_store(const LinearCall *call, int64_t row, int64_t count, int
 
 static void linear_panels(const void *arguments, int64_t first, int64_t last) {
     const LinearCall *call = arguments;
-    const int64_t terms = call->rows.terms, all = call->tokens * terms;
+    const int64_t terms = call->quantised.terms, all = call->tokens * terms;
     for (int64_t panel = first; panel < last; panel++) {
         for (int64_t at = 0; at < all; at += MOST_ROWS) { /* which is even: no row's terms are torn apart */
             const int64_t count = all - at < MOST_ROWS ? all - at : MOST_ROWS;
             const Group *rows[MOST_ROWS];
             vf out[MOST_ROWS][TILES];
-            for (int64_t n = 0; n < count; n++) rows[n] = row_of(&call->rows, at + n);
+            for (int64_t n = 0; n < count; n++) rows[n] = term_of(&call->quantised, at + n);
             products(call->weight, panel, rows, count, out);
             linear_store(call, at / terms, count / terms, panel, out);
         }

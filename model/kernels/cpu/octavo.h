@@ -35,13 +35,13 @@ typedef struct {
 enum { FLOAT32, FLOAT16, BFLOAT16 };
 
 /* Rows of a matrix as a checkpoint has them. Row r becomes output (first + r) % TILE of tile
- * `tile + (first + r) / TILE * step`: the step is 2 where the tiles of two halves alternate.
+ * `tile + (first + r) / TILE * stride`: the stride is 2 where the tiles of two halves alternate.
  */
 typedef struct {
     const void *rows; /* [count, inputs] */
     int64_t type;     /* FLOAT32, ... */
     int64_t count;
-    int64_t first, tile, step;
+    int64_t first, tile, stride;
 } Source;
 
 /* Quantises rows into a weight: on the calling thread, so that several can fill the parts of a model at once. */
@@ -84,7 +84,7 @@ typedef struct {
     int64_t table_width;
     int64_t block_size;
     int64_t window; /* positions that a token sees, its own included; 0: all that are before it */
-} Step;
+} Pass;
 
 /* The rotary angles of a step's positions, as model/layers.py has them. */
 typedef struct {
@@ -115,12 +115,12 @@ typedef struct {
 } Attention;
 
 /* x [T, H] += o(attention(rotated qkv(norm(x)))); the pages have the new keys and values afterwards. */
-API void octavo_attention_layer(const Attention *attention, const Step *step, const Rotation *rotation,
+API void octavo_attention_layer(const Attention *attention, const Pass *pass, const Rotation *rotation,
                                 const Pages *pages, float *x);
 
 /* out [T, Hq * D] = causal attention: the seam `attention`. With a rotation it rotates q and k first, in place. Keys and
  * values that a token may not see never enter its sums: there may be anything in their places, NaN included. */
-API void octavo_attention(const Heads *heads, const Step *step, const Rotation *rotation, const Pages *pages, float *out);
+API void octavo_attention(const Heads *heads, const Pass *pass, const Rotation *rotation, const Pages *pages, float *out);
 
 API void octavo_set_threads(int64_t threads);
 
@@ -132,7 +132,7 @@ API const char *octavo_level_name(int64_t level);
 /* What a caller compares with what it was written for: INTERFACE, then the size of each struct above, in their order,
  * then 0. INTERFACE is the CRC-32 of all that is declared in this file; tests/model/kernels/cpu/test_library.py says which.
  */
-#define INTERFACE 0xa2126b73
+#define INTERFACE 0x1373e36d
 API int64_t octavo_interface(int64_t item);
 
 #endif

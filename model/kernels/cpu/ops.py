@@ -7,7 +7,7 @@ from torch import Tensor
 
 from octavo.model.batch import ForwardBatch
 from octavo.model.kernels.cpu.library import Library
-from octavo.model.kernels.cpu.structs import ExpertsStruct, PagesStruct, StepStruct, WeightStruct
+from octavo.model.kernels.cpu.structs import ExpertsStruct, PagesStruct, PassStruct, WeightStruct
 from octavo.model.kv_cache import KVCache, LayerCache
 from octavo.model.ops.seams import Ops, Plan
 from octavo.model.weights.tiles import ExpertWeights, GroupedWeight, Weight
@@ -18,7 +18,7 @@ class CpuPlan:
     """A step as the kernels see it."""
 
     batch: ForwardBatch  # what the struct points into
-    step: StepStruct
+    struct: PassStruct
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +36,13 @@ class CpuOps:
         self.kernels.follow_torch()
         if cache.layers[0].keys.dtype != torch.float32:
             return self.plain.plan_attention(batch, cache, window)
-        return CpuPlan(batch, StepStruct.of(batch, cache.block_size, window))
+        return CpuPlan(batch, PassStruct.of(batch, cache.block_size, window))
 
     def attention(self, q: Tensor, k: Tensor, v: Tensor, cache_layer: LayerCache, plan: Plan) -> Tensor:
         """As model.ops.attention; the heads of a token lie one behind the other."""
         if not isinstance(plan, CpuPlan):
             return self.plain.attention(q, k, v, cache_layer, plan)
-        return self.kernels.attention((q, k, v), plan.step, None, PagesStruct.of(cache_layer))
+        return self.kernels.attention((q, k, v), plan.struct, None, PagesStruct.of(cache_layer))
 
     def experts(self, x: Tensor, ids: Tensor, weights: Tensor, expert_weights: ExpertWeights) -> Tensor:
         """As model.ops.experts."""

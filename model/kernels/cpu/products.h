@@ -25,73 +25,73 @@ typedef struct {
     int64_t group; /* of the rows: the first */
     int64_t ahead; /* bytes to what is wanted next; 0: nothing is asked for */
     vf *sums;      /* [rows][TILES] of this tile, to which all is added */
-} Part;
+} TileProduct;
 
 INLINE void fetch_cell(const uint8_t *from, const int64_t bytes) {
     for (int64_t n = 0; n < bytes; n += 64) __builtin_prefetch(from + n, 0, 2);
 }
 
-INLINE void add_int8(const Part *part, const int count) {
-    vf sums[ROWS];
-    UNROLL for (int r = 0; r < count; r++) sums[r] = part->sums[r * TILES];
-    const uint8_t *scales = part->cells;
-    for (int64_t g = part->group; g < part->group + 2 * part->count; g += 2, scales += bytes_of_cell(8)) {
-        if (part->ahead) fetch_cell(scales + part->ahead, bytes_of_cell(8));
+INLINE void add_int8(const TileProduct *product, const int count) {
+    vf sums[ROWS_AT_ONCE];
+    UNROLL for (int r = 0; r < count; r++) sums[r] = product->sums[r * TILES];
+    const uint8_t *scales = product->cells;
+    for (int64_t g = product->group; g < product->group + 2 * product->count; g += 2, scales += bytes_of_cell(8)) {
+        if (product->ahead) fetch_cell(scales + product->ahead, bytes_of_cell(8));
         UNROLL for (int half = 0; half < 2; half++) {
             const uint8_t *quants = scales + NUMBERS + half * SLICES * BYTES_OF_SLICE;
-            vi dots[ROWS];
-            UNROLL for (int r = 0; r < count; r++) dots[r] = vi_begin8(part->rows[r][g + half].sum);
+            vi dots[ROWS_AT_ONCE];
+            UNROLL for (int r = 0; r < count; r++) dots[r] = vi_begin8(product->rows[r][g + half].sum);
             UNROLL for (int s = 0; s < SLICES; s++) {
                 const vb weights = vb_load(quants + s * BYTES_OF_SLICE);
                 UNROLL for (int r = 0; r < count; r++) {
-                    dots[r] = vi_dot8(dots[r], weights, part->rows[r][g + half].quants + s * SLICE);
+                    dots[r] = vi_dot8(dots[r], weights, product->rows[r][g + half].quants + s * SLICE);
                 }
             }
             const vf scale = vf_from_half((const uint16_t *)scales + half * TILE);
             UNROLL for (int r = 0; r < count; r++) {
-                sums[r] = vf_fma(vf_from_int(dots[r]), vf_mul(scale, vf_set1(part->rows[r][g + half].scale)), sums[r]);
+                sums[r] = vf_fma(vf_from_int(dots[r]), vf_mul(scale, vf_set1(product->rows[r][g + half].scale)), sums[r]);
             }
         }
     }
-    UNROLL for (int r = 0; r < count; r++) part->sums[r * TILES] = sums[r];
+    UNROLL for (int r = 0; r < count; r++) product->sums[r * TILES] = sums[r];
 }
 
-INLINE void add_int4(const Part *part, const int count) {
-    vf sums[ROWS];
-    UNROLL for (int r = 0; r < count; r++) sums[r] = part->sums[r * TILES];
-    const uint8_t *scales = part->cells;
-    for (int64_t g = part->group; g < part->group + 2 * part->count; g += 2, scales += bytes_of_cell(4)) {
-        if (part->ahead) fetch_cell(scales + part->ahead, bytes_of_cell(4));
+INLINE void add_int4(const TileProduct *product, const int count) {
+    vf sums[ROWS_AT_ONCE];
+    UNROLL for (int r = 0; r < count; r++) sums[r] = product->sums[r * TILES];
+    const uint8_t *scales = product->cells;
+    for (int64_t g = product->group; g < product->group + 2 * product->count; g += 2, scales += bytes_of_cell(4)) {
+        if (product->ahead) fetch_cell(scales + product->ahead, bytes_of_cell(4));
         UNROLL for (int half = 0; half < 2; half++) {
             const uint8_t *quants = scales + 2 * NUMBERS + half * (SLICES / 2) * BYTES_OF_SLICE;
-            vi dots[ROWS];
+            vi dots[ROWS_AT_ONCE];
             UNROLL for (int r = 0; r < count; r++) dots[r] = vi_zero();
             UNROLL for (int s = 0; s < SLICES / 2; s++) { /* slice s in the low halves of the bytes, s + 4 in the high */
                 const vb both = vb_load(quants + s * BYTES_OF_SLICE);
                 const vb low = vb_low(both), high = vb_high(both);
                 UNROLL for (int r = 0; r < count; r++) {
-                    const int8_t *activations = part->rows[r][g + half].quants + s * SLICE;
+                    const int8_t *activations = product->rows[r][g + half].quants + s * SLICE;
                     dots[r] = vi_dot4(vi_dot4(dots[r], low, activations), high, activations + GROUP / 2);
                 }
             }
             const vf scale = vf_from_half((const uint16_t *)scales + half * TILE);
             const vf min = vf_from_half((const uint16_t *)(scales + NUMBERS) + half * TILE);
             UNROLL for (int r = 0; r < count; r++) { /* w . a = scale * (u . a) + min * sum(a) */
-                const Group *row = &part->rows[r][g + half];
+                const Group *row = &product->rows[r][g + half];
                 sums[r] = vf_fma(vf_from_int(dots[r]), vf_mul(scale, vf_set1(row->scale)), sums[r]);
                 sums[r] = vf_fma(min, vf_set1(row->scale * (float)row->sum), sums[r]);
             }
         }
     }
-    UNROLL for (int r = 0; r < count; r++) part->sums[r * TILES] = sums[r];
+    UNROLL for (int r = 0; r < count; r++) product->sums[r * TILES] = sums[r];
 }
 
 #define ADD(n)                                                                                                        \
     case n:                                                                                                            \
-        bits == 8 ? add_int8(part, n) : add_int4(part, n);                                                            \
+        bits == 8 ? add_int8(product, n) : add_int4(product, n);                                                            \
         break;
 
-static void add_part(const Part *part, int64_t bits, int64_t rows) {
+static void add_tile(const TileProduct *product, int64_t bits, int64_t rows) {
     switch (rows) { COUNTS(ADD) }
 }
 
@@ -104,10 +104,10 @@ static void products(const Weight *weight, int64_t panel, const Group *const *ro
     }
     for (int64_t group = 0; group < groups; group += 2 * weight->block) {
         for (int tile = 0; tile < TILES; tile++, cells += block) {
-            for (int64_t n = 0; n < count; n += ROWS) {
+            for (int64_t n = 0; n < count; n += ROWS_AT_ONCE) {
                 const int64_t ahead = count > FEW && n == 0 ? block : 0;
-                const Part part = {cells, weight->block, rows + n, group, ahead, &out[n][tile]};
-                add_part(&part, weight->bits, count - n < ROWS ? count - n : ROWS);
+                const TileProduct product = {cells, weight->block, rows + n, group, ahead, &out[n][tile]};
+                add_tile(&product, weight->bits, count - n < ROWS_AT_ONCE ? count - n : ROWS_AT_ONCE);
             }
         }
     }

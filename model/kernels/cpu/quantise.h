@@ -2,16 +2,16 @@
  * instruction set.
  */
 
-typedef float Run[GROUP]; /* a group of one output */
+typedef float OutputGroup[GROUP]; /* a group of one output */
 
 /* A number of each output; loops over them are what compilers vectorise. */
-typedef float Tile[TILE];
+typedef float PerOutput[TILE];
 
 /* A group of a tile. */
 typedef struct {
     uint32_t words[GROUP / SLICE][TILE]; /* of int4, half of them */
     uint16_t scales[TILE], mins[TILE];
-} Packed;
+} PackedGroup;
 
 /* float32 to float16, rounding half to even, for what is not beyond float16's range. */
 static inline uint16_t to_half(float x) {
@@ -24,7 +24,7 @@ static inline uint16_t to_half(float x) {
     return (uint16_t)(sign | (magnitude < 113u << 23 ? subnormal : normal));
 }
 
-static void round_to_half(const Tile in, Tile out, uint16_t *halves) {
+static void round_to_half(const PerOutput in, PerOutput out, uint16_t *halves) {
     for (int n = 0; n < TILE; n++) halves[n] = to_half(in[n]);
     vf_store(out, vf_from_half(halves));
 }
@@ -51,8 +51,8 @@ static void widen(const Source *source, int64_t row, int64_t inputs, int64_t at,
     }
 }
 
-static void round_int8(const Run *w, Packed *out) {
-    Tile scales;
+static void round_int8(const OutputGroup *w, PackedGroup *out) {
+    PerOutput scales;
     for (int n = 0; n < TILE; n++) {
         scales[n] = vf_most(vf_max(vf_abs(vf_load(w[n])), vf_abs(vf_load(w[n] + TILE)))) / 127;
     }
@@ -76,21 +76,21 @@ static inline float nearest(float w, float inverse, float min) {
     return quant > 15 ? 15 : quant < 0 ? 0 : quant;
 }
 
-static inline void inverses(const Tile scales, Tile out) {
+static inline void inverses(const PerOutput scales, PerOutput out) {
     for (int n = 0; n < TILE; n++) out[n] = scales[n] > 0 ? 1 / scales[n] : 0;
 }
 
-static inline void total(const Tile *parts, Tile out) {
+static inline void total(const PerOutput *parts, PerOutput out) {
     for (int n = 0; n < TILE; n++) out[n] = (parts[0][n] + parts[1][n]) + (parts[2][n] + parts[3][n]);
 }
 
 typedef struct {
-    Tile error, weights, quants, squares, products; /* over a group */
-} Sums;
+    PerOutput error, weights, quants, squares, products; /* over a group */
+} GroupSums;
 
-static void sum_up(const Tile *w, const Tile scales, const Tile mins, Sums *sums) {
-    Tile error[SLICE] = {{0}}, weights[SLICE] = {{0}}, quants[SLICE] = {{0}}, squares[SLICE] = {{0}}, products[SLICE] = {{0}};
-    Tile inverse;
+static void sum_up(const PerOutput *w, const PerOutput scales, const PerOutput mins, GroupSums *sums) {
+    PerOutput error[SLICE] = {{0}}, weights[SLICE] = {{0}}, quants[SLICE] = {{0}}, squares[SLICE] = {{0}}, products[SLICE] = {{0}};
+    PerOutput inverse;
     inverses(scales, inverse);
     for (int k = 0; k < GROUP; k++) {
         const int j = k % SLICE;
@@ -111,7 +111,7 @@ static void sum_up(const Tile *w, const Tile scales, const Tile mins, Sums *sums
     total(products, sums->products);
 }
 
-static void least_squares(const Sums *sums, Tile scales, Tile mins) {
+static void least_squares(const GroupSums *sums, PerOutput scales, PerOutput mins) {
     uint16_t halves[TILE];
     for (int n = 0; n < TILE; n++) {
         const float spread = GROUP * sums->squares[n] - sums->quants[n] * sums->quants[n];
@@ -123,10 +123,10 @@ static void least_squares(const Sums *sums, Tile scales, Tile mins) {
     round_to_half(mins, mins, halves);
 }
 
-static void fit_int4(const Tile *w, Tile best_scales, Tile best_mins) {
-    Tile low, high, fewest, scales, mins;
+static void fit_int4(const PerOutput *w, PerOutput best_scales, PerOutput best_mins) {
+    PerOutput low, high, fewest, scales, mins;
     uint16_t halves[TILE];
-    Sums sums;
+    GroupSums sums;
     for (int n = 0; n < TILE; n++) low[n] = high[n] = w[0][n], fewest[n] = INFINITY, best_scales[n] = best_mins[n] = 0;
     for (int k = 1; k < GROUP; k++) {
         for (int n = 0; n < TILE; n++) {
@@ -153,17 +153,17 @@ static void fit_int4(const Tile *w, Tile best_scales, Tile best_mins) {
 }
 
 /* Slice s of a group's quants: a byte each of four inputs, for every output. */
-static inline void join(const Tile *quants, int s, uint32_t *words) {
+static inline void pack_slice(const PerOutput *quants, int s, uint32_t *words) {
     for (int n = 0; n < TILE; n++) {
         words[n] = (uint32_t)(int32_t)quants[s * SLICE][n] | (uint32_t)(int32_t)quants[s * SLICE + 1][n] << 8 |
                    (uint32_t)(int32_t)quants[s * SLICE + 2][n] << 16 | (uint32_t)(int32_t)quants[s * SLICE + 3][n] << 24;
     }
 }
 
-static void round_int4(const Run *runs, Packed *out) {
-    Tile w[GROUP], scales, mins, inverse, quants[GROUP];
+static void round_int4(const OutputGroup *outputs, PackedGroup *out) {
+    PerOutput w[GROUP], scales, mins, inverse, quants[GROUP];
     for (int k = 0; k < GROUP; k++) {
-        for (int n = 0; n < TILE; n++) w[k][n] = runs[n][k];
+        for (int n = 0; n < TILE; n++) w[k][n] = outputs[n][k];
     }
     fit_int4(w, scales, mins);
     round_to_half(scales, scales, out->scales);
@@ -174,8 +174,8 @@ static void round_int4(const Run *runs, Packed *out) {
     }
     for (int s = 0; s < GROUP / SLICE / 2; s++) {
         uint32_t high[TILE];
-        join(quants, s, out->words[s]);
-        join(quants, s + GROUP / SLICE / 2, high);
+        pack_slice(quants, s, out->words[s]);
+        pack_slice(quants, s + GROUP / SLICE / 2, high);
         for (int n = 0; n < TILE; n++) out->words[s][n] |= high[n] << 4;
     }
 }
@@ -187,7 +187,7 @@ static uint8_t *cell_of(const Weight *weight, int64_t tile, int64_t cell) {
 }
 
 /* Some outputs of a tile, from `at` on, of one group. */
-static void store_group(const Weight *weight, const Packed *packed, int64_t tile, int64_t group, int64_t at, size_t outputs) {
+static void store_group(const Weight *weight, const PackedGroup *packed, int64_t tile, int64_t group, int64_t at, size_t outputs) {
     const int64_t half = group % 2, slices = weight->bits, to = (half * TILE + at) * 2; /* bytes */
     uint8_t *cell = cell_of(weight, tile, group / 2);
     memcpy(cell + to, packed->scales + at, outputs * 2);
@@ -199,9 +199,9 @@ static void store_group(const Weight *weight, const Packed *packed, int64_t tile
 /* Rows first to last of the source become outputs of one tile, from output `at` on. */
 static void quantise_tile(const Weight *weight, const Source *source, int64_t tile, int64_t at, int64_t first, int64_t last) {
     for (int64_t g = 0; g < groups_of(weight->inputs); g++) {
-        Run w[TILE] = {{0}};
+        OutputGroup w[TILE] = {{0}};
         for (int64_t row = first; row < last; row++) widen(source, row, weight->inputs, g * GROUP, w[at + row - first]);
-        Packed packed;
+        PackedGroup packed;
         (weight->bits == 8 ? round_int8 : round_int4)(w, &packed);
         store_group(weight, &packed, tile, g, at, (size_t)(last - first));
     }
@@ -211,7 +211,7 @@ static void quantise(const Weight *weight, const Source *source) {
     for (int64_t row = 0; row < source->count;) {
         const int64_t output = source->first + row, at = output % TILE;
         const int64_t end = row + TILE - at < source->count ? row + TILE - at : source->count;
-        quantise_tile(weight, source, source->tile + output / TILE * source->step, at, row, end);
+        quantise_tile(weight, source, source->tile + output / TILE * source->stride, at, row, end);
         row = end;
     }
 }

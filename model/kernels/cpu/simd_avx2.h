@@ -2,7 +2,7 @@
 #include <immintrin.h>
 #include <stdint.h>
 
-#define ROWS 4 /* of a tile product: its 8 integer registers, the weights and a product leave few of 16 */
+#define ROWS_AT_ONCE 4 /* of a tile product: its 8 integer registers, the weights and a product leave few of 16 */
 #define COUNTS(CASE) CASE(1) CASE(2) CASE(3) CASE(4)
 #define FEW 2 /* rows at most leave the processor room to look ahead by itself: see products.h */
 
@@ -60,7 +60,7 @@ static inline vf vf_times_power_of_2(vf a, vf n) {
 /* The sums of rows 0 and 1, 4 and 5, 8 and 9, 12 and 13: first those of 0, 4, 8 and 12. */
 static inline __m256 sums_of_8(const vf *rows) {
     enum { LOW = 0x20, HIGH = 0x31, EVEN = 0x88, ODD = 0xdd };
-    __m256 quarters[4], pairs[2];
+    __m256 quarters[4], eighths[2];
     _Pragma("GCC unroll 8") for (int n = 0; n < 4; n++) {
         const __m256 a = _mm256_add_ps(rows[4 * n].lo, rows[4 * n].hi);
         const __m256 b = _mm256_add_ps(rows[4 * n + 1].lo, rows[4 * n + 1].hi);
@@ -69,9 +69,9 @@ static inline __m256 sums_of_8(const vf *rows) {
     _Pragma("GCC unroll 8") for (int n = 0; n < 2; n++) {
         const __m256d a = _mm256_castps_pd(quarters[2 * n]), b = _mm256_castps_pd(quarters[2 * n + 1]);
         const __m256 low = _mm256_castpd_ps(_mm256_unpacklo_pd(a, b)), high = _mm256_castpd_ps(_mm256_unpackhi_pd(a, b));
-        pairs[n] = _mm256_add_ps(low, high);
+        eighths[n] = _mm256_add_ps(low, high);
     }
-    return _mm256_add_ps(_mm256_shuffle_ps(pairs[0], pairs[1], EVEN), _mm256_shuffle_ps(pairs[0], pairs[1], ODD));
+    return _mm256_add_ps(_mm256_shuffle_ps(eighths[0], eighths[1], EVEN), _mm256_shuffle_ps(eighths[0], eighths[1], ODD));
 }
 
 /* Sum 4 r + n is of row 4 n + r, of which the halves are added, then the quarters, and so on. */
@@ -113,19 +113,19 @@ static inline int32_t four_bytes(const int8_t *p) {
 }
 
 /* sum + w . a of 32 unsigned by 32 signed bytes. A pair's sum must stay within int16: 2 * 127 * 127 does. */
-static inline __m256i dot_step(__m256i sum, __m256i w, __m256i a) {
+static inline __m256i add_dots(__m256i sum, __m256i w, __m256i a) {
     return _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(w, a), _mm256_set1_epi16(1)));
 }
 
 /* sum + w . a for weights from 0 to 15 and 4 activations, which all outputs share. */
 static inline vi vi_dot4(vi sum, vb w, const int8_t *a) {
     const __m256i shared = _mm256_set1_epi32(four_bytes(a));
-    return BOTH(vi, dot_step(sum.lo, w.lo, shared), dot_step(sum.hi, w.hi, shared));
+    return BOTH(vi, add_dots(sum.lo, w.lo, shared), add_dots(sum.hi, w.hi, shared));
 }
 
 /* The same for weights stored as w + 128: |w| times the activations with w's signs. */
 static inline __m256i dot_signed(__m256i sum, __m256i w, __m256i a) {
-    return dot_step(sum, _mm256_abs_epi8(w), _mm256_sign_epi8(a, w));
+    return add_dots(sum, _mm256_abs_epi8(w), _mm256_sign_epi8(a, w));
 }
 
 static inline vi vi_begin8(int32_t activations) {

@@ -2,7 +2,7 @@
 #include <immintrin.h>
 #include <stdint.h>
 
-#define ROWS 8 /* of a tile product: 8 float and 8 integer sums, and the weights, are 17 of 32 registers */
+#define ROWS_AT_ONCE 8 /* of a tile product: 8 float and 8 integer sums, and the weights, are 17 of 32 registers */
 #define COUNTS(CASE) CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8)
 #define FEW 4 /* rows at most leave the processor room to look ahead by itself: see products.h */
 
@@ -30,7 +30,7 @@ static inline vf vf_times_power_of_2(vf a, vf n) { return _mm512_scalef_ps(a, n)
 /* Sum 4 r + n is of row 4 n + r, of which the halves are added, then the quarters, and so on: in all rows at once. */
 static inline vf vf_sums(const vf *rows) {
     enum { LOW = 0x44, HIGH = 0xee, EVEN = 0x88, ODD = 0xdd };
-    vf halves[8], quarters[4], pairs[2];
+    vf halves[8], quarters[4], eighths[2];
     _Pragma("GCC unroll 8") for (int n = 0; n < 8; n++) {
         const vf a = rows[2 * n], b = rows[2 * n + 1];
         halves[n] = vf_add(_mm512_shuffle_f32x4(a, b, LOW), _mm512_shuffle_f32x4(a, b, HIGH));
@@ -41,9 +41,9 @@ static inline vf vf_sums(const vf *rows) {
     }
     _Pragma("GCC unroll 8") for (int n = 0; n < 2; n++) {
         const __m512d a = _mm512_castps_pd(quarters[2 * n]), b = _mm512_castps_pd(quarters[2 * n + 1]);
-        pairs[n] = vf_add(_mm512_castpd_ps(_mm512_unpacklo_pd(a, b)), _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));
+        eighths[n] = vf_add(_mm512_castpd_ps(_mm512_unpacklo_pd(a, b)), _mm512_castpd_ps(_mm512_unpackhi_pd(a, b)));
     }
-    return vf_add(_mm512_shuffle_ps(pairs[0], pairs[1], EVEN), _mm512_shuffle_ps(pairs[0], pairs[1], ODD));
+    return vf_add(_mm512_shuffle_ps(eighths[0], eighths[1], EVEN), _mm512_shuffle_ps(eighths[0], eighths[1], ODD));
 }
 
 static inline vf vf_from_half(const uint16_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)); }

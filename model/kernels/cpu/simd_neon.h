@@ -2,7 +2,7 @@
 #include <arm_neon.h>
 #include <stdint.h>
 
-#define ROWS 4 /* of a tile product: its 16 integer registers and the weights are 20 of 32 */
+#define ROWS_AT_ONCE 4 /* of a tile product: its 16 integer registers and the weights are 20 of 32 */
 #define COUNTS(CASE) CASE(1) CASE(2) CASE(3) CASE(4)
 #define FEW 2 /* rows at most leave the processor room to look ahead by itself: see products.h */
 
@@ -48,8 +48,8 @@ static inline float32x4_t times_power_of_2(float32x4_t a, float32x4_t n) {
 
 static inline vf vf_times_power_of_2(vf a, vf power) MAP(vf, times_power_of_2(a.at[n], power.at[n]))
 
-static inline float64x2_t low_pairs(float32x4_t a, float32x4_t b) { return vreinterpretq_f64_f32(vtrn1q_f32(a, b)); }
-static inline float64x2_t high_pairs(float32x4_t a, float32x4_t b) { return vreinterpretq_f64_f32(vtrn2q_f32(a, b)); }
+static inline float64x2_t even_pairs(float32x4_t a, float32x4_t b) { return vreinterpretq_f64_f32(vtrn1q_f32(a, b)); }
+static inline float64x2_t odd_pairs(float32x4_t a, float32x4_t b) { return vreinterpretq_f64_f32(vtrn2q_f32(a, b)); }
 
 static inline float32x4_t sum_quarters(vf a) {
     return vaddq_f32(vaddq_f32(a.at[0], a.at[2]), vaddq_f32(a.at[1], a.at[3]));
@@ -59,7 +59,7 @@ static inline float32x4_t sum_quarters(vf a) {
 static inline float32x4_t sums_of_4(const vf *rows) {
     const float32x4_t a = sum_quarters(rows[0]), b = sum_quarters(rows[4]);
     const float32x4_t c = sum_quarters(rows[8]), d = sum_quarters(rows[12]);
-    const float64x2_t ab = low_pairs(a, b), cd = low_pairs(c, d), AB = high_pairs(a, b), CD = high_pairs(c, d);
+    const float64x2_t ab = even_pairs(a, b), cd = even_pairs(c, d), AB = odd_pairs(a, b), CD = odd_pairs(c, d);
     const float64x2_t columns[4] = {vtrn1q_f64(ab, cd), vtrn1q_f64(AB, CD), vtrn2q_f64(ab, cd), vtrn2q_f64(AB, CD)};
     const float32x4_t even = vaddq_f32(vreinterpretq_f32_f64(columns[0]), vreinterpretq_f32_f64(columns[2]));
     return vaddq_f32(even, vaddq_f32(vreinterpretq_f32_f64(columns[1]), vreinterpretq_f32_f64(columns[3])));
@@ -82,7 +82,7 @@ static inline vb vb_high(vb a) MAP(vb, vshrq_n_u8(a.at[n], 4))
 
 /* sum + w . a of 4 by 4 signed bytes. Volatile, so that compilers leave these instructions in the order of the products:
  * the one they prefer keeps more weights at hand than there are registers. */
-static inline int32x4_t dot_step(int32x4_t sum, uint8x16_t w, int32x4_t a) {
+static inline int32x4_t add_dots(int32x4_t sum, uint8x16_t w, int32x4_t a) {
     __asm__ volatile("sdot %0.4s, %1.16b, %2.16b" : "+w"(sum) : "w"(w), "w"(a));
     return sum;
 }
@@ -92,7 +92,7 @@ static inline vi vi_dot4(vi sum, vb w, const int8_t *a) {
     int32_t word;
     __builtin_memcpy(&word, a, 4);
     const int32x4_t shared = vdupq_n_s32(word);
-    EACH sum.at[n] = dot_step(sum.at[n], w.at[n], shared);
+    EACH sum.at[n] = add_dots(sum.at[n], w.at[n], shared);
     return sum;
 }
 

@@ -2,7 +2,7 @@
 #include <math.h>
 #include <stdint.h>
 
-#define ROWS 4 /* of a tile product */
+#define ROWS_AT_ONCE 4 /* of a tile product */
 #define COUNTS(CASE) CASE(1) CASE(2) CASE(3) CASE(4)
 #define FEW 2 /* rows at most leave the processor room to look ahead by itself: see products.h */
 

@@ -32,8 +32,8 @@ class WeightStruct(Structure):
         return cls(weight.cells.data_ptr(), weight.layout.block, outputs, inputs, bits, weight.terms)
 
 
-class StepStruct(Structure):
-    """`Step` of octavo.h."""
+class PassStruct(Structure):
+    """`Pass` of octavo.h."""
 
     _fields_ = (
         ("tokens", c_int64),
@@ -48,7 +48,7 @@ class StepStruct(Structure):
     )
 
     @classmethod
-    def of(cls, batch: ForwardBatch, block_size: int, window: int | None) -> "StepStruct":
+    def of(cls, batch: ForwardBatch, block_size: int, window: int | None) -> "PassStruct":
         """Valid for as long as the batch lives."""
         return cls(
             batch.tokens.shape[0],
@@ -134,7 +134,7 @@ class SourceStruct(Structure):
         ("count", c_int64),
         ("first", c_int64),
         ("tile", c_int64),
-        ("step", c_int64),
+        ("stride", c_int64),
     )
 
     @classmethod
@@ -175,12 +175,12 @@ class ExpertsStruct(Structure):
         return cls(None, None, gate_up, down, count, top_k, hidden, intermediate)
 
 
-INTERFACE = 0xA2126B73  # of octavo.h
+INTERFACE = 0x1373E36D  # of octavo.h
 STRUCTS = (  # in the order of octavo.h
     WeightStruct,
     SourceStruct,
     ExpertsStruct,
-    StepStruct,
+    PassStruct,
     RotationStruct,
     HeadsStruct,
     PagesStruct,

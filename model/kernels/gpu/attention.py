@@ -2,7 +2,7 @@
 
 The query heads of a KV head are rows of one tile, so a key is read once for all of them (https://arxiv.org/abs/2305.13245):
 
-    row of a tile     0  1  2  3 | 4  5  6  7 | ...         GROUP = Hq / Hkv = 4
+    row of a tile     0  1  2  3 | 4  5  6  7 | ...         HEADS_PER_KV = Hq / Hkv = 4
     token             t          | t + 1      | ...
     head              0  1  2  3 | 0  1  2  3 | ...         of the group
 
@@ -64,7 +64,7 @@ def _run(launch: Launch, plan: GpuPlan, q: Tensor, pages: LayerCache, results: t
         q.stride(0),
         head_dim**-0.5 * math.log2(math.e),
         KV_HEADS=kv_heads,
-        GROUP=q.shape[1] // kv_heads,
+        HEADS_PER_KV=q.shape[1] // kv_heads,
         HEAD=head_dim,
         BLOCK=block_size,
         WINDOW=plan.window or 0,
@@ -109,7 +109,7 @@ def _attend(
     q_stride,
     scale,  # of the scores, whose exponentials are powers of two
     KV_HEADS: tl.constexpr,
-    GROUP: tl.constexpr,
+    HEADS_PER_KV: tl.constexpr,
     HEAD: tl.constexpr,
     BLOCK: tl.constexpr,
     WINDOW: tl.constexpr,  # 0: none
@@ -126,7 +126,7 @@ def _attend(
     if (low >= high) & (slot >= 0):
         return  # the fold knows which splits have keys
     rows, dims = tl.arange(0, ROWS), tl.arange(0, triton.next_power_of_2(HEAD))
-    token, head = rows // GROUP, kv_head * GROUP + rows % GROUP  # [ROWS]
+    token, head = rows // HEADS_PER_KV, kv_head * HEADS_PER_KV + rows % HEADS_PER_KV  # [ROWS]
     real = token < tokens
     inside = real[:, None] & (dims < HEAD)[None, :]
     queries = tl.load(q + (row + token)[:, None] * q_stride + head[:, None] * HEAD + dims[None, :], inside, 0.0)
@@ -138,10 +138,10 @@ def _attend(
     total = tl.where(seen, total, 1.0)
     average = sums / total[:, None]  # [ROWS, HEAD]
     if slot < 0:
-        at = (row + token).to(tl.int64) * (KV_HEADS * GROUP) + head
+        at = (row + token).to(tl.int64) * (KV_HEADS * HEADS_PER_KV) + head
         tl.store(out + at[:, None] * HEAD + dims[None, :], average.to(out.dtype.element_ty), inside)
     else:
-        at = (slot.to(tl.int64) * TOKENS + token) * (KV_HEADS * GROUP) + head
+        at = (slot.to(tl.int64) * TOKENS + token) * (KV_HEADS * HEADS_PER_KV) + head
         tl.store(partials + at[:, None] * HEAD + dims[None, :], average, inside)
         tl.store(logs + at, tl.where(seen, highest + tl.log2(total), float("-inf")), real)
 

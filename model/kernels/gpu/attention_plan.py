@@ -35,26 +35,26 @@ LONGEST = 8192  # new tokens of a sequence, as the table of configurations count
 
 
 @dataclass(frozen=True, slots=True)
-class Tiling:
+class AttentionTiles:
     """How a model's attention is cut on a device."""
 
     kv_heads: int
-    group: int  # query heads of a KV head
+    heads_per_kv: int  # query heads of a KV head
     processors: int  # the device's multiprocessors
     short: Config  # `rows` of a query tile and `inputs`, the keys of a key tile: for sequences that fit one such tile,
     long: Config  # and for all others
 
     @classmethod
-    def of(cls, model: ModelConfig, dtype: torch.dtype, arch: str, processors: int) -> "Tiling":
+    def of(cls, model: ModelConfig, dtype: torch.dtype, arch: str, processors: int) -> "AttentionTiles":
         """From the table, for queries and keys of `dtype`; arch as configs.arch_of. Raises ModelError."""
-        group = model.num_attention_heads // model.num_key_value_heads
-        least = 1 << (group - 1).bit_length()  # rows, for one token
+        heads_per_kv = model.num_attention_heads // model.num_key_value_heads
+        least = 1 << (heads_per_kv - 1).bit_length()  # rows, for one token
 
         def config(tokens: int) -> Config:
-            found = choose("attention.attend", SHORT[dtype], (group, model.head_dim), tokens, arch)
+            found = choose("attention.attend", SHORT[dtype], (heads_per_kv, model.head_dim), tokens, arch)
             return replace(found, rows=max(found.rows, least))
 
-        return cls(model.num_key_value_heads, group, processors, config(1), config(LONGEST))
+        return cls(model.num_key_value_heads, heads_per_kv, processors, config(1), config(LONGEST))
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +93,7 @@ class _Item(NamedTuple):
     slot: int = -1  # where the partial result goes; -1: the result is whole
 
     @property
-    def tiles(self) -> int:
+    def key_tiles(self) -> int:
         return self.high - self.low
 
 
@@ -106,36 +106,36 @@ class _Fold(NamedTuple):
     pieces: int
 
 
-def plan(batch: ForwardBatch, cache: KVCache, window: int | None, tiling: Tiling) -> GpuPlan:
+def plan(batch: ForwardBatch, cache: KVCache, window: int | None, tiles: AttentionTiles) -> GpuPlan:
     """window: position p sees the keys of (p - window, p]. Makes no sync, and no copy for a batch of single tokens."""
     if all(count == 1 for count in batch.q_lens_host):
-        launches: tuple[Launch, ...] = (_decode(batch, cache.block_size, window, tiling),)
+        launches: tuple[Launch, ...] = (_decode(batch, cache.block_size, window, tiles),)
     else:
-        launches = _mixed(batch, window, tiling)
+        launches = _mixed(batch, window, tiles)
     return GpuPlan(batch.block_table, batch.kv_lens, window, launches)
 
 
-def _decode(batch: ForwardBatch, block_size: int, window: int | None, tiling: Tiling) -> Launch:
+def _decode(batch: ForwardBatch, block_size: int, window: int | None, tiles: AttentionTiles) -> Launch:
     """One token of each sequence: from shapes alone, so for the longest sequences that the block table can hold."""
     count, width = batch.block_table.shape
-    longest = width * block_size if window is None else min(width * block_size, window + tiling.short.inputs)
-    wanted = -(-PROGRAMS * tiling.processors // (count * tiling.kv_heads))
-    splits = max(1, min(wanted, MOST_SPLITS, -(-longest // (LEAST_TILES * tiling.short.inputs))))
+    longest = width * block_size if window is None else min(width * block_size, window + tiles.short.inputs)
+    wanted = -(-PROGRAMS * tiles.processors // (count * tiles.kv_heads))
+    splits = max(1, min(wanted, MOST_SPLITS, -(-longest // (LEAST_TILES * tiles.short.inputs))))
     slots, folds = (count * splits, count) if splits > 1 else (0, 0)
-    return Launch(tiling.short, 1, count, splits, slots, folds, None, None)
+    return Launch(tiles.short, 1, count, splits, slots, folds, None, None)
 
 
-def _mixed(batch: ForwardBatch, window: int | None, tiling: Tiling) -> tuple[Launch, ...]:
+def _mixed(batch: ForwardBatch, window: int | None, tiles: AttentionTiles) -> tuple[Launch, ...]:
     short: list[_Item] = []
     long: list[_Item] = []
     row = 0
     for sequence, (count, end) in enumerate(zip(batch.q_lens_host, batch.kv_lens_host, strict=True)):
-        fits = count <= _tokens(tiling.short, tiling)
-        config = tiling.short if fits else tiling.long
+        fits = count <= _tokens(tiles.short, tiles)
+        config = tiles.short if fits else tiles.long
         whole = _Item(sequence, row, end - count, count, 0, 0)
-        (short if fits else long).extend(_tiles(whole, end, window, config, tiling))
+        (short if fits else long).extend(_query_tiles(whole, end, window, config, tiles))
         row += count
-    cuts = [(config, *_cut(tiles, tiling)) for config, tiles in ((tiling.long, long), (tiling.short, short)) if tiles]
+    cuts = [(config, *_cut(whole, tiles)) for config, whole in ((tiles.long, long), (tiles.short, short)) if whole]
     tables: list[Sequence[tuple[int, ...]]] = []
     for _, items, folds in cuts:
         tables.extend((items, folds))
@@ -143,7 +143,7 @@ def _mixed(batch: ForwardBatch, window: int | None, tiling: Tiling) -> tuple[Lau
     return tuple(
         Launch(
             config=config,
-            tokens=_tokens(config, tiling),
+            tokens=_tokens(config, tiles),
             count=len(items),
             splits=1,
             slots=sum(fold.pieces for fold in folds),
@@ -155,13 +155,13 @@ def _mixed(batch: ForwardBatch, window: int | None, tiling: Tiling) -> tuple[Lau
     )
 
 
-def _tokens(config: Config, tiling: Tiling) -> int:
-    return config.rows // tiling.group
+def _tokens(config: Config, tiles: AttentionTiles) -> int:
+    return config.rows // tiles.heads_per_kv
 
 
-def _tiles(whole: _Item, end: int, window: int | None, config: Config, tiling: Tiling) -> Iterable[_Item]:
+def _query_tiles(whole: _Item, end: int, window: int | None, config: Config, tiles: AttentionTiles) -> Iterable[_Item]:
     """A sequence's new tokens, tile by tile, each with all of the keys that it sees; with none in a padding row."""
-    size = _tokens(config, tiling)
+    size = _tokens(config, tiles)
     for first in range(0, whole.tokens, size):
         tokens = min(size, whole.tokens - first)
         position = whole.position + first
@@ -170,20 +170,20 @@ def _tiles(whole: _Item, end: int, window: int | None, config: Config, tiling: T
         yield _Item(whole.sequence, whole.row + first, position, tokens, keys.start, keys.stop)
 
 
-def _cut(tiles: Sequence[_Item], tiling: Tiling) -> tuple[list[_Item], list[_Fold]]:
+def _cut(whole: Sequence[_Item], tiles: AttentionTiles) -> tuple[list[_Item], list[_Fold]]:
     """The tiles, the long ones in pieces, and how those fit together; the longest first: the last to start are short.
 
     A piece is less than two shares of the work, of which there are PROGRAMS for each processor: so however long one
     sequence is, the launch takes little longer than its work, evenly spread. And the partial results are few: at most
     a slot a share.
     """
-    work = sum(tile.tiles for tile in tiles) * tiling.kv_heads
-    share = max(LEAST_TILES, -(-work // (PROGRAMS * tiling.processors)))
+    work = sum(tile.key_tiles for tile in whole) * tiles.kv_heads
+    share = max(LEAST_TILES, -(-work // (PROGRAMS * tiles.processors)))
     items: list[_Item] = []
     folds: list[_Fold] = []
     slot = 0
-    for tile in tiles:
-        size = -(-tile.tiles // max(1, tile.tiles // share))
+    for tile in whole:
+        size = -(-tile.key_tiles // max(1, tile.key_tiles // share))
         lows = range(tile.low, tile.high, size) if size else ()
         if len(lows) < 2:
             items.append(tile)
@@ -192,7 +192,7 @@ def _cut(tiles: Sequence[_Item], tiling: Tiling) -> tuple[list[_Item], list[_Fol
         for index, low in enumerate(lows, slot):
             items.append(tile._replace(low=low, high=min(low + size, tile.high), slot=index))
         slot += len(lows)
-    return sorted(items, key=lambda item: -item.tiles), folds
+    return sorted(items, key=lambda item: -item.key_tiles), folds
 
 
 def _upload(tables: Sequence[Sequence[tuple[int, ...]]], device: torch.device) -> tuple[Tensor, ...]:

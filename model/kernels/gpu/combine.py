@@ -49,7 +49,7 @@ def combine(
     return total, normed
 
 
-@triton.jit(do_not_specialize=["pairs"])
+@triton.jit(do_not_specialize=["num_pairs"])
 def _combine(
     partials_ptr,
     weights_ptr,
@@ -58,7 +58,7 @@ def _combine(
     total_ptr,
     normed_ptr,
     eps,
-    pairs,
+    num_pairs,
     SPLITS: tl.constexpr,
     TOP_K: tl.constexpr,
     HIDDEN: tl.constexpr,
@@ -74,7 +74,7 @@ def _combine(
         pair = token * TOP_K + choice
         output = tl.load(partials_ptr + pair * HIDDEN + columns, mask=inside, other=0)
         for split in tl.static_range(1, SPLITS):
-            output += tl.load(partials_ptr + (split * pairs + pair) * HIDDEN + columns, mask=inside, other=0)
+            output += tl.load(partials_ptr + (split * num_pairs + pair) * HIDDEN + columns, mask=inside, other=0)
         outputs += tl.load(weights_ptr + pair) * output
     total = (row + outputs).to(total_ptr.dtype.element_ty)
     tl.store(total_ptr + at, total, mask=inside)

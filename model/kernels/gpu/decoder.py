@@ -77,7 +77,7 @@ class GpuDecoder:
         return cls(tuple(map(GpuLayer.of, model.layers)), model.config.rms_norm_eps, arch)
 
     def __call__(self, x: Tensor, cache: KVCache, forward: ForwardPass, observe: Observe | None = None) -> Tensor:
-        """x [T, H], the embedded tokens -> [T, H], before the last norm; forward.plan is a PagedStep."""
+        """x [T, H], the embedded tokens -> [T, H], before the last norm; forward.plan is a PagedPass."""
         normed: Tensor | None = add_norm(x, None, self.layers[0].input_norm, self.eps)[1]
         for index, (layer, pages, following) in enumerate(
             zip(self.layers, cache.layers, self._following(), strict=True)

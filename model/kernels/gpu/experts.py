@@ -32,14 +32,14 @@ from torch import Tensor
 
 from octavo.model.kernels.gpu.configs import Config
 from octavo.model.kernels.gpu.product import product, steps_of
-from octavo.model.kernels.gpu.sort import Pairs, max_tiles
+from octavo.model.kernels.gpu.sort import SortedPairs, max_tiles
 from octavo.model.weights.row_major import ROW_GROUP, Stack
 
 _BAND = tl.constexpr(8)  # blocks of rows
 _OF_TILES = ["tile_expert_ptr", "tile_start_ptr", "tile_end_ptr"]  # rows of one table, as far apart as it is wide
 
 
-def gate_up(normed: Tensor, gate_up: Stack, pairs: Pairs | Tensor, top_k: int, config: Config) -> Tensor:
+def gate_up(normed: Tensor, gate_up: Stack, pairs: SortedPairs | Tensor, top_k: int, config: Config) -> Tensor:
     """silu(x w1) * (x w3) of every pair: normed [T, H] -> inner [P, I], row p of the p-th pair of `order`.
 
     pairs: or the experts of unsorted pairs, [P] int32, each a tile of its own. config.rows of a tile are half gate and
@@ -47,64 +47,64 @@ def gate_up(normed: Tensor, gate_up: Stack, pairs: Pairs | Tensor, top_k: int, c
     ValueError where the rows are not those of the weights, or the pairs not sorted into such tiles.
     """
     hidden = gate_up.shape[0] // 2
-    count, tiles = _count(pairs)
+    count, tiles = _counts(pairs)
     _check(normed, gate_up, pairs, config)
     inner = normed.new_empty(count, hidden)
     blocks = triton.cdiv(hidden, config.rows // 2)
     _gate_up[(tiles * blocks,)](
         normed,
-        *_parts(gate_up),
-        *_tiles(pairs),
+        *_weight_arguments(gate_up),
+        *_tile_arguments(pairs),
         inner,
         blocks,
         hidden,
         top_k,
         EVEN_ROWS=hidden % (config.rows // 2) == 0,
-        **_options(gate_up, config),
+        **_constants(gate_up, config),
     )
     return inner
 
 
-def down(inner: Tensor, down: Stack, pairs: Pairs | Tensor, config: Config) -> Tensor:
+def down(inner: Tensor, down: Stack, pairs: SortedPairs | Tensor, config: Config) -> Tensor:
     """inner [P, I] -> partials [S, P, H] float32, row t * k + c of token t's choice c; their sum over S is x w2.
 
     pairs and errors are as of gate_up.
     """
     outputs = down.shape[0]
-    _, tiles = _count(pairs)
+    _, tiles = _counts(pairs)
     _check(inner, down, pairs, config)
     partials = inner.new_empty(config.splits, inner.shape[0], outputs, dtype=torch.float32)
     blocks = triton.cdiv(outputs, config.rows)
     _down[(tiles * blocks, config.splits)](
         inner,
-        *_parts(down),
-        *_tiles(pairs),
+        *_weight_arguments(down),
+        *_tile_arguments(pairs),
         partials,
         blocks,
         outputs,
         inner.shape[0],
         EVEN_ROWS=outputs % config.rows == 0,
-        **_options(down, config),
+        **_constants(down, config),
     )
     return partials
 
 
-def _count(pairs: Pairs | Tensor) -> tuple[int, int]:
+def _counts(pairs: SortedPairs | Tensor) -> tuple[int, int]:
     """Pairs and tiles."""
     if isinstance(pairs, Tensor):
         return pairs.shape[0], pairs.shape[0]
     return pairs.order.shape[0], pairs.tile_expert.shape[0]
 
 
-def _check(x: Tensor, stack: Stack, pairs: Pairs | Tensor, config: Config) -> None:
-    count, tiles = _count(pairs)
-    if isinstance(pairs, Pairs) and tiles != max_tiles(count, stack.quants.shape[0], config.tokens):
+def _check(x: Tensor, stack: Stack, pairs: SortedPairs | Tensor, config: Config) -> None:
+    count, tiles = _counts(pairs)
+    if isinstance(pairs, SortedPairs) and tiles != max_tiles(count, stack.quants.shape[0], config.tokens):
         raise ValueError(f"The pairs were not sorted into tiles of {config.tokens}.")
     if x.shape[1] != stack.shape[1] or not x.is_contiguous():
         raise ValueError(f"The rows are not contiguous with the {stack.shape[1]} inputs of the weights.")
 
 
-def _parts(stack: Stack) -> tuple[Tensor, Tensor, int, int, int]:
+def _weight_arguments(stack: Stack) -> tuple[Tensor, Tensor, int, int, int]:
     """Of all experts: quants, scales, and how many inputs, quants and scales a row has."""
     inputs, width = stack.shape[1], stack.quants.shape[2]
     if stack.scales is None:
@@ -113,14 +113,14 @@ def _parts(stack: Stack) -> tuple[Tensor, Tensor, int, int, int]:
     return stack.quants, scales, inputs, width, scales.shape[1]
 
 
-def _tiles(pairs: Pairs | Tensor) -> tuple[Tensor | None, Tensor, Tensor | None, Tensor | None, int]:
+def _tile_arguments(pairs: SortedPairs | Tensor) -> tuple[Tensor | None, Tensor, Tensor | None, Tensor | None, int]:
     """Order, each tile's expert, start and end, and how many tiles."""
     if isinstance(pairs, Tensor):
         return None, pairs, None, None, pairs.shape[0]
     return pairs.order, pairs.tile_expert, pairs.tile_start, pairs.tile_end, pairs.tile_expert.shape[0]
 
 
-def _options(stack: Stack, config: Config) -> dict[str, int | bool | str]:
+def _constants(stack: Stack, config: Config) -> dict[str, int | bool | str]:
     """The compile-time arguments of both kernels."""
     grouped = stack.scales is not None and stack.scales.shape[1] > 1
     inputs = ROW_GROUP if stack.kind == "int4" else min(config.inputs, ROW_GROUP if grouped else config.inputs)
@@ -164,16 +164,16 @@ def _gate_up(
     EVEN: tl.constexpr,
     STAGES: tl.constexpr,
 ):
-    tile, block = _place(tiles, blocks)
+    tile, block = _tile_and_block(tiles, blocks)
     expert = tl.load(tile_expert_ptr + tile)
     if expert < 0:
         return
     half: tl.constexpr = ROWS // 2
     at = block * half + tl.arange(0, ROWS) % half
     row = (at if EVEN_ROWS else tl.minimum(at, hidden - 1)) + tl.arange(0, ROWS) // half * hidden
-    quants, scales = _weights(quants_ptr, scales_ptr, expert, row, 2 * hidden, width, groups)
-    place, there = _places(tile_start_ptr, tile_end_ptr, tile, TOKENS)
-    token = _pairs(order_ptr, place, there) // top_k
+    quants, scales = _weight_pointers(quants_ptr, scales_ptr, expert, row, 2 * hidden, width, groups)
+    place, there = _tile_places(tile_start_ptr, tile_end_ptr, tile, TOKENS)
+    token = _load_pairs(order_ptr, place, there) // top_k
     x = x_ptr + token.to(tl.int64)[None, :] * inputs
     steps = steps_of(inputs, KIND, INPUTS)
     acc = product(x, there, quants, scales, 2 * hidden, inputs, 0, steps, KIND, GROUPED, INPUTS, EVEN, STAGES)
@@ -184,7 +184,7 @@ def _gate_up(
     tl.store(inner, swiglu.to(inner_ptr.dtype.element_ty), mask=there[None, :] & (at < hidden)[:, None])
 
 
-@triton.jit(do_not_specialize=["tiles", "pairs"], do_not_specialize_on_alignment=_OF_TILES)
+@triton.jit(do_not_specialize=["tiles", "num_pairs"], do_not_specialize_on_alignment=_OF_TILES)
 def _down(
     inner_ptr,
     quants_ptr,
@@ -200,7 +200,7 @@ def _down(
     partials_ptr,
     blocks,
     outputs,
-    pairs,
+    num_pairs,
     EVEN_ROWS: tl.constexpr,
     KIND: tl.constexpr,
     GROUPED: tl.constexpr,
@@ -210,26 +210,26 @@ def _down(
     EVEN: tl.constexpr,
     STAGES: tl.constexpr,
 ):
-    tile, block = _place(tiles, blocks)
+    tile, block = _tile_and_block(tiles, blocks)
     expert = tl.load(tile_expert_ptr + tile)
     if expert < 0:
         return
     at = block * ROWS + tl.arange(0, ROWS)
     row = at if EVEN_ROWS else tl.minimum(at, outputs - 1)
-    quants, scales = _weights(quants_ptr, scales_ptr, expert, row, outputs, width, groups)
-    place, there = _places(tile_start_ptr, tile_end_ptr, tile, TOKENS)
+    quants, scales = _weight_pointers(quants_ptr, scales_ptr, expert, row, outputs, width, groups)
+    place, there = _tile_places(tile_start_ptr, tile_end_ptr, tile, TOKENS)
     x = inner_ptr + place.to(tl.int64)[None, :] * inputs
     steps = steps_of(inputs, KIND, INPUTS)
     share = tl.cdiv(steps, tl.num_programs(1))
     first = tl.program_id(1) * share
     last = tl.minimum(first + share, steps)
     acc = product(x, there, quants, scales, outputs, inputs, first, last, KIND, GROUPED, INPUTS, EVEN, STAGES)
-    target = (tl.program_id(1) * pairs + _pairs(order_ptr, place, there)).to(tl.int64)
+    target = (tl.program_id(1) * num_pairs + _load_pairs(order_ptr, place, there)).to(tl.int64)
     tl.store(partials_ptr + target[None, :] * outputs + at[:, None], acc, mask=there[None, :] & (at < outputs)[:, None])
 
 
 @triton.jit
-def _place(tiles, blocks):
+def _tile_and_block(tiles, blocks):
     """This program's tile and block: bands of blocks; in a band tile after tile, in a tile block after block."""
     program = tl.program_id(0)
     band = program // (_BAND * tiles)
@@ -239,7 +239,7 @@ def _place(tiles, blocks):
 
 
 @triton.jit
-def _places(tile_start_ptr, tile_end_ptr, tile, TOKENS: tl.constexpr):
+def _tile_places(tile_start_ptr, tile_end_ptr, tile, TOKENS: tl.constexpr):
     """Where the pairs of a tile are in `order`, and which of them there are, both [TOKENS]."""
     columns = tl.arange(0, TOKENS)
     if tile_start_ptr is None:  # unsorted
@@ -252,13 +252,13 @@ def _places(tile_start_ptr, tile_end_ptr, tile, TOKENS: tl.constexpr):
 
 
 @triton.jit
-def _pairs(order_ptr, place, there):
+def _load_pairs(order_ptr, place, there):
     """The numbers of the pairs, [TOKENS]."""
     return place if order_ptr is None else tl.load(order_ptr + place, mask=there, other=0)
 
 
 @triton.jit
-def _weights(quants_ptr, scales_ptr, expert, row, rows, width, groups):
+def _weight_pointers(quants_ptr, scales_ptr, expert, row, rows, width, groups):
     """Pointers to the first quant of each row of an expert, and to the scale of its first group."""
     before = expert.to(tl.int64) * rows  # all experts together are beyond 32 bits
     return quants_ptr + (before * width + row * width)[:, None], scales_ptr + before * groups + row

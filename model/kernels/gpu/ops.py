@@ -8,7 +8,7 @@ from torch import Tensor
 from octavo.model.batch import ForwardBatch
 from octavo.model.config import ModelConfig
 from octavo.model.kernels.gpu import attention as paged
-from octavo.model.kernels.gpu.attention_plan import GpuPlan, Tiling, plan
+from octavo.model.kernels.gpu.attention_plan import AttentionTiles, GpuPlan, plan
 from octavo.model.kernels.gpu.configs import arch_of
 from octavo.model.kernels.gpu.decoder import partial_outputs
 from octavo.model.kernels.gpu.sampling import draw
@@ -20,7 +20,7 @@ from octavo.model.weights.tiles import ExpertWeights
 
 
 @dataclass(frozen=True, slots=True)
-class PagedStep:
+class PagedPass:
     """A step as the kernels see it."""
 
     attention: GpuPlan
@@ -47,8 +47,8 @@ class GpuOps:
 
     def plan_attention(self, batch: ForwardBatch, cache: KVCache, window: int | None) -> Plan:
         """As model.ops.attention's."""
-        tiling = Tiling.of(self.config, cache.layers[0].keys.dtype, self.arch, self.processors)
-        return PagedStep(plan(batch, cache, window, tiling), batch.slots)
+        tiles = AttentionTiles.of(self.config, cache.layers[0].keys.dtype, self.arch, self.processors)
+        return PagedPass(plan(batch, cache, window, tiles), batch.slots)
 
     def attention(self, q: Tensor, k: Tensor, v: Tensor, cache_layer: LayerCache, plan: Plan) -> Tensor:
         """As model.ops.attention."""

@@ -129,13 +129,13 @@ def _int4(
 @triton.jit
 def unpacked(words, dtype: tl.constexpr):
     """words [ROWS, 16] int32 -> 16 + quant of their inputs, [ROWS, 128] of dtype (see Int4RowMajor)."""
-    even = tl.join(pairs(words, 0, dtype), pairs(words, 2, dtype))  # [ROWS, 32, 2]
-    odd = tl.join(pairs(words, 1, dtype), pairs(words, 3, dtype))
+    even = tl.join(unpacked_quarter(words, 0, dtype), unpacked_quarter(words, 2, dtype))  # [ROWS, 32, 2]
+    odd = tl.join(unpacked_quarter(words, 1, dtype), unpacked_quarter(words, 3, dtype))
     return tl.reshape(tl.permute(tl.join(even, odd), (0, 2, 3, 1)), (words.shape[0], _GROUP))
 
 
 @triton.jit
-def pairs(words, QUARTER: tl.constexpr, dtype: tl.constexpr):
+def unpacked_quarter(words, QUARTER: tl.constexpr, dtype: tl.constexpr):
     """words [R, 16] int32 -> 16 + quant of a quarter of their inputs, [R, 32] of dtype (see Int4RowMajor)."""
     # float32 goes through bfloat16, which holds these numbers.
     mantissa: tl.constexpr = 10 if dtype == tl.float16 else 7

@@ -18,7 +18,7 @@ from torch import Tensor
 
 from octavo.model.kernels.gpu.norm import add_norm_reference, load_sum, normalise
 
-EXPERTS_AT_ONCE = 8  # gate rows in registers: 8 of 4096 inputs in 16 bits are 32 registers a thread of 16 warps
+MOST_AT_ONCE = 8  # gate rows in registers: 8 of 4096 inputs in 16 bits are 32 registers a thread of 16 warps
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ def route(x: Tensor, delta: Tensor | None, norm_weight: Tensor, eps: float, gate
         BLOCK=block,
         EXPERTS=gate.shape[0],
         PADDED=padded,
-        GROUP=min(padded, EXPERTS_AT_ONCE),
+        EXPERTS_AT_ONCE=min(padded, MOST_AT_ONCE),
         TOP_K=top_k,
         CHOICES=triton.next_power_of_2(top_k),
         num_warps=min(max(block // 256, 1), 16),
@@ -79,7 +79,7 @@ def _route(
     BLOCK: tl.constexpr,
     EXPERTS: tl.constexpr,
     PADDED: tl.constexpr,
-    GROUP: tl.constexpr,
+    EXPERTS_AT_ONCE: tl.constexpr,
     TOP_K: tl.constexpr,
     CHOICES: tl.constexpr,
 ):
@@ -88,7 +88,7 @@ def _route(
     inside = columns < HIDDEN
     at = token * HIDDEN + columns
     norm_weight = tl.load(norm_ptr + columns, mask=inside, other=0).to(tl.float32)
-    gate = _gate_rows(gate_ptr, 0, HIDDEN, BLOCK, EXPERTS, GROUP)
+    gate = _gate_rows(gate_ptr, 0, HIDDEN, BLOCK, EXPERTS, EXPERTS_AT_ONCE)
     row = load_sum(x_ptr, delta_ptr, at, inside)
     if delta_ptr is not None:
         tl.store(total_ptr + at, row.to(total_ptr.dtype.element_ty), mask=inside)
@@ -97,13 +97,13 @@ def _route(
 
     experts = tl.arange(0, PADDED)
     logits = tl.full((PADDED,), float("-inf"), tl.float32)
-    for first in tl.static_range(0, PADDED, GROUP):
-        part = tl.sum(gate.to(tl.float32) * normed[None, :], 1)  # [GROUP]
-        here = experts[:, None] == first + tl.arange(0, GROUP)[None, :]  # [PADDED, GROUP]
+    for first in tl.static_range(0, PADDED, EXPERTS_AT_ONCE):
+        part = tl.sum(gate.to(tl.float32) * normed[None, :], 1)  # [EXPERTS_AT_ONCE]
+        here = experts[:, None] == first + tl.arange(0, EXPERTS_AT_ONCE)[None, :]  # [PADDED, EXPERTS_AT_ONCE]
         placed = tl.sum(tl.where(here, part[None, :], 0.0), 1)
-        logits = tl.where((experts >= first) & (experts < first + GROUP), placed, logits)
-        if first + GROUP < PADDED:
-            gate = _gate_rows(gate_ptr, first + GROUP, HIDDEN, BLOCK, EXPERTS, GROUP)
+        logits = tl.where((experts >= first) & (experts < first + EXPERTS_AT_ONCE), placed, logits)
+        if first + EXPERTS_AT_ONCE < PADDED:
+            gate = _gate_rows(gate_ptr, first + EXPERTS_AT_ONCE, HIDDEN, BLOCK, EXPERTS, EXPERTS_AT_ONCE)
     # What is no number counts as -inf: the lowest expert is then the first of equals, and the weights are no numbers.
     logits = tl.where((experts < EXPERTS) & (logits == logits), logits, float("-inf"))
 
@@ -114,9 +114,11 @@ def _route(
 
 
 @triton.jit
-def _gate_rows(gate_ptr, first, HIDDEN: tl.constexpr, BLOCK: tl.constexpr, EXPERTS: tl.constexpr, GROUP: tl.constexpr):
-    """The gate's rows first : first + GROUP, [GROUP, BLOCK], as they are stored."""
-    expert = first + tl.arange(0, GROUP)[:, None]
+def _gate_rows(
+    gate_ptr, first, HIDDEN: tl.constexpr, BLOCK: tl.constexpr, EXPERTS: tl.constexpr, EXPERTS_AT_ONCE: tl.constexpr
+):
+    """The gate's rows first : first + EXPERTS_AT_ONCE, [EXPERTS_AT_ONCE, BLOCK], as they are stored."""
+    expert = first + tl.arange(0, EXPERTS_AT_ONCE)[:, None]
     column = tl.arange(0, BLOCK)[None, :]
     return tl.load(gate_ptr + expert * HIDDEN + column, mask=(expert < EXPERTS) & (column < HIDDEN), other=0)
 

@@ -30,7 +30,7 @@ BLOCK_CELLS = 8192  # of the table pairs x experts that is summed at a time: 32 
 
 
 @dataclass(frozen=True, slots=True)
-class Pairs:
+class SortedPairs:
     """All (token, choice) pairs in the order of their experts, and what each program of a product works on."""
 
     order: Tensor  # [P] int32: the pair t * k + c at each place
@@ -39,25 +39,27 @@ class Pairs:
     tile_end: Tensor  # [N] int32
 
 
-def max_tiles(pairs: int, num_experts: int, tile: int) -> int:
+def max_tiles(num_pairs: int, num_experts: int, tile: int) -> int:
     """How many tiles any distribution of the pairs can take: each expert's last one may be almost empty."""
-    return min(pairs, num_experts + pairs // tile)
+    return min(num_pairs, num_experts + num_pairs // tile)
 
 
-def sort_pairs(ids: Tensor, num_experts: int, tile: int) -> Pairs:
+def sort_pairs(ids: Tensor, num_experts: int, tile: int) -> SortedPairs:
     """ids [T, k] int32 from 0 to num_experts - 1; tile: the most pairs of a tile."""
-    pairs = ids.numel()
-    tiles = max_tiles(pairs, num_experts, tile)
-    sorted_pairs = Pairs(ids.new_empty(pairs), ids.new_empty(tiles), ids.new_empty(tiles), ids.new_empty(tiles))
+    num_pairs = ids.numel()
+    tiles = max_tiles(num_pairs, num_experts, tile)
+    sorted_pairs = SortedPairs(
+        ids.new_empty(num_pairs), ids.new_empty(tiles), ids.new_empty(tiles), ids.new_empty(tiles)
+    )
     padded = triton.next_power_of_2(num_experts)
-    block = min(BLOCK_CELLS // padded, 128 if pairs <= 128 else 1024)
+    block = min(BLOCK_CELLS // padded, 128 if num_pairs <= 128 else 1024)
     _sort_pairs[(1,)](
         ids,
         sorted_pairs.order,
         sorted_pairs.tile_expert,
         sorted_pairs.tile_start,
         sorted_pairs.tile_end,
-        pairs,
+        num_pairs,
         tiles,
         TILE=tile,
         EXPERTS=padded,
@@ -67,14 +69,14 @@ def sort_pairs(ids: Tensor, num_experts: int, tile: int) -> Pairs:
     return sorted_pairs
 
 
-@triton.jit(do_not_specialize=["pairs", "tiles"])  # compiled once, not for each kind of number
+@triton.jit(do_not_specialize=["num_pairs", "tiles"])  # compiled once, not for each kind of number
 def _sort_pairs(
     ids_ptr,
     order_ptr,
     tile_expert_ptr,
     tile_start_ptr,
     tile_end_ptr,
-    pairs,
+    num_pairs,
     tiles,
     TILE: tl.constexpr,
     EXPERTS: tl.constexpr,
@@ -82,11 +84,11 @@ def _sort_pairs(
 ):
     experts = tl.arange(0, EXPERTS)
     counts = tl.zeros((EXPERTS,), tl.int32)
-    for first in range(0, pairs, BLOCK):
-        chosen = _chosen(ids_ptr, first, pairs, EXPERTS, BLOCK)  # [BLOCK, EXPERTS]
+    for first in range(0, num_pairs, BLOCK):
+        chosen = _chosen(ids_ptr, first, num_pairs, EXPERTS, BLOCK)  # [BLOCK, EXPERTS]
         counts += tl.sum(chosen, 0)
     starts = tl.cumsum(counts, 0) - counts  # of each expert's range in order
-    _place(ids_ptr, order_ptr, pairs, starts, EXPERTS, BLOCK)
+    _store_order(ids_ptr, order_ptr, num_pairs, starts, EXPERTS, BLOCK)
 
     tile_counts = (counts + TILE - 1) // TILE
     behind = tl.cumsum(tile_counts, 0)  # the tile behind each expert's last
@@ -105,25 +107,25 @@ def _sort_pairs(
 
 
 @triton.jit
-def _chosen(ids_ptr, first, pairs, EXPERTS: tl.constexpr, BLOCK: tl.constexpr):
+def _chosen(ids_ptr, first, num_pairs, EXPERTS: tl.constexpr, BLOCK: tl.constexpr):
     """1 where a pair's expert is this one, [BLOCK, EXPERTS] int32."""
     pair = first + tl.arange(0, BLOCK)
-    ids = tl.load(ids_ptr + pair, mask=pair < pairs, other=-1)
+    ids = tl.load(ids_ptr + pair, mask=pair < num_pairs, other=-1)
     return (ids[:, None] == tl.arange(0, EXPERTS)[None, :]).to(tl.int32)
 
 
 @triton.jit
-def _place(ids_ptr, order_ptr, pairs, starts, EXPERTS: tl.constexpr, BLOCK: tl.constexpr):
+def _store_order(ids_ptr, order_ptr, num_pairs, starts, EXPERTS: tl.constexpr, BLOCK: tl.constexpr):
     """Each pair goes behind those of smaller experts, and behind the earlier ones of its own."""
-    for first in range(0, pairs, BLOCK):
-        chosen = _chosen(ids_ptr, first, pairs, EXPERTS, BLOCK)
+    for first in range(0, num_pairs, BLOCK):
+        chosen = _chosen(ids_ptr, first, num_pairs, EXPERTS, BLOCK)
         places = starts[None, :] + tl.cumsum(chosen, 0) - 1  # [BLOCK, EXPERTS], where chosen
         pair = first + tl.arange(0, BLOCK)
-        tl.store(order_ptr + tl.sum(chosen * places, 1), pair, mask=pair < pairs)
+        tl.store(order_ptr + tl.sum(chosen * places, 1), pair, mask=pair < num_pairs)
         starts += tl.sum(chosen, 0)
 
 
-def sort_pairs_reference(ids: Tensor, num_experts: int, tile: int) -> Pairs:
+def sort_pairs_reference(ids: Tensor, num_experts: int, tile: int) -> SortedPairs:
     """One expert and one tile at a time."""
     experts = ids.flatten().tolist()
     order: list[int] = []
@@ -134,4 +136,4 @@ def sort_pairs_reference(ids: Tensor, num_experts: int, tile: int) -> Pairs:
         tiles += [(expert, at, min(at + tile, len(order))) for at in range(start, len(order), tile)]
     tiles += [(-1, -1, -1)] * (max_tiles(len(experts), num_experts, tile) - len(tiles))
     table = torch.tensor(tiles, dtype=torch.int32, device=ids.device)  # [N, 3]
-    return Pairs(torch.tensor(order, dtype=torch.int32, device=ids.device), *table.unbind(1))
+    return SortedPairs(torch.tensor(order, dtype=torch.int32, device=ids.device), *table.unbind(1))

@@ -65,10 +65,10 @@ static void attention(void) {
     for (int n = 0; n < BLOCKS; n++) table[n] = n;
     float *q = numbers(TOKENS * WIDTH), *k = q + HEADS * DIM;
     const Heads heads = {q, k, k + KEPT, WIDTH, WIDTH, WIDTH, HEADS, KV_HEADS, DIM};
-    const Step step = {TOKENS, 1, slots, starts, lengths, table, BLOCKS, BLOCK, 0};
+    const Pass pass = {TOKENS, 1, slots, starts, lengths, table, BLOCKS, BLOCK, 0};
     const Rotation rotation = {numbers(TOKENS * DIM), numbers(TOKENS * DIM)};
     const Pages pages = {numbers(BLOCKS * BLOCK * KEPT), numbers(BLOCKS * BLOCK * KEPT)};
-    octavo_attention(&heads, &step, &rotation, &pages, out);
+    octavo_attention(&heads, &pass, &rotation, &pages, out);
     report("attention", 32, out, sizeof out);
 }
 

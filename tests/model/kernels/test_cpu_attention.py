@@ -14,7 +14,7 @@ from octavo.model.config import ModelConfig
 from octavo.model.decoder import Attention, ForwardPass
 from octavo.model.kernels.cpu.decoder import attention_struct
 from octavo.model.kernels.cpu.library import Library, library
-from octavo.model.kernels.cpu.structs import PagesStruct, RotationStruct, StepStruct
+from octavo.model.kernels.cpu.structs import PagesStruct, PassStruct, RotationStruct
 from octavo.model.kv_cache import KVCache, LayerCache
 from octavo.model.layers import RMSNorm, RotaryEmbedding, Rotation
 from octavo.model.ops.attention import attention_reference
@@ -83,8 +83,8 @@ class Case:
     def run(self, kernels: Library, layer: LayerCache, rows: Rows) -> Tensor:
         """[T, Hq * D]; the new keys and values are in the layer afterwards."""
         batch = self.batch(rows)
-        step = StepStruct.of(batch, self.block_size, self.window)
-        return kernels.attention(self.split(rows), step, None, PagesStruct.of(layer))
+        forward = PassStruct.of(batch, self.block_size, self.window)
+        return kernels.attention(self.split(rows), forward, None, PagesStruct.of(layer))
 
     def whole(self, kernels: Library, sequence: int = 0) -> Tensor:
         """All positions of one sequence at once."""
@@ -147,7 +147,7 @@ def test_padding_rows_give_zeros_and_write_nothing(kernels: Library) -> None:
         real, slots=torch.tensor([int(real.slots[0]), -1]), kv_lens=torch.tensor([7, 0], dtype=torch.int32)
     )
     before = layer.keys.clone()
-    out = kernels.attention(case.split(rows), StepStruct.of(padded, 4, None), None, PagesStruct.of(layer))
+    out = kernels.attention(case.split(rows), PassStruct.of(padded, 4, None), None, PagesStruct.of(layer))
     assert out[0].all()
     assert not out[1].any()
     assert (layer.keys != before).flatten(2).any(-1).sum() == 1
@@ -244,8 +244,8 @@ def test_rotation_on_the_way(kernels: Library, head_dim: int) -> None:
     untouched.keys.copy_(layer.keys)
     untouched.values.copy_(layer.values)
     expected = attention_reference(rotation(q), rotation(k), v, untouched, batch, None)
-    step, angles = StepStruct.of(batch, 4, None), RotationStruct.of(rotation)
-    actual = kernels.attention((q, k, v), step, angles, PagesStruct.of(layer))
+    forward, angles = PassStruct.of(batch, 4, None), RotationStruct.of(rotation)
+    actual = kernels.attention((q, k, v), forward, angles, PagesStruct.of(layer))
     torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(layer.keys, untouched.keys, rtol=1e-6, atol=1e-6)
     assert torch.equal(layer.values, untouched.values)
@@ -271,7 +271,7 @@ class Layer:
     def run(self, kernels: Library, x: Tensor, layer: LayerCache, rows: Rows) -> Tensor:
         batch = self.case.batch(rows)
         rotation, out = self.rotary.at(batch.positions), x.clone()
-        structs = StepStruct.of(batch, 4, None), RotationStruct.of(rotation), PagesStruct.of(layer)
+        structs = PassStruct.of(batch, 4, None), RotationStruct.of(rotation), PagesStruct.of(layer)
         kernels.attention_layer(out, attention_struct(self.attention, self.norm), *structs)
         return out
 
