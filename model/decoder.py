@@ -13,8 +13,8 @@ from octavo.model.kv_cache import KVCache, LayerCache
 from octavo.model.layers import Embedding, RMSNorm, RotaryEmbedding, Rotation, RowNorm
 from octavo.model.moe import MoEBlock, Observe
 from octavo.model.ops.seams import Ops, Plan
+from octavo.model.weights.kinds import Weight
 from octavo.model.weights.precision import SHORT, Precision
-from octavo.model.weights.tiles import Weight
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from octavo.model.ops.seams import Ops
-from octavo.model.weights.tiles import ExpertWeights
+from octavo.model.weights.kinds import ExpertWeights
 
 Observe = Callable[[int, Tensor], None]  # (layer, ids [T, k])
 

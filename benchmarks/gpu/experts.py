@@ -14,8 +14,8 @@ from benchmarks.gpu.run import Peer, Run
 from benchmarks.gpu.table import Measured
 from octavo.model.kernels.gpu.combine import combine
 from octavo.model.kernels.gpu.decoder import partial_outputs
+from octavo.model.weights.kinds import ExpertWeights, Weight
 from octavo.model.weights.row_major import Stack
-from octavo.model.weights.tiles import ExpertWeights, Weight
 
 COPIES = 2  # of the weights, used by turns: what one token reads of one alone is more than any L2 holds
 PREFILLS = (1024, 4096)  # tokens

@@ -11,10 +11,10 @@ from octavo.model.decoder import Attention, Decoder, DecoderLayer
 from octavo.model.kernels.choice import select_ops
 from octavo.model.layers import Embedding, RMSNorm, RotaryEmbedding
 from octavo.model.moe import MoEBlock, Router
+from octavo.model.weights.kinds import ExpertWeights, Weight
 from octavo.model.weights.memory import zeros_on
 from octavo.model.weights.precision import Precision
 from octavo.model.weights.row_major import RowMajorWeight, Stack
-from octavo.model.weights.tiles import ExpertWeights, Weight
 
 MIXTRAL_8X7B = ModelConfig(
     vocab_size=32000,

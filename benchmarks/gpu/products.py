@@ -12,8 +12,8 @@ from octavo.model.kernels.gpu import experts
 from octavo.model.kernels.gpu.configs import Config
 from octavo.model.kernels.gpu.decoder import FEW, config_for
 from octavo.model.kernels.gpu.sort import SortedPairs, sort_pairs
+from octavo.model.weights.kinds import ExpertWeights
 from octavo.model.weights.row_major import Stack
-from octavo.model.weights.tiles import ExpertWeights
 
 
 @dataclass(frozen=True, slots=True)

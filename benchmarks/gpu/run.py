@@ -19,9 +19,9 @@ from benchmarks.gpu.inputs import MIXTRAL_8X7B, SMALL, Kind
 from benchmarks.gpu.table import Ceilings, Checked, Measured, document, markdown, row_line
 from octavo.model.config import ModelConfig
 from octavo.model.kernels.gpu.configs import arch_of
+from octavo.model.weights.kinds import ExpertWeights
 from octavo.model.weights.precision import FP8_CAPABILITY
 from octavo.model.weights.row_major import Fp8RowMajor, Int4RowMajor, Int8GroupedRowMajor, Int8RowMajor
-from octavo.model.weights.tiles import ExpertWeights
 
 KINDS: dict[str, Kind] = {
     "bf16": torch.bfloat16,

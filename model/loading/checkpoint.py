@@ -21,20 +21,12 @@ from octavo.model.loading.names import HEAD, ExpertNaming, LayerNames, Matrix, N
 from octavo.model.loading.shards import Shards
 from octavo.model.loading.upload import LANES, Upload
 from octavo.model.moe import MoEBlock, Router
+from octavo.model.weights.fp16 import Fp16Weight, fits_fp16
+from octavo.model.weights.kinds import ExpertWeights, Kind, Weight
 from octavo.model.weights.memory import Zeros, zeros_on
 from octavo.model.weights.precision import Precision
 from octavo.model.weights.row_major import RowMajorWeight
-from octavo.model.weights.tiles import (
-    ExpertWeights,
-    Fp16Weight,
-    GroupedWeight,
-    Int4Weight,
-    Int8Weight,
-    Kind,
-    TileLayout,
-    Weight,
-    fits_fp16,
-)
+from octavo.model.weights.tiles import GroupedWeight, Int4Weight, Int8Weight, TileLayout
 
 log = logging.getLogger(__name__)
 

@@ -17,7 +17,8 @@ from octavo.model.ops.attention import AttentionPlan, attention, plan_attention
 from octavo.model.ops.experts import experts
 from octavo.model.ops.linear import linear
 from octavo.model.ops.seams import Ops
-from octavo.model.weights.tiles import Fp16Weight, Weight
+from octavo.model.weights.fp16 import Fp16Weight
+from octavo.model.weights.kinds import Weight
 
 BLOCK_ROWS = 6  # of FBGEMM's float16 product with AVX2
 

@@ -6,9 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from octavo.model.weights.fp16 import Fp16Weight
 from octavo.model.weights.grid import divisor
+from octavo.model.weights.kinds import Weight
 from octavo.model.weights.row_major import RowMajorWeight
-from octavo.model.weights.tiles import TILE_GROUP, Fp16Weight, GroupedWeight, Weight
+from octavo.model.weights.tiles import TILE_GROUP, GroupedWeight
 
 Linear = Callable[[Tensor, Weight], Tensor]
 

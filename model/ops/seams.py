@@ -12,7 +12,7 @@ from octavo.model.ops.attention import attention, plan_attention
 from octavo.model.ops.experts import experts
 from octavo.model.ops.linear import linear
 from octavo.model.ops.sampling import draw
-from octavo.model.weights.tiles import ExpertWeights, Weight
+from octavo.model.weights.kinds import ExpertWeights, Weight
 
 Plan = Any  # what plan_attention makes of a batch is for the attention beside it alone
 

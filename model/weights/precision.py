@@ -6,8 +6,10 @@ from dataclasses import dataclass
 import torch
 
 from octavo.model.config import DTYPES, QUANTIZATIONS, ModelConfig, ModelError
+from octavo.model.weights.fp16 import Fp16Weight
+from octavo.model.weights.kinds import Kind
 from octavo.model.weights.row_major import Fp8RowMajor, Int4RowMajor, Int8RowMajor, RowMajorWeight
-from octavo.model.weights.tiles import Fp16Weight, Int4Weight, Int8Weight, Kind
+from octavo.model.weights.tiles import Int4Weight, Int8Weight
 
 SHORT = {
     torch.float32: "fp32",

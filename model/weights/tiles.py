@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Self
+from typing import ClassVar, Self
 
 import torch
 import torch.nn.functional as F
@@ -10,11 +10,8 @@ from torch import Tensor
 
 from octavo.model.weights.grid import FINE_SCALE, divisor, fit, rounded
 from octavo.model.weights.memory import Zeros, zeros_on
-from octavo.model.weights.row_major import RowMajorWeight
 
-# What a weight may lose when it is stored in float16: rounding costs 3e-4, more means subnormal numbers.
-FP16_TOLERANCE = 1e-3
-CHECKED, QUANTISED = 1 << 16, 1 << 14  # elements at a time: the temporaries stay in the CPU's cache
+QUANTISED = 1 << 14  # elements at a time: the temporaries stay in the CPU's cache
 
 TILE_GROUP = 32  # consecutive inputs that share a scale
 TILE = 16  # outputs that are computed together: one register of 32-bit sums
@@ -23,31 +20,6 @@ PANEL = TILES * TILE  # outputs
 CELL = 2 * TILE_GROUP  # inputs
 NUMBERS = 2 * 2 * TILE  # bytes of a cell that are its scales, or its mins: whole lines of a cache
 BLOCK = 16  # cells at most: their activations and a tile's weights fit into a CPU's first cache
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Fp16Weight:
-    """A matrix in float16, in the tiles of FBGEMM's mixed-precision product with float32 activations; x86 only."""
-
-    bytes_per_weight: ClassVar[float] = 2.0
-
-    packed: Any  # torch.ScriptObject, opaque
-    shape: tuple[int, int]  # (out, in)
-
-    @classmethod
-    def pack(cls, dense: Tensor) -> "Fp16Weight":
-        """Rounds dense [out, in] float32, which fits_fp16; seconds per billion weights, on one thread."""
-        return cls(torch.ops.quantized.linear_prepack_fp16(dense, None), (dense.shape[0], dense.shape[1]))
-
-    @property
-    def nbytes(self) -> int:
-        """Memory it takes: the tiles are 16 outputs by 512 inputs, and the last ones are held whole."""
-        out, inputs = self.shape
-        return 2 * _round_up(out, 16) * _round_up(inputs, 512)
-
-    def dense(self) -> Tensor:
-        """The rounded weights as float32 [out, in]."""
-        return torch.ops.quantized.linear_unpack_fp16(self.packed)[0].float()
 
 
 Place = tuple[Tensor, Tensor, Tensor]  # of rows: panel, tile and output within the tile; all [n]
@@ -275,32 +247,5 @@ def _by_group(values: Tensor) -> Tensor:
     return values.flatten(1, 3)
 
 
-Weight = Tensor | Fp16Weight | Int8Weight | Int4Weight | RowMajorWeight
-# A dtype: of a plain Tensor.
-Kind = torch.dtype | type[Fp16Weight] | type[Int8Weight] | type[Int4Weight] | type[RowMajorWeight]
-
-
-@dataclass(frozen=True, slots=True)
-class ExpertWeights:
-    """One layer's experts; where the weights are plain tensors, each tuple holds the views of one stacked tensor."""
-
-    gate_up: tuple[Weight, ...]  # E of [2I, H]: w1 above w3
-    down: tuple[Weight, ...]  # E of [H, I]: w2
-
-
 def _round_up(size: int, step: int) -> int:
     return -(-size // step) * step
-
-
-def fits_fp16(dense: Tensor) -> bool:
-    """Whether float16 holds dense (contiguous, float32, finite) up to FP16_TOLERANCE of its norm."""
-    low, high = torch.aminmax(dense)
-    if max(-low.item(), high.item()) > torch.finfo(torch.float16).max:
-        return False
-    total = torch.linalg.vector_norm(dense).item() ** 2
-    allowed = FP16_TOLERANCE**2 * total
-    # Rounding costs a normal number at most 2^-11 of itself and a subnormal one 2^-25: for most matrices that will do.
-    if 2.0**-22 * total + 2.0**-50 * dense.numel() <= allowed:
-        return True
-    parts = dense.view(-1).split(CHECKED)
-    return sum((part - part.half()).square().sum().item() for part in parts) <= allowed

@@ -10,7 +10,8 @@ from octavo.model.kernels.cpu.library import Library
 from octavo.model.kernels.cpu.structs import ExpertsStruct, PagesStruct, PassStruct, WeightStruct
 from octavo.model.kv_cache import KVCache, LayerCache
 from octavo.model.ops.seams import Ops, Plan
-from octavo.model.weights.tiles import ExpertWeights, GroupedWeight, Weight
+from octavo.model.weights.kinds import ExpertWeights, Weight
+from octavo.model.weights.tiles import GroupedWeight
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,8 @@ from torch import Tensor
 from octavo.model.batch import ForwardBatch
 from octavo.model.kv_cache import LayerCache
 from octavo.model.layers import Rotation
-from octavo.model.weights.tiles import ExpertWeights, GroupedWeight, Int4Weight, TileLayout, Weight
+from octavo.model.weights.kinds import ExpertWeights, Weight
+from octavo.model.weights.tiles import GroupedWeight, Int4Weight, TileLayout
 
 
 class WeightStruct(Structure):

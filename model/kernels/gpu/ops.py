@@ -15,8 +15,8 @@ from octavo.model.kernels.gpu.sampling import draw
 from octavo.model.kv_cache import KVCache, LayerCache
 from octavo.model.ops.linear import linear
 from octavo.model.ops.seams import Ops, Plan
+from octavo.model.weights.kinds import ExpertWeights
 from octavo.model.weights.row_major import Stack
-from octavo.model.weights.tiles import ExpertWeights
 
 
 @dataclass(frozen=True, slots=True)

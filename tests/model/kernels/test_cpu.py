@@ -10,7 +10,8 @@ from octavo.model.kernels.cpu.library import Library, library
 from octavo.model.kernels.cpu.structs import ExpertsStruct, WeightStruct
 from octavo.model.ops.experts import experts_reference
 from octavo.model.ops.linear import linear_reference
-from octavo.model.weights.tiles import ExpertWeights, GroupedWeight, Int4Weight, Int8Weight
+from octavo.model.weights.kinds import ExpertWeights
+from octavo.model.weights.tiles import GroupedWeight, Int4Weight, Int8Weight
 
 KERNELS = library()
 LEVELS = [] if KERNELS is None else [level for level in KERNELS.levels() if KERNELS.set_level(level)]

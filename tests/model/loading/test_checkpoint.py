@@ -14,8 +14,9 @@ from torch import Tensor
 from octavo.model.config import ModelConfig
 from octavo.model.loading.checkpoint import load_model
 from octavo.model.loading.names import DERIVED
+from octavo.model.weights.fp16 import Fp16Weight
 from octavo.model.weights.precision import Precision, fp16_works
-from octavo.model.weights.tiles import Fp16Weight, Int4Weight, Int8Weight
+from octavo.model.weights.tiles import Int4Weight, Int8Weight
 from tests.model.checkpoints import CPU, Tensors, change, fuse, load, shard
 from tests.model.weights.pages import Pages
 from tests.tiny import write_tiny_checkpoint

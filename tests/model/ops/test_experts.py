@@ -7,8 +7,10 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from octavo.model.ops.experts import experts, experts_reference
+from octavo.model.weights.fp16 import Fp16Weight
+from octavo.model.weights.kinds import ExpertWeights
 from octavo.model.weights.precision import fp16_works
-from octavo.model.weights.tiles import ExpertWeights, Fp16Weight, GroupedWeight, Int4Weight, Int8Weight
+from octavo.model.weights.tiles import GroupedWeight, Int4Weight, Int8Weight
 
 HIDDEN, WIDE = 24, 20
 

@@ -4,8 +4,9 @@ import pytest
 import torch
 
 from octavo.model.ops.linear import linear, linear_reference, quantise_activations
+from octavo.model.weights.fp16 import Fp16Weight
 from octavo.model.weights.precision import fp16_works
-from octavo.model.weights.tiles import Fp16Weight, GroupedWeight, Int4Weight, Int8Weight
+from octavo.model.weights.tiles import GroupedWeight, Int4Weight, Int8Weight
 
 SHAPES = [(1, 16, 16), (1, 33, 7), (5, 48, 20), (6, 8, 64), (70, 31, 129)]  # rows, in, out
 

@@ -7,9 +7,10 @@ import torch
 
 from octavo.model.config import ModelError
 from octavo.model.weights import precision
+from octavo.model.weights.fp16 import Fp16Weight
 from octavo.model.weights.precision import Precision, Wanted, choose_precision, quantizations
 from octavo.model.weights.row_major import Fp8RowMajor, Int4RowMajor, Int8RowMajor
-from octavo.model.weights.tiles import Fp16Weight, Int4Weight, Int8Weight
+from octavo.model.weights.tiles import Int4Weight, Int8Weight
 from tests.model.checkpoints import load
 from tests.tiny import write_tiny_checkpoint
 

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from octavo.model.ops.experts import experts, experts_reference
 from octavo.model.ops.linear import linear, linear_reference
+from octavo.model.weights.kinds import ExpertWeights
 from octavo.model.weights.memory import zeros_on
 from octavo.model.weights.row_major import (
     Fp8RowMajor,
@@ -15,7 +16,6 @@ from octavo.model.weights.row_major import (
     RowMajorWeight,
     Stack,
 )
-from octavo.model.weights.tiles import ExpertWeights
 
 KINDS = [Int8RowMajor, Int8GroupedRowMajor, Int4RowMajor, Fp8RowMajor]
 each_kind = pytest.mark.parametrize("kind", KINDS)
