@@ -7,7 +7,7 @@ from benchmarks import cpu_attention
 from benchmarks.cpu_attention import BLOCK, DIM, HEADS, KV_HEADS, Pool
 from octavo.model.kernels.cpu.library import library
 from octavo.model.ops.attention import attention_reference
-from tests.model.weights.pages import flat_batch
+from tests.model.pages import flat_batch
 
 PAGE = 2 * BLOCK * KV_HEADS * DIM * 4  # bytes of a block's keys and values
 

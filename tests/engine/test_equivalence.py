@@ -28,7 +28,7 @@ from octavo.model.loading.checkpoint import load_model
 from octavo.model.weights.precision import Precision
 from tests.engine.compute.test_edits import obvious
 from tests.engine.fakes import Collector, check, limits
-from tests.model.weights.pages import Pages
+from tests.model.pages import Pages
 from tests.tiny import LLAMA3_ROPE, write_tiny_checkpoint
 
 VOCAB, BLOCK_SIZE = 256, 4

@@ -12,7 +12,7 @@ from octavo.model.kernels.gpu.attention_plan import AttentionTiles, GpuPlan, pla
 from octavo.model.kernels.gpu.configs import Config
 from octavo.model.kv_cache import KVCache, LayerCache
 from octavo.model.ops.attention import attention_reference
-from tests.model.weights.pages import flat_batch
+from tests.model.pages import flat_batch
 
 SMALL = Config(rows=16, tokens=1, inputs=16, warps=4, stages=2)
 LARGE = Config(rows=64, tokens=64, inputs=16, warps=4, stages=2)

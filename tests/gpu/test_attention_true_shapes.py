@@ -12,7 +12,7 @@ from octavo.model.kernels.gpu.attention import attend
 from octavo.model.kernels.gpu.attention_plan import AttentionTiles, GpuPlan, plan
 from octavo.model.kernels.gpu.configs import arch_of
 from octavo.model.kv_cache import KVCache
-from tests.model.weights.pages import flat_batch
+from tests.model.pages import flat_batch
 
 pytestmark = pytest.mark.cuda
 

@@ -18,7 +18,7 @@ from octavo.model.loading.checkpoint import load_model
 from octavo.model.ops.seams import TORCH
 from octavo.model.weights.precision import Precision
 from octavo.model.weights.row_major import Fp8RowMajor, Int4RowMajor, Int8RowMajor, RowMajorWeight
-from tests.model.weights.pages import Pages
+from tests.model.pages import Pages
 from tests.tiny import write_tiny_checkpoint
 
 SHAPE = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4, "num_key_value_heads": 2}

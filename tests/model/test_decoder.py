@@ -19,7 +19,7 @@ from octavo.model.moe import Router
 from octavo.model.ops.seams import Ops
 from octavo.model.weights.precision import fp16_works
 from tests.model.checkpoints import Tensors, change, load
-from tests.model.weights.pages import Pages
+from tests.model.pages import Pages
 from tests.tiny import CONFIG, LLAMA3_ROPE, write_tiny_checkpoint
 
 TOLERANCE = 1e-4

@@ -8,7 +8,7 @@ import torch
 from octavo.engine.api import SamplingParams
 from octavo.engine.compute.tensors import ALIGNED, BatchSizes, Drawing, on_host, to_forward_batch
 from octavo.engine.schedule.batch import PENDING, Batch, Row
-from tests.model.weights.pages import flat_batch
+from tests.model.pages import flat_batch
 
 CPU = torch.device("cpu")
 

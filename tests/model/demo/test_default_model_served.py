@@ -15,7 +15,7 @@ from octavo.model.demo.dense_gguf import GGUFSource
 from octavo.model.demo.pinned import SMOLLM2, obtain
 from octavo.model.loading.checkpoint import load_model
 from octavo.model.weights.precision import Precision
-from tests.model.weights.pages import Pages
+from tests.model.pages import Pages
 
 pytestmark = [pytest.mark.demo, pytest.mark.oracle, pytest.mark.timeout(900)]  # the first run downloads
 

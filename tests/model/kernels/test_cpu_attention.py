@@ -22,7 +22,7 @@ from octavo.model.ops.experts import experts_reference
 from octavo.model.ops.linear import linear_reference
 from octavo.model.ops.seams import Ops
 from octavo.model.weights.tiles import GroupedWeight, Int4Weight, Int8Weight
-from tests.model.weights.pages import flat_batch
+from tests.model.pages import flat_batch
 
 KERNELS = library()
 LEVELS = [] if KERNELS is None else [level for level in KERNELS.levels() if KERNELS.set_level(level)]

@@ -8,7 +8,7 @@ from octavo.model.kernels.cpu.ops import CpuOps
 from octavo.model.ops.attention import AttentionPlan, attention_reference
 from octavo.model.ops.seams import TORCH
 from tests.model.ops.test_attention import HEAD_DIM, copy_of, random_cache
-from tests.model.weights.pages import flat_batch
+from tests.model.pages import flat_batch
 
 KERNELS = library()
 pytestmark = pytest.mark.skipif(KERNELS is None, reason="the C kernels were not built")

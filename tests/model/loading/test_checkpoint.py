@@ -18,7 +18,7 @@ from octavo.model.weights.fp16 import Fp16Weight
 from octavo.model.weights.precision import Precision, fp16_works
 from octavo.model.weights.tiles import Int4Weight, Int8Weight
 from tests.model.checkpoints import CPU, Tensors, change, fuse, load, shard
-from tests.model.weights.pages import Pages
+from tests.model.pages import Pages
 from tests.tiny import write_tiny_checkpoint
 
 ROOT = Path(__file__).parents[3]

@@ -14,7 +14,7 @@ from octavo.model.loading.checkpoint import load_model
 from octavo.model.weights.precision import Precision
 from octavo.model.weights.row_major import Fp8RowMajor, Int4RowMajor, Int8RowMajor, RowMajorWeight, Stack
 from tests.model.checkpoints import CPU, Tensors, change, fuse, shard
-from tests.model.weights.pages import Pages
+from tests.model.pages import Pages
 from tests.tiny import write_tiny_checkpoint
 
 PROMPT = list(range(5, 25))

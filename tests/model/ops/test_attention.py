@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from octavo.model.batch import ForwardBatch
 from octavo.model.kv_cache import KVCache, LayerCache
 from octavo.model.ops.attention import AttentionPlan, attention, attention_reference, plan_attention
-from tests.model.weights.pages import flat_batch
+from tests.model.pages import flat_batch
 from tests.tiny import SHAPE
 
 HEAD_DIM = 8
