@@ -15,12 +15,11 @@ from octavo.engine.startup.start import load
 from octavo.model.config import ModelConfig
 from octavo.model.decoder import Decoder
 from octavo.model.kernels.cpu.library import library
-from octavo.model.weights.precision import fp16_works
 from tests.engine.test_equivalence import VOCAB, Served, serve
+from tests.model.marks import needs_fbgemm
 from tests.tiny import write_tiny_checkpoint
 
 needs_kernels = pytest.mark.skipif(library() is None, reason="the C kernels were not built")
-needs_fp16 = pytest.mark.skipif(not fp16_works(), reason="needs FBGEMM on x86")
 needs_avx512 = pytest.mark.skipif(
     torch.backends.cpu.get_cpu_capability() != "AVX512", reason="AVX2's float16 product would need padding"
 )
@@ -28,7 +27,7 @@ needs_avx512 = pytest.mark.skipif(
 WAYS = [
     pytest.param({"quantization": "int8"}, id="int8", marks=needs_kernels),
     pytest.param({"quantization": "int4"}, id="int4", marks=needs_kernels),
-    pytest.param({"dtype": "float16", "batch_invariant": True}, id="fp16", marks=needs_fp16),
+    pytest.param({"dtype": "float16", "batch_invariant": True}, id="fp16", marks=needs_fbgemm),
     pytest.param({"dtype": "float16"}, id="fp16, where it costs little", marks=[needs_kernels, needs_avx512]),
     pytest.param({"dtype": "float32", "batch_invariant": True}, id="fp32"),
     pytest.param({"dtype": "bfloat16", "batch_invariant": True}, id="bf16"),

@@ -17,8 +17,8 @@ from torch import Tensor
 from octavo.model.decoder import Decoder
 from octavo.model.moe import Router
 from octavo.model.ops.seams import Ops
-from octavo.model.weights.precision import fp16_works
 from tests.model.checkpoints import Tensors, change, load
+from tests.model.marks import needs_fbgemm
 from tests.model.pages import Pages
 from tests.tiny import CONFIG, LLAMA3_ROPE, write_tiny_checkpoint
 
@@ -182,7 +182,7 @@ def sharp_model(dtype: str, window: int | None = None, model_type: str = "mixtra
         return load(Path(directory), dtype)
 
 
-DTYPES = ["float32", pytest.param("float16", marks=pytest.mark.skipif(not fp16_works(), reason="needs FBGEMM"))]
+DTYPES = ["float32", pytest.param("float16", marks=needs_fbgemm)]
 LENGTHS = (1, 5, 16, 23, 31)
 
 

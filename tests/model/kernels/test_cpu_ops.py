@@ -7,7 +7,7 @@ from octavo.model.kernels.cpu.library import library
 from octavo.model.kernels.cpu.ops import CpuOps
 from octavo.model.ops.attention import AttentionPlan, attention_reference
 from octavo.model.ops.seams import TORCH
-from tests.model.ops.test_attention import HEAD_DIM, copy_of, random_cache
+from tests.model.caches import HEAD_DIM, copy_of, random_cache
 from tests.model.pages import flat_batch
 
 KERNELS = library()

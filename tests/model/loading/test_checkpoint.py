@@ -15,17 +15,16 @@ from octavo.model.config import ModelConfig
 from octavo.model.loading.checkpoint import load_model
 from octavo.model.loading.names import DERIVED
 from octavo.model.weights.fp16 import Fp16Weight
-from octavo.model.weights.precision import Precision, fp16_works
+from octavo.model.weights.precision import Precision
 from octavo.model.weights.tiles import Int4Weight, Int8Weight
 from tests.model.checkpoints import CPU, Tensors, change, fuse, load, shard
+from tests.model.marks import needs_fbgemm
 from tests.model.pages import Pages
 from tests.tiny import write_tiny_checkpoint
 
 ROOT = Path(__file__).parents[3]
 FP32 = Precision.plain(torch.float32)
 PROMPT = list(range(5, 25))
-
-needs_fbgemm = pytest.mark.skipif(not fp16_works(), reason="needs FBGEMM on x86")
 
 
 def logits(directory: Path, dtype: str = "float32", quantization: str = "none") -> Tensor:

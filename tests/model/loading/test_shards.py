@@ -8,11 +8,9 @@ import pytest
 import torch
 
 from octavo.model.config import ModelError
-from octavo.model.weights.precision import fp16_works
 from tests.model.checkpoints import Tensors, change, load, shard
+from tests.model.marks import needs_fbgemm
 from tests.tiny import write_tiny_checkpoint
-
-needs_fbgemm = pytest.mark.skipif(not fp16_works(), reason="needs FBGEMM on x86")
 
 
 def drop_some(tensors: Tensors) -> None:

@@ -8,25 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from octavo.model.batch import ForwardBatch
-from octavo.model.kv_cache import KVCache, LayerCache
+from octavo.model.kv_cache import KVCache
 from octavo.model.ops.attention import AttentionPlan, attention, attention_reference, plan_attention
+from tests.model.caches import HEAD_DIM, LONGEST, copy_of, random_cache
 from tests.model.pages import flat_batch
-from tests.tiny import SHAPE
-
-HEAD_DIM = 8
-LONGEST = 24  # positions of a sequence
-
-
-def random_cache(sequences: int, kv_heads: int, block_size: int, dtype: torch.dtype = torch.float32) -> KVCache:
-    config = replace(SHAPE, num_attention_heads=kv_heads, num_key_value_heads=kv_heads, head_dim=HEAD_DIM)
-    cache = KVCache.allocate(config, sequences * -(-LONGEST // block_size), block_size, dtype, "cpu")
-    cache.layers[0].keys.normal_()
-    cache.layers[0].values.normal_()
-    return cache
-
-
-def copy_of(layer: LayerCache) -> LayerCache:
-    return replace(layer, keys=layer.keys.clone(), values=layer.values.clone())
 
 
 def compare(

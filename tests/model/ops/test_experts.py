@@ -9,8 +9,8 @@ from torch import Tensor
 from octavo.model.ops.experts import experts, experts_reference
 from octavo.model.weights.fp16 import Fp16Weight
 from octavo.model.weights.kinds import ExpertWeights
-from octavo.model.weights.precision import fp16_works
 from octavo.model.weights.tiles import GroupedWeight, Int4Weight, Int8Weight
+from tests.model.marks import needs_fbgemm
 
 HIDDEN, WIDE = 24, 20
 
@@ -59,7 +59,7 @@ def test_bfloat16(tokens: int) -> None:
     torch.testing.assert_close(actual.float(), expected, rtol=3e-2, atol=3e-2)
 
 
-@pytest.mark.skipif(not fp16_works(), reason="needs FBGEMM on x86")
+@needs_fbgemm
 @pytest.mark.parametrize("tokens", [1, 2, 33])
 def test_packed_float16(tokens: int) -> None:
     torch.manual_seed(0)

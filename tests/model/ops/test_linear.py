@@ -5,8 +5,8 @@ import torch
 
 from octavo.model.ops.linear import linear, linear_reference, quantise_activations
 from octavo.model.weights.fp16 import Fp16Weight
-from octavo.model.weights.precision import fp16_works
 from octavo.model.weights.tiles import GroupedWeight, Int4Weight, Int8Weight
+from tests.model.marks import needs_fbgemm
 
 SHAPES = [(1, 16, 16), (1, 33, 7), (5, 48, 20), (6, 8, 64), (70, 31, 129)]  # rows, in, out
 
@@ -21,7 +21,7 @@ def test_dense(rows: int, columns: int, out: int, dtype: torch.dtype, tolerance:
     torch.testing.assert_close(actual, linear_reference(x, weight), rtol=tolerance, atol=tolerance * columns**0.5)
 
 
-@pytest.mark.skipif(not fp16_works(), reason="needs FBGEMM on x86")
+@needs_fbgemm
 @pytest.mark.parametrize(("rows", "columns", "out"), SHAPES)
 def test_packed(rows: int, columns: int, out: int) -> None:
     torch.manual_seed(0)
@@ -32,7 +32,7 @@ def test_packed(rows: int, columns: int, out: int) -> None:
     torch.testing.assert_close(actual, linear_reference(x, dense), rtol=1e-2, atol=1e-3 * columns**0.5)
 
 
-@pytest.mark.skipif(not fp16_works(), reason="needs FBGEMM on x86")
+@needs_fbgemm
 def test_rows_that_are_not_contiguous() -> None:
     torch.manual_seed(0)
     weight = Fp16Weight.pack(torch.randn(24, 8))

@@ -1,14 +1,11 @@
 """Matrices in float16: which ones fit, and what packing makes of one."""
 
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from octavo.model.weights.fp16 import CHECKED, TOLERANCE, Fp16Weight, fits_fp16
-from octavo.model.weights.precision import fp16_works
-
-needs_fbgemm = pytest.mark.skipif(not fp16_works(), reason="needs FBGEMM on x86")
+from tests.model.marks import needs_fbgemm
 
 
 def test_ordinary_weights_fit_float16() -> None:
