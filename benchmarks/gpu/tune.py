@@ -181,13 +181,13 @@ def _attention(run: Run) -> Iterator[Job]:
         ("long", PREFILLING, LONGEST, (*free, "rows")),
     ):
         step = Step.of(run, rows)
-        tiling = step.tiling()
+        tiles = step.tiles()
 
         def calls(config: Config, name: str = name, step: Step = step) -> Calls:
-            return step.calls(replace(step.tiling(), **{name: config}))
+            return step.calls(replace(step.tiles(), **{name: config}))
 
         entry = Entry(run.arch, "attention.attend", SHORT[run.dtype], shape_of(shape), up_to)
-        yield Job(entry, shape, {"short": tiling.short, "long": tiling.long}[name], sizes, calls)
+        yield Job(entry, shape, {"short": tiles.short, "long": tiles.long}[name], sizes, calls)
         run.forget()
 
 
