@@ -1,1 +1,1 @@
-"""All requests that generate share this: their fields, admission, the job, its choices and how they are sent."""
+"""Holds what all requests that generate share: their fields, admission, the job, its choices and how they are sent."""

@@ -1,4 +1,4 @@
-"""From a body to an admitted job: what every generating endpoint does before its first token."""
+"""Turns a body into an admitted job, as every endpoint that generates does before the first token."""
 
 import uuid
 from collections.abc import Sequence
@@ -28,13 +28,13 @@ from octavo.server.text.tokenizer import Tokenizer
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """One prompt of a request, and how its choices are sampled."""
+    """A Task is one prompt of a request, with how its choices are sampled and shown."""
 
     prompt: tuple[int, ...]
     params: SamplingParams
-    shown: frozenset[int] = frozenset()  # special tokens that are part of the text
-    constraints: tuple[Constraint, ...] = ()  # grammars to be tried first, beside the request's own
-    echo: str | None = None  # the text that each choice begins with; None: what was generated is all
+    shown: frozenset[int] = frozenset()  # special tokens whose text is part of the answer
+    constraints: tuple[Constraint, ...] = ()  # grammars to try before submitting, beside the request's own
+    echo: str | None = None  # the prompt's text, if each choice begins with it; None: it does not
 
 
 async def read_body(service: Service, http: HttpRequest, model: type[RequestT]) -> RequestT:
@@ -78,7 +78,7 @@ def _check_number_of_choices(service: Service, ready: Ready, prompts: int, reque
 async def admit(
     service: Service, http: HttpRequest, request: GenerationRequest, tasks: Sequence[Task], prefix: str
 ) -> Job:
-    """Every prompt, n times, accepted by the engine together; or an error, and nothing is queued."""
+    """Submits each prompt n times, all of them together. Raises ApiError, and then nothing is queued."""
     await _check_grammars(service, request, tasks)
     id = f"{prefix}{uuid.uuid4().hex}"
     count, _ = request.candidates()
@@ -89,7 +89,9 @@ async def admit(
         display = Display(request.stops(), include, task.shown, task.echo)
         for choice in range(count):
             index = len(choices)
-            scored = task.params.prompt_logprobs if choice == 0 or task.echo is not None else None  # once is enough
+            scored = (
+                task.params.prompt_logprobs if choice == 0 or task.echo is not None else None
+            )  # only one choice has to tell them
             params = replace(task.params, choice=choice, prompt_logprobs=scored)
             choices.append(
                 Choice(index, Request(f"{id}-{index}", task.prompt, params, salt), service.tokenizer, display)

@@ -1,4 +1,4 @@
-"""One admitted API request: the engine's outputs become deltas of its choices, and everything about it is counted."""
+"""A Job is one admitted API request: it turns the engine's outputs into deltas of its choices, and counts them."""
 
 import logging
 import time
@@ -30,7 +30,7 @@ class Usage(TypedDict):
 
 @dataclass
 class Job:
-    """The choices are those of the first prompt, then those of the second, and so on: n for each."""
+    """Holds n choices for the first prompt, then n for the second, and so on."""
 
     id: str
     choices: Sequence[Choice]
@@ -40,16 +40,16 @@ class Job:
     trace: Trace
     created: int = field(default_factory=lambda: int(time.time()))
     _last_token: dict[int, float] = field(default_factory=dict)  # choice index -> when its last token came
-    _said: list[Delta] = field(default_factory=list)  # what the log shall show; empty unless text may be logged
+    _said: list[Delta] = field(default_factory=list)  # what the log will show; empty unless text may be logged
     _closed: bool = False
 
     async def deltas(self) -> AsyncGenerator[Delta, None]:
-        """Ends when every choice has ended. Raises ApiError when the engine fails one of them."""
+        """Yields deltas until every choice has ended. Raises ApiError when the engine fails one of them."""
         open_choices = {choice.request.id: choice for choice in self.choices}
         async for output in self.generation:
             choice = open_choices.get(output.id)
             if choice is None:
-                continue  # it ended at a stop string, and this was on its way already
+                continue  # the choice ended at a stop string while this output was on its way
             self._observe(choice, output)
             delta = choice.push(output)
             if choice.finish_reason is not None:
@@ -82,7 +82,10 @@ class Job:
         return InternalError(message) if isinstance(self.service.client.state, Ready) else ServiceUnavailable(message)
 
     def usage(self) -> Usage:
-        """A prompt counts once, however many choices; cached is what the first of them to run found."""
+        """Counts each prompt once, however many choices it has.
+
+        Of its choices, the one with the fewest cached tokens counts: it ran first, and the others found its blocks.
+        """
         firsts = self.choices[:: self.n]
         prompt = sum(len(choice.request.prompt) for choice in firsts)
         completion = sum(choice.completion_tokens for choice in self.choices)
@@ -97,7 +100,7 @@ class Job:
         }
 
     def close(self) -> None:
-        """Frees whatever still runs, and counts. It belongs in a `finally`, and may be called twice."""
+        """Aborts whatever still runs, and records metrics. It belongs in a `finally`, and may be called twice."""
         self.generation.close()
         if self._closed:
             return

@@ -1,4 +1,4 @@
-"""The parameters that this server does not have, as a table: what it refuses, what it may pass over."""
+"""Lists the parameters that this server does not have: it refuses some of them, and ignores others."""
 
 import json
 import logging
@@ -9,8 +9,8 @@ from octavo.server.http.errors import InvalidRequest
 
 logger = logging.getLogger(__name__)
 
-# Name -> the values that ask for nothing. Null, "", [] and {} never ask for anything.
-# A feature that arrives takes its row away.
+# Each name maps to the values that ask for nothing. Null, "", [] and {} never ask for anything.
+# Whoever adds a feature removes its row.
 NOT_SUPPORTED: dict[str, tuple[object, ...]] = {
     # OpenAI's specification
     "audio": (),
@@ -38,19 +38,19 @@ NOT_SUPPORTED: dict[str, tuple[object, ...]] = {
     "use_beam_search": (False,),
 }
 
-# OpenAI's own older names -> what does the same.
+# These are older names in OpenAI's API, with the parameters that replace them.
 REPLACED = {"function_call": "tool_choice", "functions": "tools"}
 
-# These inform whoever runs the service; they change nothing about the answer.
+# These inform whoever runs the service, and change nothing about the answer.
 INFORMATIONAL = frozenset(
     {"metadata", "prompt_cache_key", "prompt_cache_options", "prompt_cache_retention", "safety_identifier"}
 )
 
 
 class ParameterCheck:
-    """Judges the fields of a request that its model does not know."""
+    """Checks the fields of a request that its class does not have."""
 
-    MAX_REMEMBERED = 1000  # names already logged: a client that invents names must not fill the memory
+    MAX_REMEMBERED = 1000  # logged names: a client that invents names must not fill the memory
 
     def __init__(self) -> None:
         self._logged: set[str] = set()
@@ -72,7 +72,7 @@ class ParameterCheck:
 
 
 def _refuse_unless_absent(name: str, value: object) -> None:
-    """Of calls that are left to the model nothing is asked, where there are no functions."""
+    """Raises InvalidRequest unless the value asks for nothing: "none" and "auto" do not without functions."""
     if not is_absent(value) and value not in ("none", "auto"):
         raise InvalidRequest(f"'{name}' is not supported by this server; use '{REPLACED[name]}' instead.", name)
 
@@ -86,10 +86,10 @@ def _refuse_unless_neutral(name: str, value: object) -> None:
 
 
 def is_absent(value: object) -> bool:
-    """SDKs send null and empty values for what their user did not ask for."""
+    """Returns whether the value is null or empty: SDKs send these for what their user did not ask for."""
     return value is None or value in ("", [], {})
 
 
 def _same(value: object, neutral: object) -> bool:
-    """Equal as JSON: 0 is 0.0, but false is not 0."""
+    """Returns whether two values are equal in JSON, where 0 is 0.0, but false is not 0."""
     return isinstance(value, bool) == isinstance(neutral, bool) and value == neutral

@@ -1,4 +1,4 @@
-"""What clients send, in pydantic: OpenAI's request shapes, strict about types and bounds; null means absent."""
+"""Defines the fields that all requests for text share, strict about types and bounds; null means absent."""
 
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, TypeVar
@@ -14,7 +14,7 @@ MAX_STOPS = 4
 MAX_STOP_LENGTH = 1024  # characters; the search for a beginning compares up to so many, at up to so many places
 MAX_STOP_IDS = 128
 MAX_BIASES = 1024
-MAX_LOGPROBS = 20  # OpenAI's completions stop at 5; its chat, and its peers, at 20
+MAX_LOGPROBS = 20  # as in OpenAI's chat and in other servers; OpenAI's completions allow 5
 INT64 = 2**63
 
 RequestT = TypeVar("RequestT", bound="ModelRequest")
@@ -41,83 +41,99 @@ LogitBias = Annotated[
 
 class StreamOptions(Object):
     include_usage: bool | None = None
-    """Whether a last chunk, without choices, tells the usage."""
+    """Asks for a last chunk, without choices, that tells the usage."""
     continuous_usage_stats: bool | None = None
-    """Extension. Whether every chunk tells the usage so far."""
+    """Asks for the usage so far in every chunk. This is an extension."""
     include_obfuscation: bool | None = None
-    """Accepted: there is no padding to leave out."""
+    """Changes nothing, since there is no padding to leave out."""
 
 
 class ModelRequest(Object):
-    """What every body has in common."""
+    """Holds what every body has in common."""
 
     model: str | None = None
-    """The name of a served model, as /v1/models lists it. Default: the one that is served."""
+    """Names a served model, as /v1/models lists it. The default is the model that is served."""
 
     def check(self) -> None:
-        """What concerns more than one field. Raises InvalidRequest."""
+        """Checks what concerns more than one field. Raises InvalidRequest."""
 
     def unknown(self) -> Mapping[str, Any]:
-        """The fields that nothing here knows."""
+        """Returns the fields of the body that this class does not have."""
         return self.model_extra or {}
 
 
 class GenerationRequest(ModelRequest, Structured):
-    """What completions and chat have in common."""
+    """Holds what completions and chat have in common."""
 
     model: str
-    """The name of a served model, as /v1/models lists it."""
+    """Names a served model, as /v1/models lists it."""
     max_tokens: int | None = Field(None, ge=1)
-    """The most tokens a choice may have. Default: completions 16, chat the rest of the context."""
+    """Limits the tokens of a choice. The default is 16 for completions, and the rest of the context for chat."""
     temperature: float | None = Field(None, ge=0, le=2)
-    """0 takes the likeliest token; more is more varied. Default: the checkpoint's, or 1."""
+    """Makes the choice of tokens more varied; 0 always takes the likeliest. The default is the checkpoint's, or 1."""
     top_p: float | None = Field(None, ge=0, le=1)
-    """Keeps the likeliest tokens that add up to this share. Default: the checkpoint's, or 1."""
+    """Keeps the likeliest tokens whose probabilities add up to this. The default is the checkpoint's, or 1."""
     top_k: int | None = Field(None, ge=-1, lt=2**31)
-    """Extension. Keeps the k likeliest tokens; 0 and -1 keep all, the default."""
+    """Keeps the k likeliest tokens; 0 and -1 keep all. The default is the checkpoint's, or 0. This is an extension."""
     min_p: float | None = Field(None, ge=0, le=1)
-    """Extension. Keeps tokens at least this likely, relative to the likeliest. Default: 0."""
+    """Keeps tokens that are at least this likely, as a share of the likeliest one's probability.
+
+    The default is the checkpoint's, or 0. This is an extension.
+    """
     seed: int | None = Field(None, ge=-INT64, lt=INT64)
-    """The same seed and request give the same tokens. Default: a random one."""
+    """Makes the same request give the same tokens again. The default is a random seed."""
     presence_penalty: float | None = Field(None, ge=-2, le=2)
-    """Taken off the logit of each token that the choice has already. Default: 0."""
+    """Is subtracted from the logit of each token that the choice already has. The default is 0."""
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
-    """The same, once for each time that the choice has the token. Default: 0."""
+    """Is subtracted from the logit of a token once for each time that the choice has it. The default is 0."""
     repetition_penalty: float | None = Field(None, ge=0.01, le=100)
-    """Extension. Above 1, tokens of prompt and choice become less likely. Default: the checkpoint's, or 1."""
+    """Makes the tokens of prompt and choice less likely if it is above 1, and likelier if it is below 1.
+
+    The default is the checkpoint's, or 1. This is an extension.
+    """
     logit_bias: LogitBias | None = None
-    """Token ids, as strings, and what is added to their logits: from -100, a ban, to 100, a must."""
+    """Maps token ids, as strings, to what is added to their logits, from -100 (a ban) to 100 (a must)."""
     stop: Stop | None = None
-    """Up to four strings that end a choice where they appear; they are not part of its text."""
+    """Gives up to four strings that end a choice where they appear; they are not part of its text."""
     stop_token_ids: StopIds | None = None
-    """Extension. Tokens that end a choice, beside the checkpoint's own."""
+    """Gives tokens that end a choice, beside the checkpoint's own. This is an extension."""
     include_stop_str_in_output: bool | None = None
-    """Extension. Whether what ended a choice is part of its text. Default: false."""
+    """Makes what ended a choice part of its text. The default is false. This is an extension."""
     min_tokens: int | None = Field(None, ge=0)
-    """Extension. Nothing ends a choice before it has so many tokens; at most max_tokens. Default: 0."""
+    """Keeps a choice from ending before it has so many tokens, at most max_tokens.
+
+    The default is 0. This is an extension.
+    """
     ignore_eos: bool | None = None
-    """Extension. Whether to go on after the checkpoint's own end. Default: false."""
+    """Lets a choice go on after the checkpoint's own end tokens. The default is false. This is an extension."""
     truncate_prompt_tokens: int | None = Field(None, ge=-1)
-    """Extension. Keeps the last so many tokens of a prompt; -1: as many as leave room for max_tokens."""
+    """Keeps only the last so many tokens of a prompt; -1 keeps as many as leave room for max_tokens.
+
+    This is an extension.
+    """
     prompt_logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
-    """Extension. Tells the log-probability of each token of the prompt and of as many likeliest; not in streams."""
+    """Asks for the log-probabilities of each token of the prompt and of so many of the likeliest tokens in its place.
+
+    It is not allowed in streams. This is an extension.
+    """
     n: int | None = Field(None, ge=1)
-    """How many choices to make of each prompt; at most 128. Default: 1."""
+    """Asks for so many choices for each prompt, at most 128. The default is 1."""
     stream: bool | None = None
-    """Whether to send the answer as server-sent events, as it is made."""
+    """Asks for the answer as server-sent events, while it is made."""
     stream_options: StreamOptions | None = None
-    """Only with `stream: true`."""
+    """Says what a stream contains; it is only allowed with `stream: true`."""
     user: str | None = None
-    """Whom the request is for; informational."""
+    """Tells whom the request is for. It changes nothing."""
     cache_salt: str | None = None
-    """Extension. Cached prefixes are shared only among requests with the same salt."""
+    """Keeps cached prefixes apart: only requests with the same salt share them. This is an extension."""
 
     def stops(self) -> tuple[str, ...]:
+        """Returns the stop strings; an empty string stops nothing."""
         stops = [self.stop] if isinstance(self.stop, str) else self.stop or []
         return tuple(stop for stop in stops if stop)
 
     def biases(self) -> tuple[tuple[int, float], ...]:
-        """By token id; of one id that is written twice ("7" and "07") the last."""
+        """Returns (token id, bias) pairs. If an id is written twice ("7" and "07"), the last one counts."""
         return tuple({int(token): bias for token, bias in (self.logit_bias or {}).items()}.items())
 
     def check(self) -> None:
@@ -131,26 +147,27 @@ class GenerationRequest(ModelRequest, Structured):
             raise InvalidRequest("'prompt_logprobs' cannot be streamed; leave one of them out.", "prompt_logprobs")
 
     def candidates(self) -> tuple[int, str]:
-        """How many choices are made of each prompt, and the field that says so."""
+        """Returns how many choices are made for each prompt, and the name of the field that says so."""
         return self.n or 1, "n"
 
     @property
     def counts_usage(self) -> bool:
-        """Whether every chunk tells the usage so far."""
+        """Returns whether every chunk tells the usage so far."""
         return self.stream_options is not None and self.stream_options.continuous_usage_stats is True
 
     @property
     def includes_usage(self) -> bool:
+        """Returns whether a last chunk tells the usage."""
         return self.stream_options is not None and self.stream_options.include_usage is True
 
 
 def parse(model: type[RequestT], body: bytes, check_extra: ParameterCheck) -> RequestT:
-    """Raises InvalidRequest, which names the field at fault, for whatever is wrong with the body."""
+    """Parses and checks a body. Raises InvalidRequest, which names the field at fault."""
     return checked(lambda: model.model_validate_json(body), check_extra)
 
 
 def checked(validate: Callable[[], RequestT], check_extra: ParameterCheck) -> RequestT:
-    """What `validate` returns, if it is valid as a whole. Raises InvalidRequest."""
+    """Returns what `validate` returns, after checking it as a whole. Raises InvalidRequest."""
     try:
         request = validate()
     except ValidationError as error:

@@ -1,4 +1,4 @@
-"""What a request asks of the sampler, with the checkpoint's own recommendations where it is silent."""
+"""Turns a request into SamplingParams, with the checkpoint's recommendations where the request is silent."""
 
 import secrets
 from typing import TypeVar
@@ -12,7 +12,10 @@ T = TypeVar("T")
 
 
 def sampling_params(request: GenerationRequest, ready: Ready, max_tokens: int, logprobs: int | None) -> SamplingParams:
-    """Of the first choice; the others differ in `choice`. Raises InvalidRequest when min_tokens cannot be reached."""
+    """Returns the parameters of the first choice; the others differ in `choice`.
+
+    Raises InvalidRequest when min_tokens cannot be reached.
+    """
     defaults = ready.defaults
     min_tokens = request.min_tokens or 0
     if min_tokens > max_tokens:
@@ -21,7 +24,7 @@ def sampling_params(request: GenerationRequest, ready: Ready, max_tokens: int, l
     return SamplingParams(
         max_tokens=max_tokens,
         temperature=_first(request.temperature, defaults.temperature, 1.0),
-        top_k=max(_first(request.top_k, defaults.top_k, 0), 0),  # -1, too, keeps every token
+        top_k=max(_first(request.top_k, defaults.top_k, 0), 0),  # -1 keeps every token, as 0 does
         top_p=_first(request.top_p, defaults.top_p, 1.0),
         min_p=_first(request.min_p, defaults.min_p, 0.0),
         grammar=None if (constraint := request.constraint()) is None else constraint.grammar,
@@ -46,7 +49,7 @@ def _first(wanted: T | None, recommended: T | None, otherwise: T) -> T:
 def truncated(
     prompt: tuple[int, ...], request: GenerationRequest, wanted: int | None, max_model_len: int
 ) -> tuple[int, ...]:
-    """The last tokens of the prompt, as many as the request keeps; -1 leaves room for those wanted, one at least."""
+    """Returns the last tokens of the prompt, as many as the request keeps; -1 leaves room for `wanted` or one."""
     keep = request.truncate_prompt_tokens
     if keep is None:
         return prompt
@@ -56,9 +59,9 @@ def truncated(
 
 
 def output_limit(prompt_tokens: int, wanted: int | None, max_model_len: int, field: str) -> int:
-    """How many tokens may be generated: those wanted, else the rest of the context.
+    """Returns how many tokens may be generated: `wanted`, or the rest of the context if that is None.
 
-    Raises ContextLengthExceeded when they do not fit; `field` is where the prompt came from.
+    Raises ContextLengthExceeded when they do not fit; `field` is the field of the prompt.
     """
     room = max_model_len - prompt_tokens
     completion = 1 if wanted is None else wanted

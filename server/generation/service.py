@@ -1,4 +1,4 @@
-"""Service: what every endpoint shares, made once by create_app and passed to each."""
+"""A Service is what all endpoints share; create_app makes one and passes it to each of them."""
 
 from dataclasses import dataclass
 

@@ -1,4 +1,4 @@
-"""Structured output: the fields that bind an answer to a schema, an expression, a choice or a grammar."""
+"""Defines the fields that bind an answer to a schema, a regular expression, a choice or a grammar."""
 
 import json
 from dataclasses import dataclass
@@ -19,61 +19,61 @@ Choices = Annotated[list[str], Field(fail_fast=True)]
 
 class JsonSchemaFormat(Object):
     name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
-    """At most 64 letters, digits, underscores and dashes; informational."""
+    """Names the format in at most 64 letters, digits, underscores and dashes. It changes nothing."""
     description: str | None = None
-    """What the format is for; informational."""
+    """Describes what the format is for. It changes nothing."""
     schema_: dict[str, Any] | None = Field(default=None, alias="schema")
-    """A JSON schema. Default: any object."""
+    """Gives the JSON schema of the answer. The default allows any object."""
     strict: bool | None = None
-    """Accepted; the answer keeps to the schema whatever this says."""
+    """Changes nothing: the answer always keeps to the schema."""
 
 
 class ResponseFormat(Object):
     type: Literal["text", "json_object", "json_schema"]
-    """Free text, any JSON object, or JSON of a schema."""
+    """Chooses between free text, any JSON object, and JSON that follows a schema."""
     json_schema: JsonSchemaFormat | None = None
-    """Only, and always, with the type json_schema."""
+    """Gives the schema; it is required with the type json_schema and allowed with no other."""
 
 
 class StructuredOutputs(Object):
     json_: JsonSchema | None = Field(default=None, alias="json")
-    """A JSON schema that the answer follows."""
+    """Gives a JSON schema that the answer follows."""
     json_object: bool | None = None
-    """Whether the answer is a JSON object."""
+    """Asks for a JSON object as the answer."""
     regex: str | None = None
-    """A regular expression that matches the whole answer."""
+    """Gives a regular expression that matches the whole answer."""
     choice: Choices | None = None
-    """Strings, one of which is the answer."""
+    """Gives strings, one of which is the answer."""
     grammar: str | None = None
-    """A context-free grammar in Lark's syntax or llama.cpp's (GBNF)."""
+    """Gives a context-free grammar of the answer, in Lark's syntax or llama.cpp's (GBNF)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Constraint:
-    """What binds the answer, and the field that asked for it."""
+    """A Constraint is a grammar that binds the answer, with the name of the field that asked for it."""
 
     field: str
     grammar: Grammar
 
 
 class Structured(Object):
-    """The fields of a request; at most one of them may ask for something."""
+    """Holds the fields of a request that bind its answer; at most one of them may ask for something."""
 
     response_format: ResponseFormat | None = None
-    """What the answer looks like: text, a JSON object, or JSON of a schema. Default: text."""
+    """Asks for text, a JSON object, or JSON that follows a schema. The default is text."""
     structured_outputs: StructuredOutputs | None = None
-    """Extension. What the answer looks like: one of json, json_object, regex, choice and grammar."""
+    """Binds the answer by one of json, json_object, regex, choice and grammar. This is an extension."""
     guided_json: JsonSchema | None = None
-    """Extension. Older name of structured_outputs.json."""
+    """Is an older name of structured_outputs.json. This is an extension."""
     guided_regex: str | None = None
-    """Extension. Older name of structured_outputs.regex."""
+    """Is an older name of structured_outputs.regex. This is an extension."""
     guided_choice: Choices | None = None
-    """Extension. Older name of structured_outputs.choice."""
+    """Is an older name of structured_outputs.choice. This is an extension."""
     guided_grammar: str | None = None
-    """Extension. Older name of structured_outputs.grammar."""
+    """Is an older name of structured_outputs.grammar. This is an extension."""
 
     def constraint(self) -> Constraint | None:
-        """None when the answer is free. Raises InvalidRequest when it is bound twice."""
+        """Returns what binds the answer; None if nothing does. Raises InvalidRequest when it is bound twice."""
         outputs = self.structured_outputs or StructuredOutputs()
         for name, value in (outputs.model_extra or {}).items():
             if not is_absent(value):

@@ -1,1 +1,1 @@
-"""HTTP without any knowledge of models: errors, JSON, streams, keys, limits, probes, metrics, the page."""
+"""Holds the HTTP that knows no model: errors, JSON, streams, keys, limits, health, metrics, the page."""

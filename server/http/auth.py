@@ -1,4 +1,4 @@
-"""API keys: `Authorization: Bearer KEY` or, from Anthropic's clients, `x-api-key: KEY`; compared in constant time."""
+"""Checks API keys, in constant time: `Authorization: Bearer KEY` or, from Anthropic's clients, `x-api-key: KEY`."""
 
 import hmac
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from octavo.server.http.paths import DOCUMENT, PROBES, route_path
 
 
 class ApiKeys:
-    """Pure ASGI middleware; raises InvalidApiKey for the error middleware around it."""
+    """Is ASGI middleware that raises InvalidApiKey, for the error middleware around it to answer."""
 
     def __init__(self, app: ASGIApp, keys: Sequence[str]) -> None:
         self._app = app
@@ -26,8 +26,10 @@ class ApiKeys:
     def _check(self, given: str) -> None:
         if not given:
             raise InvalidApiKey("An API key is required: send it as 'Authorization: Bearer KEY'.")
-        candidate = given.encode("latin-1")  # as Headers decoded it
-        matches = [hmac.compare_digest(candidate, key) for key in self._keys]  # all of them: no early exit
+        candidate = given.encode("latin-1")  # Headers has decoded it from latin-1
+        matches = [
+            hmac.compare_digest(candidate, key) for key in self._keys
+        ]  # compares with all keys, so that the time tells nothing
         if not any(matches):
             raise InvalidApiKey("The API key is not valid.")
 
@@ -37,6 +39,6 @@ def _is_open(path: str) -> bool:
 
 
 def _given(headers: Headers) -> str:
-    """The key, or "" without one."""
+    """Returns the key that a request brings, or ""."""
     scheme, _, bearer = headers.get("authorization", "").partition(" ")
     return (bearer if scheme.lower() == "bearer" else headers.get("x-api-key", "")).strip()

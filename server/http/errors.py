@@ -1,4 +1,4 @@
-"""One exception tree; what a client sees of any failure is one of these, as OpenAI's error object or Anthropic's.
+"""ApiError is what a client sees of any failure, as OpenAI's error object or Anthropic's.
 
 ApiError
 ├── InvalidRequest 400 ── ContextLengthExceeded 400
@@ -24,7 +24,7 @@ from octavo.server.http.wire import encode_json
 
 logger = logging.getLogger(__name__)
 
-RETRY_AFTER = "2"  # seconds; SDKs obey it, so it is short: queues move and engines restart within seconds
+RETRY_AFTER = "2"  # seconds; short, because SDKs obey it, and queues move and engines restart within seconds
 ANTHROPIC_PATH = "/v1/messages"
 ANTHROPIC_TYPES = {
     HTTPStatus.BAD_REQUEST: "invalid_request_error",
@@ -36,11 +36,11 @@ ANTHROPIC_TYPES = {
     HTTPStatus.INTERNAL_SERVER_ERROR: "api_error",
     HTTPStatus.SERVICE_UNAVAILABLE: "overloaded_error",
 }
-MAX_MESSAGE = 500  # characters: what a client sent is never played back at length
+MAX_MESSAGE = 500  # characters; a message may quote what the client has sent, which may be long
 
 
 class StartupError(Exception):
-    """The server cannot start; the message is one sentence for the user, who reads it instead of a traceback."""
+    """Says that the server cannot start. The message is one sentence, which the user reads instead of a traceback."""
 
 
 class ErrorDetail(TypedDict):
@@ -65,7 +65,7 @@ class AnthropicBody(TypedDict):
 
 
 class ApiError(Exception):
-    """A failure with its HTTP status. `param` names the field at fault, dotted: messages.0.content."""
+    """Is a failure with its HTTP status. `param` names the field at fault, with dots: messages.0.content."""
 
     status = HTTPStatus.INTERNAL_SERVER_ERROR
     type = "server_error"
@@ -78,9 +78,11 @@ class ApiError(Exception):
         self.param = param if param is None else param[:MAX_MESSAGE]
 
     def body(self) -> ErrorBody:
+        """Returns OpenAI's error object."""
         return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
 
     def anthropic_body(self) -> AnthropicBody:
+        """Returns Anthropic's error object."""
         return {"type": "error", "error": {"type": ANTHROPIC_TYPES[self.status], "message": self.message}}
 
 
@@ -140,7 +142,7 @@ class ServiceUnavailable(ApiError):
 
 
 def from_validation(error: ValidationError) -> InvalidRequest:
-    """The first complaint of pydantic, without the input that caused it."""
+    """Returns pydantic's first complaint in plain words, without the input that caused it."""
     first = error.errors(include_url=False, include_context=False, include_input=False)[0]
     param = ".".join(str(part) for part in first["loc"]) or None
     match first["type"]:
@@ -164,7 +166,7 @@ def from_validation(error: ValidationError) -> InvalidRequest:
 
 
 def from_http(error: HTTPException, method: str, path: str) -> ApiError:
-    """The router's own refusals: an unknown path, a wrong method."""
+    """Returns in plain words what the router refuses, such as an unknown path or a wrong method."""
     match error.status_code:
         case 404:
             return NotFound(f"There is nothing at {path[:100]}; the API is under /v1.")
@@ -179,7 +181,7 @@ def from_http(error: HTTPException, method: str, path: str) -> ApiError:
 
 
 def as_api_error(error: Exception) -> ApiError:
-    """Anything else is our own mistake: the traceback goes to the log, a plain sentence to the client."""
+    """Returns an ApiError as it is. Any other exception is a mistake of ours, whose traceback goes to the log."""
     if isinstance(error, ApiError):
         return error
     logger.error("internal error", exc_info=error)
@@ -187,6 +189,6 @@ def as_api_error(error: Exception) -> ApiError:
 
 
 def error_response(error: ApiError, path: str) -> Response:
-    """In the shape that clients of the path expect."""
+    """Returns the error in the form that clients of the path expect."""
     body = error.anthropic_body() if path.startswith(ANTHROPIC_PATH) else error.body()
     return Response(encode_json(body), int(error.status), error.headers, media_type="application/json")

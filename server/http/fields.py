@@ -1,4 +1,4 @@
-"""How every shape that clients send is read: strictly, null as absent, unknown fields kept aside."""
+"""Defines how bodies are read: strictly, with null as absent, and with unknown fields kept aside."""
 
 from typing import Any
 
@@ -6,16 +6,16 @@ from pydantic import BaseModel, ConfigDict, ValidationError, ValidatorFunctionWr
 
 
 class Object(BaseModel):
-    """Unknown fields are kept aside, in model_extra: ParameterCheck judges those of a request."""
+    """An Object keeps unknown fields aside, in model_extra, where ParameterCheck finds those of a request."""
 
-    # Attribute docstrings describe the fields in the API's document.
+    # The API's document describes each field by its attribute docstring.
     model_config = ConfigDict(
         strict=True, extra="allow", allow_inf_nan=False, frozen=True, use_attribute_docstrings=True
     )
 
 
 def refused_as(description: str) -> WrapValidator:
-    """One sentence in place of pydantic's complaints about each member of a union."""
+    """Replaces pydantic's complaints about each member of a union by one sentence."""
 
     def validate(value: Any, handler: ValidatorFunctionWrapHandler) -> Any:
         try:

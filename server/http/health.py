@@ -1,4 +1,4 @@
-"""Whether requests are served now, and if not, why."""
+"""Says whether requests are served now and, if not, why."""
 
 from fastapi import APIRouter
 from starlette.responses import Response
@@ -16,7 +16,7 @@ class Health(TypedDict):
 
 
 def require_ready(client: EngineClient) -> Ready:
-    """The engine's bounds. Raises ServiceUnavailable, with the reason, when it takes no requests."""
+    """Returns the engine's bounds. Raises ServiceUnavailable, with the reason, when it takes no requests."""
     if isinstance(client.state, Ready):
         return client.state
     raise ServiceUnavailable(why_unavailable(client.state))
@@ -28,7 +28,7 @@ def router(client: EngineClient) -> APIRouter:
 
     @routes.api_route("/health", methods=["GET", "HEAD"], openapi_extra=operation.extra())
     async def read_health() -> Response:
-        """Whether requests are served now."""
+        """Says whether requests are served now."""
         require_ready(client)
         health: Health = {"status": "ok"}
         return Response(encode_json(health), media_type="application/json")

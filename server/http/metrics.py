@@ -1,6 +1,6 @@
-"""What Prometheus sees: gauges and totals of the engine at scrape time, and times and counts observed here.
+"""Serves metrics to Prometheus: the engine's gauges and totals as it reads them, and times and counts observed here.
 
-The names are vLLM's, which dashboards know, behind the prefix `octavo:`.
+The names are vLLM's, which dashboards know, with the prefix `octavo:`.
 """
 
 from collections.abc import Callable, Iterator
@@ -21,7 +21,7 @@ _INTER_TOKEN = (0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 
 
 
 class Metrics:
-    """The registry of one app: two apps in one process do not share it."""
+    """Holds the metrics of one app, in a registry of its own: two apps in one process share nothing."""
 
     def __init__(self, stats: Callable[[], EngineStats], model: str) -> None:
         self.registry = CollectorRegistry()
@@ -35,13 +35,13 @@ class Metrics:
             return Counter(f"octavo:{name}", text, ["model_name"], registry=self.registry).labels(model)
 
         self.time_to_first_token = histogram(
-            "time_to_first_token_seconds", "From the request's arrival to its first token.", _LATENCY
+            "time_to_first_token_seconds", "Time from a request's arrival to its first token.", _LATENCY
         )
         self.inter_token_latency = histogram(
-            "inter_token_latency_seconds", "Between two tokens of one choice.", _INTER_TOKEN
+            "inter_token_latency_seconds", "Time between two tokens of one choice.", _INTER_TOKEN
         )
         self.e2e_request_latency = histogram(
-            "e2e_request_latency_seconds", "From the request's arrival to the end of its answer.", _LATENCY
+            "e2e_request_latency_seconds", "Time from a request's arrival to the end of its answer.", _LATENCY
         )
         self.prompt_tokens = counter("prompt_tokens", "Prompt tokens of admitted requests.")
         self.generation_tokens = counter("generation_tokens", "Tokens generated, as usage counts them.")
@@ -54,12 +54,12 @@ class Metrics:
         self.request_success = {reason: success.labels(model, reason.value) for reason in FinishReason}
 
     def exposition(self) -> Response:
-        """Format 0.0.4 whatever Accept says: OpenMetrics would turn `octavo:x` into `octavo_x`."""
+        """Answers in format 0.0.4, whatever Accept says: OpenMetrics would turn `octavo:x` into `octavo_x`."""
         return Response(generate_latest(self.registry), headers={"content-type": CONTENT_TYPE_PLAIN_0_0_4})
 
 
 class EngineCollector(Collector):
-    """Reads EngineStats when scraped. An engine that restarted counts from zero; what is shown here never falls."""
+    """Reads EngineStats at each scrape. A restarted engine counts from zero, but the totals shown never fall."""
 
     def __init__(self, stats: Callable[[], EngineStats], model: str) -> None:
         self._stats = stats
@@ -100,7 +100,7 @@ def router(metrics: Metrics) -> APIRouter:
 
     @routes.get("/metrics", openapi_extra=Operation("Service", str).extra())
     async def read_metrics() -> Response:
-        """Figures for Prometheus, in its text format 0.0.4."""
+        """Returns figures for Prometheus, in its text format 0.0.4."""
         return metrics.exposition()
 
     return routes

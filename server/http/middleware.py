@@ -1,6 +1,6 @@
-"""What surrounds every request, as pure ASGI: its id and log line, its errors, the limit of its body.
+"""Surrounds every request by an id and a log line, by error objects, and by a limit of its body.
 
-BaseHTTPMiddleware would hide from the endpoint that a client left.
+This is plain ASGI, because BaseHTTPMiddleware would hide from the endpoint that a client has left.
 """
 
 import logging
@@ -20,12 +20,12 @@ from octavo.server.http.trace import Trace
 logger = logging.getLogger(__name__)
 
 REQUEST_ID = "x-request-id"
-CLIENT_CLOSED_REQUEST = 499  # nginx's name for it; for the log only
+CLIENT_CLOSED_REQUEST = 499  # nginx's name for this status, which only the log shows
 _SANE_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 
 
 class RequestTrace:
-    """Outermost: gives the request its id, the response the same, and writes one log line when all is over."""
+    """Gives the request and its response an id, and writes one log line when all is over; it is outermost."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -52,7 +52,7 @@ class RequestTrace:
 
 
 class Errors:
-    """Turns exceptions into error objects; one that comes after the headers can only end the connection."""
+    """Turns exceptions into error objects; an exception after the headers can only end the connection."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -78,7 +78,7 @@ class Errors:
 
 
 class BodyLimit:
-    """Refuses a body that is too large: by its announced length or, where none is announced, as it arrives."""
+    """Refuses a body that is too large, by its announced length or, if none is announced, while it arrives."""
 
     def __init__(self, app: ASGIApp, max_bytes: int) -> None:
         self._app = app
@@ -105,11 +105,11 @@ class BodyLimit:
 
 
 def _announced_length(scope: Scope) -> int:
-    """What Content-Length says, 0 without it; a number too long to be one is larger than any limit."""
+    """Returns what Content-Length says, or 0. A longer number is cut to 18 digits, which exceed any limit."""
     value = Headers(scope=scope).get("content-length", "")
     return int(value[:18]) if value.isascii() and value.isdigit() else 0
 
 
 def _printable(path: str) -> str:
-    """A path as a log line can hold it."""
+    """Returns a path, shortened, that a log line can hold."""
     return "".join(character if character.isprintable() else "?" for character in path[:200])

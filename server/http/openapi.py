@@ -1,4 +1,4 @@
-"""/openapi.json: the API's own description, made from the types that bodies are read with and answers are built of."""
+"""Makes /openapi.json, the API's description, from the types that bodies are read with and answers are built from."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,21 +21,22 @@ from octavo.server.http.paths import DOCUMENT, PROBES
 from octavo.server.http.wire import encode_json
 
 Json = dict[str, Any]
-Schemas = Mapping[Any, Json]  # of each type that operations name
+Schemas = Mapping[Any, Json]  # the schema of each type that operations name
 
 REFERENCE = "#/components/schemas/{model}"
 INTRODUCTION = (
-    "OpenAI's API over a Mixtral-style model. A parameter that is null counts as absent. One that this server does not "
-    "have is refused by name when it asks for something; names it has never heard of are passed over. Every failure is "
-    "OpenAI's error object; under /v1/messages, which is Anthropic's API, it is Anthropic's."
+    "This is OpenAI's API over a Mixtral-style model. A parameter that is null counts as absent. The server refuses a "
+    "parameter of OpenAI's or vLLM's API that it does not have if the parameter asks for something; it ignores names "
+    "that it does not know. Every failure is OpenAI's error object, or Anthropic's under /v1/messages, which is "
+    "Anthropic's API."
 )
 STREAM = (
-    "With `stream: true`: server-sent events, `data: ` and a JSON object each, then `data: [DONE]`. "
-    "A failure after the first byte is an event, too: the error object."
+    "With `stream: true` the answer is server-sent events: each is `data: ` and a JSON object, and the last is "
+    "`data: [DONE]`. A failure after the first byte is an event with the error object."
 )
 NAMED_STREAM = (
-    "With `stream: true`: server-sent events, `event: ` and a type, `data: ` and a JSON object of that type. "
-    "A failure after the first byte is an event, too."
+    "With `stream: true` the answer is server-sent events: each is `event: ` and a type, then `data: ` and a JSON "
+    "object of that type. A failure after the first byte is an event, too."
 )
 MEANINGS: dict[HTTPStatus, str] = {
     HTTPStatus.BAD_REQUEST: "The request is invalid; `param` names the field at fault.",
@@ -44,12 +45,12 @@ MEANINGS: dict[HTTPStatus, str] = {
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "The body is larger than this server takes.",
     HTTPStatus.TOO_MANY_REQUESTS: "The queue is full; try again after `retry-after` seconds.",
     HTTPStatus.INTERNAL_SERVER_ERROR: "The server failed; its log says why.",
-    HTTPStatus.SERVICE_UNAVAILABLE: "The engine loads, restarts or shuts down; try again after `retry-after` seconds.",
+    HTTPStatus.SERVICE_UNAVAILABLE: "The engine is not ready; try again after `retry-after` seconds.",
 }
 
 
 class _Untitled(GenerateJsonSchema):
-    """Without titles that only repeat a field's name."""
+    """Makes schemas without titles, which would only repeat the names of fields."""
 
     def field_title_should_be_set(self, schema: Any) -> bool:
         return False
@@ -57,7 +58,7 @@ class _Untitled(GenerateJsonSchema):
 
 @dataclass(frozen=True, slots=True)
 class _Route:
-    path: str  # as OpenAPI writes it: /v1/models/{name}
+    path: str  # in OpenAPI's syntax: /v1/models/{name}
     method: str
     name: str
     description: str
@@ -77,7 +78,7 @@ def router(config: ServerConfig, routers: Sequence[APIRouter]) -> APIRouter:
 
 
 def document(config: ServerConfig, routers: Sequence[APIRouter]) -> Json:
-    """An OpenAPI 3.1 document. Its server is wherever it came from: it needs no knowledge of proxies before it."""
+    """Returns an OpenAPI 3.1 document. It names its own address as the server, so proxies need no configuration."""
     routes = list(_routes(routers))
     schemas, components = _schemas(tuple(type_ for route in routes for type_ in _types(route.operation)))
     paths: dict[str, Json] = {}
@@ -108,7 +109,7 @@ def _types(operation: Operation) -> Iterator[Any]:
 
 @cache
 def _schemas(types: tuple[Any, ...]) -> tuple[Schemas, Json]:
-    """The schema of each type, and the components that these refer to; made once, not for each app."""
+    """Returns the schema of each type and the components that they refer to. They are made once for all apps."""
     mode: Literal["validation"] = "validation"
     inputs = [(type_, mode, TypeAdapter(type_)) for type_ in dict.fromkeys(types)]
     found, rest = TypeAdapter.json_schemas(inputs, ref_template=REFERENCE, schema_generator=_Untitled)
@@ -143,7 +144,10 @@ def _parameter(name: str, description: str) -> Json:
 
 def _answer(operation: Operation, schemas: Schemas) -> Json:
     kind = "text/plain" if operation.answer is str else "application/json"
-    answer: Json = {"description": "The answer.", "content": {kind: {"schema": schemas[operation.answer]}}}
+    answer: Json = {
+        "description": "The request was answered.",
+        "content": {kind: {"schema": schemas[operation.answer]}},
+    }
     if operation.event is not None:
         event = schemas[operation.event]
         events = event if operation.named else {"anyOf": [event, schemas[operation.error]]}

@@ -1,4 +1,4 @@
-"""What the API's document says of a route: its types, declared where the route is."""
+"""An Operation tells the API's document the types of a route, and is declared beside the route."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ from octavo.server.http.errors import (
 
 Failures = tuple[type[ApiError], ...]
 
-READING: Failures = (InvalidRequest, ModelNotFound, BodyTooLarge, InternalError)  # a body that names a model
+READING: Failures = (InvalidRequest, ModelNotFound, BodyTooLarge, InternalError)  # for a body that names a model
 GENERATING: Failures = (*READING, TooManyRequests, ServiceUnavailable)
 
 _KEY = "octavo"
@@ -27,23 +27,24 @@ _KEY = "octavo"
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """Types are whatever pydantic reads: its models, TypedDicts, unions of them; `str` answers are plain text."""
+    """Describes a route. Types are models of pydantic, TypedDicts or unions of them; a `str` answer is plain text."""
 
     tag: str
     answer: Any
     body: type[BaseModel] | None = None
-    event: Any = None  # of a streamed answer; None: it cannot be streamed
+    event: Any = None  # the type of a streamed answer's events; None: it cannot be streamed
     failures: Failures = ()
-    example: Mapping[str, Any] = field(default_factory=dict)  # a body; its model is filled in
-    parameters: Mapping[str, str] = field(default_factory=dict)  # of the path: name -> description
-    named: bool = False  # whether its events carry their type as a name; then failures are among them
+    example: Mapping[str, Any] = field(default_factory=dict)  # a body, without the model, which is filled in
+    parameters: Mapping[str, str] = field(default_factory=dict)  # of the path, name -> description
+    named: bool = False  # events carry their type as a name, and failures are among them
     error: Any = ErrorBody  # the body of a failure
 
     def extra(self) -> dict[str, Any]:
-        """For a route's `openapi_extra`, where `operation_of` finds it."""
+        """Returns the value of a route's `openapi_extra`, in which `operation_of` finds this Operation."""
         return {_KEY: self}
 
 
 def operation_of(extra: Mapping[str, Any] | None) -> Operation | None:
+    """Returns the Operation in a route's `openapi_extra`, if it has one."""
     found = (extra or {}).get(_KEY)
     return found if isinstance(found, Operation) else None

@@ -1,4 +1,4 @@
-"""The built-in page: the files of server/web as they are, open to everybody; what they call asks for the key."""
+"""Serves the built-in page: the files of server/web, open to everybody. The API that they call asks for the key."""
 
 import hashlib
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ MEDIA_TYPES = {
     ".js": "text/javascript; charset=utf-8",
     ".svg": "image/svg+xml",
 }
-# What a model writes is shown as text nodes; should that ever fail, the browser still runs and loads nothing of it.
+# The page shows what a model writes as text nodes. If that ever fails, the browser still runs and loads none of it.
 POLICY = (
     "default-src 'self'; object-src 'none'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
     "require-trusted-types-for 'script'; trusted-types 'none'"
@@ -30,13 +30,13 @@ HEADERS = {
     "content-security-policy": POLICY,
     "x-content-type-options": "nosniff",
     "referrer-policy": "no-referrer",
-    "cache-control": "no-cache",  # asked for each time, answered 304: the files of two versions never mix
+    "cache-control": "no-cache",  # the browser always asks (the answer is 304), so that versions never mix
 }
 
 
 @dataclass(frozen=True, slots=True)
 class Asset:
-    """A file of the page, read once when the app is made."""
+    """An Asset is a file of the page, read once when the app is made."""
 
     content: bytes
     media_type: str
@@ -44,11 +44,12 @@ class Asset:
 
 
 def is_open(path: str) -> bool:
-    """Whether a path belongs to the page, which needs no API key: a browser cannot send one for it."""
+    """Returns whether a path belongs to the page. It needs no API key, which a browser could not send for it."""
     return path in ("/", "/docs") or path.startswith(PREFIX)
 
 
 def read_assets() -> dict[str, Asset]:
+    """Returns the files of the page by name."""
     return {path.name: _read(path) for path in sorted(DIRECTORY.iterdir()) if path.suffix in MEDIA_TYPES}
 
 
@@ -77,7 +78,7 @@ def router() -> APIRouter:
 
 
 def _answer(http: HttpRequest, assets: Mapping[str, Asset], name: str) -> Response:
-    """Names are looked up among the files read, never on the disk. Raises NotFound."""
+    """Answers with a file that was read at the start; the disk is never searched. Raises NotFound."""
     if name not in assets:
         raise NotFound(f"The page has no file '{name[:100]}'; it is served at /.")
     asset = assets[name]

@@ -1,14 +1,13 @@
-"""Where a request goes: its path, whatever prefix a reverse proxy left before it."""
+"""Finds the path of a request, whatever prefix a reverse proxy has left before it."""
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-PROBES = ("/health", "/metrics")  # asked every few seconds, by probes and scrapers that carry no key
-DOCUMENT = "/openapi.json"  # what the API is, which is no secret
+PROBES = ("/health", "/metrics")  # probes and scrapers, which have no key, ask for them every few seconds
+DOCUMENT = "/openapi.json"  # it describes the API, which is no secret
 
 
 class RootPath:
-    """Makes the scope what ASGI asks for, a path that begins with root_path, whether the proxy takes the prefix away
-    or leaves it."""
+    """Makes the scope's path begin with root_path, as ASGI asks, whether the proxy removes the prefix or leaves it."""
 
     def __init__(self, app: ASGIApp, root_path: str) -> None:
         self._app = app
@@ -22,5 +21,5 @@ class RootPath:
 
 
 def route_path(scope: Scope) -> str:
-    """The path as the routes know it."""
+    """Returns the path without the prefix, as routes are declared."""
     return str(scope["path"]).removeprefix(scope.get("root_path", ""))

@@ -1,4 +1,4 @@
-"""Server-sent events, and clients that leave: whoever waits for an answer is watched while it is made."""
+"""Sends server-sent events, and stops work when the client that waits for it leaves."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine
@@ -14,11 +14,11 @@ T = TypeVar("T")
 
 
 class ClientLeft(Exception):
-    """Nobody waits for the answer any more."""
+    """Says that nobody waits for the answer any more."""
 
 
 async def until_disconnect(work: Coroutine[Any, Any, T], receive: Receive) -> T:
-    """The result of work, which is cancelled when the client leaves first: then raises ClientLeft.
+    """Returns the result of `work`. If the client leaves first, cancels it and raises ClientLeft.
 
     The request's body must have been read.
     """
@@ -40,14 +40,14 @@ async def _disconnect(receive: Receive) -> None:
 
 
 async def _cancel(task: asyncio.Future[Any]) -> None:
-    """Ends a task and waits until it has cleaned up, even while we are being cancelled ourselves."""
+    """Ends a task and waits until it has cleaned up, also while the caller is being cancelled."""
     if not task.done():
         task.cancel()
         await asyncio.wait((task,))
 
 
 async def keep_alive(events: AsyncGenerator[bytes, None], seconds: float) -> AsyncGenerator[bytes, None]:
-    """The events and, whenever there was none for so long, a comment that keeps proxies from hanging up."""
+    """Yields the events and, after each such time without one, a comment that keeps proxies from hanging up."""
     pending = asyncio.ensure_future(_next(events))
     try:
         while True:
@@ -69,7 +69,7 @@ async def _next(events: AsyncIterator[bytes]) -> bytes | None:
 
 
 class EventStream(Response):
-    """Sends its headers at once, then the events; `close` is called exactly once, however the stream ends."""
+    """Sends its headers at once, then the events. It calls `close` exactly once, however the stream ends."""
 
     media_type = "text/event-stream"
 

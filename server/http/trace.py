@@ -1,4 +1,4 @@
-"""What is remembered of one HTTP request: for its log line and its metrics, never for its answer."""
+"""A Trace remembers one HTTP request, for its log line and its metrics, never for its answer."""
 
 import time
 from dataclasses import dataclass, field
@@ -10,13 +10,13 @@ _KEY = "octavo.trace"
 
 @dataclass(slots=True)
 class Trace:
-    """Times are time.perf_counter() seconds; None: has not happened."""
+    """Holds times in seconds of time.perf_counter(); None means that something has not happened."""
 
     request_id: str
     method: str
     path: str
     started: float = field(default_factory=time.perf_counter)
-    admitted: float | None = None  # the engine took it
+    admitted: float | None = None  # when the engine accepted it
     first_token: float | None = None
     status: int = 0
     model: str = "-"
@@ -41,7 +41,7 @@ class Trace:
         self.model = model
 
     def line(self, now: float) -> str:
-        """The one log line of a request. It holds no text of prompts or answers."""
+        """Returns the one log line of a request. It holds no text of prompts or answers."""
         parts = [f"{self.request_id} {self.method} {self.path} {self.status}"]
         if self.admitted is not None:
             counts = f"prompt={self.prompt_tokens} cached={self.cached_tokens} completion={self.completion_tokens}"

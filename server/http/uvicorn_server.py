@@ -1,4 +1,4 @@
-"""The HTTP server of an application: uvicorn, told to leave to lifecycle.py what is its business."""
+"""HttpServer runs an application in uvicorn, and leaves signals and exits to lifecycle.py."""
 
 import contextlib
 import logging
@@ -7,11 +7,11 @@ from collections.abc import Iterator
 import uvicorn
 from fastapi import FastAPI
 
-FLUSH_TIME = 2  # seconds that responses have to reach their clients once every request has ended
+FLUSH_TIME = 2  # seconds in which responses must reach their clients, once every request has ended
 
 
 class HttpServer(uvicorn.Server):
-    """Leaves the signals alone: uvicorn closes its listener at the first one and raises it again at the end."""
+    """Handles no signals: uvicorn would close its listener at the first one, and raise it again at the end."""
 
     @classmethod
     def of(cls, app: FastAPI) -> "HttpServer":
@@ -25,9 +25,9 @@ class HttpServer(uvicorn.Server):
         yield
 
     def leave(self) -> None:
-        """Ends `serve`, without a word about requests that do not end within FLUSH_TIME.
+        """Ends `serve`. Logs nothing about requests that do not end within FLUSH_TIME.
 
-        They are cancelled, each with a traceback that would tell nobody anything.
+        They are cancelled, and uvicorn would log a traceback for each, which helps nobody.
         """
         logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)
         self.should_exit = True

@@ -1,4 +1,4 @@
-"""/version: which Octavo this is."""
+"""Answers /version, with the version of Octavo."""
 
 from fastapi import APIRouter
 from starlette.responses import Response
@@ -18,7 +18,7 @@ def router() -> APIRouter:
 
     @routes.get("/version", openapi_extra=Operation("Service", Version).extra())
     async def read_version() -> Response:
-        """Which Octavo this is."""
+        """Returns the version of Octavo."""
         answer: Version = {"version": __version__}
         return Response(encode_json(answer), media_type="application/json")
 
