@@ -1,1 +1,1 @@
-"""From the flags to an engine: find out what the machine has, load the model, size the cache, measure a step."""
+"""Makes an engine from its flags: it finds out what the machine has, loads the model, and sizes steps and cache."""

@@ -1,4 +1,4 @@
-"""Build: from the flags to an engine, in the engine's own process; what takes long to import is imported here."""
+"""Builds an engine from its flags, in the engine's own process; what takes long to import is imported here."""
 
 import gc
 from collections.abc import Iterator
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from octavo.engine.api import Ready, ReportProgress
 from octavo.engine.config import EngineConfig
 from octavo.engine.startup import machine, sizing
-from octavo.model.config import ModelConfig
+from octavo.model.config import GenerationConfig, ModelConfig
 from octavo.model.weights.reserve import Reserve
 
 if TYPE_CHECKING:
@@ -22,28 +22,33 @@ def build(config: EngineConfig, report: ReportProgress) -> tuple["Engine[DeviceS
 
     Raises model.config.ModelError, with a sentence for the user, for whatever starting again would not change.
     """
-    reserve = _reserve(config)
+    directory = Path(config.model)
+    model_config, generation = ModelConfig.from_pretrained(directory), GenerationConfig.from_pretrained(directory)
+    sizing.check_max_model_len(config, model_config)
+    reserve = _reserve(config, model_config)
     with _modules_to_keep():
         from octavo.engine.engine import Engine
         from octavo.engine.schedule.blocks import BlockPool
         from octavo.engine.schedule.scheduler import Scheduler
-        from octavo.engine.startup.start import start  # torch loads here
+        from octavo.engine.startup.start import start  # This loads torch.
 
-    runner, limits, ready = start(config, report, reserve)
+    runner, limits, ready = start(config, model_config, generation, report, reserve)
     pool = BlockPool(runner.cache.num_blocks, runner.cache.block_size)
     return Engine(Scheduler(pool, limits), runner), ready
 
 
-def _reserve(config: EngineConfig) -> Reserve | None:
-    """Memory for weights, taken while torch is imported; None where that would help little or might be in the way."""
-    shape = ModelConfig.from_pretrained(Path(config.model))
-    size = sizing.reserve_bytes(config, shape, machine.available_memory())
+def _reserve(config: EngineConfig, model_config: ModelConfig) -> Reserve | None:
+    """Begins to take memory for weights, which goes on while torch is imported.
+
+    Returns None where a reserve would help little or might be in the way.
+    """
+    size = sizing.bytes_to_reserve(config, model_config, machine.available_memory())
     return Reserve(size) if size > 0 else None
 
 
 @contextmanager
 def _modules_to_keep() -> Iterator[None]:
-    """What is imported within lives as long as the process: the garbage collector does not look for it, then or later.
+    """Keeps the garbage collector from what is imported within, then and later: it lives as long as the process.
 
     Torch makes so many objects that looking through them again and again takes a fifth of its import.
     """

@@ -1,4 +1,4 @@
-"""What the machine leaves to this process: processors and memory, as the kernel and its control groups tell it.
+"""Finds the processors and the memory that the machine leaves to this process.
 
 Containers bound both through control groups (https://docs.kernel.org/admin-guide/cgroup-v2.html), which neither
 os.cpu_count nor MemAvailable knows of.
@@ -13,30 +13,31 @@ ROOT = Path("/")
 
 
 def processors(root: Path = ROOT) -> int:
-    """How many processors may be busy at once: what the scheduler and the CPU quota allow, at least one."""
+    """Returns how many processors may be busy at once, by the scheduler and the CPU quota; at least one."""
     try:
         allowed = len(os.sched_getaffinity(0))
-    except AttributeError:  # not on Linux
+    except AttributeError:  # This is not Linux.
         allowed = os.cpu_count() or 1
     quotas = [quota for group in _groups(root) if (quota := _cpu_quota(group)) is not None]
     return max(1, min([allowed, *(math.ceil(quota) for quota in quotas)]))
 
 
 def available_memory(root: Path = ROOT) -> int:
-    """Bytes that can be allocated before the machine swaps or a control group's limit ends the process."""
-    rooms = [room for group in _groups(root) if (room := _memory_room(group)) is not None]
-    return max(0, min([_machine_memory(root), *rooms]))
+    """Returns how many bytes can be allocated before the machine swaps or a control group's limit ends the process."""
+    left = [memory for group in _groups(root) if (memory := _group_memory(group)) is not None]
+    return max(0, min([_machine_memory(root), *left]))
 
 
 def _machine_memory(root: Path) -> int:
+    """Returns the bytes that the machine as a whole can give."""
     kilobytes = _fields(root / "proc/meminfo").get("MemAvailable:")
-    if kilobytes is None:  # not on Linux: what is built in
+    if kilobytes is None:  # This is not Linux: all that is built in counts as available.
         return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     return kilobytes * 1024
 
 
 def _groups(root: Path) -> Iterator[Path]:
-    """The directories of this process's control groups and of all groups around them, of both versions.
+    """Yields the directories of this process's control groups and of all groups around them, of both versions.
 
     A line of /proc/self/cgroup is `0::/path` (version 2) or `4:cpu,cpuacct:/path`. Inside a container the path may be
     the host's, which is not there to read; the directory above it that is there is then the container's own.
@@ -51,16 +52,19 @@ def _groups(root: Path) -> Iterator[Path]:
 
 
 def _cpu_quota(group: Path) -> float | None:
-    """Processors that the group may keep busy; None where it sets no bound."""
+    """Returns how many processors the group may keep busy; None where it sets no bound."""
     quota, _, period = (_text(group / "cpu.max") or "max 100000").partition(" ")
-    if quota == "max":  # version 2 has no bound, or this is version 1
+    if quota == "max":  # Version 2 has no bound, or this is version 1.
         quota = _text(group / "cpu.cfs_quota_us") or "-1"
         period = _text(group / "cpu.cfs_period_us") or "100000"
     return int(quota) / int(period) if int(quota) > 0 else None
 
 
-def _memory_room(group: Path) -> int | None:
-    """Bytes between what the group uses and its limit; page cache counts as free, since it is dropped first."""
+def _group_memory(group: Path) -> int | None:
+    """Returns the bytes between what the group uses and its limit; None where it has no limit.
+
+    Page cache counts as free, since it is dropped first.
+    """
     for limit, usage, prefix in (
         ("memory.max", "memory.current", ""),
         ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_"),
@@ -74,12 +78,13 @@ def _memory_room(group: Path) -> int | None:
 
 
 def _fields(path: Path) -> dict[str, int]:
-    """The lines of the form `name number ...`."""
+    """Returns the numbers of the lines of the form `name number ...`, by name."""
     words = [line.split() for line in _text(path).splitlines()]
     return {line[0]: int(line[1]) for line in words if len(line) > 1 and line[1].isdecimal()}
 
 
 def _text(path: Path) -> str:
+    """Returns what is in the file; "" where it cannot be read."""
     try:
         return path.read_text(encoding="ascii", errors="replace").strip()
     except OSError:

@@ -1,4 +1,4 @@
-"""Probe: steps that are run before there is anything to serve say how large the next ones and the KV cache may be."""
+"""Runs steps before there is anything to serve, to find how large the next ones and the KV cache may be."""
 
 import time
 from collections.abc import Sequence
@@ -16,38 +16,45 @@ from octavo.model.config import ModelError
 from octavo.model.decoder import Decoder
 from octavo.model.kv_cache import KVCache
 
-MIXED_TOKENS = 64  # of a prompt beside a row that decodes: more than a tile for such rows holds
+MIXED_TOKENS = 64  # tokens of a prompt beside a row that decodes: more than a tile for such rows holds
 PLAIN = SamplingParams(max_tokens=1, top_p=0.9)
-LARGEST = replace(PLAIN, logprobs=1, logit_bias=((0, 1.0),))  # each takes a copy of the logits
+LARGEST = replace(PLAIN, logprobs=1, logit_bias=((0, 1.0),))  # each of the two takes a copy of the logits
 
 
 @dataclass(frozen=True, slots=True)
-class Room:
-    """What a step may hold, and what is left for the cache beside it."""
+class Capacity:
+    """Says what a step may hold, and how much memory is left for the cache beside it."""
 
-    max_num_seqs: int
+    max_num_seqs: int  # at most step_tokens, since each sequence has a token in each step
     step_tokens: int
     cache_bytes: int
 
     @classmethod
-    def on_cpu(cls, model: Decoder, config: EngineConfig, report: ReportProgress) -> "Room":
-        """Steps of the size that was asked for, or of the size that keeps them short, found by running some."""
+    def of(cls, model: Decoder, config: EngineConfig, report: ReportProgress) -> "Capacity":
+        """Finds the capacity of the model's device, as far as the flags leave it open. Raises ModelError."""
+        if model.device.type == "cuda":
+            return cls.on_gpu(model, config, report)
+        return cls.on_cpu(model, config, report)
+
+    @classmethod
+    def on_cpu(cls, model: Decoder, config: EngineConfig, report: ReportProgress) -> "Capacity":
+        """Takes the step size that the flags ask for, or runs steps to find the size that keeps them short."""
         step_tokens = config.max_num_batched_tokens or max(_budget(model, config, report), config.max_num_seqs or 0)
-        max_num_seqs = config.max_num_seqs or min(sizing.CPU_MAX_SEQS, step_tokens)
+        max_num_seqs = min(config.max_num_seqs or sizing.CPU_MAX_SEQS, step_tokens)
         available = machine.available_memory()
         return cls(max_num_seqs, step_tokens, sizing.cpu_cache_bytes(config, model.weight_bytes, available))
 
     @classmethod
-    def on_gpu(cls, model: Decoder, config: EngineConfig, report: ReportProgress) -> "Room":
-        """What gpu_memory_utilization leaves beside the largest step's peak, found by running it."""
+    def on_gpu(cls, model: Decoder, config: EngineConfig, report: ReportProgress) -> "Capacity":
+        """Runs the largest step, and gives the cache what gpu_memory_utilization leaves beside its peak."""
         most = sizing.INVARIANT_STEP_TOKENS if config.batch_invariant else sizing.GPU_STEP_TOKENS
         step_tokens = config.max_num_batched_tokens or most
-        max_num_seqs = min(config.max_num_seqs or sizing.GPU_MAX_SEQS, step_tokens)  # each has a token in each step
-        torch.cuda.empty_cache()  # what quantising took is on streams that no step uses
+        max_num_seqs = min(config.max_num_seqs or sizing.GPU_MAX_SEQS, step_tokens)
+        torch.cuda.empty_cache()  # What quantising took is kept for streams that no step uses.
         torch.cuda.reset_peak_memory_stats(model.device)
-        probe = replace(Probe.of(model, config, step_tokens), params=LARGEST)
+        probe = Probe.of(model, config, step_tokens, LARGEST)
         try:
-            for sequences in (1, max_num_seqs):  # the most context, the most logits
+            for sequences in (1, max_num_seqs):  # One step has the most context, the other the most logits.
                 probe.run(step_tokens, sequences)
             if model.fused is not None:
                 probe.compile(tuple(count for count in GRAPH_ROWS if count <= step_tokens), report)
@@ -66,7 +73,7 @@ class Room:
 
 
 def _graph_bytes(config: EngineConfig, runner: ModelRunner, max_num_seqs: int) -> int:
-    """What the CUDA graphs will take, found by capturing two on the cache of a probe."""
+    """Returns what the CUDA graphs will take; it captures two of them on the cache of a probe to find out."""
     model = runner.model
     stage = stage_for(config, model, runner.cache, config.max_model_len or model.config.max_position_embeddings)
     if stage is None:
@@ -84,9 +91,9 @@ def _graph_bytes(config: EngineConfig, runner: ModelRunner, max_num_seqs: int) -
 
 
 def _budget(model: Decoder, config: EngineConfig, report: ReportProgress) -> int:
-    """How many tokens a step on a CPU should have, by this thread's CPU time.
+    """Returns how many tokens a step on a CPU should have, by this thread's CPU time.
 
-    It is a tenth less than the time on the clock, but the same when others use the machine too.
+    CPU time is a tenth less than the time on the clock, but stays the same while others use the machine.
     """
     probe = Probe.of(model, config, sizing.MOST_STEP_TOKENS)
     total = sizing.PROBES * sizing.REPEATS
@@ -107,31 +114,36 @@ class Probe:
 
     runner: ModelRunner
     max_len: int  # tokens of one sequence
-    longest: int  # of those that will be served, which may take many steps to become so long
-    params: SamplingParams = PLAIN  # of each sequence
+    longest: int  # tokens of the longest sequence that will be served, which may take many steps to become so long
+    params: SamplingParams  # each sequence's
 
     @classmethod
-    def of(cls, model: Decoder, config: EngineConfig, tokens: int) -> "Probe":
-        """A probe for steps of up to that many tokens."""
+    def of(cls, model: Decoder, config: EngineConfig, tokens: int, params: SamplingParams = PLAIN) -> "Probe":
+        """Makes a probe for steps of up to that many tokens."""
         longest = config.max_model_len or model.config.max_position_embeddings
         max_len = min(tokens, longest)
         cache = allocate(model, -(-max_len // config.block_size), config.block_size)
-        return cls(ModelRunner(model, cache, sizing.sampled_vocab(config, model.config)), max_len, longest)
+        runner = ModelRunner(model, cache, sizing.sampled_vocab(config, model.config))
+        return cls(runner, max_len, longest, params)
 
     @property
     def cache_bytes(self) -> int:
+        """Returns what the probe's own cache takes."""
         model, cache = self.runner.model, self.runner.cache
         per_token = KVCache.bytes_per_token(model.config, model.activation_dtype)
         return cache.num_blocks * cache.block_size * per_token
 
     def run(self, tokens: int, sequences: int) -> None:
-        """One step of so many tokens over at least so many sequences, which all share the blocks: nobody reads it."""
+        """Runs a step of so many tokens over at least so many sequences.
+
+        The sequences share all blocks, since nobody reads what comes of them.
+        """
         sequences = max(sequences, -(-tokens // self.max_len))
         self._step([(0, tokens // sequences + (n < tokens % sequences)) for n in range(sequences)])
 
     def compile(self, counts: Sequence[int], report: ReportProgress) -> None:
-        """Steps that decode so many rows each, and a mixed one, so that serving waits for no compiler."""
-        last = self.longest - 1, 1  # behind the longest context, whose keys are cut among programs
+        """Runs steps that decode so many rows each, and a mixed one, so that serving waits for no compiler."""
+        last = self.longest - 1, 1  # A token behind the longest context, whose keys are cut among programs.
         steps = [[last, *[(0, 1)] * (count - 1)] for count in counts]
         steps.append([last, (max(0, self.longest - MIXED_TOKENS), min(MIXED_TOKENS, self.longest))])
         for done, spans in enumerate(steps):
@@ -140,23 +152,23 @@ class Probe:
         report(Progress("compiling kernels", len(steps), len(steps)))
 
     def _step(self, spans: Sequence[tuple[int, int]]) -> None:
-        """Sequences that compute, from a position on, so many tokens."""
+        """Runs a step over sequences that each compute a number of tokens from a position on: (position, number)."""
         cache = self.runner.cache
-        blocks = tuple(range(cache.num_blocks))  # every sequence's, again and again
+        blocks = tuple(range(cache.num_blocks))  # Every sequence has these, again and again.
         vocab = self.runner.model.config.vocab_size
         rows = []
         for n, (start, count) in enumerate(spans):
-            ids = tuple((n + index * 2654435761) % vocab for index in range(count))  # spread over the experts
+            ids = tuple((n + index * 2654435761) % vocab for index in range(count))  # These reach many experts.
             rounds = -(-(start + count) // (cache.num_blocks * cache.block_size))
             rows.append(Row(f"probe {n}", start, ids, blocks * rounds, self.params, 0))
         self.runner.run(Batch(tuple(rows)))
 
 
 def allocate(model: Decoder, num_blocks: int, block_size: int) -> KVCache:
-    """A cache for the model. Raises ModelError when the memory does not suffice."""
+    """Allocates a cache for the model. Raises ModelError when the memory does not suffice."""
     try:
         return KVCache.allocate(model.config, num_blocks, block_size, model.activation_dtype, model.device)
-    except (MemoryError, RuntimeError):  # torch.OutOfMemoryError is a RuntimeError, and so is the CPU's own
+    except (MemoryError, RuntimeError):  # torch raises a RuntimeError for both kinds of memory.
         raise ModelError(
             f"The KV cache of {num_blocks * block_size} tokens could not be allocated: lower --kv-cache-memory or "
             "--gpu-memory-utilization, or choose a smaller --quantization."

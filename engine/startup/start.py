@@ -1,4 +1,4 @@
-"""Start: from the flags to a model that runs, with the limits of what it can be asked for."""
+"""Makes a model that runs from the flags, and the limits of what it can be asked for."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -7,12 +7,12 @@ import torch
 
 from octavo.engine.api import Progress, Ready, ReportProgress, SamplingDefaults
 from octavo.engine.compute.grammar import Grammars
-from octavo.engine.compute.graphs import CudaCapture, Graphs, capture_all, graph_rows, stage_for
+from octavo.engine.compute.graphs import CudaCapture, Graphs, Stage, capture_all, graph_rows, stage_for
 from octavo.engine.compute.runner import ModelRunner
 from octavo.engine.config import TOKENIZER, EngineConfig
 from octavo.engine.schedule.scheduler import Limits
 from octavo.engine.startup import machine, sizing
-from octavo.engine.startup.probe import Room, allocate
+from octavo.engine.startup.probe import Capacity, allocate
 from octavo.model.config import GenerationConfig, ModelConfig, ModelError
 from octavo.model.decoder import Decoder
 from octavo.model.kernels.choice import select_ops, try_out
@@ -26,33 +26,43 @@ from octavo.model.weights.reserve import Reserve
 
 
 def start(
-    config: EngineConfig, report: ReportProgress, reserve: Reserve | None = None
+    config: EngineConfig,
+    model_config: ModelConfig,
+    generation: GenerationConfig,
+    report: ReportProgress,
+    reserve: Reserve | None = None,
 ) -> tuple[ModelRunner, Limits, Ready]:
     """Loads the model, into the reserve first, and sizes everything. Raises ModelError for what the user can mend."""
-    directory = Path(config.model)
-    shape = ModelConfig.from_pretrained(directory)
-    generation = GenerationConfig.from_pretrained(directory)
-    sizing.check_request(config, shape)
-    model = load(config, shape, report, reserve)
-    room = Room.on_gpu(model, config, report) if model.device.type == "cuda" else Room.on_cpu(model, config, report)
-    pool = sizing.make_pool(config, room.cache_bytes, KVCache.bytes_per_token(shape, model.activation_dtype))
-    max_model_len = sizing.choose_max_model_len(config, shape, pool)
-    cache = allocate(model, pool.num_blocks, config.block_size)
-    grammars = Grammars(directory / TOKENIZER, generation.eos_token_ids)
-    sampled_vocab = sizing.sampled_vocab(config, shape)
-    stage, graphs = stage_for(config, model, cache, max_model_len), Graphs()
-    if stage is not None:
-        graphs = capture_all(stage, graph_rows(room.max_num_seqs), CudaCapture(model.device), report)
-    runner = ModelRunner(model, cache, sampled_vocab, grammars, model.device.type == "cuda", graphs)
-    limits = Limits(max_model_len, room.max_num_seqs, room.step_tokens, shape.vocab_size, config.enable_prefix_caching)
+    model = load(config, model_config, report, reserve)
+    capacity = Capacity.of(model, config, report)
+    bytes_per_token = KVCache.bytes_per_token(model_config, model.activation_dtype)
+    size = sizing.size_cache(config, capacity.cache_bytes, bytes_per_token)
+    max_model_len = sizing.choose_max_model_len(config, model_config, size)
+    cache = allocate(model, size.num_blocks, size.block_size)
+    graphs = _capture(stage_for(config, model, cache, max_model_len), capacity.max_num_seqs, report)
+    runner = ModelRunner(
+        model,
+        cache,
+        sampled_vocab=sizing.sampled_vocab(config, model_config),
+        grammars=Grammars(Path(config.model) / TOKENIZER, generation.eos_token_ids),
+        overlaps=model.device.type == "cuda",
+        graphs=graphs,
+    )
+    limits = Limits(
+        max_model_len=max_model_len,
+        max_num_seqs=capacity.max_num_seqs,
+        max_num_batched_tokens=capacity.step_tokens,
+        vocab_size=model_config.vocab_size,
+        enable_prefix_caching=config.enable_prefix_caching,
+    )
     ready = Ready(
         max_model_len=max_model_len,
-        max_num_seqs=min(limits.max_num_seqs, limits.max_num_batched_tokens),
+        max_num_seqs=limits.max_num_seqs,
         max_waiting=config.max_waiting,
         description=(
             model.describe(),
             *_missing_kernels(model),
-            pool.describe(max_model_len, shape),
+            size.describe(max_model_len, model_config),
             limits.describe(),
             *graphs.description,
         ),
@@ -62,7 +72,15 @@ def start(
     return runner, limits, ready
 
 
+def _capture(stage: Stage | None, max_num_seqs: int, report: ReportProgress) -> Graphs:
+    """Captures the CUDA graphs of a stage; returns none where there is no stage."""
+    if stage is None:
+        return Graphs()
+    return capture_all(stage, graph_rows(max_num_seqs), CudaCapture(stage.model.device), report)
+
+
 def _defaults(generation: GenerationConfig) -> SamplingDefaults:
+    """Returns what generation_config.json recommends, as the API process reads it."""
     return SamplingDefaults(
         temperature=generation.temperature,
         top_k=generation.top_k,
@@ -72,20 +90,22 @@ def _defaults(generation: GenerationConfig) -> SamplingDefaults:
     )
 
 
-def load(config: EngineConfig, shape: ModelConfig, report: ReportProgress, reserve: Reserve | None = None) -> Decoder:
+def load(
+    config: EngineConfig, model_config: ModelConfig, report: ReportProgress, reserve: Reserve | None = None
+) -> Decoder:
     """Loads the model as the flags say. Raises ModelError."""
     device = _device(config.device)
     try_out(device)
-    # Beside a GPU, too: they read the checkpoint, and torch counts processors that a container may not use.
+    # These threads read the checkpoint for a GPU, too. Torch counts processors that a container may not use.
     torch.set_num_threads(config.threads or min(machine.processors(), torch.get_num_threads()))
-    precision = _precision(config, shape, device)
+    precision = _precision(config, model_config, device)
     zeros = _zeros(device, precision, reserve)
 
     def loaded(done: int, total: int) -> None:
         report(Progress("loading weights", done, total))
 
     try:
-        model = load_model(Path(config.model), shape, device, precision, loaded, zeros)
+        model = load_model(Path(config.model), model_config, device, precision, loaded, zeros)
     except torch.OutOfMemoryError:
         raise ModelError(
             "The GPU's memory ran out while the weights were loaded: free some, or choose a smaller --quantization."
@@ -93,32 +113,32 @@ def load(config: EngineConfig, shape: ModelConfig, report: ReportProgress, reser
     nearly_free = device.type == "cpu" and library() is not None and invariant.costs_little(model.matrices())
     if not (config.batch_invariant or nearly_free):
         return model
-    ops = select_ops(shape, device, batch_invariant=True)
+    ops = select_ops(model_config, device, batch_invariant=True)
     # A GPU's fused layers and its norms round as the batch has it; a CPU's do not, and stay.
     return replace(model, ops=ops) if device.type == "cpu" else model.row_by_row(ops)
 
 
 def _zeros(device: torch.device, precision: Precision, reserve: Reserve | None) -> Zeros:
-    """Where quantised weights will lie. What else was reserved is freed, before anything is loaded."""
+    """Returns what allocates quantised weights; without such weights the reserve is freed before anything is loaded."""
     memory = reserve.hand_over() if reserve is not None else None
     return zeros_on(device, memory if precision.is_quantised else None)
 
 
-def _precision(config: EngineConfig, shape: ModelConfig, device: torch.device) -> Precision:
-    """What the flags mean on the device. Raises ModelError, also for weights that its memory cannot hold."""
+def _precision(config: EngineConfig, model_config: ModelConfig, device: torch.device) -> Precision:
+    """Returns what the flags mean on the device. Raises ModelError, also for weights that its memory cannot hold."""
     available = machine.available_memory() if device.type == "cpu" else torch.cuda.mem_get_info(device)[0]
     kernels = library() is not None
-    precision = choose_precision(Wanted(config.dtype, config.quantization), shape.dtype, device, kernels)
-    others = {
-        name: choose_precision(Wanted(quantization=name), shape.dtype, device, kernels).weight_bytes(shape)
-        for name in quantizations(device)
-    }
-    sizing.check_weights(precision.weight_bytes(shape), available, others)
+    precision = choose_precision(Wanted(config.dtype, config.quantization), model_config.dtype, device, kernels)
+    others = {}
+    for name in quantizations(device):
+        other = choose_precision(Wanted(quantization=name), model_config.dtype, device, kernels)
+        others[name] = other.weight_bytes(model_config)
+    sizing.check_weights(precision.weight_bytes(model_config), available, others)
     return precision
 
 
 def _missing_kernels(model: Decoder) -> tuple[str, ...]:
-    """A line for the log, where the C kernels would make everything faster and are not there."""
+    """Returns a line for the log where the C kernels are missing that would make everything faster, else none."""
     if model.device.type != "cpu" or library() is not None:
         return ()
     cost = "every product unpacks its weights, slowly" if model.precision.is_quantised else "decoding is half as fast"

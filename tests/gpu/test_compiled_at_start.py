@@ -26,7 +26,7 @@ from octavo.engine.config import EngineConfig
 from octavo.engine.engine import Engine
 from octavo.engine.schedule.blocks import BlockPool
 from octavo.engine.schedule.scheduler import Scheduler
-from octavo.engine.startup.probe import Room
+from octavo.engine.startup.probe import Capacity
 from octavo.model.decoder import Decoder
 from octavo.model.kv_cache import KVCache
 from tests.engine.fakes import limits
@@ -86,7 +86,7 @@ def test_serving_compiles_nothing(
     with monkeypatch.context() as patch:
         if device.type == "cpu":
             Device().install(patch)
-        Room.on_gpu(model, config, lambda progress: None)
+        Capacity.on_gpu(model, config, lambda progress: None)
     at_start = set(compiler.made)
     serve(model, step_tokens)
     assert compiler.made - at_start == set()

@@ -12,7 +12,7 @@ from octavo.engine.compute.runner import ModelRunner
 from octavo.engine.config import EngineConfig
 from octavo.engine.schedule.batch import Batch
 from octavo.engine.startup import probe, start
-from octavo.engine.startup.probe import Probe, Room
+from octavo.engine.startup.probe import Capacity, Probe
 from octavo.engine.startup.sizing import GIB
 from octavo.model.config import ModelConfig, ModelError
 from octavo.model.decoder import Decoder
@@ -61,18 +61,21 @@ def load(config: EngineConfig) -> Decoder:
 def test_the_cache_gets_what_weights_steps_and_others_leave(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     device = Device().install(monkeypatch)
     config = config_of(checkpoint)
-    room = Room.on_gpu(load(config), config, ignore)
+    capacity = Capacity.on_gpu(load(config), config, ignore)
     probe_bytes = 64 * 2 * 2 * 2 * 8 * 4  # tokens, keys and values, layers, heads, head_dim, bytes
     left = int(0.9 * device.total) - device.others - device.weights - device.step
-    assert room.cache_bytes == left + probe_bytes  # the probe's own cache was part of the peak, and is gone
-    assert (room.max_num_seqs, room.step_tokens) == (64, 64)  # sequences for which there are no tokens need no graphs
+    assert capacity.cache_bytes == left + probe_bytes  # the probe's own cache was part of the peak, and is gone
+    assert (capacity.max_num_seqs, capacity.step_tokens) == (
+        64,
+        64,
+    )  # sequences for which there are no tokens need no graphs
     assert device.calls[:2] == ["empty", "reset"]  # what loading took and left is no part of the peak
 
 
 def test_a_cache_that_was_asked_for_is_taken_at_its_word(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Device().install(monkeypatch)
     config = config_of(checkpoint, kv_cache_memory=5 * GIB)
-    assert Room.on_gpu(load(config), config, ignore).cache_bytes == 5 * GIB
+    assert Capacity.on_gpu(load(config), config, ignore).cache_bytes == 5 * GIB
 
 
 def test_a_cache_that_would_take_a_steps_memory_is_refused(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -80,7 +83,7 @@ def test_a_cache_that_would_take_a_steps_memory_is_refused(checkpoint: Path, mon
     Device().install(monkeypatch)
     config = config_of(checkpoint, kv_cache_memory=26 * GIB)
     with pytest.raises(ModelError, match="asks for 26.00 GiB and 25.00 GiB of memory are left: lower it"):
-        Room.on_gpu(load(config), config, ignore)
+        Capacity.on_gpu(load(config), config, ignore)
 
 
 def test_a_step_that_does_not_fit_is_said_at_start(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,7 +96,7 @@ def test_a_step_that_does_not_fit_is_said_at_start(checkpoint: Path, monkeypatch
 
     monkeypatch.setattr(ModelRunner, "run", run_out)
     with pytest.raises(ModelError, match="step of 64 tokens does not fit .* lower --max-num-batched-tokens, or choose"):
-        Room.on_gpu(model, config, ignore)
+        Capacity.on_gpu(model, config, ignore)
 
 
 def test_kernels_are_compiled_before_anybody_waits(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -125,7 +128,7 @@ def test_the_largest_step_is_one_that_edits_logits_and_tells_of_them(
     Device().install(monkeypatch)
     config, asked = config_of(checkpoint), []
     monkeypatch.setattr(ModelRunner, "run", lambda self, batch: asked.extend(row.params for row in batch.rows))
-    Room.on_gpu(load(config), config, ignore)
+    Capacity.on_gpu(load(config), config, ignore)
     assert asked and all(params.logprobs and params.logit_bias and params.top_p < 1 for params in asked)
 
 
@@ -133,7 +136,7 @@ def test_where_tokens_are_computed_one_by_one_a_step_has_few(checkpoint: Path, m
     Device().install(monkeypatch)
     config = config_of(checkpoint, max_num_batched_tokens=None, batch_invariant=True)
     monkeypatch.setattr(ModelRunner, "run", lambda self, batch: None)
-    assert Room.on_gpu(load(config), config, ignore).step_tokens == 512
+    assert Capacity.on_gpu(load(config), config, ignore).step_tokens == 512
 
 
 def test_memory_that_runs_out_while_loading_is_said(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,9 +152,9 @@ def test_the_graphs_room_is_no_cache(checkpoint: Path, monkeypatch: pytest.Monke
     Device().install(monkeypatch)
     config = config_of(checkpoint)
     model = load(config)
-    without = Room.on_gpu(model, config, ignore).cache_bytes
+    without = Capacity.on_gpu(model, config, ignore).cache_bytes
     monkeypatch.setattr(probe, "_graph_bytes", lambda config, runner, max_num_seqs: 2 * GIB + max_num_seqs)
-    assert Room.on_gpu(model, config, ignore).cache_bytes == without - 2 * GIB - 64
+    assert Capacity.on_gpu(model, config, ignore).cache_bytes == without - 2 * GIB - 64
 
 
 def test_each_graph_has_logits_and_block_tables_of_its_own(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:

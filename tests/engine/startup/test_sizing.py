@@ -56,18 +56,18 @@ def test_graphs_share_their_memory_but_not_their_logits(rows, expected):
 
 
 def test_a_pool_holds_whole_blocks():
-    pool = sizing.make_pool(CONFIG, cache_bytes=1000 * 16 * 10 + 159, bytes_per_token=10)
+    pool = sizing.size_cache(CONFIG, cache_bytes=1000 * 16 * 10 + 159, bytes_per_token=10)
     assert (pool.num_blocks, pool.tokens) == (1000, 16_000)
 
 
 @pytest.mark.parametrize("cache_bytes", [-5, 0, 159])
 def test_no_room_for_a_block_is_refused(cache_bytes):
     with pytest.raises(ModelError, match="no room for a KV cache"):
-        sizing.make_pool(CONFIG, cache_bytes, bytes_per_token=10)
+        sizing.size_cache(CONFIG, cache_bytes, bytes_per_token=10)
 
 
 def test_the_context_is_the_models_as_far_as_the_pool_holds_it():
-    small, large = sizing.Pool(100, 16, 10), sizing.Pool(1000, 16, 10)
+    small, large = sizing.CacheSize(100, 16, 10), sizing.CacheSize(1000, 16, 10)
     assert sizing.choose_max_model_len(CONFIG, MODEL, large) == 4096
     assert sizing.choose_max_model_len(CONFIG, MODEL, small) == 1600
     assert "the model could take 4,096" in small.describe(1600, MODEL)
@@ -75,7 +75,7 @@ def test_the_context_is_the_models_as_far_as_the_pool_holds_it():
 
 
 def test_a_context_that_was_asked_for_fits_or_is_refused():
-    pool = sizing.Pool(100, 16, 10)
+    pool = sizing.CacheSize(100, 16, 10)
     assert sizing.choose_max_model_len(replace(CONFIG, max_model_len=1600), MODEL, pool) == 1600
     with pytest.raises(ModelError, match="2000 does not fit the KV cache of 1600 tokens: lower it to 1600 or raise"):
         sizing.choose_max_model_len(replace(CONFIG, max_model_len=2000), MODEL, pool)
@@ -84,27 +84,27 @@ def test_a_context_that_was_asked_for_fits_or_is_refused():
 def test_a_reserve_is_less_than_the_quantised_weights_will_take():
     weights = LARGE.num_parameters() - LARGE.vocab_size * LARGE.hidden_size  # without the table
     for name, least, most in (("auto", 0.9, 1.0625), ("int8", 0.9, 1.0625), ("int4", 0.45, 0.625)):
-        size = sizing.reserve_bytes(replace(CONFIG, quantization=name), LARGE, available=10**15)
+        size = sizing.bytes_to_reserve(replace(CONFIG, quantization=name), LARGE, available=10**15)
         assert size % PAGE == 0 and least * weights < size < most * weights
 
 
 @pytest.mark.parametrize("changes", [{"quantization": "none"}, {"quantization": "fp8"}, {"device": "cuda"}])
 def test_nothing_is_reserved_for_weights_that_lie_elsewhere(changes):
-    assert sizing.reserve_bytes(replace(CONFIG, **changes), LARGE, available=10**15) == 0
+    assert sizing.bytes_to_reserve(replace(CONFIG, **changes), LARGE, available=10**15) == 0
 
 
 def test_a_reserve_is_in_nobodys_way():
     """Weights in float32, the largest that there are, are refused or not as without it."""
     float32 = 4 * LARGE.num_parameters()
-    assert sizing.reserve_bytes(CONFIG, LARGE, available=float32) == 0
-    size = sizing.reserve_bytes(CONFIG, LARGE, available=2 * float32)
+    assert sizing.bytes_to_reserve(CONFIG, LARGE, available=float32) == 0
+    size = sizing.bytes_to_reserve(CONFIG, LARGE, available=2 * float32)
     assert 0 < size <= float32
 
 
 @pytest.mark.parametrize(("wanted", "words"), [(4097, "beyond the 4096 positions"), (1, "at least 2")])
 def test_a_context_that_no_pool_could_hold_is_refused_before_loading(wanted, words):
     with pytest.raises(ModelError, match=words):
-        sizing.check_request(replace(CONFIG, max_model_len=wanted), MODEL)
+        sizing.check_max_model_len(replace(CONFIG, max_model_len=wanted), MODEL)
 
 
 def curve(fixed, experts, each):

@@ -8,7 +8,6 @@ import torch
 from octavo.engine.api import SamplingDefaults
 from octavo.engine.config import EngineConfig
 from octavo.engine.startup.build import build
-from octavo.engine.startup.start import start as begin
 from octavo.model.config import ModelError
 from octavo.model.kernels.cpu.library import library
 from octavo.model.weights.memory import zeros_on
@@ -60,8 +59,8 @@ def test_the_reserve_is_for_quantised_weights(checkpoint, monkeypatch, quantizat
         return zeros_on(device, memory)
 
     monkeypatch.setattr("octavo.engine.startup.start.zeros_on", noted)
-    config = EngineConfig(str(checkpoint), **{**SMALL, "quantization": quantization})
-    begin(config, lambda progress: None, reserve)
+    monkeypatch.setattr("octavo.engine.startup.build._reserve", lambda config, model_config: reserve)
+    start(checkpoint, quantization=quantization)
     assert [memory is not None for memory in given] == [lies_in_it]
     assert not lies_in_it or any(given[0])  # no longer all zeros
 
