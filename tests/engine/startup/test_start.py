@@ -47,7 +47,7 @@ def test_what_is_lost_without_the_kernels_is_said(checkpoint, monkeypatch, asked
     _, ready, _ = start(checkpoint, quantization=asked, dtype="auto")
     (line,) = (line for line in ready.description if "The kernels in C were not built" in line)
     assert cost in line and "install a C compiler (gcc or clang), then run `" in line and "-m pip install" in line
-    assert (library() is None) == any("not built" in line for line in with_kernels.description)
+    assert (library() is None) == any("The kernels in C" in line for line in with_kernels.description)
 
 
 @pytest.mark.parametrize(("quantization", "lies_in_it"), [("int8", True), ("none", False)])
