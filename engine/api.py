@@ -1,4 +1,4 @@
-"""What crosses the process boundary: plain data, frozen and slotted, without torch and without text."""
+"""Defines the messages that cross the process boundary. They are plain data, without torch and without text."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -7,17 +7,17 @@ from typing import Literal
 
 
 class FinishReason(StrEnum):
-    """Why a sequence ended; exactly one is reported for every accepted request."""
+    """A FinishReason says why a sequence ended. Exactly one is reported for every accepted request."""
 
-    STOP = "stop"  # a stop token (or, decided by the API process, a stop string)
-    LENGTH = "length"  # max_tokens reached, or the context is full
+    STOP = "stop"  # a stop token came, or, as the API process decides, a stop string
+    LENGTH = "length"  # max_tokens is reached, or the context is full
     ABORT = "abort"  # the client left
     ERROR = "error"  # the engine failed; Output.error says how
 
 
 @dataclass(frozen=True, slots=True)
 class Grammar:
-    """What the text of an output must be. `text` is, by kind:
+    """A Grammar says what the text of an output must be. `text` is, by kind:
 
     json      a JSON schema, as JSON
     regex     a regular expression that matches the whole output
@@ -31,73 +31,74 @@ class Grammar:
 
 @dataclass(frozen=True, slots=True)
 class SamplingParams:
-    """How the tokens of one sequence are chosen and when they end."""
+    """SamplingParams say how the tokens of one sequence are chosen, and when the sequence ends."""
 
-    max_tokens: int  # 0: the prompt is computed, and nothing generated
-    temperature: float = 1.0  # 0 is greedy
-    top_k: int = 0  # 0 keeps every token
+    max_tokens: int  # 0: the prompt is computed, and nothing is generated
+    temperature: float = 1.0  # 0: greedy
+    top_k: int = 0  # 0: every token is kept
     top_p: float = 1.0
     min_p: float = 0.0
-    seed: int = 0  # 64 bits; the API draws one when the client gives none
-    choice: int = 0  # index among the n choices of one request: same seed, other noise
-    logprobs: int | None = None  # None: none; 0: the sampled token's; k: its and the k most likely
-    prompt_logprobs: int | None = None  # the same, of the prompt's tokens from the second on
+    seed: int = 0  # 64 bits; the API process draws one if the client gives none
+    choice: int = 0  # index among the n choices of a request, which have the same seed and other noise
+    logprobs: int | None = None  # None: none; 0: that of the sampled token; k: also the k most likely
+    prompt_logprobs: int | None = None  # the same for the prompt's tokens, from the second on
     stop_token_ids: tuple[int, ...] = ()  # end-of-sequence ids included
-    min_tokens: int = 0  # before these are generated no stop token is
-    logit_bias: tuple[tuple[int, float], ...] = ()  # (token id, what is added to its logit), each id once
-    presence_penalty: float = 0.0  # taken off the logit of each token that was generated
-    frequency_penalty: float = 0.0  # the same, as often as it was generated
-    repetition_penalty: float = 1.0  # divides the positive logits of tokens of prompt and output, multiplies the others
-    grammar: Grammar | None = None  # tokens that would leave it are never chosen
+    min_tokens: int = 0  # no stop token is chosen before so many tokens
+    logit_bias: tuple[tuple[int, float], ...] = ()  # (token id, addend of its logit), each id once
+    presence_penalty: float = 0.0  # subtracted from the logit of each token that was generated
+    frequency_penalty: float = 0.0  # subtracted once for each time that the token was generated
+    # Divides the positive logits of tokens of prompt and output, and multiplies their negative ones.
+    repetition_penalty: float = 1.0
+    grammar: Grammar | None = None  # None: the text is free
 
     @property
     def looks_back(self) -> bool:
-        """Whether the next token depends on the earlier ones other than through the model."""
+        """Returns whether the choice of a token depends on the earlier ones in other ways than through the model."""
         return self.repetition_penalty != 1 or self.presence_penalty != 0 or self.frequency_penalty != 0
 
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One sequence to generate. n choices are n requests that share a prompt."""
+    """A Request asks for one sequence. n choices are n requests that share a prompt."""
 
     id: str
     prompt: tuple[int, ...]
     params: SamplingParams
-    cache_salt: str = ""  # prefixes are shared only among requests of the same salt
+    cache_salt: str = ""  # cached prefixes are shared only among requests of the same salt
 
 
 @dataclass(frozen=True, slots=True)
 class Abort:
-    """Forget a request; an unknown or finished id is not an error."""
+    """An Abort ends a request. An id that is unknown or finished is no error."""
 
     id: str
 
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprobs:
-    """Natural-log probabilities at one position, before bias, penalties, temperature, filters."""
+    """TokenLogprobs are natural-log probabilities at one position, before bias, penalties, temperature and filters."""
 
-    logprob: float  # of the token that stands there
+    logprob: float  # that of the token at the position
     top: tuple[tuple[int, float], ...] = ()  # (token id, logprob), most likely first
-    rank: int | None = None  # of the token that stands there, from 1; known of a prompt's tokens
+    rank: int | None = None  # that of the token at the position, from 1; None: it is known for prompts only
 
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """What is new of one request. The last one, and only the last, has a finish reason."""
+    """An Output tells what is new for one request, in token ids. Only the last of a request has a finish reason."""
 
     id: str
     token_ids: tuple[int, ...] = ()
-    logprobs: tuple[TokenLogprobs, ...] = ()  # one per token id, or empty when none were asked for
+    logprobs: tuple[TokenLogprobs, ...] = ()  # one for each token id; empty if none were asked for
     cached_tokens: int = 0  # prompt tokens served from the prefix cache
     finish_reason: FinishReason | None = None
     error: str | None = None
-    prompt_logprobs: tuple[TokenLogprobs, ...] = ()  # of the prompt's next tokens: they come as they are computed
+    prompt_logprobs: tuple[TokenLogprobs, ...] = ()  # those of the prompt's next tokens, in the order of the prompt
 
 
 @dataclass(frozen=True, slots=True)
 class EngineStats:
-    """Gauges and running totals of the engine, sent with every step."""
+    """EngineStats are gauges and totals of the engine. They are sent with every step."""
 
     running: int = 0
     waiting: int = 0
@@ -109,7 +110,7 @@ class EngineStats:
 
 @dataclass(frozen=True, slots=True)
 class StepOutputs:
-    """Everything one step tells the API process, in one message."""
+    """StepOutputs is the one message that the engine sends for each step."""
 
     outputs: tuple[Output, ...]
     stats: EngineStats
@@ -117,7 +118,7 @@ class StepOutputs:
 
 @dataclass(frozen=True, slots=True)
 class SamplingDefaults:
-    """What the checkpoint's generation_config.json recommends; None where it is silent."""
+    """SamplingDefaults are what the checkpoint's generation_config.json recommends. None: it says nothing."""
 
     temperature: float | None = None
     top_k: int | None = None
@@ -128,9 +129,9 @@ class SamplingDefaults:
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """How far a long piece of start-up work has come."""
+    """Progress says how far a long piece of work at start-up has come."""
 
-    what: str  # "loading weights"
+    what: str  # for instance "loading weights"
     done: int
     total: int
 
@@ -140,21 +141,21 @@ ReportProgress = Callable[[Progress], None]
 
 @dataclass(frozen=True, slots=True)
 class Ready:
-    """The engine serves, and these are its bounds: the API process admits requests by them."""
+    """Ready says that the engine serves, and within which bounds. The API process admits requests by them."""
 
     max_model_len: int  # tokens, prompt and output together
     max_num_seqs: int  # sequences that run at once
     max_waiting: int  # sequences that may queue behind them
-    description: tuple[str, ...]  # lines for the log: what was loaded, as what, how large
+    description: tuple[str, ...]  # lines for the log: what was loaded, in which precision, how large it is
     eos_token_ids: tuple[int, ...] = ()
     defaults: SamplingDefaults = field(default_factory=SamplingDefaults)
 
 
 @dataclass(frozen=True, slots=True)
 class Fatal:
-    """The engine cannot start, and starting it again would not help: a sentence for the user."""
+    """Fatal says that the engine cannot start, and that starting it again would not help."""
 
-    message: str
+    message: str  # a sentence for the user
 
 
 ToEngine = Request | Abort

@@ -1,1 +1,1 @@
-"""One step computed: a batch of rows becomes tensors, the model runs, tokens are drawn."""
+"""compute/ runs one step: rows become tensors, the model runs, tokens are drawn."""

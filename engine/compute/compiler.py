@@ -1,7 +1,7 @@
-"""Compiler: grammars become matchers over the model's vocabulary, through the library llguidance.
+"""Compiler makes matchers of grammars over the model's vocabulary, with the library llguidance.
 
-The tokenizer is opaque here: a file that is handed on. The library lets go of the interpreter's lock while it compiles
-and computes masks; it loads with the first grammar.
+The tokenizer is only a file that is handed on to the library. The library releases the interpreter's lock while it
+compiles and computes masks. It is imported with the first grammar.
 """
 
 import json
@@ -15,34 +15,34 @@ from octavo.engine.api import Grammar
 if TYPE_CHECKING:
     from llguidance import LLMatcher
 
-MAX_REASON = 300  # characters of what the library says about a grammar
-# Lower than llguidance's own: it would go on for longer than the rest of a batch should wait.
+MAX_REASON = 300  # characters of the library's message about a grammar
+# These are lower than llguidance's own limits, which let it run for longer than the rest of a batch should wait.
 LIMITS: dict[str, Any] = {
     "max_items_in_row": 1000,
     "initial_lexer_fuel": 500_000,
-    "step_lexer_fuel": 50_000,  # a few milliseconds of one mask
+    "step_lexer_fuel": 50_000,  # a few milliseconds for a mask
     "step_max_items": 20_000,
     "max_lexer_states": 20_000,
     "max_grammar_size": 100_000,
     "verbose_errors": False,
 }
-# Between the tokens of JSON. Bounded, since a model that has lost its way would write blanks until max_tokens.
+# These blanks may stand between the tokens of JSON. They are bounded, since some models write blanks until max_tokens.
 JSON_BLANKS = r"[ \t\n\r]{1,40}"
-ASCII_CLASSES = "dw"  # \d and \w mean what they do in JavaScript, and so in the patterns of JSON schemas
+ASCII_CLASSES = "dw"  # \d and \w match ASCII only, as in JavaScript and so in the patterns of JSON schemas
 
 STUCK = "No token of the model continues the output as its grammar wants; change the grammar."
-_EXHAUSTED = re.compile(r"fuel|too (many|big|large)|limit|max is")  # the library's words for one of LIMITS
+_EXHAUSTED = re.compile(r"fuel|too (many|big|large)|limit|max is")  # the library says so when one of LIMITS is reached
 
 
 class GrammarError(Exception):
-    """The grammar cannot be used; the message tells its author why."""
+    """A GrammarError says that a grammar cannot be used. Its message tells the grammar's author why."""
 
 
 class Compiler:
-    """Grammars over the vocabulary of one tokenizer."""
+    """A Compiler makes matchers over the vocabulary of one tokenizer."""
 
     def __init__(self, tokenizer: Path, eos_token_ids: Sequence[int]) -> None:
-        """`tokenizer` is a tokenizer.json. Raises GrammarError when there is none, or none that can be used."""
+        """Reads a tokenizer.json. Raises GrammarError when there is none, or it cannot be used."""
         from llguidance import LLTokenizer
 
         try:
@@ -53,9 +53,9 @@ class Compiler:
             raise GrammarError("The model's tokenizer does not allow for grammars; leave the grammar out.") from error
 
     def compile(self, grammar: Grammar) -> "LLMatcher":
-        """A matcher at its beginning, to be copied for each output. Raises GrammarError.
+        """Returns a matcher at its beginning, to be copied for each output. Raises GrammarError.
 
-        Its first mask has been computed: it shows whether there is any output, and most of what makes masks slow.
+        Its first mask has been computed: that shows whether any output exists, and finds most grammars that are slow.
         """
         from llguidance import LLMatcher, LLParserLimits
 
@@ -65,14 +65,14 @@ class Compiler:
             raise GrammarError(_sentence(str(error))) from error
         matcher = LLMatcher(self._tokenizer, source, log_level=0, limits=LLParserLimits(**LIMITS))
         passed_over = next((w for w in matcher.get_grammar_warnings() if w.startswith("Unimplemented")), None)
-        if passed_over is not None:  # the schema asks the library to be "lenient": the output might not validate
+        if passed_over is not None:  # the schema asked the library to be "lenient", and the output might not validate
             raise GrammarError(_sentence(passed_over))
         mask_of(matcher)
         return matcher
 
 
 def _source(grammar: Grammar) -> str:
-    """The grammar as llguidance reads it. Raises ValueError."""
+    """Returns the grammar in the form that llguidance reads. Raises ValueError."""
     from llguidance import LLMatcher, grammar_from, regex_to_lark
 
     match grammar.kind:
@@ -87,9 +87,9 @@ def _source(grammar: Grammar) -> str:
 
 
 def mask_of(matcher: "LLMatcher") -> bytes:
-    """Which tokens may come next, a bit for each id, least significant first. Raises GrammarError.
+    """Returns which tokens may come next: a bit for each id, least significant first. Raises GrammarError.
 
-    A matcher in error allows the end, as if its grammar were fulfilled.
+    The error has to be asked for: a matcher in error allows the end, as if its grammar were fulfilled.
     """
     mask = matcher.compute_bitmask()
     if matcher.is_error():
@@ -98,13 +98,13 @@ def mask_of(matcher: "LLMatcher") -> bytes:
 
 
 def why_refused(matcher: "LLMatcher") -> str:
-    """Why the matcher did not take the token that was sampled, for a client."""
+    """Returns why the matcher did not take the token that was sampled, in a sentence for a client."""
     exhausted = _EXHAUSTED.search(matcher.get_error())
     return _sentence(exhausted[0]) if exhausted else STUCK
 
 
 def _sentence(reason: str) -> str:
-    """The library's reason, for a client who does not know of the library."""
+    """Returns the library's reason as a sentence for a client who does not know the library."""
     if (keys := re.search(r"Unimplemented keys: \[(.*?)\]", reason)) is not None:
         return f"These keywords of JSON schema are not supported: {keys[1]}; leave them out."
     if "coerce_one_of" in reason:

@@ -1,10 +1,11 @@
-"""What a row's parameters change about its logits: a short list of edits, made on the host and pure like the noise.
+"""Lists the edits that a row's parameters make to its logits. The list is made on the host, and is short.
 
     logit' = (logit / penalty if logit > 0 else logit * penalty) + addend
 
-The repetition penalty (Keskar et al., https://arxiv.org/abs/1909.05858) comes first, since it scales what the model
-says; then what is added: frequency and presence penalties and the bias, as OpenAI defines them; -inf is a token that
-may not come yet. A row's edits follow from its own tokens alone, so batching and preemption cannot change them.
+The repetition penalty (Keskar et al., https://arxiv.org/abs/1909.05858) comes first, since it scales the model's own
+logits. The addend is the sum of frequency penalty, presence penalty and bias, as OpenAI defines them. It is -inf for a
+token that may not come yet. A row's edits follow from its own tokens alone, so batching and preemption cannot change
+them.
 """
 
 from collections.abc import Sequence
@@ -21,7 +22,7 @@ Numbers = NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Edits:
-    """Each cell of the logits [R, V] at most once."""
+    """Edits hold each cell of the logits [R, V] at most once."""
 
     rows: Ids  # [E]
     tokens: Ids  # [E]
@@ -30,7 +31,7 @@ class Edits:
 
 
 def edits(rows: Sequence[Row], vocab: int) -> Edits | None:
-    """Those of a batch, for ids below `vocab`; None when no row asks for any."""
+    """Returns the edits of a batch for ids below `vocab`; returns None when no row asks for any."""
     changed = [index for index, row in enumerate(rows) if _changes(row)]
     if not changed:
         return None
@@ -42,16 +43,17 @@ def edits(rows: Sequence[Row], vocab: int) -> Edits | None:
 
 
 def _changes(row: Row) -> bool:
+    """Returns whether the row's parameters may change a logit."""
     return bool(row.history or row.params.logit_bias or _banned(row))
 
 
 def _banned(row: Row) -> tuple[int, ...]:
-    """The tokens that would end the sequence before it may."""
+    """Returns the tokens that may not come yet, since they would end the sequence before min_tokens."""
     return row.params.stop_token_ids if (row.output or 0) < row.params.min_tokens else ()
 
 
 def _edits_of(row: Row) -> tuple[Ids, Numbers, Numbers]:
-    """Tokens, in order, with their penalties and addends. [E] each"""
+    """Returns the tokens that a row changes, in ascending order, with their penalties and addends. [E] each"""
     params, banned = row.params, _banned(row)
     history = np.array(row.history, np.int64)
     seen = np.unique(history) if params.repetition_penalty != 1 else history[:0]
@@ -66,5 +68,7 @@ def _edits_of(row: Row) -> tuple[Ids, Numbers, Numbers]:
     values = np.concatenate([np.zeros(len(seen)), *(values for _, values in added)])
     tokens, where = np.unique(places, return_inverse=True)
     penalties = np.where(np.isin(tokens, seen), params.repetition_penalty, 1.0)
-    addends: Numbers = np.bincount(where, values, len(tokens)).astype(np.float64)  # of no values: of integers
+    addends: Numbers = np.bincount(where, values, len(tokens)).astype(
+        np.float64
+    )  # without any values, bincount returns integers
     return tokens, penalties, addends

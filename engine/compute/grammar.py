@@ -1,6 +1,6 @@
-"""Grammars: where each output that is bound to one stands in it, and which tokens that allows next.
+"""Grammars follow each output that is bound to one, and say which tokens it allows next.
 
-Compiling and masks run in threads, beside the forward pass.
+Grammars are compiled and masks are computed in threads, beside the forward pass.
 """
 
 from collections import OrderedDict
@@ -20,32 +20,33 @@ from octavo.engine.schedule.batch import Row, Sample
 if TYPE_CHECKING:
     from llguidance import LLMatcher
 
-KEPT = 16  # compiled grammars that are kept for the next request; the largest take 80 MB each
+KEPT = 16  # how many compiled grammars are kept for later requests; the largest take 80 MB each
 MASK_THREADS = 4
 
 
 @dataclass(slots=True)
 class _State:
-    """Where one output stands in its grammar."""
+    """A _State is where one output stands in its grammar."""
 
     matcher: "LLMatcher"
-    mask: Future[bytes]  # of the next token
-    outputs: int = 0  # tokens consumed
+    mask: Future[bytes]  # which tokens may come next
+    outputs: int = 0  # how many tokens the matcher has consumed
 
 
 class Grammars:
-    """The grammars of the requests that the engine has. All but what runs in its threads belongs to the engine's loop.
+    """Grammars holds the grammars of the engine's requests. Only the engine's loop may call its public methods.
 
-    step k      forward | allowed, sample, advance        the mask of step k + 1 is computed from `advance` on, while
-    step k+1                               forward | ...  the next forward pass runs
+    step k      forward | allowed, sample, advance
+    step k + 1                                     forward | allowed, sample, advance
+    threads                                        mask of step k + 1
     """
 
     def __init__(self, tokenizer: Path | None = None, eos_token_ids: Sequence[int] = ()) -> None:
-        """Without a tokenizer every grammar is refused."""
+        """Without a tokenizer, every grammar is refused."""
         self._tokenizer = tokenizer
         self._eos_token_ids = eos_token_ids
-        self._compiler: Compiler | None = None  # made by the first grammar: it takes half a second
-        self._matchers: OrderedDict[Grammar, Future[LLMatcher]] = OrderedDict()  # least recently used first
+        self._compiler: Compiler | None = None  # made with the first grammar, since it takes half a second
+        self._matchers: OrderedDict[Grammar, Future[LLMatcher]] = OrderedDict()  # the least recently used is first
         self._waiting: dict[str, tuple[Request, Future[LLMatcher]]] = {}  # by request id, in order of arrival
         self._states: dict[str, _State] = {}  # by request id
         self._compile_thread = ThreadPoolExecutor(1, "compiler")
@@ -53,11 +54,11 @@ class Grammars:
 
     @property
     def compiling(self) -> int:
-        """How many requests wait for their grammar."""
+        """Returns how many requests wait for their grammar."""
         return len(self._waiting)
 
     def compile(self, request: Request, grammar: Grammar) -> None:
-        """Begins to compile the grammar of a request, unless that was done for an earlier one."""
+        """Begins to compile the grammar of a request, unless it is there from an earlier request."""
         if grammar not in self._matchers:
             self._matchers[grammar] = self._compile_thread.submit(self._compile, grammar)
             if len(self._matchers) > KEPT:
@@ -66,6 +67,7 @@ class Grammars:
         self._waiting[request.id] = (request, self._matchers[grammar])
 
     def _compile(self, grammar: Grammar) -> "LLMatcher":
+        """Compiles a grammar, in the thread for that. Raises GrammarError."""
         if self._compiler is None:
             if self._tokenizer is None:
                 raise GrammarError("The model has no tokenizer.json, which grammars need; leave the grammar out.")
@@ -73,9 +75,9 @@ class Grammars:
         return self._compiler.compile(grammar)
 
     def compiled(self, seconds: float) -> list[tuple[Request, str | None]]:
-        """The requests that wait no longer, each with what is wrong with its grammar, or bound to it from here on.
+        """Returns the requests whose grammar is compiled. When there is none, it waits up to so many seconds for one.
 
-        When there is none, waits up to so many seconds for one.
+        Each comes with the error in its grammar. Where that is None, its output is bound to the grammar from now on.
         """
         if not self._waiting:
             return []
@@ -84,6 +86,7 @@ class Grammars:
         return [(request, self._begin(request.id, future)) for request, future in done]
 
     def _begin(self, request_id: str, future: "Future[LLMatcher]") -> str | None:
+        """Binds a request to its compiled grammar, or returns the error in the grammar."""
         del self._waiting[request_id]
         try:
             matcher = future.result().deep_copy()
@@ -93,12 +96,15 @@ class Grammars:
         return None
 
     def forget(self, request_id: str) -> bool:
-        """Drops what is kept for a request, if anything; whether it was still waiting for its grammar."""
+        """Drops what is kept for a request, if anything; returns whether it was still waiting for its grammar."""
         self._states.pop(request_id, None)
         return self._waiting.pop(request_id, None) is not None
 
     def allowed(self, rows: Sequence[Row]) -> NDArray[np.uint8] | None:
-        """Which ids each row may choose, [R, bytes], bit i % 8 of byte i // 8 for id i; None when no row is bound."""
+        """Returns which ids each row may choose, or None when no row is bound to a grammar.
+
+        The masks are [R, bytes]: bit i % 8 of byte i // 8 is for id i.
+        """
         masks = {index: mask for index, row in enumerate(rows) if (mask := self._mask_of(row)) is not None}
         if not masks:
             return None
@@ -108,20 +114,24 @@ class Grammars:
         return found
 
     def _mask_of(self, row: Row) -> bytes | None:
-        """None when the row is free, or its mask could not be computed: `advance` will say so."""
+        """Returns the mask of a row; returns None if the row is free, or the mask failed, which `advance` reports."""
         state = self._state(row)
         return None if state is None or state.mask.exception() is not None else state.mask.result()
 
     def _state(self, row: Row) -> _State | None:
-        """None when the row is free, too, if its token is known already: it was preempted while it was sampled."""
+        """Returns where the output of a row stands in its grammar; returns None if the row is free.
+
+        It also returns None for a row whose token is known already, since it was preempted while it was sampled.
+        """
         state = self._states.get(row.id)
         return state if state is not None and state.outputs == row.output else None
 
     def advance(self, rows: Sequence[Row], samples: Sequence[Sample]) -> list[Sample]:
-        """Takes in the sampled tokens; a sample is changed where its grammar ends or fails."""
+        """Takes in the sampled tokens; returns the samples, changed where a grammar ends or fails."""
         return [self._advanced(row, sample) for row, sample in zip(rows, samples, strict=True)]
 
     def _advanced(self, row: Row, sample: Sample) -> Sample:
+        """Takes in the token of one row, and begins to compute its next mask."""
         state = self._state(row)
         if state is None or sample.token is None:
             return sample

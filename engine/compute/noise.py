@@ -1,8 +1,8 @@
-"""The randomness of sampling: a pure function of seed, choice and output position.
+"""Makes the random numbers of sampling, as a pure function of seed, choice and output position.
 
 Philox4x32-10 (Salmon, Moraes, Dror, Shaw: "Parallel Random Numbers: As Easy as 1, 2, 3", SC 2011) is a counter-based
-generator: it has no state to advance, so batching, preemption, recomputation and speculation cannot shift it. It runs
-on the host, where position and seed are always known before the step, and so it is the same for every device.
+generator. It has no state to advance, so batching, preemption, recomputation and speculation cannot shift it. It runs
+on the host, which knows position and seed before the step, so the numbers are the same for every device.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-Words = NDArray[np.uint64]  # of 32 bits each: the products of a round then need no care
+Words = NDArray[np.uint64]  # each holds 32 bits, so that products fit
 
 _MULTIPLIERS = np.array([[0xD2511F53], [0xCD9E8D57]], np.uint64)
 _WEYL = np.array([[0x9E3779B9], [0xBB67AE85]], np.uint64)  # golden ratio, sqrt(3) - 1
@@ -20,7 +20,7 @@ _32 = np.uint64(32)
 
 
 def philox(counter: Words, key: Words) -> Words:
-    """Ten rounds over N counters [4, N] under their keys [2, N]; returns N x 4 random words [4, N]."""
+    """Runs ten rounds over N counters [4, N] under their keys [2, N]; returns N x 4 random words [4, N]."""
     even, odd = counter[::2], counter[1::2]  # [2, N]
     for round_key in (key + _ROUNDS * _WEYL) & _LOW:
         products = even * _MULTIPLIERS
@@ -29,7 +29,7 @@ def philox(counter: Words, key: Words) -> Words:
 
 
 def uniforms(seeds: Sequence[int], choices: Sequence[int], positions: Sequence[int]) -> NDArray[np.float64]:
-    """One number in [0, 1) of 53 random bits for each triple; all three are taken modulo 2**64."""
+    """Returns a number in [0, 1) of 53 random bits for each triple. All three are taken modulo 2**64."""
     position, choice, seed = (
         np.array([value & 0xFFFF_FFFF_FFFF_FFFF for value in values], np.uint64)
         for values in (positions, choices, seeds)

@@ -1,4 +1,4 @@
-"""ModelRunner: a batch of plain numbers becomes tensors, goes through the model, and comes back as tokens."""
+"""ModelRunner makes tensors of a batch, runs the model on them, and returns the tokens that are drawn."""
 
 from dataclasses import dataclass, field, replace
 
@@ -9,7 +9,7 @@ from octavo.engine.api import TokenLogprobs
 from octavo.engine.compute.grammar import Grammars
 from octavo.engine.compute.graphs import Graphs
 from octavo.engine.compute.sampler import Drawn, draw, score
-from octavo.engine.compute.tensors import Drawing, to_forward_batch
+from octavo.engine.compute.tensors import PendingTokens, to_forward_batch
 from octavo.engine.schedule.batch import Batch, Row, Sample
 from octavo.model.decoder import Decoder
 from octavo.model.kv_cache import KVCache
@@ -19,57 +19,60 @@ SCORED_AT_ONCE = 64  # prompt tokens
 
 @dataclass(frozen=True, slots=True)
 class DeviceStep:
-    """A step that the device computes, or has computed."""
+    """A DeviceStep is a step that the device computes, or has computed."""
 
     batch: Batch
-    drawn: Drawn | None  # for `batch.sampled`; None when that is empty
-    scored: Tensor  # [S, H] hidden states of all targets
-    done: torch.Event | None  # after everything else; None on a CPU, where what was launched is done
+    drawn: Drawn | None  # the tokens of `batch.sampled`; None: no row is sampled
+    scored: Tensor  # [S, H] the hidden states that predict the targets
+    done: torch.Event | None  # comes after everything else; None on a CPU, which computes at once
 
     @property
-    def drawing(self) -> Drawing | None:
-        """What the next step may find pending."""
+    def pending(self) -> PendingTokens | None:
+        """Returns the tokens that may be PENDING in the next step; returns None when no row is sampled."""
         if self.drawn is None:
             return None
-        return Drawing(self.drawn.tokens, {row.id: place for place, row in enumerate(self.batch.sampled)})
+        return PendingTokens(self.drawn.tokens, {row.id: place for place, row in enumerate(self.batch.sampled)})
 
 
 @dataclass(frozen=True, slots=True)
 class ModelRunner:
-    """The model, its KV cache, and where the outputs stand in their grammars. Stateless but for the latter two."""
+    """A ModelRunner computes batches with a model. Its only state is in the KV cache and in the grammars."""
 
     model: Decoder
     cache: KVCache
     sampled_vocab: int
     grammars: Grammars = field(default_factory=Grammars)
-    overlaps: bool = False  # whether `launch` returns before the device is done
+    overlaps: bool = False  # whether the next step is launched before this one is collected
     graphs: Graphs = field(default_factory=Graphs)
 
     def run(self, batch: Batch) -> list[Sample]:
-        """Computes the rows' tokens into the cache; returns what came of each row of `batch.answered`."""
+        """Computes the rows' tokens into the cache; returns a sample for each row of `batch.answered`."""
         return self.collect(self.launch(batch))
 
     def launch(self, batch: Batch, before: DeviceStep | None = None) -> DeviceStep:
-        """Enqueues all that makes tokens of the batch; waits at most for masks of grammars, which the host computes.
+        """Launches all that makes tokens of the batch. It waits for the masks of grammars, but not for the device.
 
-        `before` is the step launched before this one, whose tokens are those that are pending here.
+        `before` is the step before this one. It draws the tokens that are PENDING here.
         """
         with torch.inference_mode():
             return self.draw(batch, *self.compute(batch, before))
 
     def compute(self, batch: Batch, before: DeviceStep | None = None) -> tuple[Tensor, Tensor]:
-        """The rows' tokens into the cache; logits [R, V] of `batch.sampled`, hidden states [S, H] of all targets."""
-        drawing = before.drawing if before is not None else None
+        """Computes the rows' tokens into the cache.
+
+        Returns the logits [R, V] of `batch.sampled`, and the hidden states [S, H] that predict the targets.
+        """
+        pending = before.pending if before is not None else None
         if (graph := self.graphs.find(batch)) is not None:
-            logits = graph.logits(batch, drawing)
-            return logits, logits[:0]  # it has no targets
-        inputs = to_forward_batch(batch, self.cache.block_size, self.model.device, drawing)
+            logits = graph.logits(batch, pending)
+            return logits, logits[:0]  # a batch that a graph runs has no targets
+        inputs = to_forward_batch(batch, self.cache.block_size, self.model.device, pending)
         hidden = self.model.hidden(inputs, self.cache)  # [R + S, H]
         sampled = len(batch.sampled)
         return self.model.logits(hidden[:sampled]), hidden[sampled:]
 
     def draw(self, batch: Batch, logits: Tensor, scored: Tensor) -> DeviceStep:
-        """The next tokens, as far as the rows' grammars allow. logits [R, V], scored [S, H]"""
+        """Draws the next tokens from those that the rows' grammars allow. logits [R, V], scored [S, H]"""
         rows, drawn, done = batch.sampled, None, None
         if rows:
             drawn = draw(logits, rows, self.sampled_vocab, self.grammars.allowed(rows), self.model.ops.draw)
@@ -79,7 +82,7 @@ class ModelRunner:
         return DeviceStep(batch, drawn, scored, done)
 
     def collect(self, step: DeviceStep) -> list[Sample]:
-        """Waits for that step, and for none launched later; what came of each row of its batch that is answered."""
+        """Waits for the step, and for none launched later; returns a sample for each row of `batch.answered`."""
         if step.done is not None:
             step.done.synchronize()
         rows = step.batch.sampled
@@ -95,7 +98,10 @@ class ModelRunner:
 
     @torch.inference_mode()
     def _scores(self, row: Row, hidden: Tensor) -> tuple[TokenLogprobs, ...]:
-        """Of the row's targets, a few at a time: the logits of a long prompt would take gigabytes. hidden [S, H]"""
+        """Returns the log-probabilities of the row's targets. hidden [S, H]
+
+        They are computed for a few targets at a time: the logits of a long prompt would take gigabytes.
+        """
         found: list[TokenLogprobs] = []
         for start in range(0, len(row.targets), SCORED_AT_ONCE):
             part = slice(start, start + SCORED_AT_ONCE)

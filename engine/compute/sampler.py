@@ -1,9 +1,9 @@
-"""From logits to samples: the rows' edits and grammars before a token is drawn, their log-probabilities after it.
+"""Makes samples of logits: it edits and masks them, has the tokens drawn, and looks up their log-probabilities.
 
     draw     launches everything and waits for nothing: the tokens are on the device for the step after this one
-    samples  waits for the copy that `draw` has sent to the host, and for no step that was launched meanwhile
+    samples  waits for the copy that `draw` has sent to the host, but for no step that was launched meanwhile
 
-How a token is drawn is the model's operation (model/ops/sampling.py); noise, edits and masks are made on the host.
+Drawing itself is an operation of the model (model/ops/sampling.py). Noise, edits and masks are made on the host.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,23 +22,23 @@ from octavo.engine.schedule.batch import Row, Sample
 from octavo.model.ops import sampling
 from octavo.model.ops.sampling import GREEDY, rank
 
-Draw = Callable[[Tensor, Tensor], Tensor]  # as model.ops.sampling.draw
-Told = dict[int, TokenLogprobs]  # by the index of the row
+Draw = Callable[[Tensor, Tensor], Tensor]  # does what model.ops.sampling.draw does
+Told = dict[int, TokenLogprobs]  # index of the row -> the log-probabilities that it asked for
 
 
 @dataclass(frozen=True, slots=True)
 class Drawn:
-    """What a step draws, perhaps before it is known."""
+    """Drawn holds the tokens that a step draws. The device may still be computing them."""
 
-    tokens: Tensor  # [R] int64, on the device of the logits; -1: none
-    # On the host, valid when `copied` has come: the tokens; then, for the rows that ask for log-probabilities, those of
-    # their tokens [r], those of the likeliest tokens [r, C], and the ids of the likeliest [r, C].
+    tokens: Tensor  # [R] int64, on the device of the logits; -1: no token
+    # The copies on the host are valid when `copied` has come. They are the tokens [R] and, if rows ask for
+    # log-probabilities, those of their tokens [r], those of the likeliest tokens [r, C], and the likeliest ids [r, C].
     copies: tuple[Tensor, ...]
-    asked: tuple[tuple[int, int], ...]  # (row, how many of the likeliest) of each that asks [r]
-    copied: torch.Event | None  # None on a CPU, where copies are the tensors themselves
+    asked: tuple[tuple[int, int], ...]  # (index, how many of the likeliest) of each row that asks [r]
+    copied: torch.Event | None  # None on a CPU, where the copies are the tensors themselves
 
     def samples(self) -> list[Sample]:
-        """One for each row. The only place that waits."""
+        """Returns a sample for each row. Nothing else in this module waits."""
         if self.copied is not None:
             self.copied.synchronize()
         ids, *logprobs = (copy.tolist() for copy in self.copies)
@@ -50,22 +50,22 @@ def draw(
     logits: Tensor,
     rows: Sequence[Row],
     sampled_vocab: int,
-    allowed: NDArray[np.uint8] | None = None,
-    choose: Draw = sampling.draw,
+    allowed: NDArray[np.uint8] | None,
+    choose: Draw,
 ) -> Drawn:
-    """One token for each row of `logits` [R, V] float32; ids from `sampled_vocab` on are never chosen.
+    """Draws a token for each row of `logits` [R, V] float32. Ids from `sampled_vocab` on are never chosen.
 
-    `allowed` are the masks of the rows' grammars, [R, bytes], bit i % 8 of byte i // 8 for id i. `choose` is the seam
-    that draws. A row whose maximum is NaN or infinite gets no token, and disturbs no other row.
+    `allowed` holds the masks of the rows' grammars, [R, bytes]: bit i % 8 of byte i // 8 is for id i. `choose` is the
+    seam that draws. A row whose maximum is NaN or infinite gets no token, and disturbs no other row.
     """
     edited = _edited(logits, rows, sampled_vocab)
     if allowed is not None:
         edited = _within(edited, logits, allowed, sampled_vocab)
-    # Edited or not, rows are V apart, so that one compiled kernel serves all.
+    # Rows are V apart in memory, edited or not, so that one compiled kernel serves both.
     tokens = choose(edited[:, :sampled_vocab], _uploaded(_controls(rows), logits.device))  # [R]
     asked = tuple((index, row.params.logprobs) for index, row in enumerate(rows) if row.params.logprobs is not None)
     found = (tokens, *(_logprobs(logits[:, :sampled_vocab], tokens, asked) if asked else ()))
-    copies = tuple(each.to("cpu", non_blocking=True) for each in found)  # from a GPU, into pinned memory
+    copies = tuple(each.to("cpu", non_blocking=True) for each in found)  # copies from a GPU go to pinned memory
     copied = None
     if logits.device.type == "cuda":
         copied = torch.Event(logits.device)
@@ -74,13 +74,13 @@ def draw(
 
 
 def _uploaded(array: NDArray[np.generic], device: torch.device) -> Tensor:
-    """The array on the device, without waiting for what runs there: its memory is pinned until it has been copied."""
+    """Copies an array to the device without waiting for what runs there: its memory is pinned until it is copied."""
     tensor = torch.from_numpy(array)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def _controls(rows: Sequence[Row]) -> NDArray[np.float64]:
-    """The numbers that a draw needs, in one array, so that one copy takes them to the device. [R, 5]"""
+    """Returns the numbers that a draw needs, in one array [R, 5], so that one copy takes them to the device."""
     params = [row.params for row in rows]
     wanted = [(0.0, p.temperature, p.top_k, p.top_p, p.min_p) for p in params]
     controls = np.array(wanted, np.float64).reshape(-1, 5)
@@ -92,7 +92,7 @@ def _controls(rows: Sequence[Row]) -> NDArray[np.float64]:
 
 
 def _edited(logits: Tensor, rows: Sequence[Row], sampled_vocab: int) -> Tensor:
-    """The logits [R, V] with the rows' penalties, biases and bans; the same tensor when there are none."""
+    """Returns the logits [R, V] with the rows' penalties, biases and bans; the same tensor when there are none."""
     found = edits(rows, sampled_vocab)
     if found is None:
         return logits
@@ -104,9 +104,10 @@ def _edited(logits: Tensor, rows: Sequence[Row], sampled_vocab: int) -> Tensor:
 
 
 def _within(edited: Tensor, logits: Tensor, allowed: NDArray[np.uint8], sampled_vocab: int) -> Tensor:
-    """The edited logits [R, V] without the tokens that the rows' grammars forbid.
+    """Returns the edited logits [R, V] with -inf for the tokens that the rows' grammars forbid.
 
-    Where bans leave a grammar no token they give way: an output ends where its grammar does, min_tokens or not.
+    If edits and grammar together leave a row no token, the edits do not count: an output ends where its grammar does,
+    even before min_tokens.
     """
     forbidden = _forbidden(allowed, logits)
     kept = edited.masked_fill(forbidden, -torch.inf)
@@ -117,7 +118,7 @@ def _within(edited: Tensor, logits: Tensor, allowed: NDArray[np.uint8], sampled_
 
 
 def _forbidden(allowed: NDArray[np.uint8], logits: Tensor) -> Tensor:
-    """What the masks do not allow: [R, bytes] -> [R, V] bool. Ids beyond the masks are forbidden."""
+    """Returns what the masks do not allow: [R, bytes] -> [R, V] bool. Ids beyond the masks are forbidden."""
     vocab = logits.shape[-1]
     if logits.device.type == "cpu":
         return torch.from_numpy(np.unpackbits(allowed, axis=-1, count=vocab, bitorder="little") == 0)
@@ -125,14 +126,17 @@ def _forbidden(allowed: NDArray[np.uint8], logits: Tensor) -> Tensor:
 
 
 def _unpacked(masks: Tensor, vocab: int) -> Tensor:
-    """The bits of the masks, least significant first: [R, bytes] -> [R, V] bool; on a CPU numpy is far faster."""
+    """Returns the bits of the masks, least significant first: [R, bytes] -> [R, V] bool. On a CPU, numpy is faster."""
     bits = torch.arange(8, dtype=torch.uint8, device=masks.device)
     columns = (masks[..., None] >> bits & 1).flatten(1)[:, :vocab]  # [R, <= V]
     return pad(columns, (0, vocab - columns.shape[-1])).bool()
 
 
 def _logprobs(logits: Tensor, tokens: Tensor, asked: Sequence[tuple[int, int]]) -> tuple[Tensor, Tensor, Tensor]:
-    """Of the rows that ask, by the model's own distribution: their tokens' [r], the likeliest [r, C], and their ids."""
+    """Returns log-probabilities by the model's own distribution, for the rows that ask.
+
+    They are those of their tokens [r], those of the likeliest tokens [r, C], and the ids of the likeliest [r, C].
+    """
     index, counts = zip(*asked, strict=True)
     chosen = _uploaded(np.array(index), logits.device)
     scores = logits[chosen].log_softmax(-1)  # [r, V]
@@ -143,7 +147,7 @@ def _logprobs(logits: Tensor, tokens: Tensor, asked: Sequence[tuple[int, int]]) 
 def _told(
     asked: Sequence[tuple[int, int]], sampled: list[float], values: list[list[float]], ids: list[list[int]]
 ) -> Told:
-    """The log-probabilities as plain data."""
+    """Returns the log-probabilities as plain data."""
     told = {}
     for (index, count), logprob, top, best in zip(asked, sampled, values, ids, strict=True):
         told[index] = TokenLogprobs(logprob, tuple(zip(best[:count], top[:count], strict=True)))
@@ -151,9 +155,9 @@ def _told(
 
 
 def score(logits: Tensor, targets: Sequence[int], count: int) -> list[TokenLogprobs]:
-    """Log-probability and rank of given tokens by logits [S, V], and the `count` likeliest beside each.
+    """Returns log-probability and rank of each target by its line of logits [S, V], and the `count` likeliest tokens.
 
-    Equal ones rank by id. An id beyond V is never sampled, and so has no probability.
+    Equal logits rank by id. An id beyond V is never sampled, so its probability is 0.
     """
     scores = logits.log_softmax(-1)  # [S, V]
     vocab = scores.shape[-1]

@@ -1,4 +1,4 @@
-"""A batch of plain numbers as tensors on the device, in one copy that nobody waits for."""
+"""Makes tensors on the device of a batch of plain numbers, in one copy that nobody waits for."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -19,16 +19,16 @@ Array = TypeVar("Array", Tensor, NDArray[Any])
 
 
 @dataclass(frozen=True, slots=True)
-class Drawing:
-    """What the step before draws: the tokens that are pending in a batch, on the device."""
+class PendingTokens:
+    """PendingTokens are the tokens that the step before draws. They are on the device, and not known to the host."""
 
-    tokens: Tensor  # [R] int64, -1 for what was not a number
-    places: Mapping[str, int]  # of each request's token among them
+    tokens: Tensor  # [R] int64, -1: the logits were not numbers
+    places: Mapping[str, int]  # request id -> the place of its token in `tokens`
 
     def put_into(self, tokens: Tensor) -> None:
-        """Replaces what is pending in tokens [T] int64: there -1 - p stands for the token at place p.
+        """Replaces the pending ones of tokens [T] int64, where -1 - p stands for the token at place p.
 
-        What was not a number is followed by some token that exists: the row is computed for nobody.
+        A token that could not be drawn becomes id 0, which exists: nobody reads what is computed behind it.
         """
         places = (-1 - tokens).clamp_(min=0)
         tokens.copy_(torch.where(tokens < 0, self.tokens.index_select(0, places).clamp_(min=0), tokens))
@@ -36,9 +36,9 @@ class Drawing:
 
 @dataclass(frozen=True, slots=True)
 class BatchSizes:
-    """The sizes of a ForwardBatch, and so where its tensors lie in the one buffer that holds them all.
+    """BatchSizes are the sizes of a ForwardBatch. They say where its tensors lie in the one buffer that holds them all.
 
-    Each begins at a multiple of ALIGNED bytes in every step: kernels may be compiled for that.
+    Each tensor begins at a multiple of ALIGNED bytes in every step: kernels may be compiled for that.
     """
 
     tokens: int  # T
@@ -48,7 +48,7 @@ class BatchSizes:
 
     @classmethod
     def of(cls, batch: Batch) -> "BatchSizes":
-        """As small as the batch."""
+        """Returns the smallest sizes that hold the batch."""
         return cls(
             tokens=sum(len(row.tokens) for row in batch.rows),
             rows=len(batch.rows),
@@ -57,7 +57,7 @@ class BatchSizes:
         )
 
     def _starts(self) -> tuple[int, ...]:
-        """Where each tensor begins, in the order of `split`, and the end; in bytes."""
+        """Returns where each tensor begins, in the order of `split`, and where the last one ends, in bytes."""
         token_bytes, row_bytes = 8 * self.tokens, 4 * self.rows
         table_bytes = row_bytes * self.blocks
         nbytes = (token_bytes, token_bytes, token_bytes, 8 * self.logit_rows, row_bytes + 4, row_bytes, table_bytes)
@@ -65,11 +65,14 @@ class BatchSizes:
 
     @property
     def nbytes(self) -> int:
-        """Of the buffer."""
+        """Returns the size of the buffer in bytes."""
         return self._starts()[-1]
 
     def split(self, longs: Array, ints: Array) -> list[Array]:
-        """tokens, positions, slots, logit_rows; q_starts, kv_lens, block_table: of the buffer as int64 and as int32."""
+        """Returns the parts of a buffer, which is given as int64 and as int32.
+
+        They are tokens, positions, slots and logit_rows in int64, then q_starts, kv_lens and block_table in int32.
+        """
         starts, tokens, rows = self._starts(), self.tokens, self.rows
         wide, narrow = (tokens, tokens, tokens, self.logit_rows), (rows + 1, rows, rows * self.blocks)
         parts = [longs[start // 8 : start // 8 + count] for start, count in zip(starts, wide, strict=False)]
@@ -78,7 +81,7 @@ class BatchSizes:
         return parts
 
     def forward_batch(self, buffer: Tensor, q_lens: tuple[int, ...], kv_lens: tuple[int, ...]) -> ForwardBatch:
-        """The same tensors by their names, with the counts [N] of a host that loops over them."""
+        """Returns the same parts by their names, with the lengths [N] for a host that loops over the rows."""
         tokens, positions, slots, logit_rows, q_starts, ends, block_table = self.split(
             buffer.view(torch.int64), buffer.view(torch.int32)
         )
@@ -86,26 +89,26 @@ class BatchSizes:
 
 
 def to_forward_batch(
-    batch: Batch, block_size: int, device: torch.device, drawing: Drawing | None = None
+    batch: Batch, block_size: int, device: torch.device, pending: PendingTokens | None = None
 ) -> ForwardBatch:
-    """The rows as one flat batch on the device. Where tokens are pending, `drawing` has them."""
+    """Returns the rows as one flat batch on the device. Where a row's token is PENDING, `pending` has it."""
     sizes = BatchSizes.of(batch)
-    buffer = on_host(batch, sizes, block_size, device, drawing).to(device, non_blocking=True)
+    buffer = on_host(batch, sizes, block_size, device, pending).to(device, non_blocking=True)
     q_lens, kv_lens = tuple(len(row.tokens) for row in batch.rows), tuple(row.end for row in batch.rows)
     made = sizes.forward_batch(buffer, q_lens, kv_lens)
-    if drawing is not None:
-        drawing.put_into(made.tokens)
+    if pending is not None:
+        pending.put_into(made.tokens)
     return made
 
 
 def on_host(
-    batch: Batch, sizes: BatchSizes, block_size: int, device: torch.device, drawing: Drawing | None = None
+    batch: Batch, sizes: BatchSizes, block_size: int, device: torch.device, pending: PendingTokens | None = None
 ) -> Tensor:
-    """The batch in a buffer [nbytes] of the sizes; what that has more is padding, which writes and sees nothing.
+    """Returns the batch in a buffer [nbytes] of these sizes. Further rows are padding, which writes and sees nothing.
 
-    Pending tokens are as Drawing.put_into wants them. For a GPU the memory is pinned, so that it is copied while the
-    host goes on. No step overwrites what an earlier one has yet to copy: torch hands pinned memory out again when the
-    copies from it are done, and so buffers take turns.
+    Pending tokens are encoded for PendingTokens.put_into. For a GPU the memory is pinned, so that it is copied while
+    the host goes on. No step overwrites a buffer that is still being copied: torch hands pinned memory out again only
+    after the copies from it are done.
     """
     buffer = torch.empty(sizes.nbytes, dtype=torch.uint8, pin_memory=device.type == "cuda")
     longs: NDArray[Any] = buffer.numpy().view(np.int64)
@@ -120,22 +123,25 @@ def on_host(
     owner = np.repeat(np.arange(sizes.rows), counts)  # [T]
     positions[:] = np.arange(sizes.tokens) + (ends - q_starts[1:])[owner]  # -1 in padding
     slots[:] = table[owner, positions // block_size].astype(np.int64) * block_size + positions % block_size
-    ids = chain(chain.from_iterable(_ids(row, drawing) for row in rows), repeat(0, padding))
+    ids = chain(chain.from_iterable(_ids(row, pending) for row in rows), repeat(0, padding))
     tokens[:] = np.fromiter(ids, np.int64, sizes.tokens)
     logit_rows[:] = _logit_rows(batch, q_starts, sizes)
     positions[sizes.tokens - padding :], slots[sizes.tokens - padding :] = 0, -1
     return buffer
 
 
-def _ids(row: Row, drawing: Drawing | None) -> tuple[int, ...]:
-    """The row's tokens; without a drawing none is pending."""
-    if drawing is None or row.tokens[-1] != PENDING:
+def _ids(row: Row, pending: PendingTokens | None) -> tuple[int, ...]:
+    """Returns the row's tokens, with a pending one encoded for PendingTokens.put_into."""
+    if pending is None or row.tokens[-1] != PENDING:
         return row.tokens
-    return (*row.tokens[:-1], -1 - drawing.places[row.id])
+    return (*row.tokens[:-1], -1 - pending.places[row.id])
 
 
 def _logit_rows(batch: Batch, q_starts: NDArray[np.int32], sizes: BatchSizes) -> NDArray[np.int64]:
-    """The last token of each row that samples, those before the targets of prompts, and all of the padding. [R]"""
+    """Returns which of the batch's tokens need logits. [R]
+
+    They are the last token of each row that is sampled, the tokens before the targets of prompts, and all padding.
+    """
     rows = batch.rows
     sampled = q_starts[1 : len(rows) + 1][[row.output is not None for row in rows]] - 1
     targets = [first + np.arange(len(row.targets)) for first, row in zip(q_starts, rows, strict=False) if row.targets]

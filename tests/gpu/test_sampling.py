@@ -9,6 +9,7 @@ from octavo.engine.compute import sampler
 from octavo.engine.schedule.batch import Row
 from octavo.model.config import ModelError
 from octavo.model.kernels.gpu.sampling import LARGEST_VOCAB, draw, draw_reference
+from octavo.model.ops import sampling
 
 INF, NAN = float("inf"), float("nan")
 Filters = tuple[int, float, float]  # top_k, top_p, min_p
@@ -176,8 +177,8 @@ def test_the_sampler_draws_the_same_by_the_kernel(device: torch.device) -> None:
         SamplingParams(1, seed=3, top_k=5),
     )
     rows = [Row("r", 0, (1,), (0,), params, n, history=(5, 6)) for n, params in enumerate(asked)]
-    ours = sampler.draw(logits, rows, 115, choose=draw).samples()
-    plain = sampler.draw(logits.cpu(), rows, 115).samples()
+    ours = sampler.draw(logits, rows, 115, None, draw).samples()
+    plain = sampler.draw(logits.cpu(), rows, 115, None, sampling.draw).samples()
     assert [each.token for each in ours] == [each.token for each in plain]
     assert ours[0].token == 7
     assert [token for token, _ in ours[1].logprobs.top] == [token for token, _ in plain[1].logprobs.top]

@@ -14,6 +14,7 @@ from octavo.engine.api import SamplingParams
 from octavo.engine.compute.noise import uniforms
 from octavo.engine.compute.sampler import _edited, _forbidden, _logprobs, _unpacked, _within, draw, score
 from octavo.engine.schedule.batch import Row, Sample
+from octavo.model.ops import sampling
 from octavo.model.ops.sampling import CANDIDATES, draw_reference
 from tests.engine.compute.test_edits import CASES
 from tests.engine.compute.test_edits import obvious as obvious_edits
@@ -27,9 +28,9 @@ def row(output: int = 0, **params) -> Row:
     return Row("r", 0, (1,), (0,), SamplingParams(1, **params), output)
 
 
-def sample(*args, **kwargs) -> list[Sample]:
-    """As draw, and waits for the samples."""
-    return draw(*args, **kwargs).samples()
+def sample(logits, rows, vocab, allowed=None, choose=sampling.draw) -> list[Sample]:
+    """Draws, and waits for the samples."""
+    return draw(logits, rows, vocab, allowed, choose).samples()
 
 
 def tokens(logits: torch.Tensor, rows: list[Row], vocab: int | None = None) -> list[int | None]:
@@ -290,7 +291,7 @@ def test_masks_are_unpacked_on_the_device_as_on_the_host(size):
 
 def test_tokens_stay_on_the_device_until_somebody_asks():
     logits = torch.tensor([[0.0, 3.0], [math.nan, 0.0], [5.0, 0.0]])
-    drawn = draw(logits, [row(temperature=0.0)] * 3, 2)
+    drawn = draw(logits, [row(temperature=0.0)] * 3, 2, None, sampling.draw)
     assert drawn.tokens.tolist() == [1, -1, 0]
     assert [each.token for each in drawn.samples()] == [1, None, 0]
 

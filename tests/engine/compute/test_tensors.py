@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from octavo.engine.api import SamplingParams
-from octavo.engine.compute.tensors import ALIGNED, BatchSizes, Drawing, on_host, to_forward_batch
+from octavo.engine.compute.tensors import ALIGNED, BatchSizes, PendingTokens, on_host, to_forward_batch
 from octavo.engine.schedule.batch import PENDING, Batch, Row
 from tests.model.pages import flat_batch
 
@@ -52,8 +52,8 @@ def test_the_targets_of_prompts_come_after_the_rows_that_are_sampled():
 def test_a_pending_token_is_taken_on_the_device_and_one_that_is_no_number_is_some_token():
     params = SamplingParams(5)
     rows = [Row(name, 4, (token,), (0, 1), params, 2) for name, token in (("a", 7), ("b", PENDING), ("c", PENDING))]
-    drawing = Drawing(torch.tensor([41, 42, -1]), {"c": 0, "other": 1, "b": 2})
-    assert to_forward_batch(Batch(tuple(rows)), 4, CPU, drawing).tokens.tolist() == [7, 0, 41]
+    pending = PendingTokens(torch.tensor([41, 42, -1]), {"c": 0, "other": 1, "b": 2})
+    assert to_forward_batch(Batch(tuple(rows)), 4, CPU, pending).tokens.tolist() == [7, 0, 41]
 
 
 def test_a_buffer_larger_than_its_batch_is_padded_with_rows_that_write_and_see_nothing():
