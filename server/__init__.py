@@ -1,1 +1,1 @@
-"""HTTP and text: what a client sends and reads."""
+"""Handles HTTP and text: what a client sends and reads."""

@@ -1,4 +1,4 @@
-"""create_app: the HTTP application, from an engine client, a tokenizer and a configuration."""
+"""Makes the HTTP application from an engine client, a tokenizer and a configuration."""
 
 from fastapi import FastAPI
 from starlette.exceptions import HTTPException
@@ -22,7 +22,7 @@ from octavo.server.text.tokenizer import Tokenizer
 
 
 def create_app(client: EngineClient, tokenizer: Tokenizer, config: ServerConfig) -> FastAPI:
-    """Reads nothing but its arguments; whoever calls it owns the engine and ends it."""
+    """Makes the application from nothing but the arguments; the caller owns the engine and ends it."""
     counted = metrics.Metrics(lambda: client.stats, config.served_model_name)
     service = Service(client, tokenizer, config, counted, ParameterCheck())
     app = FastAPI(
@@ -49,7 +49,10 @@ def create_app(client: EngineClient, tokenizer: Tokenizer, config: ServerConfig)
 
 
 def _middleware(config: ServerConfig) -> list[Middleware]:
-    """Outermost first: errors carry a request id and CORS headers, and a wrong key costs no reading of the body."""
+    """Returns the middleware, outermost first.
+
+    Errors so carry a request id and CORS headers, and a body is not read if the key is wrong.
+    """
     return [
         Middleware(RootPath, root_path=config.root_path),
         Middleware(RequestTrace),

@@ -1,4 +1,4 @@
-"""The command `octavo`: finds the subcommand, and turns errors into one sentence."""
+"""Runs the command `octavo`: it finds the subcommand, and turns errors into one sentence."""
 
 import argparse
 import sys
@@ -15,7 +15,7 @@ USAGE_ERROR = 2
 
 
 class _Formatter(argparse.HelpFormatter):
-    """Leaves so much room that most flags take one line."""
+    """Leaves the flags so much room that most of them take one line."""
 
     def __init__(self, prog: str) -> None:
         super().__init__(prog, max_help_position=34)
@@ -33,7 +33,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Returns the exit status: 2 for a mistake that the user can repair."""
+    """Runs the subcommand. Returns the exit status, which is 2 for a mistake that the user can repair."""
     parsed = _parser().parse_args(arguments)
     try:
         status: int = parsed.command(parsed)

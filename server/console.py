@@ -1,4 +1,4 @@
-"""What the terminal shows of the engine: a bar while it loads, a few lines when it serves, a sentence when it dies."""
+"""Shows the engine on the terminal: a bar while it loads, a few lines when it serves, a sentence when it dies."""
 
 import json
 import shlex
@@ -12,12 +12,12 @@ from octavo.server.config import ServerConfig
 
 
 class ProgressLine:
-    """The progress of long work: a bar on a terminal, elsewhere a line for each quarter of it."""
+    """Shows the progress of long work, by a bar on a terminal and elsewhere by a line for each quarter of it."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._bar: tqdm[Any] | None = None
-        self._shown = ("", -1)  # the work and the quarter of it that a line was written for
+        self._shown = ("", -1)  # the work and the quarter of it that the last line told
 
     def show(self, what: str, done: int, total: int) -> None:
         if self._stream.isatty():
@@ -29,7 +29,7 @@ class ProgressLine:
             print(f"{what}: {100 * done // max(total, 1)} %", file=self._stream, flush=True)
 
     def close(self) -> None:
-        """Takes the bar away; the next work begins anew."""
+        """Removes the bar, so that the next work begins anew."""
         self._shown = ("", -1)
         if self._bar is not None:
             self._bar.close()
@@ -47,7 +47,7 @@ class ProgressLine:
 
 
 class Console:
-    """Told each new state of the engine, it writes to `stream`."""
+    """A Console is called with each new state of the engine, and writes what it means to `stream`."""
 
     def __init__(self, stream: TextIO, url: str, config: ServerConfig) -> None:
         """`url` is the address to show, without a path."""

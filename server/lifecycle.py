@@ -1,4 +1,4 @@
-"""The life of a server process: listen, load, serve, drain, and leave nothing behind."""
+"""Runs a server process: it listens, loads, serves, drains, and leaves nothing behind."""
 
 import asyncio
 import contextlib
@@ -18,53 +18,53 @@ from octavo.server.http.errors import StartupError
 logger = logging.getLogger(__name__)
 
 BACKLOG = 2048  # connections that may wait to be accepted
-EXIT_TIME = 1.5  # seconds that the interpreter has to wind up; threads may still be busy with a large prompt
+EXIT_TIME = 1.5  # seconds in which the interpreter must end; threads may still be busy with a large prompt
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """A listening socket; port 0 takes a free one. Raises StartupError.
+    """Returns a listening socket; port 0 takes a free one. Raises StartupError.
 
-    It listens from the start, not only once the model is there: two sockets may share an address until one listens.
+    It listens before the model is loaded, since two sockets may share an address until one of them listens.
     """
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
-        both = host == "::" and socket.has_dualstack_ipv6()  # every interface, of either protocol
+        both = host == "::" and socket.has_dualstack_ipv6()  # listens on every interface, for IPv4 and IPv6
         return socket.create_server((host, port), family=family, backlog=BACKLOG, dualstack_ipv6=both)
     except OSError as error:
-        reason = str(error.strerror).partition(" (")[0]  # without Python's repetition of the address
+        reason = str(error.strerror).partition(" (")[0]  # Python repeats the address behind this
         message = f"Cannot listen on {host} port {port} ({reason}); choose another with --host or --port."
         raise StartupError(message) from error
 
 
 def address(listener: socket.socket) -> str:
-    """The URL under which this machine reaches the listener."""
+    """Returns the URL at which this machine reaches the listener."""
     host, port = listener.getsockname()[:2]
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 class Http(Protocol):
-    """What answers at the listener."""
+    """Answers requests at the listener."""
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
-        """Answers until told to leave."""
+        """Answers until `leave` is called."""
 
     def leave(self) -> None:
-        """Ends `serve` soon."""
+        """Makes `serve` end soon."""
 
 
 def run(make_http: Callable[[], Http], client: ManagedEngine, listener: socket.socket, config: ServerConfig) -> int:
     """Serves until a signal or until the engine has failed for good; returns the exit status.
 
-    0 after a signal; 1 if the engine failed after it had been ready, 2 if it never was. The engine's process is begun
-    first: it imports torch while `make_http`, in a thread, imports what HTTP needs.
+    It is 0 after a signal, 1 if the engine failed after it had been ready, and 2 if the engine never was ready. The
+    engine's process is started first: it imports torch while `make_http`, in a thread, imports what HTTP needs.
     """
     return asyncio.run(_serve(make_http, client, listener, config))
 
 
 def _exit_soon(status: int) -> None:
-    """The event loop's and the interpreter's own ends wait for every thread, however long it takes."""
+    """Ends the process after EXIT_TIME: the event loop and the interpreter would wait for every thread to end."""
     timer = threading.Timer(EXIT_TIME, os._exit, (status,))
     timer.daemon = True
     timer.start()
@@ -83,7 +83,7 @@ async def _serve(
             if stop.is_set():
                 count, seconds = client.open_requests, config.drain_timeout
                 logger.info("stopping; %d open requests have %g s to end, or until the next signal", count, seconds)
-                # The listener stays open meanwhile: who comes now is told 503, not refused a connection.
+                # The listener stays open meanwhile, so that new requests are answered 503 and not refused a connection.
                 await _first(client.drain(config.drain_timeout), stop_now.wait())
         finally:
             server.leave()
@@ -95,7 +95,7 @@ async def _serve(
 
 
 async def _made(make_http: Callable[[], Http], client: ManagedEngine) -> Http:
-    """Without HTTP there is no use for an engine."""
+    """Makes the HTTP server in a thread; if that fails, ends the engine."""
     try:
         return await asyncio.to_thread(make_http)
     except BaseException:
@@ -124,10 +124,10 @@ async def _first(*awaitables: Awaitable[Any]) -> None:
 
 @contextlib.contextmanager
 def _signals_set(stop: asyncio.Event, stop_now: asyncio.Event) -> Iterator[None]:
-    """The first signal sets `stop`, any further one `stop_now`; signals that come after the block are ignored.
+    """Makes the first signal set `stop` and any other one `stop_now`; after the block signals are ignored.
 
-    Not through loop.add_signal_handler: closing the loop would bring the default handlers back, and a signal that comes
-    while the interpreter winds up would turn exit status 0 into another.
+    loop.add_signal_handler does not fit: closing the loop would bring the default handlers back, and a signal
+    that comes while the interpreter ends would then change exit status 0.
     """
     loop = asyncio.get_running_loop()
 

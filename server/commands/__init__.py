@@ -1,1 +1,1 @@
-"""The subcommands of `octavo`, a file each. With cli.py they are the composition root: they join all three folders."""
+"""Holds a file for each subcommand. With cli.py they are the composition root, which joins all three folders."""

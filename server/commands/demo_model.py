@@ -1,4 +1,4 @@
-"""`octavo demo-model`: builds the model that `octavo serve` serves by default."""
+"""`octavo demo-model` builds the model that `octavo serve` serves by default."""
 
 import argparse
 import os
@@ -22,20 +22,20 @@ def add(commands: "argparse._SubParsersAction[Any]") -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Prints the directory of the finished model."""
+    """Builds the model and prints its directory."""
     print(build(arguments.output or default_directory(), arguments.from_file))
     return 0
 
 
 def default_directory() -> Path:
-    """The default model's place in the user's cache."""
+    """Returns the default model's directory in the user's cache."""
     from octavo.model.demo import default_model
 
     return default_model.default_directory(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"))
 
 
 def build(directory: Path, source: Path | None) -> Path:
-    """Builds the model where it is not there yet, under a progress line; `source` is a copy of the package."""
+    """Builds the model, unless it is there, and shows the progress; `source` is a copy of the package."""
     from octavo.model.demo import default_model
     from octavo.server.console import ProgressLine
 

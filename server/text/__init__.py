@@ -1,1 +1,1 @@
-"""Between text and token ids: the tokenizer, chat templates, stop strings."""
+"""Converts between text and token ids: the tokenizer, chat templates, stop strings."""

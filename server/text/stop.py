@@ -14,7 +14,7 @@ class StopStrings:
     """
 
     def __init__(self, stops: Sequence[str], include: bool = False) -> None:
-        """With `include`, the text ends with its stop string, not before it."""
+        """Makes the text end with its stop string if `include` is true, and before it otherwise."""
         self._stops = tuple(stops)
         self._include = include
         self._longest = max(map(len, stops), default=0)

@@ -1,4 +1,4 @@
-"""Text to token ids and back: Tokenizer, and Detokenizer, which does it one token at a time."""
+"""A Tokenizer turns text into token ids and back; a Detokenizer turns ids into text one token at a time."""
 
 import json
 import re
@@ -16,10 +16,10 @@ _BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
 
 
 class Tokenizer:
-    """A checkpoint's tokenizer.json and, where it has one, its chat template."""
+    """Holds a checkpoint's tokenizer.json and, if it has one, its chat template."""
 
     def __init__(self, backend: tokenizers.Tokenizer, template: ChatTemplate | None = None) -> None:
-        backend.no_truncation()  # a tokenizer.json saved while training may carry both
+        backend.no_truncation()  # a tokenizer.json that was saved in training may ask for both
         backend.no_padding()
         self.backend = backend
         self.template = template
@@ -33,11 +33,11 @@ class Tokenizer:
         kinds = set(_decoder_kinds(decoder))
         self._byte_level = "ByteLevel" in kinds
         self._byte_fallback = "ByteFallback" in kinds
-        self._metaspace = "▁" in json.dumps(decoder, ensure_ascii=False)  # which then stands for a space
+        self._metaspace = "▁" in json.dumps(decoder, ensure_ascii=False)  # "▁" then stands for a space
 
     @classmethod
     def from_directory(cls, directory: Path) -> Self:
-        """Raises StartupError when the tokenizer or its template is missing or broken."""
+        """Reads a checkpoint's tokenizer. Raises StartupError if it is missing, or if it or its template is broken."""
         path = directory / "tokenizer.json"
         if not path.is_file():
             raise StartupError(f"{directory} has no tokenizer.json; save the checkpoint with its (fast) tokenizer.")
@@ -48,23 +48,24 @@ class Tokenizer:
         return cls(backend, ChatTemplate.from_directory(directory))
 
     def encode(self, text: str, add_special_tokens: bool) -> tuple[int, ...]:
-        """Special tokens are those of the post-processor, a BOS as a rule; a chat template brings its own.
+        """Encodes text. Special tokens are those of the post-processor, usually a BOS; a chat template has its own.
 
-        As a batch of one, because that releases the GIL and `encode` does not: a prompt of megabytes takes seconds.
+        The text is a batch of one, because encoding a batch releases the GIL and encoding a text does not. A prompt of
+        megabytes takes seconds.
         """
         return tuple(self.backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)[0].ids)
 
     def decode_bytes(self, ids: Sequence[int]) -> str:
-        """The text of ids by their bytes alone, U+FFFD where these are no UTF-8; leading spaces are kept."""
+        """Returns the text of the ids' bytes, with U+FFFD for invalid UTF-8, and with leading spaces."""
         return b"".join(self.token_bytes(id) for id in ids if id not in self._special).decode(errors="replace")
 
     def added_ids(self, texts: Iterable[str]) -> dict[str, int]:
-        """The ids of those of the texts that are tokens beside the vocabulary proper, special ones as a rule."""
+        """Returns the ids of those texts that are added tokens, which are usually special ones."""
         wanted = {text.encode(): text for text in texts}
         return {wanted[content]: id for id, content in self._added.items() if content in wanted}
 
     def token_bytes(self, id: int) -> bytes:
-        """The bytes that a token stands for: of a character that was split, its true part."""
+        """Returns the bytes that a token stands for, also if they are only a part of a character."""
         if id in self._added:
             return self._added[id]
         token = self.backend.id_to_token(id) or ""
@@ -75,7 +76,7 @@ class Tokenizer:
         return (token.replace("▁", " ") if self._metaspace else token).encode()
 
     def token_text(self, id: int) -> str:
-        """A name for one token, in log-probabilities: its text or, where that is no UTF-8, `bytes:\\xe4\\xbd`."""
+        """Returns a name for one token: its text or, if that is no UTF-8, `bytes:\\xe4\\xbd`."""
         data = self.token_bytes(id)
         try:
             return data.decode()
@@ -84,21 +85,21 @@ class Tokenizer:
 
 
 class Detokenizer:
-    """The text of one choice, token by token; the join of what it returns is the choice's text.
+    """Returns the text of one choice piece by piece; the pieces together are the choice's text.
 
-    DecodeStream alone has no flush, loses the first space of a Llama-style vocabulary, repeats the prompt when that
-    ends within a character, raises on some byte sequences, and takes quadratic time while it holds bytes that never
-    become a character. Hence the seed, and the bounded `held`.
+    The seed and the bound on held tokens make up for what DecodeStream lacks: alone it has no flush, loses the first
+    space of a Llama-style vocabulary, repeats the prompt when that ends within a character, raises on some byte
+    sequences, and takes quadratic time while it holds bytes that never become a character.
     """
 
-    SEED = 6  # ids of the prompt that the first token is decoded after
+    SEED = 6  # ids; so many of the prompt's last ones precede the first token in the decoder
     MAX_HELD = 16  # tokens; no character has so many bytes
 
     def __init__(self, tokenizer: Tokenizer, prompt: Sequence[int], shown: frozenset[int] = frozenset()) -> None:
-        """shown: special tokens that are part of the text, which others never are."""
+        """`shown` are the special tokens whose text is part of the answer; the text of others never is."""
         self._tokenizer = tokenizer
         self._shown = shown
-        self._held: list[int] = []  # tokens whose text has not been returned
+        self._held: list[int] = []  # ids whose text has not been returned
         self._stream = DecodeStream(ids=self._seed(prompt[-self.SEED :]), skip_special_tokens=True)
 
     def _seed(self, ids: Sequence[int]) -> list[int]:
@@ -108,13 +109,13 @@ class Detokenizer:
         return list(self._tokenizer.anchor)
 
     def push(self, id: int) -> str:
-        """The text that has become certain; "" while a character is incomplete."""
+        """Returns the text that has become certain, which is "" while a character is incomplete."""
         if id in self._shown:
             return self.flush() + self._tokenizer.token_bytes(id).decode()
         self._held.append(id)
         try:
             text = self._stream.step(self._tokenizer.backend, id)
-        except Exception:  # "Invalid prefix encountered", of no narrower type
+        except Exception:  # tokenizers says "Invalid prefix encountered", and raises nothing narrower
             return self.flush()
         if text is None:
             return self.flush() if len(self._held) >= self.MAX_HELD else ""
@@ -122,7 +123,7 @@ class Detokenizer:
         return text
 
     def flush(self) -> str:
-        """The text of what is held, complete or not, as if nothing followed; then starts anew."""
+        """Returns the text of the held tokens, complete or not, and starts anew."""
         text = self._tokenizer.decode_bytes(self._held)
         self._held.clear()
         self._stream = DecodeStream(ids=list(self._tokenizer.anchor), skip_special_tokens=True)
@@ -130,7 +131,7 @@ class Detokenizer:
 
 
 def _anchor(backend: tokenizers.Tokenizer) -> tuple[int, ...]:
-    """An id whose text is one plain letter in any surroundings: what follows it is decoded as mid-text."""
+    """Returns an id whose text is one letter wherever it stands, so that what follows is decoded as in mid-text."""
     candidates = (backend.token_to_id(letter) for letter in "aexo")
     found = next((id for id in candidates if id is not None and len(backend.decode([id])) == 1), None)
     return () if found is None else (found,)
@@ -144,8 +145,10 @@ def _decoder_kinds(decoder: dict[str, Any] | None) -> Iterator[str]:
 
 
 def _byte_alphabet() -> dict[str, bytes]:
-    """The character that stands for each byte in a byte-level vocabulary (GPT-2's): itself where it is printable,
-    else the next one from U+0100 on."""
+    """Maps the characters of a byte-level vocabulary, such as GPT-2's, to the bytes that they stand for.
+
+    A printable byte stands for itself; the others have the characters from U+0100 on.
+    """
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = [byte for byte in range(256) if byte not in printable]
     alphabet = {chr(byte): bytes([byte]) for byte in printable}
