@@ -11,11 +11,13 @@ from socket import socket
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from octavo.engine.config import EngineConfig
+from octavo.engine.startup import sizing
 from octavo.server import options
 from octavo.server.commands import demo_model
 from octavo.server.config import ServerConfig
 
 if TYPE_CHECKING:
+    from octavo.model.config import ModelConfig
     from octavo.server.text.tokenizer import Tokenizer
 
 EPILOG = (
@@ -45,8 +47,10 @@ def run(arguments: argparse.Namespace) -> int:
     given = options.from_environment(os.environ) | vars(arguments)
     with _listen(given) as listener:
         directory, name = _find_checkpoint(given.get("model"))
-        tokenizer, sampled_vocab = _check_checkpoint(directory)
+        model_config, tokenizer = _check_checkpoint(directory)
+        sampled_vocab = min(tokenizer.vocab_size, model_config.vocab_size)
         engine_config, config = options.configure(given, str(directory), name, sampled_vocab)
+        sizing.check_max_model_len(engine_config, model_config)
         return _serve(engine_config, config, tokenizer, listener)
 
 
@@ -89,18 +93,17 @@ def _find_checkpoint(model: str | None) -> tuple[Path, str]:
     return directory, name
 
 
-def _check_checkpoint(directory: Path) -> tuple["Tokenizer", int]:
+def _check_checkpoint(directory: Path) -> tuple["ModelConfig", "Tokenizer"]:
     """Reads whatever can be wrong with the checkpoint's files, except for its weights.
 
-    Returns the tokenizer and how many token ids may be sampled. Raises StartupError or ModelError.
+    Returns the configuration and the tokenizer. Raises StartupError or ModelError.
     """
     from octavo.model.config import GenerationConfig, ModelConfig
     from octavo.server.text.tokenizer import Tokenizer
 
-    vocab_size = ModelConfig.from_pretrained(directory).vocab_size
+    model_config = ModelConfig.from_pretrained(directory)
     GenerationConfig.from_pretrained(directory)  # the engine uses it; a mistake in it is told before the engine starts
-    tokenizer = Tokenizer.from_directory(directory)
-    return tokenizer, min(tokenizer.vocab_size, vocab_size)
+    return model_config, Tokenizer.from_directory(directory)
 
 
 def _serve(engine_config: EngineConfig, config: ServerConfig, tokenizer: "Tokenizer", listener: socket) -> int:

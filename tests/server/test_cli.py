@@ -91,6 +91,14 @@ def test_a_checkpoint_that_cannot_be_served(
     assert words in sentence(capsys, "serve", str(model), "--port", "0")
 
 
+def test_a_context_beyond_the_models_is_refused_before_there_is_an_engine(
+    model: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(multiprocessing.process.BaseProcess, "start", lambda process: pytest.fail("has started"))
+    said = sentence(capsys, "serve", str(model), "--port", "0", "--max-model-len", "513")
+    assert said.startswith("--max-model-len 513 is beyond the 512 positions")
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
