@@ -68,7 +68,5 @@ def _edits_of(row: Row) -> tuple[Ids, Numbers, Numbers]:
     values = np.concatenate([np.zeros(len(seen)), *(values for _, values in added)])
     tokens, where = np.unique(places, return_inverse=True)
     penalties = np.where(np.isin(tokens, seen), params.repetition_penalty, 1.0)
-    addends: Numbers = np.bincount(where, values, len(tokens)).astype(
-        np.float64
-    )  # without any values, bincount returns integers
+    addends: Numbers = np.bincount(where, values, len(tokens)).astype(np.float64)  # integers, if empty
     return tokens, penalties, addends
