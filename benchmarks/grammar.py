@@ -15,7 +15,7 @@ from octavo.engine.compute.compiler import Compiler
 from octavo.engine.config import TOKENIZER
 from octavo.model.config import GenerationConfig
 from octavo.model.demo.default_model import default_directory
-from tests.engine.compute.schemas import random_schema
+from tests.engine.compute.random_schemas import random_schema
 
 SCHEMAS = 100
 TOKENS = 200  # at most, of one output

@@ -31,7 +31,7 @@ from octavo.model.kernels.gpu.ops import GpuOps
 from octavo.model.kv_cache import KVCache
 from octavo.model.loading.checkpoint import load_model
 from octavo.model.weights.precision import Precision
-from tests.engine.compute.device_ops import FakeCapture, capturable
+from tests.engine.fake_gpu import FakeCapture, capturable
 from tests.engine.fakes import Collector, limits, run
 from tests.tiny import write_tiny_checkpoint
 

@@ -19,7 +19,7 @@ from octavo.engine.compute.runner import ModelRunner
 from octavo.engine.config import EngineConfig
 from octavo.engine.engine import Engine
 from octavo.engine.startup.build import build
-from tests.engine.compute.schemas import random_schema
+from tests.engine.compute.random_schemas import random_schema
 from tests.engine.fakes import Collector, check
 from tests.server.vocab import BYTES, EOS, byte_level
 from tests.tiny import write_tiny_checkpoint
