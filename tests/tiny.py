@@ -32,7 +32,7 @@ CONFIG: dict[str, Any] = {
     "eos_token_id": 2,
     "torch_dtype": "float32",
 }
-SHAPE = ModelConfig(  # for tests of what needs a shape and no checkpoint, which replace what matters to them
+TINY_CONFIG = ModelConfig(  # for tests of what needs a shape and no checkpoint, which replace what matters to them
     vocab_size=100,
     hidden_size=8,
     intermediate_size=8,

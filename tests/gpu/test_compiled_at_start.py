@@ -29,8 +29,8 @@ from octavo.engine.schedule.scheduler import Scheduler
 from octavo.engine.startup.probe import Capacity
 from octavo.model.decoder import Decoder
 from octavo.model.kv_cache import KVCache
+from tests.engine.fake_gpu import FakeMemory
 from tests.engine.fakes import limits
-from tests.engine.startup.test_probe import Device
 from tests.gpu.test_engine import BLOCK_SIZE, interpreted, load
 
 SEQUENCES, STEPS = 32, 150
@@ -85,7 +85,7 @@ def test_serving_compiles_nothing(
     config = EngineConfig("", max_num_batched_tokens=step_tokens, max_num_seqs=SEQUENCES, sampled_vocab=250)
     with monkeypatch.context() as patch:
         if device.type == "cpu":
-            Device().install(patch)
+            FakeMemory().install(patch)
         Capacity.on_gpu(model, config, lambda progress: None)
     at_start = set(compiler.made)
     serve(model, step_tokens)

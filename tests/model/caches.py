@@ -5,7 +5,7 @@ from dataclasses import replace
 import torch
 
 from octavo.model.kv_cache import KVCache, LayerCache
-from tests.tiny import SHAPE
+from tests.tiny import TINY_CONFIG
 
 HEAD_DIM = 8
 LONGEST = 24  # positions of a sequence
@@ -13,7 +13,7 @@ LONGEST = 24  # positions of a sequence
 
 def random_cache(sequences: int, kv_heads: int, block_size: int, dtype: torch.dtype = torch.float32) -> KVCache:
     """Returns a cache of one layer whose blocks, for sequences of up to LONGEST positions, hold noise."""
-    config = replace(SHAPE, num_attention_heads=kv_heads, num_key_value_heads=kv_heads, head_dim=HEAD_DIM)
+    config = replace(TINY_CONFIG, num_attention_heads=kv_heads, num_key_value_heads=kv_heads, head_dim=HEAD_DIM)
     cache = KVCache.allocate(config, sequences * -(-LONGEST // block_size), block_size, dtype, "cpu")
     cache.layers[0].keys.normal_()
     cache.layers[0].values.normal_()

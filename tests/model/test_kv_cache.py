@@ -5,9 +5,9 @@ from dataclasses import replace
 import torch
 
 from octavo.model.kv_cache import KVCache
-from tests.tiny import SHAPE
+from tests.tiny import TINY_CONFIG
 
-CONFIG = replace(SHAPE, num_hidden_layers=3)
+CONFIG = replace(TINY_CONFIG, num_hidden_layers=3)
 
 
 def test_layout_and_size() -> None:

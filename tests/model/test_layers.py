@@ -8,9 +8,9 @@ import torch
 
 from octavo.model.config import RopeScaling
 from octavo.model.layers import Embedding, RMSNorm, RotaryEmbedding, RowNorm
-from tests.tiny import SHAPE
+from tests.tiny import TINY_CONFIG
 
-CONFIG = replace(SHAPE, head_dim=8, rope_theta=1e4)
+CONFIG = replace(TINY_CONFIG, head_dim=8, rope_theta=1e4)
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-6), (torch.bfloat16, 1e-2)])

@@ -8,9 +8,11 @@ import torch
 from benchmarks.common.figures import Round, Sample, Spread
 from benchmarks.common.loads import Load
 from benchmarks.peers.figures import Figure, LayerFigure, Measured, ratio, share, step_bytes
-from tests.tiny import SHAPE
+from tests.tiny import TINY_CONFIG
 
-CONFIG = replace(SHAPE, intermediate_size=16, num_hidden_layers=3, head_dim=2, num_experts=8, num_experts_per_tok=2)
+CONFIG = replace(
+    TINY_CONFIG, intermediate_size=16, num_hidden_layers=3, head_dim=2, num_experts=8, num_experts_per_tok=2
+)
 
 
 def test_one_stream_reads_the_active_weights() -> None:

@@ -19,8 +19,7 @@ from octavo.model.decoder import Decoder
 from octavo.model.kv_cache import KVCache
 from octavo.model.loading.checkpoint import load_model
 from octavo.model.weights.precision import Precision
-from tests.engine.compute.fake_cuda import FakeCuda
-from tests.engine.fake_gpu import FakeCapture, capturable
+from tests.engine.fake_gpu import FakeCapture, FakeCuda, capturable
 from tests.engine.fakes import Collector, limits, run
 from tests.tiny import write_tiny_checkpoint
 

@@ -1,6 +1,6 @@
 """How a GPU's memory is shared out at start, on a device that is made of numbers."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,26 +17,8 @@ from octavo.engine.startup.sizing import GIB
 from octavo.model.config import ModelConfig, ModelError
 from octavo.model.decoder import Decoder
 from octavo.model.kv_cache import KVCache
+from tests.engine.fake_gpu import FakeMemory
 from tests.tiny import write_tiny_checkpoint
-
-
-@dataclass
-class Device:
-    """80 GiB, of which others hold 2; every step of the probe reaches the same peak beside the weights."""
-
-    total: int = 80 * GIB
-    others: int = 2 * GIB
-    weights: int = 50 * GIB
-    step: int = 3 * GIB
-    calls: list[str] = field(init=False, default_factory=list)
-
-    def install(self, patch: pytest.MonkeyPatch) -> "Device":
-        patch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: self.calls.append("reset"))
-        patch.setattr(torch.cuda, "memory_reserved", lambda device: self.weights)
-        patch.setattr(torch.cuda, "max_memory_reserved", lambda device: self.weights + self.step)
-        patch.setattr(torch.cuda, "mem_get_info", lambda device: (self.total - self.others - self.weights, self.total))
-        patch.setattr(torch.cuda, "empty_cache", lambda: self.calls.append("empty"))
-        return self
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +41,7 @@ def load(config: EngineConfig) -> Decoder:
 
 
 def test_the_cache_gets_what_weights_steps_and_others_leave(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    device = Device().install(monkeypatch)
+    device = FakeMemory().install(monkeypatch)
     config = config_of(checkpoint)
     capacity = Capacity.on_gpu(load(config), config, ignore)
     probe_bytes = 64 * 2 * 2 * 2 * 8 * 4  # tokens, keys and values, layers, heads, head_dim, bytes
@@ -73,21 +55,21 @@ def test_the_cache_gets_what_weights_steps_and_others_leave(checkpoint: Path, mo
 
 
 def test_a_cache_that_was_asked_for_is_taken_at_its_word(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    Device().install(monkeypatch)
+    FakeMemory().install(monkeypatch)
     config = config_of(checkpoint, kv_cache_memory=5 * GIB)
     assert Capacity.on_gpu(load(config), config, ignore).cache_bytes == 5 * GIB
 
 
 def test_a_cache_that_would_take_a_steps_memory_is_refused(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """80 GiB without the others' 2, the weights' 50 and a step's 3; the memory would run out while requests run."""
-    Device().install(monkeypatch)
+    FakeMemory().install(monkeypatch)
     config = config_of(checkpoint, kv_cache_memory=26 * GIB)
     with pytest.raises(ModelError, match="asks for 26.00 GiB and 25.00 GiB of memory are left: lower it"):
         Capacity.on_gpu(load(config), config, ignore)
 
 
 def test_a_step_that_does_not_fit_is_said_at_start(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    Device().install(monkeypatch)
+    FakeMemory().install(monkeypatch)
     config = config_of(checkpoint)
     model = load(config)
 
@@ -125,7 +107,7 @@ def test_what_is_compiled_is_what_serving_draws_with(checkpoint: Path) -> None:
 def test_the_largest_step_is_one_that_edits_logits_and_tells_of_them(
     checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    Device().install(monkeypatch)
+    FakeMemory().install(monkeypatch)
     config, asked = config_of(checkpoint), []
     monkeypatch.setattr(ModelRunner, "run", lambda self, batch: asked.extend(row.params for row in batch.rows))
     Capacity.on_gpu(load(config), config, ignore)
@@ -133,7 +115,7 @@ def test_the_largest_step_is_one_that_edits_logits_and_tells_of_them(
 
 
 def test_where_tokens_are_computed_one_by_one_a_step_has_few(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    Device().install(monkeypatch)
+    FakeMemory().install(monkeypatch)
     config = config_of(checkpoint, max_num_batched_tokens=None, batch_invariant=True)
     monkeypatch.setattr(ModelRunner, "run", lambda self, batch: None)
     assert Capacity.on_gpu(load(config), config, ignore).step_tokens == 512
@@ -149,7 +131,7 @@ def test_memory_that_runs_out_while_loading_is_said(checkpoint: Path, monkeypatc
 
 
 def test_the_graphs_room_is_no_cache(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    Device().install(monkeypatch)
+    FakeMemory().install(monkeypatch)
     config = config_of(checkpoint)
     model = load(config)
     without = Capacity.on_gpu(model, config, ignore).cache_bytes

@@ -8,10 +8,10 @@ from octavo.engine.config import EngineConfig
 from octavo.engine.startup import sizing
 from octavo.model.config import ModelError
 from octavo.model.weights.reserve import PAGE
-from tests.tiny import SHAPE
+from tests.tiny import TINY_CONFIG
 
 CONFIG = EngineConfig("model")
-MODEL = replace(SHAPE, num_attention_heads=1, num_key_value_heads=1, head_dim=8, max_position_embeddings=4096)
+MODEL = replace(TINY_CONFIG, num_attention_heads=1, num_key_value_heads=1, head_dim=8, max_position_embeddings=4096)
 LARGE = replace(MODEL, hidden_size=1024, intermediate_size=4096, num_hidden_layers=4, vocab_size=32_000)
 
 

@@ -16,7 +16,7 @@ from octavo.model.ops.invariant import INVARIANT
 from octavo.model.ops.linear import linear, linear_reference
 from octavo.model.ops.seams import TORCH
 from octavo.model.weights.tiles import Int8Weight
-from tests.tiny import SHAPE
+from tests.tiny import TINY_CONFIG
 
 ROOT = Path(__file__).parents[3]
 
@@ -24,8 +24,8 @@ ROOT = Path(__file__).parents[3]
 def test_without_kernels_cpu_and_cuda_run_the_same_torch_code(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("octavo.model.kernels.choice.library", lambda: None)
     monkeypatch.setattr("octavo.model.kernels.choice.find_spec", lambda _: None)
-    assert select_ops(SHAPE, torch.device("cpu")) == select_ops(SHAPE, torch.device("cuda", 1))
-    assert select_ops(SHAPE, torch.device("cpu")).experts is experts
+    assert select_ops(TINY_CONFIG, torch.device("cpu")) == select_ops(TINY_CONFIG, torch.device("cuda", 1))
+    assert select_ops(TINY_CONFIG, torch.device("cpu")).experts is experts
 
 
 def test_on_a_gpu_with_triton_its_kernel_draws(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -35,13 +35,13 @@ def test_on_a_gpu_with_triton_its_kernel_draws(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(GpuOps, "on", lambda config, _: GpuOps(config, 132, "sm_90"))
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     cuda = torch.device("cuda")
-    assert select_ops(SHAPE, cuda).draw is sampling.draw
-    assert select_ops(SHAPE, cuda, batch_invariant=True) == replace(INVARIANT, draw=sampling.draw)
+    assert select_ops(TINY_CONFIG, cuda).draw is sampling.draw
+    assert select_ops(TINY_CONFIG, cuda, batch_invariant=True) == replace(INVARIANT, draw=sampling.draw)
 
 
 def test_an_old_gpu_runs_what_torch_has(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
-    assert select_ops(SHAPE, torch.device("cuda")) is TORCH
+    assert select_ops(TINY_CONFIG, torch.device("cuda")) is TORCH
 
 
 def test_a_gpu_that_computes_is_tried_with_a_kernel_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -79,7 +79,7 @@ select_ops(None, torch.device("cpu")); sys.exit("triton" in sys.modules)"""
 
 @pytest.mark.skipif(library() is None, reason="the C kernels were not built")
 def test_the_kernels_take_what_is_theirs() -> None:
-    ops = select_ops(SHAPE, torch.device("cpu"))
+    ops = select_ops(TINY_CONFIG, torch.device("cpu"))
     x, dense = torch.randn(3, 64), torch.randn(32, 64)
     weight = Int8Weight.pack(dense)
     torch.testing.assert_close(ops.linear(x, weight), linear_reference(x, weight), rtol=1e-5, atol=1e-5)
@@ -88,4 +88,4 @@ def test_the_kernels_take_what_is_theirs() -> None:
 
 def test_another_device_is_refused() -> None:
     with pytest.raises(ModelError, match="no operations for the device 'mps'"):
-        select_ops(SHAPE, torch.device("mps"))
+        select_ops(TINY_CONFIG, torch.device("mps"))
