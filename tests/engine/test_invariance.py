@@ -19,6 +19,8 @@ from tests.engine.test_equivalence import VOCAB, Served, serve
 from tests.model.marks import needs_fbgemm
 from tests.tiny import write_tiny_checkpoint
 
+THREADS = 2  # of the engine: the suite may leave this process one
+
 needs_kernels = pytest.mark.skipif(library() is None, reason="the C kernels were not built")
 needs_avx512 = pytest.mark.skipif(
     torch.backends.cpu.get_cpu_capability() != "AVX512", reason="AVX2's float16 product would need padding"
@@ -54,7 +56,7 @@ def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
 
 @pytest.fixture(params=WAYS)
 def model(request: pytest.FixtureRequest, checkpoint: Path) -> Decoder:
-    config = EngineConfig(str(checkpoint), threads=torch.get_num_threads(), **request.param)
+    config = EngineConfig(str(checkpoint), threads=THREADS, **request.param)
     return load(config, ModelConfig.from_pretrained(checkpoint), lambda progress: None)
 
 
@@ -69,7 +71,7 @@ def test_the_same_bits_alone_and_beside_fifteen_others(model: Decoder) -> None:
 @needs_kernels
 def test_outliers_of_others_change_nothing(checkpoint: Path) -> None:
     """Tokens of another request whose activations are ten thousand times larger."""
-    config = EngineConfig(str(checkpoint), quantization="int8", threads=torch.get_num_threads())
+    config = EngineConfig(str(checkpoint), quantization="int8", threads=THREADS)
     model = load(config, ModelConfig.from_pretrained(checkpoint), lambda progress: None)
     loud = {token for request in requests()[1:] for token in request.prompt} - set(requests()[0].prompt)
     alone = serve(model, [requests()[:1]])

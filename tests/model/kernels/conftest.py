@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 
 import pytest
+import torch
 
 from octavo.model.kernels.cpu.library import Library, library
 
@@ -15,6 +16,7 @@ def kernels(request: pytest.FixtureRequest) -> Iterator[Library]:
     assert KERNELS is not None
     before = KERNELS.level
     assert KERNELS.set_level(request.param)
+    torch.set_num_threads(2)  # the suite may leave this process one
     KERNELS.follow_torch()
     yield KERNELS
     KERNELS.set_level(before)
