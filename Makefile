@@ -1,13 +1,24 @@
 # Every target is one line; `make serve` and `make test` need nothing before them.
 VENV   ?= .venv
 PYTHON ?= python3
-TORCH  ?= torch==2.13.0
 PORT   ?= 8000
 MODEL  ?=
 ARGS   ?=
 BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: install serve test fuzz test-clients check fix bench model
+# These two are installed by version alone, since their builds differ from index to index. They ask for what they need of
+# NVIDIA's by version, too. All else is locked with hashes in requirements/, which `make lock` writes.
+TORCH  ?= torch==2.13.0
+TRITON ?= triton==3.7.1; platform_system == 'Linux' and platform_machine == 'x86_64'
+# pip's options for torch: PyTorch's index of CPU builds where that is sensible. `make TORCH_INDEX=` leaves all to pip.
+TORCH_INDEX ?= $(shell requirements/torch-index $(BIN)/python)
+
+# A file of tests stays in one process, so that its fixtures are made once.
+PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist loadscope --no-loadscope-reorder
+EXTRAS := $(addprefix --extra ,demo dev oracle bench)
+
+.PHONY: install serve test quick fuzz test-clients check fix bench model lock
 .DEFAULT_GOAL := serve
 
 install: $(VENV)/.dev
@@ -16,7 +27,11 @@ serve: $(VENV)/.core
 	$(BIN)/octavo serve $(MODEL) --port $(PORT) $(ARGS)
 
 test: $(VENV)/.dev
-	$(BIN)/python -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
+
+# The tests of the house, the server and the engine: under a minute.
+quick: $(VENV)/.dev
+	$(PYTEST) tests/test_house.py tests/server tests/engine $(ARGS)
 
 # What `make test` does with a few requests, with 300 an operation and 30 against the real engine.
 fuzz: $(VENV)/.dev
@@ -38,13 +53,29 @@ bench: $(VENV)/.dev
 model: $(VENV)/.core
 	$(BIN)/octavo demo-model $(ARGS)
 
-# torch goes first and alone: asked for by another package, pip would take its newest build.
-$(VENV)/.core: pyproject.toml $(wildcard model/kernels/cpu/*.[ch])
+# torch goes first and alone: pip would take the newest build of it for another package.
+$(VENV)/.core: pyproject.toml requirements/serve.txt $(wildcard model/kernels/cpu/*.[ch])
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check "$(TORCH)"
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[demo]"
+	$(PIP) $(TORCH_INDEX) "$(TORCH)"
+	$(PIP) --no-deps --require-hashes --requirement requirements/serve.txt
+	$(PIP) --no-deps --no-build-isolation --editable .
 	touch $@
 
-$(VENV)/.dev: $(VENV)/.core
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[demo,dev,oracle,bench]"
+$(VENV)/.dev: $(VENV)/.core requirements/dev.txt
+	$(PIP) "$(TRITON)"
+	$(PIP) --no-deps --require-hashes --requirement requirements/dev.txt
 	touch $@
+
+# Writes the newest versions that fit pyproject.toml, for every platform, with the hashes of all their files.
+lock: $(VENV)/.core
+	$(PIP) uv
+	$(call locked,requirements/serve.txt,--extra demo)
+	$(call locked,requirements/dev.txt,$(EXTRAS) --constraint requirements/serve.txt)
+
+define locked
+printf '%s\n' "$(TORCH)" setuptools | $(BIN)/uv pip compile --quiet --no-config --universal --python-version 3.11 \
+	--upgrade --generate-hashes --no-header --no-annotate --no-emit-index-url $(2) pyproject.toml - > $(1).all
+awk 'BEGIN { print "# Written by `make lock`: what torch and triton need of NVIDIA they name themselves." } \
+	/^[^ ]/ { unlocked = /^(torch|triton)==|^(nvidia|cuda)-/ } !unlocked' $(1).all > $(1)
+rm $(1).all
+endef
