@@ -43,7 +43,7 @@ def capturable(model: Decoder) -> Decoder:
 
 @dataclass
 class FakeCapture:
-    """A FakeCapture runs a function again where a graph would be replayed, and puts the result where the first one is."""
+    """A FakeCapture runs a function again instead of replaying a graph, and puts the result where the first one is."""
 
     fails_at: int | None = None  # which capture, counted from 0
     replays: list[int] = field(default_factory=list)  # the rows of each
@@ -130,7 +130,7 @@ class FakeCuda:
 
 @dataclass
 class FakeMemory:
-    """FakeMemory has 80 GiB, of which others hold 2. Every step of the probe reaches the same peak beside the weights."""
+    """FakeMemory has 80 GiB, of which others hold 2. Every step of the probe has the same peak beside the weights."""
 
     total: int = 80 * GIB
     others: int = 2 * GIB
