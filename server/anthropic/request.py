@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from octavo.server.conversation.translation import TranslatedRequest, declared
-from octavo.server.http.errors import InvalidRequest
+from octavo.server.http.errors import FieldName, InvalidRequest
 from octavo.server.http.fields import Object
 
 # The chat's complaints, in this body's words.
@@ -64,11 +64,12 @@ class Block(Object):
     def check(self, role: str, where: str) -> None:
         """Raises InvalidRequest for what is missing or does not belong to the role."""
         if BELONGS.get(self.type, role) != role:
-            raise InvalidRequest(f"'{where}.type' is '{self.type}', which the role '{role}' does not have.", where)
+            template = "{type} is '{given}', which the role '{role}' does not have."
+            raise InvalidRequest(template, where, type=FieldName(f"{where}.type"), given=self.type, role=role)
         given = declared(self)
         for name in REQUIRED[self.type]:
             if name not in given:
-                raise InvalidRequest(f"The required parameter '{where}.{name}' is missing.", f"{where}.{name}")
+                raise InvalidRequest("The required parameter {param} is missing.", f"{where}.{name}")
 
 
 Blocks = Annotated[list[Block], BeforeValidator(_as_blocks, json_schema_input_type=str | list[Block])]
@@ -159,9 +160,9 @@ class CountRequest(TranslatedRequest):
         super().check()
         for name in UNSUPPORTED:
             if (self.model_extra or {}).get(name):
-                raise InvalidRequest(f"'{name}' is not supported by this server; leave it out.", name)
+                raise InvalidRequest("{param} is not supported by this server; leave it out.", name)
         if self.tool_choice is not None and self.tool_choice.type == "tool" and self.tool_choice.name is None:
-            raise InvalidRequest("The required parameter 'tool_choice.name' is missing.", "tool_choice.name")
+            raise InvalidRequest("The required parameter {param} is missing.", "tool_choice.name")
         for position, message in enumerate(self.messages):
             for index, block in enumerate(message.content):
                 block.check(message.role, f"messages.{position}.content.{index}")

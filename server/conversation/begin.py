@@ -52,21 +52,21 @@ def _template(service: Service, request: ChatRequest) -> ChatTemplate:
     own = service.tokenizer.template
     if not request.chat_template:
         if own is None:
-            message = (
+            template = (
                 "The model has no chat template; use /v1/completions, or add chat_template.jinja to the checkpoint."
             )
-            raise InvalidRequest(message, "messages")
+            raise InvalidRequest(template, "messages")
         return own.for_tools if _concerns_tools(request) else own
     if not service.config.trust_request_chat_template:
-        message = "'chat_template' is refused by this server; start it with --trust-request-chat-template to allow it."
-        raise InvalidRequest(message, "chat_template")
+        template = "{param} is refused by this server; start it with --trust-request-chat-template to allow it."
+        raise InvalidRequest(template, "chat_template")
     try:
         return ChatTemplate(request.chat_template) if own is None else own.replaced(request.chat_template)
     except RecursionError as error:
-        raise InvalidRequest("'chat_template' is nested too deeply; simplify it.", "chat_template") from error
+        raise InvalidRequest("{param} is nested too deeply; simplify it.", "chat_template") from error
     except jinja2.TemplateSyntaxError as error:
-        message = f"'chat_template' is broken at line {error.lineno}: {error.message}."
-        raise InvalidRequest(message, "chat_template") from error
+        template = "{param} is broken at line {line}: {reason}."
+        raise InvalidRequest(template, "chat_template", line=error.lineno, reason=error.message) from error
 
 
 def _concerns_tools(request: ChatRequest) -> bool:
@@ -80,7 +80,7 @@ def _prepared(service: Service, request: ChatRequest, ready: Ready) -> tuple[Tas
     text = _rendered(template, request, use)
     prompt = service.tokenizer.encode(text, add_special_tokens=False)  # the template brings its BOS
     if not prompt:
-        raise InvalidRequest("'messages' render to an empty prompt.", "messages")
+        raise InvalidRequest("{param} render to an empty prompt.", "messages")
     prompt = truncated(prompt, request, _wanted(request), ready.max_model_len)
     params = _params(request, ready, len(prompt))
     if use is None:

@@ -79,15 +79,16 @@ class Message(Object):
             raise InvalidRequest("The role 'function' is not supported; use 'tool' with 'tools'.", f"{where}.role")
         for name, advice in (("function_call", "use 'tool_calls'"), ("audio", "leave it out")):
             if self.model_extra and self.model_extra.get(name):
-                raise InvalidRequest(f"'{name}' is not supported by this server; {advice}.", f"{where}.{name}")
+                template = "'{name}' is not supported by this server; {advice}."
+                raise InvalidRequest(template, f"{where}.{name}", name=name, advice=advice)
         if self.role != "assistant" and self.tool_calls:
             raise InvalidRequest("Only the role 'assistant' has 'tool_calls'.", f"{where}.tool_calls")
         if self.role != "assistant" and any(isinstance(part, RefusalPart) for part in self._parts()):
             raise InvalidRequest("Only the role 'assistant' has parts of type 'refusal'.", f"{where}.content")
         if self.role == "tool" and self.tool_call_id is None:
-            raise InvalidRequest(f"The required parameter '{where}.tool_call_id' is missing.", f"{where}.tool_call_id")
+            raise InvalidRequest("The required parameter {param} is missing.", f"{where}.tool_call_id")
         if self.content is None and not (self.role == "assistant" and (self.tool_calls or self.refusal)):
-            raise InvalidRequest(f"The required parameter '{where}.content' is missing.", f"{where}.content")
+            raise InvalidRequest("The required parameter {param} is missing.", f"{where}.content")
 
     def turn(self) -> Turn:
         """As chat templates know it: plain text, `system` for OpenAI's newer `developer`."""

@@ -7,7 +7,7 @@ from pydantic import Field
 from octavo.server.conversation.messages import Message
 from octavo.server.conversation.tools import MAX_TOOLS, Tool, ToolChoice, ToolUse, check_tools, tool_use
 from octavo.server.generation.request import MAX_LOGPROBS, GenerationRequest
-from octavo.server.http.errors import InvalidRequest
+from octavo.server.http.errors import FieldName, InvalidRequest
 
 
 class ChatRequest(GenerationRequest):
@@ -40,7 +40,9 @@ class ChatRequest(GenerationRequest):
         if self.continue_final_message:
             self._check_prefill()
         if self.top_logprobs and not self.logprobs:
-            raise InvalidRequest("'top_logprobs' is only allowed with 'logprobs': true.", "top_logprobs")
+            raise InvalidRequest(
+                "{param} is only allowed with {flag}: true.", "top_logprobs", flag=FieldName("logprobs")
+            )
         for position, message in enumerate(self.messages):
             message.check(position)
 
@@ -50,9 +52,9 @@ class ChatRequest(GenerationRequest):
 
     def _check_prefill(self) -> None:
         if self.add_generation_prompt:
-            message = "'continue_final_message' and 'add_generation_prompt' cannot both be true."
-            raise InvalidRequest(message, "continue_final_message")
+            template, other = "{param} and {other} cannot both be true.", FieldName("add_generation_prompt")
+            raise InvalidRequest(template, "continue_final_message", other=other)
         final = self.messages[-1]
         if final.role != "assistant" or final.tool_calls:
-            message = "'continue_final_message' needs a last message of the role 'assistant', without tool calls."
-            raise InvalidRequest(message, "continue_final_message")
+            template = "{param} needs a last message of the role 'assistant', without tool calls."
+            raise InvalidRequest(template, "continue_final_message")

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from octavo.server.http.errors import InvalidRequest
+from octavo.server.http.errors import FieldName, InvalidRequest
 from octavo.server.http.fields import Object, refused_as
 
 MAX_TOOLS = 128  # OpenAI's
@@ -98,16 +98,16 @@ def check_tools(tools: Sequence[Tool], choice: ToolChoice | None) -> None:
     for position, tool in enumerate(tools):
         where = f"tools.{position}.function"
         if tool.name in names:
-            raise InvalidRequest(f"Two tools have the name '{tool.name}'; rename one.", f"{where}.name")
+            raise InvalidRequest("Two tools have the name '{name}'; rename one.", f"{where}.name", name=tool.name)
         names.add(tool.name)
         if tool.function.parameters and tool.function.parameters.get("type") != "object":
-            message = f'\'{where}.parameters\' must be a JSON schema with "type": "object".'
-            raise InvalidRequest(message, f"{where}.parameters")
+            raise InvalidRequest('{param} must be a JSON schema with "type": "object".', f"{where}.parameters")
     if not tools and choice not in (None, "none", "auto"):
-        raise InvalidRequest("'tool_choice' is only allowed with 'tools'.", "tool_choice")
+        raise InvalidRequest("{param} is only allowed with {tools}.", "tool_choice", tools=FieldName("tools"))
     for name in _chosen_names(choice):
         if name not in names:
-            raise InvalidRequest(f"'tool_choice' names '{name[:64]}', which is not among 'tools'.", "tool_choice")
+            template = "{param} names '{name}', which is not among {tools}."
+            raise InvalidRequest(template, "tool_choice", name=name[:64], tools=FieldName("tools"))
 
 
 def tool_use(tools: Sequence[Tool], choice: ToolChoice | None, parallel: bool) -> ToolUse | None:

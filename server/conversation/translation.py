@@ -1,6 +1,5 @@
 """A body of another shape: the chat request that it amounts to, whose complaints then name the body's own fields."""
 
-import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, Literal
@@ -46,12 +45,7 @@ def naming(names: Names) -> Iterator[None]:
     try:
         yield
     except ApiError as error:
-        for old, new in names.items():
-            error.message = re.sub(rf"'{re.escape(old)}(\.[^']*)?'", f"'{new}'", error.message)
-        if error.param is not None:
-            known = [old for old in names if error.param == old or error.param.startswith(old + ".")]
-            error.param = names[known[0]] if known else error.param
-        raise
+        raise error.renamed(lambda field: names.get(field.partition(".")[0], field)) from error
 
 
 def declared(part: BaseModel) -> dict[str, Any]:

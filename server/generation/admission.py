@@ -55,7 +55,7 @@ async def read_body(service: Service, http: HttpRequest, model: type[RequestT]) 
 def check_token_ids(tokenizer: Tokenizer, ids: Sequence[int], field: str) -> None:
     """Raises InvalidRequest if an id is not one of the tokenizer's."""
     if ids and not 0 <= min(ids) <= max(ids) < tokenizer.vocab_size:
-        raise InvalidRequest(f"'{field}' has token ids outside 0 to {tokenizer.vocab_size - 1}.", field)
+        raise InvalidRequest("{param} has token ids outside 0 to {last}.", field, last=tokenizer.vocab_size - 1)
 
 
 def check_before_encoding(service: Service, ready: Ready, prompts: int, request: GenerationRequest) -> None:
@@ -68,11 +68,12 @@ def check_before_encoding(service: Service, ready: Ready, prompts: int, request:
 def _check_number_of_choices(service: Service, ready: Ready, prompts: int, request: GenerationRequest) -> None:
     count, field = request.candidates()
     if count > service.config.max_num_choices:
-        message = f"'{field}' should be less than or equal to {service.config.max_num_choices}."
-        raise InvalidRequest(message, field)
+        limit = service.config.max_num_choices
+        raise InvalidRequest("{param} should be less than or equal to {limit}.", field, limit=limit)
     most = ready.max_num_seqs + ready.max_waiting
     if prompts * count > most:
-        raise InvalidRequest(f"{prompts * count} choices are too many at once; this server takes {most}.", field)
+        template = "{wanted} choices are too many at once; this server takes {most}."
+        raise InvalidRequest(template, field, wanted=prompts * count, most=most)
 
 
 async def admit(
@@ -107,8 +108,10 @@ async def _check_grammars(service: Service, request: GenerationRequest, tasks: S
     for constraint in (*([] if asked is None else [asked]), *(each for task in tasks for each in task.constraints)):
         try:
             await service.client.check(constraint.grammar)
+        except BadGrammar as bad:
+            raise InvalidRequest("{param}: {reason}", constraint.field, reason=bad) from bad
         except Refused as refused:
-            raise _as_api_error(refused, constraint.field) from refused
+            raise _as_api_error(refused) from refused
 
 
 def _submit(service: Service, requests: Sequence[Request]) -> Generation:
@@ -118,10 +121,8 @@ def _submit(service: Service, requests: Sequence[Request]) -> Generation:
         raise _as_api_error(refused) from refused
 
 
-def _as_api_error(refused: Refused, field: str | None = None) -> ApiError:
+def _as_api_error(refused: Refused) -> ApiError:
     match refused:
-        case BadGrammar():
-            return InvalidRequest(f"'{field}': {refused}", field)
         case TooLong():
             return ContextLengthExceeded(str(refused))
         case QueueFull():

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-from octavo.server.http.errors import InvalidRequest
+from octavo.server.http.errors import FieldName, InvalidRequest
 
 logger = logging.getLogger(__name__)
 
@@ -74,7 +74,8 @@ class ParameterCheck:
 def _refuse_unless_absent(name: str, value: object) -> None:
     """Raises InvalidRequest unless the value asks for nothing: "none" and "auto" do not without functions."""
     if not is_absent(value) and value not in ("none", "auto"):
-        raise InvalidRequest(f"'{name}' is not supported by this server; use '{REPLACED[name]}' instead.", name)
+        newer = FieldName(REPLACED[name])
+        raise InvalidRequest("{param} is not supported by this server; use {newer} instead.", name, newer=newer)
 
 
 def _refuse_unless_neutral(name: str, value: object) -> None:
@@ -82,7 +83,7 @@ def _refuse_unless_neutral(name: str, value: object) -> None:
         return
     neutral = " or ".join(json.dumps(value) for value in NOT_SUPPORTED[name])
     advice = f"leave it out or set it to {neutral}" if neutral else "leave it out"
-    raise InvalidRequest(f"'{name}' is not supported by this server yet; {advice}.", name)
+    raise InvalidRequest("{param} is not supported by this server yet; {advice}.", name, advice=advice)
 
 
 def is_absent(value: object) -> bool:

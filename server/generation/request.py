@@ -7,7 +7,7 @@ from pydantic import Field, ValidationError
 
 from octavo.server.generation.parameters import ParameterCheck
 from octavo.server.generation.structured import Structured
-from octavo.server.http.errors import InvalidRequest, from_validation
+from octavo.server.http.errors import FieldName, InvalidRequest, from_validation
 from octavo.server.http.fields import Object, refused_as
 
 MAX_STOPS = 4
@@ -140,11 +140,13 @@ class GenerationRequest(ModelRequest, Structured):
         super().check()
         self.constraint()
         if self.stream_options is not None and self.stream_options.model_fields_set and not self.stream:
-            raise InvalidRequest("'stream_options' is only allowed with 'stream': true.", "stream_options")
+            raise InvalidRequest(
+                "{param} is only allowed with {stream}: true.", "stream_options", stream=FieldName("stream")
+            )
         if self.truncate_prompt_tokens == 0:
-            raise InvalidRequest("'truncate_prompt_tokens' should be -1 or at least 1.", "truncate_prompt_tokens")
+            raise InvalidRequest("{param} should be -1 or at least 1.", "truncate_prompt_tokens")
         if self.prompt_logprobs is not None and self.stream:
-            raise InvalidRequest("'prompt_logprobs' cannot be streamed; leave one of them out.", "prompt_logprobs")
+            raise InvalidRequest("{param} cannot be streamed; leave one of them out.", "prompt_logprobs")
 
     def candidates(self) -> tuple[int, str]:
         """Returns how many choices are made for each prompt, and the name of the field that says so."""

@@ -19,7 +19,9 @@ def sampling_params(request: GenerationRequest, ready: Ready, max_tokens: int, l
     defaults = ready.defaults
     min_tokens = request.min_tokens or 0
     if min_tokens > max_tokens:
-        raise InvalidRequest(f"'min_tokens' should be at most the {max_tokens} tokens of max_tokens.", "min_tokens")
+        raise InvalidRequest(
+            "{param} should be at most the {most} tokens of max_tokens.", "min_tokens", most=max_tokens
+        )
     eos = () if request.ignore_eos else ready.eos_token_ids
     return SamplingParams(
         max_tokens=max_tokens,
@@ -67,9 +69,14 @@ def output_limit(prompt_tokens: int, wanted: int | None, max_model_len: int, fie
     completion = 1 if wanted is None else wanted
     if completion > room:
         raise ContextLengthExceeded(
-            f"This model's maximum context length is {max_model_len} tokens. However, you requested "
-            f"{prompt_tokens + completion} tokens ({prompt_tokens} in the {field}, {completion} in the completion). "
-            f"Please reduce the length of the {field} or completion.",
+            "This model's maximum context length is {limit} tokens. However, you requested {total} tokens "
+            "({prompt} in the {source}, {completion} in the completion). "
+            "Please reduce the length of the {source} or completion.",
             field,
+            limit=max_model_len,
+            total=prompt_tokens + completion,
+            prompt=prompt_tokens,
+            completion=completion,
+            source=field,
         )
     return room if wanted is None else wanted

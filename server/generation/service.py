@@ -23,4 +23,6 @@ class Service:
         served = self.config.served_model_names
         if name not in served:
             names = ", ".join(f"'{each}'" for each in served)
-            raise ModelNotFound(f"The model '{name[:100]}' is not served here; {names} is.", "model")
+            raise ModelNotFound(
+                "The model '{name}' is not served here; {names} is.", "model", name=name[:100], names=names
+            )

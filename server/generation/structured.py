@@ -8,7 +8,7 @@ from pydantic import Field
 
 from octavo.engine.api import Grammar
 from octavo.server.generation.parameters import is_absent
-from octavo.server.http.errors import InvalidRequest
+from octavo.server.http.errors import FieldName, InvalidRequest
 from octavo.server.http.fields import Object, refused_as
 
 ANY_OBJECT = '{"type":"object"}'
@@ -77,10 +77,9 @@ class Structured(Object):
         outputs = self.structured_outputs or StructuredOutputs()
         for name, value in (outputs.model_extra or {}).items():
             if not is_absent(value):
-                raise InvalidRequest(
-                    f"'structured_outputs.{name[:100]}' is not supported by this server; leave it out.",
-                    f"structured_outputs.{name}",
-                )
+                template, shown = "{shown} is not supported by this server; leave it out.", name[:100]
+                field = f"structured_outputs.{name}"
+                raise InvalidRequest(template, field, shown=FieldName(f"structured_outputs.{shown}"))
         wanted = [
             *_of_format(self.response_format),
             *_of_object("structured_outputs.json_object", outputs.json_object),
@@ -95,7 +94,9 @@ class Structured(Object):
         ]
         if len(wanted) > 1:
             first, second = wanted[0].field, wanted[1].field
-            raise InvalidRequest(f"'{second}' is not allowed with '{first}'; leave one of them out.", second)
+            raise InvalidRequest(
+                "{param} is not allowed with {other}; leave one of them out.", second, other=FieldName(first)
+            )
         return wanted[0] if wanted else None
 
 
@@ -104,7 +105,7 @@ def _of_format(format: ResponseFormat | None) -> list[Constraint]:
         return []
     if (format.json_schema is not None) != (format.type == "json_schema"):
         field = "response_format.json_schema"
-        raise InvalidRequest(f"'{field}' belongs to the type json_schema, and to no other.", field)
+        raise InvalidRequest("{param} belongs to the type json_schema, and to no other.", field)
     if format.json_schema is None:
         return _of_object("response_format", format.type == "json_object")
     schema = format.json_schema.schema_

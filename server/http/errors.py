@@ -12,8 +12,10 @@ ApiError
 """
 
 import logging
+from collections.abc import Callable
+from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import ValidationError
 from starlette.exceptions import HTTPException
@@ -64,18 +66,44 @@ class AnthropicBody(TypedDict):
     error: AnthropicDetail
 
 
+@dataclass(frozen=True, slots=True)
+class FieldName:
+    """A FieldName is the name of a field within a message, which shows it in quotes."""
+
+    name: str
+
+    def __str__(self) -> str:
+        return f"'{self.name}'"
+
+
 class ApiError(Exception):
-    """Is a failure with its HTTP status. `param` names the field at fault, with dots: messages.0.content."""
+    """An ApiError is a failure with its HTTP status. `param` names the field at fault, dotted: messages.0.content.
+
+    With `param` the message is a template. In it, {param} and every other value that is a FieldName become names of
+    fields, which `renamed` can replace: each API has its own names for them.
+    """
 
     status = HTTPStatus.INTERNAL_SERVER_ERROR
     type = "server_error"
     code: str | None = None
     headers: dict[str, str] = {}
 
-    def __init__(self, message: str, param: str | None = None) -> None:
-        super().__init__(message)
-        self.message = message if len(message) <= MAX_MESSAGE else message[:MAX_MESSAGE] + " ..."
+    def __init__(self, message: str, param: str | None = None, **values: object) -> None:
+        text = message if param is None else message.format(param=FieldName(param), **values)
+        super().__init__(text)
+        self.message = text if len(text) <= MAX_MESSAGE else text[:MAX_MESSAGE] + " ..."
         self.param = param if param is None else param[:MAX_MESSAGE]
+        self._template, self._field, self._values = message, param, values
+
+    def renamed(self, own_name: Callable[[str], str]) -> Self:
+        """Returns the same error with own_name(field) in place of each field, in the message and as `param`."""
+        if self._field is None:
+            return self
+        values = {
+            key: FieldName(own_name(value.name)) if isinstance(value, FieldName) else value
+            for key, value in self._values.items()
+        }
+        return type(self)(self._template, own_name(self._field), **values)
 
     def body(self) -> ErrorBody:
         """Returns OpenAI's error object."""
@@ -143,26 +171,25 @@ class ServiceUnavailable(ApiError):
 
 def from_validation(error: ValidationError) -> InvalidRequest:
     """Returns pydantic's first complaint in plain words, without the input that caused it."""
-    first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-    param = ".".join(str(part) for part in first["loc"]) or None
+    first = error.errors(include_url=False, include_input=False)[0]
+    param = ".".join(str(part) for part in first["loc"])
     match first["type"]:
         case "json_invalid":
-            return InvalidRequest(f"The body is not valid JSON: {first['msg'].removeprefix('Invalid JSON: ')}.")
+            return InvalidRequest(f"The body is not valid JSON: {first['ctx']['error']}.")
+        case "model_type" if not param:
+            return InvalidRequest("The body must be a JSON object.")
         case "model_type":
-            return InvalidRequest(
-                "The body must be a JSON object." if param is None else f"'{param}' must be an object.", param
-            )
+            return InvalidRequest("{param} must be an object.", param)
         case "missing":
-            return InvalidRequest(f"The required parameter '{param}' is missing.", param)
+            return InvalidRequest("The required parameter {param} is missing.", param)
         case "too_short":
-            return InvalidRequest(f"'{param}' must not be empty.", param)
+            return InvalidRequest("{param} must not be empty.", param)
         case "value_error":
-            return InvalidRequest(f"'{param}' {first['msg'].removeprefix('Value error, ')}.", param)
+            return InvalidRequest("{param} {complaint}.", param, complaint=first["ctx"]["error"])
         case _:
             reason = first["msg"].removeprefix("Input should be ")
-            return InvalidRequest(
-                f"'{param}' should be {reason}." if reason != first["msg"] else f"'{param}': {reason}.", param
-            )
+            template = "{param}: {reason}." if reason == first["msg"] else "{param} should be {reason}."
+            return InvalidRequest(template, param, reason=reason)
 
 
 def from_http(error: HTTPException, method: str, path: str) -> ApiError:

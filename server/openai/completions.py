@@ -56,12 +56,13 @@ class CompletionRequest(GenerationRequest):
         super().check()
         n, best_of = self.n or 1, self.best_of
         if best_of is not None and best_of < n:
-            raise InvalidRequest(f"'best_of' should be at least n, which is {n}.", "best_of")
+            raise InvalidRequest("{param} should be at least n, which is {n}.", "best_of", n=n)
         if best_of is not None and best_of > n and self.stream:
-            raise InvalidRequest("'best_of' cannot be streamed unless it equals n: the best is known last.", "best_of")
+            raise InvalidRequest("{param} cannot be streamed unless it equals n: the best is known last.", "best_of")
         if self.suffix:
-            message = "'suffix' needs a model with fill-in tokens, and this one has none; leave it out."
-            raise InvalidRequest(message, "suffix")
+            raise InvalidRequest(
+                "{param} needs a model with fill-in tokens, and this one has none; leave it out.", "suffix"
+            )
 
     def candidates(self) -> tuple[int, str]:
         return super().candidates() if self.best_of is None else (self.best_of, "best_of")
@@ -121,7 +122,7 @@ def _tasks(
     """Runs in a thread: encoding a long prompt takes longer than the event loop may wait."""
     encoded = [_encoded(tokenizer, prompt) for prompt in prompts]
     if not encoded or not all(encoded):
-        raise InvalidRequest("'prompt' must not be empty.", "prompt")
+        raise InvalidRequest("{param} must not be empty.", "prompt")
     tasks = [_task(request, prompt, ready) for prompt in encoded]
     if not request.echo:
         return tasks

@@ -71,8 +71,7 @@ class Item(Object):
         given = declared(self)
         for name in REQUIRED[self.type]:
             if name not in given:
-                where = f"input.{position}.{name}"
-                raise InvalidRequest(f"The required parameter '{where}' is missing.", where)
+                raise InvalidRequest("The required parameter {param} is missing.", f"input.{position}.{name}")
 
 
 class FunctionTool(Object):
@@ -135,8 +134,7 @@ class Format(Object):
         """Raises InvalidRequest for a schema that is missing, or has no name."""
         for name in ("name", "schema"):
             if self.type == "json_schema" and name not in declared(self):
-                where = f"text.format.{name}"
-                raise InvalidRequest(f"The required parameter '{where}' is missing.", where)
+                raise InvalidRequest("The required parameter {param} is missing.", f"text.format.{name}")
 
     def repeated(self) -> dict[str, Any]:
         """What of it means something."""
@@ -197,10 +195,8 @@ class ResponsesRequest(TranslatedRequest):
         super().check()
         for name in STATEFUL:
             if (self.model_extra or {}).get(name):
-                message = (
-                    f"'{name}' is not supported: this server keeps nothing between requests; send the whole input."
-                )
-                raise InvalidRequest(message, name)
+                template = "{param} is not supported: this server keeps nothing between requests; send the whole input."
+                raise InvalidRequest(template, name)
         if self.text is not None and self.text.format is not None:
             self.text.format.check()
         for position, item in enumerate(self.input):

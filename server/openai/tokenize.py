@@ -14,7 +14,7 @@ from octavo.server.conversation.translation import translated
 from octavo.server.generation.admission import check_token_ids, read_body
 from octavo.server.generation.request import ModelRequest, TokenIds
 from octavo.server.generation.service import Service
-from octavo.server.http.errors import InvalidRequest, ServiceUnavailable
+from octavo.server.http.errors import FieldName, InvalidRequest, ServiceUnavailable
 from octavo.server.http.health import require_ready
 from octavo.server.http.operations import READING, Operation
 from octavo.server.http.wire import encode_json
@@ -36,7 +36,9 @@ class TokenizeRequest(ModelRequest):
     def check(self) -> None:
         super().check()
         if (self.prompt is None) == (self.messages is None):
-            raise InvalidRequest("Either 'prompt' or 'messages' is required, and not both.", "prompt")
+            raise InvalidRequest(
+                "Either {param} or {messages} is required, and not both.", "prompt", messages=FieldName("messages")
+            )
 
     def unknown(self) -> Mapping[str, Any]:
         return super().unknown() if self.messages is None else {}  # the chat request judges what it is given

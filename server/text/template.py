@@ -82,8 +82,8 @@ class ChatTemplate:
         With `continue_final` the prompt ends with the last message, without what the template closes it with.
         """
         if reserved := _OWN_VARIABLES & rendering.variables.keys():
-            message = f"'chat_template_kwargs' must not set '{min(reserved)}', which has a parameter of its own."
-            raise InvalidRequest(message, "chat_template_kwargs")
+            template = "{param} must not set '{variable}', which has a parameter of its own."
+            raise InvalidRequest(template, "chat_template_kwargs", variable=min(reserved))
         if rendering.continue_final:
             final = messages[-1]
             messages = [*messages[:-1], {**final, "content": final["content"] + _CUT}]
@@ -95,10 +95,11 @@ class ChatTemplate:
             return self._render(messages, rendering)
         except jinja2.TemplateError as error:
             raise InvalidRequest(
-                f"The model's chat template refuses these messages: {error.message}", "messages"
+                "The model's chat template refuses these messages: {reason}", "messages", reason=error.message
             ) from error
         except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError) as error:
-            raise InvalidRequest(f"The model's chat template fails on these messages: {error}", "messages") from error
+            template = "The model's chat template fails on these messages: {reason}"
+            raise InvalidRequest(template, "messages", reason=error) from error
 
     def _render(self, messages: Sequence[Turn], rendering: Rendering) -> str:
         variables = {**self._special_tokens, **rendering.variables}
