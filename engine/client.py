@@ -70,7 +70,7 @@ class Generation(Protocol):
 
 
 class EngineClient(Protocol):
-    """Offers what HTTP needs of an engine. Tests put a fake one here."""
+    """An EngineClient offers what the endpoints need of an engine. Tests put a fake one in its place."""
 
     @property
     def state(self) -> EngineState: ...
@@ -96,7 +96,7 @@ class EngineClient(Protocol):
 
 
 class ManagedEngine(EngineClient, Protocol):
-    """Adds to EngineClient what only the owner of the engine calls, which starts it, waits for its end and stops it."""
+    """A ManagedEngine adds to EngineClient what the owner of an engine does: start it, wait for its end, stop it."""
 
     @property
     def open_requests(self) -> int:

@@ -1,4 +1,4 @@
-"""EngineConfig: every choice the engine is started with, frozen."""
+"""EngineConfig holds every choice that an engine is started with."""
 
 from dataclasses import dataclass
 
@@ -7,27 +7,27 @@ from octavo.model import config as model
 DEVICES = ("auto", "cpu", "cuda")
 DTYPES = ("auto", *model.DTYPES)
 QUANTIZATIONS = model.QUANTIZATIONS
-TOKENIZER = "tokenizer.json"  # in the model's directory; what it holds is the API process's business, and llguidance's
+TOKENIZER = "tokenizer.json"  # This file of the checkpoint is read by the API process and by llguidance alone.
 
 
 @dataclass(frozen=True, slots=True)
 class EngineConfig:
-    """None means: the engine chooses when it knows the model and the machine. Sizes are in bytes or tokens."""
+    """Holds the choices, frozen. Where a value is None, the engine chooses when it knows the model and the machine."""
 
     model: str  # a local directory with config.json, *.safetensors and so on
     device: str = "auto"  # one of DEVICES
     dtype: str = "auto"  # one of DTYPES
     quantization: str = "auto"  # one of QUANTIZATIONS
     enforce_eager: bool = False  # no CUDA graphs
-    batch_invariant: bool = False  # nothing whose rounding depends on who shares the step
-    threads: int | None = None  # torch's intra-op threads of the CPU
-    max_model_len: int | None = None
-    max_num_seqs: int | None = None
-    max_num_batched_tokens: int | None = None
-    max_waiting: int = 1024
-    watchdog_timeout: int = 300  # seconds that a step may take before the engine is started again; 0: for ever
-    block_size: int = 16
-    kv_cache_memory: int | None = None  # bytes of KV cache; overrides gpu_memory_utilization
-    gpu_memory_utilization: float = 0.9
+    batch_invariant: bool = False  # A row is rounded the same whoever shares its step.
+    threads: int | None = None  # threads of the CPU that compute one operation
+    max_model_len: int | None = None  # tokens of a prompt and its output together
+    max_num_seqs: int | None = None  # sequences that run at once
+    max_num_batched_tokens: int | None = None  # tokens that a step computes
+    max_waiting: int = 1024  # sequences that may wait beside those
+    watchdog_timeout: int = 300  # seconds that a step may take before the engine is started again; 0: any time
+    block_size: int = 16  # tokens in a block of the KV cache
+    kv_cache_memory: int | None = None  # bytes of the KV cache; overrides gpu_memory_utilization
+    gpu_memory_utilization: float = 0.9  # share of a GPU's memory for weights, steps and KV cache together
     enable_prefix_caching: bool = True
-    sampled_vocab: int | None = None  # ids from here on (padding of the vocabulary) are never sampled
+    sampled_vocab: int | None = None  # Token ids from here on, which pad the vocabulary, are never sampled.

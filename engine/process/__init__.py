@@ -1,1 +1,1 @@
-"""The engine's process, and whoever starts it, watches it and tries grammars beside it."""
+"""Runs an engine in a process of its own, starts and watches that process, and tries grammars in another one."""

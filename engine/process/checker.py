@@ -1,7 +1,8 @@
-"""Grammars are tried in a process of their own, which is killed when one takes too much time or memory.
+"""Tries grammars in a process of their own, which is killed when one takes too much time or memory.
 
 llguidance counts its work and gives up, but it does not count all of it: each step of a chain of references can double
-what the next one costs, so that a schema of two kilobytes never ends. What was tried here, the engine compiles as fast.
+the cost of the next one, so that a schema of two kilobytes never ends. A grammar that passes here takes the engine as
+little time to compile.
 """
 
 import asyncio
@@ -23,44 +24,44 @@ from octavo.engine.api import Grammar
 from octavo.engine.process.stop_signals import ignore_stop_signals, start_with_stop_signals_blocked
 
 MAX_TEXT = 128 * 1024  # characters of a grammar
-CHECK_SECONDS = 3.0  # what compiling a grammar may take
-START_SECONDS = 60.0  # what the process may take to read the tokenizer
+CHECK_SECONDS = 3.0  # time to compile a grammar
+START_SECONDS = 60.0  # time for the process to read the tokenizer
 CHECK_MEMORY = 2**30  # bytes of address space; an interpreter with a vocabulary takes a third of it
-MAX_QUEUE = 32  # grammars that may wait to be tried
+MAX_QUEUE = 32  # grammars that are tried or wait
 REMEMBERED = 1024  # verdicts
 TOO_SLOW = f"The grammar takes more than {CHECK_SECONDS:g} seconds to compile; simplify it."
 TOO_LARGE = "The grammar takes too much memory to compile; simplify it."
 
 
 class Crowded(Exception):
-    """Too many grammars wait to be tried."""
+    """Says that too many grammars wait to be tried."""
 
 
 class Closed(Exception):
-    """No more grammars are tried."""
+    """Says that no more grammars are tried."""
 
 
 @dataclass(slots=True)
 class _Trial:
-    """Of one grammar, for all who ask meanwhile: the first requests of a batch tend to come together."""
+    """A trial is of one grammar, and all who ask for that meanwhile share it: the requests of a batch come together."""
 
     ending: asyncio.Future[tuple[str | None, bool]]  # the verdict, and whether the process survived it
-    waiting: int = 0  # for that; with nobody left the trial is given up
+    waiting: int = 0  # how many wait for it; with nobody left the trial is given up
 
 
 class GrammarChecker:
-    """Says why a grammar cannot be used. It lives on one event loop; its process starts with the first grammar."""
+    """Says whether grammars can be used. It lives on one event loop; its process starts with the first grammar."""
 
     def __init__(self, tokenizer: Path) -> None:
         self._tokenizer = tokenizer
         self._thread = ThreadPoolExecutor(1, "grammar checker")
-        self._child: _Child | None = None  # the thread's own, but for `close`
+        self._child: _Child | None = None  # Only the thread uses it, but for `close`.
         self._closed = False
         self._trials: dict[Grammar, _Trial] = {}
         self._verdicts: OrderedDict[Grammar, str | None] = OrderedDict()  # least recently used first
 
     async def check(self, grammar: Grammar, eos_token_ids: Sequence[int]) -> str | None:
-        """None when the grammar can be used, else a sentence for its author. Raises Crowded or Closed."""
+        """Returns None when the grammar can be used, else a sentence for its author. Raises Crowded or Closed."""
         if len(grammar.text) > MAX_TEXT:
             return f"The grammar has {len(grammar.text)} characters and {MAX_TEXT} are allowed; shorten it."
         if grammar in self._verdicts:
@@ -75,7 +76,7 @@ class GrammarChecker:
             if not trial.waiting:
                 del self._trials[grammar]
                 trial.ending.cancel()
-        if survived:  # else the machine may just have been busy
+        if survived:  # Otherwise the machine may just have been busy, and the verdict is not kept.
             self._verdicts[grammar] = verdict
             if len(self._verdicts) > REMEMBERED:
                 self._verdicts.popitem(last=False)
@@ -91,14 +92,14 @@ class GrammarChecker:
         return trial
 
     def _ask(self, grammar: Grammar, eos_token_ids: tuple[int, ...]) -> tuple[str | None, bool]:
-        """Thread: the verdict, and whether the process has survived it; else the next grammar gets another.
+        """Returns the verdict, and whether the process has survived it; if not, the next grammar gets another one.
 
-        Raises Closed: the end of a process that was killed by `close` says nothing about a grammar.
+        It runs in the thread. Raises Closed, since the end of a process that `close` killed says nothing of a grammar.
         """
         if self._child is None:
             self._child = _Child(self._tokenizer, eos_token_ids)
         if self._closed:
-            self._child.kill()  # it was started too late for `close` to see it
+            self._child.kill()  # It was started too late for `close` to see it.
             raise Closed
         verdict, survived = self._child.ask(grammar)
         if self._closed:
@@ -109,7 +110,7 @@ class GrammarChecker:
         return verdict, survived
 
     def close(self) -> None:
-        """Ends the process, whatever it is doing; whoever waits for a verdict gets Closed."""
+        """Ends the process, whatever it is doing. Those who wait for a verdict get Closed."""
         self._closed = True
         self._thread.shutdown(wait=False)
         if (child := self._child) is not None:
@@ -117,7 +118,7 @@ class GrammarChecker:
 
 
 class _Child:
-    """The process, from its parent's side."""
+    """A _Child is the process as its parent sees it."""
 
     def __init__(self, tokenizer: Path, eos_token_ids: tuple[int, ...]) -> None:
         context = get_context("spawn")
@@ -126,11 +127,11 @@ class _Child:
             target=main, args=(theirs, tokenizer, eos_token_ids), name="octavo-grammars", daemon=True
         )
         start_with_stop_signals_blocked(self._process)
-        theirs.close()  # now the child's alone, so that its death is seen as end-of-file
+        theirs.close()  # Only the child has it now, so that its death is seen as end-of-file.
         self._is_ready = False
 
     def ask(self, grammar: Grammar) -> tuple[str | None, bool]:
-        """The verdict, and whether the process can be asked again."""
+        """Returns the verdict, and whether the process can be asked again."""
         try:
             if not self._is_ready:
                 refusal: str | None = self._receive(START_SECONDS)
@@ -155,9 +156,9 @@ class _Child:
 
 
 def main(connection: "Connection[Any, Any]", tokenizer: Path, eos_token_ids: tuple[int, ...]) -> None:
-    """The process: a verdict for each grammar, until the parent is gone."""
+    """Runs in the process: sends a verdict for each grammar until the parent is gone."""
     ignore_stop_signals()
-    with suppress(ValueError, OSError):  # not every system bounds it
+    with suppress(ValueError, OSError):  # Not every system bounds the memory of a process.
         resource.setrlimit(resource.RLIMIT_AS, (CHECK_MEMORY, CHECK_MEMORY))
     inbox: SimpleQueue[Grammar] = SimpleQueue()
     Thread(target=_read, args=(connection, inbox), name="reader", daemon=True).start()
@@ -178,7 +179,7 @@ def main(connection: "Connection[Any, Any]", tokenizer: Path, eos_token_ids: tup
 
 
 def _read(connection: "Connection[Any, Any]", inbox: "SimpleQueue[Grammar]") -> None:
-    """Runs beside the compiler, which cannot be interrupted: a parent that is gone takes this process with it."""
+    """Receives grammars while the compiler works, which cannot be interrupted; ends the process with its parent."""
     try:
         while True:
             inbox.put(connection.recv())

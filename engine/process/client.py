@@ -40,10 +40,10 @@ DEFAULT_RESTARTS = Restarts()
 
 
 class ProcessClient:
-    """EngineClient over an engine in its own process, which is started again when it dies.
+    """A ProcessClient is a ManagedEngine over an engine in its own process, which is started again when it dies.
 
     Everything but the constructor runs on one event loop. Nothing is sent twice: the requests that were open when the
-    process died end with an error, because one of them may be what it died of.
+    process died end with an error, because the process may have died of one of them.
     """
 
     def __init__(
@@ -53,14 +53,17 @@ class ProcessClient:
         restarts: Restarts = DEFAULT_RESTARTS,
         watch: Callable[[EngineState], None] | None = None,
     ) -> None:
-        """`watch` is called with each new state. `build` must be picklable: a function of a module, or a partial."""
+        """Starts nothing yet. `watch` is called with each new state.
+
+        `build` must be picklable: a function of a module, or a partial of one.
+        """
         self._supervisor = Supervisor(config, build, restarts, self._receive, lambda: bool(self._open))
         self._checker = GrammarChecker(Path(config.model) / TOKENIZER)
         self._watch = watch
         self._state: EngineState = Loading()
         self._ready: Ready | None = None
         self._stats = EngineStats()
-        self._open: dict[str, Collector] = {}  # by request id: accepted, not ended and not given up
+        self._open: dict[str, Collector] = {}  # by request id; accepted, not ended and not given up
         self._idle = asyncio.Event()
         self._idle.set()
         self._supervision: asyncio.Task[None] | None = None
@@ -79,12 +82,12 @@ class ProcessClient:
 
     @property
     def open_requests(self) -> int:
-        """Requests that were accepted and have not ended."""
+        """Returns how many requests were accepted and have not ended."""
         return len(self._open)
 
     @property
     def engine_pid(self) -> int | None:
-        """The engine process of the moment, for tests and operators."""
+        """Returns the id of the engine process that runs now, for tests and operators; None between two."""
         return self._supervisor.pid
 
     def start(self) -> None:
@@ -115,10 +118,10 @@ class ProcessClient:
             self._supervision.cancel()
             await asyncio.wait([self._supervision])
             if not self._supervision.cancelled():
-                self._supervision.result()  # raises what should not have happened
+                self._supervision.result()  # This raises if the supervision failed, which is a mistake in it.
 
     async def check(self, grammar: Grammar) -> None:
-        """Tries a grammar out in a process of its own. Raises BadGrammar, QueueFull or Unavailable."""
+        """Tries a grammar in a process of its own. Raises BadGrammar, QueueFull or Unavailable."""
         if not isinstance(self._state, Ready):
             raise Unavailable(why_unavailable(self._state))
         try:
@@ -141,6 +144,7 @@ class ProcessClient:
         return collector
 
     def _admit(self, requests: Sequence[Request]) -> None:
+        """Raises what `submit` raises, if the requests cannot be accepted now."""
         if not isinstance(self._state, Ready):
             raise Unavailable(why_unavailable(self._state))
         bounds = self._state
@@ -184,7 +188,7 @@ class ProcessClient:
                 self._fail_open(OPEN_REQUEST_DIED)
 
     def _route(self, output: Output) -> None:
-        """Hands the output to whoever waits for it; one that is no longer wanted is dropped."""
+        """Hands the output to the reader of its request; one that nobody wants any more is dropped."""
         collector = self._open.get(output.id)
         if collector is None:
             return
@@ -193,10 +197,12 @@ class ProcessClient:
         collector.put(output)
 
     def _abandon(self, request_id: str) -> None:
+        """Aborts a request that its reader has given up."""
         self._forget(request_id)
         self._supervisor.send(Abort(request_id))
 
     def _fail_open(self, message: str) -> None:
+        """Ends every open request with the error."""
         for request_id in tuple(self._open):
             self._route(Output(request_id, finish_reason=FinishReason.ERROR, error=message))
 

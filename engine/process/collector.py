@@ -1,4 +1,4 @@
-"""Collector: the outputs of requests that were submitted together, merged while their reader lags behind."""
+"""Collector keeps the outputs of requests that were submitted together, merged while their reader lags behind."""
 
 import asyncio
 from collections.abc import Callable, Iterable
@@ -7,15 +7,15 @@ from octavo.engine.api import Output
 
 
 class Collector:
-    """The Generation that ProcessClient.submit returns; it lives on one event loop.
+    """A Collector is the Generation that ProcessClient.submit returns. It lives on one event loop.
 
-    At most one Output per request is kept: the deltas that arrive before the reader comes back become one.
+    At most one Output per request is kept: those that arrive before the reader comes back become one.
     """
 
     def __init__(self, request_ids: Iterable[str], abandon: Callable[[str], None]) -> None:
-        """`abandon` is told the id of each request that is given up before it ended."""
+        """Expects outputs of these requests. `abandon` is told the id of each that is given up before its end."""
         self._abandon = abandon
-        self._running = set(request_ids)  # no terminal output has arrived
+        self._running = set(request_ids)  # requests of which no terminal output has arrived
         self._unread: dict[str, Output] = {}  # in order of arrival
         self._changed = asyncio.Event()
 
@@ -56,7 +56,7 @@ class Collector:
 
 
 def merge(first: Output, second: Output) -> Output:
-    """Two consecutive outputs of one request as one."""
+    """Returns two consecutive outputs of one request as one."""
     return Output(
         id=first.id,
         token_ids=first.token_ids + second.token_ids,

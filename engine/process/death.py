@@ -27,7 +27,7 @@ def how_it_ended(exit_code: int | None) -> str:
 
 
 def has_lost_its_memory(pid: int | None) -> bool:
-    """Says whether the kernel takes a process's memory back, and so whether the process is past saving.
+    """Returns whether the kernel takes a process's memory back, and so whether the process is past saving.
 
     For a large model that takes seconds, and the kernel closes the files of the process only then. Where there is no
     /proc the answer is always False.

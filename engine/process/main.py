@@ -1,11 +1,11 @@
-"""The engine's own process: requests in, one message out a step, and no life without its parent.
+"""Runs an engine in its own process: it takes requests, sends one message a step, and ends with its parent.
 
     parent                         this process
     ProcessClient  -- requests ->  reader thread -> inbox  -> loop: add, abort, step
                    <- reports  --  writer thread <- outbox <-
 
-Only `main` is named in the parent. The pipes have no address, so nobody else can put a pickle into them, and
-end-of-file is the death signal in both directions.
+The parent names only `main`. The pipes have no address, so nobody else can put a pickle into them. End-of-file tells
+each side that the other one is dead.
 """
 
 import faulthandler
@@ -39,19 +39,19 @@ PROGRESS_INTERVAL = 0.1  # seconds between two messages about the same piece of 
 
 
 class StepLoop(Protocol):
-    """Holds what the loop of the process calls: engine.Engine, or a stand-in in tests."""
+    """A StepLoop is what the process drives: engine.Engine, or a fake in tests."""
 
     def has_work(self) -> bool:
-        """Whether a step would compute something."""
+        """Returns whether a step would compute something."""
 
     def add(self, request: Request) -> Output | None:
         """Queues the request, or returns its terminal output when it can never run."""
 
     def abort(self, request_id: str) -> Output | None:
-        """Forgets the request; an unknown id is not an error. Whoever aborted does not wait for an output."""
+        """Forgets the request; an unknown id is no error. Nobody waits for what is returned."""
 
     def step(self) -> StepOutputs:
-        """Computes one batch. Without work it returns no outputs and the current stats."""
+        """Computes one batch; returns its outputs and the statistics. Without work there are no outputs."""
 
 
 Build = Callable[[EngineConfig, ReportProgress], tuple[StepLoop, Ready]]
@@ -67,7 +67,7 @@ def main(
     supervisor starts another one.
     """
     ignore_stop_signals()
-    faulthandler.enable()  # a fault in a kernel and a watchdog's SIGABRT leave the stacks of all threads on stderr
+    faulthandler.enable()  # A fault in a kernel and the watchdog's SIGABRT leave the stacks of all threads on stderr.
     inbox: SimpleQueue[ToEngine] = SimpleQueue()
     outbox: SimpleQueue[FromEngine | None] = SimpleQueue()
     Thread(target=_read, args=(requests, inbox), name="reader", daemon=True).start()
@@ -101,7 +101,7 @@ def _build_and_loop(
 
 
 class ProgressReporter:
-    """Passes on the first and the last report about each piece of work, and between them a few a second."""
+    """Passes on the first and the last message about each piece of work, and between them a few a second."""
 
     def __init__(self, send: ReportProgress) -> None:
         self._send = send
@@ -117,7 +117,7 @@ class ProgressReporter:
 
 
 def _read(requests: "Connection[Any, ToEngine]", inbox: "SimpleQueue[ToEngine]") -> None:
-    """Runs from the first moment, loading included: a parent that is gone takes this process with it."""
+    """Receives requests, from before the engine is loaded on; ends the process when the parent is gone."""
     try:
         while True:
             inbox.put(requests.recv())
@@ -146,7 +146,7 @@ def _loop(engine: StepLoop, inbox: "SimpleQueue[ToEngine]", outbox: "SimpleQueue
 
 
 def _arrived(inbox: "SimpleQueue[ToEngine]", wait: bool) -> Iterator[ToEngine]:
-    """Every message that is there; when there is nothing else to do, sleeps until there is one."""
+    """Yields every message that is there; with `wait`, it first sleeps until there is one."""
     if wait:
         yield inbox.get()
     while True:
@@ -157,7 +157,7 @@ def _arrived(inbox: "SimpleQueue[ToEngine]", wait: bool) -> Iterator[ToEngine]:
 
 
 def _add(engine: StepLoop, request: Request) -> Output | None:
-    """A request that the engine trips over must not take the others with it."""
+    """Adds a request. One that the engine trips over ends with an error and leaves the others alone."""
     try:
         return engine.add(request)
     except Exception:

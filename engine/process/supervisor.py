@@ -48,7 +48,7 @@ class Restarts:
         return min(self.first_delay * 2.0**attempt, self.longest_delay)
 
     def went_well(self, life: Life, now: float) -> bool:
-        """Says whether a life that ends now was a good one, after which the attempts are counted anew."""
+        """Returns whether a life that ends now was a good one, after which the attempts are counted anew."""
         if life.ready_at is None:
             return False
         return life.has_finished_a_request or now - life.ready_at > self.well_after

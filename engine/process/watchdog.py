@@ -1,4 +1,4 @@
-"""Watchdog: an engine that is waited for, and says nothing for too long, hangs in a step."""
+"""Watchdog finds out that an engine hangs in a step: somebody waits for it, and it says nothing for too long."""
 
 from asyncio import sleep
 from collections.abc import Callable
@@ -9,22 +9,22 @@ LOOK_INTERVAL = 1  # seconds
 class Watchdog:
     """Looks once a second whether anybody waits for an engine that is silent.
 
-    At work, an engine says something at the end of each step; without, it is silent and nobody waits for it. What is
-    counted are looks, not the clock: a machine that slept, or a server that was suspended, has not waited.
+    An engine that works says something at the end of each step. Without work it is silent, but nobody waits for it. The
+    watchdog counts its looks and does not read the clock: a machine that slept has not waited.
     """
 
     def __init__(self, timeout: int, is_awaited: Callable[[], bool]) -> None:
-        """`timeout` is in seconds; 0 is patience for ever."""
+        """Takes a timeout in seconds; with 0 no engine ever counts as hung."""
         self._timeout = timeout
         self._is_awaited = is_awaited
         self._silence = 0  # seconds
 
     def hear(self) -> None:
-        """The engine has said something."""
+        """Notes that the engine has said something."""
         self._silence = 0
 
     async def hung(self) -> None:
-        """Returns when the engine has been waited for in silence for longer than the timeout."""
+        """Returns when somebody has waited for a silent engine for longer than the timeout."""
         self._silence = 0
         while not 0 < self._timeout < self._silence:
             await sleep(LOOK_INTERVAL)
