@@ -1,4 +1,4 @@
-"""What the image and the compose file promise, as far as it can be read off them without a container engine."""
+"""The image and the compose file keep their promises, as far as that can be seen without a container engine."""
 
 import os
 import re

@@ -65,7 +65,10 @@ def octavo(*arguments: str, directory: Path) -> "subprocess.CompletedProcess[str
 
 
 def test_no_process_loads_a_part_under_another_name(tmp_path: Path) -> None:
-    """A class that is imported under two names exists twice, and then messages between processes do not match."""
+    """The API's, the engine's and the checker's process import no part of octavo/ under another name.
+
+    A class that is imported under two names exists twice, and then messages between processes do not match.
+    """
     records = tmp_path / "records"
     records.mkdir()
     (records / "sitecustomize.py").write_text(RECORDER)

@@ -84,7 +84,7 @@ class Job:
     def usage(self) -> Usage:
         """Counts each prompt once, however many choices it has.
 
-        Of its choices, the one with the fewest cached tokens counts: it ran first, and the others found its blocks.
+        Its cached tokens are those of the choice that has the fewest: the others may have found the first one's blocks.
         """
         firsts = self.choices[:: self.n]
         prompt = sum(len(choice.request.prompt) for choice in firsts)

@@ -1,4 +1,4 @@
-"""A real Chromium and a server whose model says what it is told; nothing of either survives the tests."""
+"""Provides a real Chromium and a server whose model says what it is told; both end with the tests."""
 
 import json
 import os
@@ -25,7 +25,7 @@ expect.set_options(timeout=PATIENCE)
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    """Of one module: while it is open an event loop runs in this thread, and asyncio.run, in other tests, refuses."""
+    """Opens a browser for one module only: its event loop runs in this thread, where asyncio.run would then fail."""
     path = next(filter(None, map(shutil.which, NAMES)), None)
     if path is None:
         message = "there is no Chromium: install the package `chromium`, and the page is tested too"
@@ -38,7 +38,7 @@ def browser() -> Iterator[Browser]:
 
 @pytest.fixture
 def page(browser: Browser) -> Iterator[Page]:
-    """A window of its own, with storage of its own. What the page throws fails the test."""
+    """Opens a window with storage of its own. The test fails if the page throws."""
     with browser.new_context(viewport={"width": 1280, "height": 800}) as context:
         context.set_default_timeout(PATIENCE)
         page = context.new_page()
@@ -50,14 +50,14 @@ def page(browser: Browser) -> Iterator[Page]:
 
 @pytest.fixture
 def serve_echo(tmp_path: Path) -> Iterator[Callable[..., Server]]:
-    """Starts a server: flags as arguments, the engine's behaviour as keywords."""
+    """Yields a function that starts a server; it takes flags as arguments and the engine's behaviour as keywords."""
     with ExitStack() as stack:
         yield lambda *flags, **behaviour: stack.enter_context(started(*_command(tmp_path, flags, behaviour)))
 
 
 @pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
-    """One for all tests that leave it as it was."""
+    """Starts one server for all tests that leave it unchanged."""
     with started(*_command(tmp_path_factory.mktemp("page"), (), {"step_seconds": 0.001})) as server:
         server.wait_for_health(200)
         yield server

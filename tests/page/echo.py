@@ -1,7 +1,7 @@
-"""An engine that says what it was told: its answer is the last user message, a byte a step. `octavo` around it.
+"""Runs `octavo` with an engine whose answer is the last user message, one byte a step.
 
-echo.py BEHAVIOUR-AS-JSON serve MODEL ...; "{n}" in a message becomes the number of requests of this life, and at
-"{until NAME}" the answer waits until the test says so (Server.release).
+The command is `echo.py BEHAVIOUR-AS-JSON serve MODEL ...`. "{n}" in a message becomes the number of requests since the
+engine's start, and at "{until NAME}" the answer waits until the test calls Server.release.
 """
 
 import json
@@ -28,7 +28,7 @@ class EchoEngine(FakeEngine):
         super().__init__(behaviour)
         self.requests = 0
         self.answers: dict[str, list[int]] = {}
-        self.pauses: dict[str, dict[int, str]] = {}  # by request: what is waited for, by the number of tokens before it
+        self.pauses: dict[str, dict[int, str]] = {}  # request id -> number of tokens -> what the next one waits for
 
     def add(self, request: Request) -> Output | None:
         self.requests += 1
@@ -42,7 +42,7 @@ class EchoEngine(FakeEngine):
         return super().add(request)
 
     def _answer(self, request: Request) -> str:
-        """In the template of tests/server/vocab.py, a turn is <role>content</s>."""
+        """Returns the last user message; in the template of tests/server/vocab.py a turn is <role>content</s>."""
         prompt = bytes(id - BYTES if id >= BYTES else 0 for id in request.prompt).decode()
         said = re.findall(r"<user>([^\0]*)\0", prompt)
         return str(said[-1]).replace("{n}", str(self.requests))
@@ -74,7 +74,7 @@ def _build(behaviour: Behaviour, config: EngineConfig, report: ReportProgress) -
 if __name__ == "__main__":
     import octavo.engine.startup.build
     from octavo.server.cli import main
-    from tests.page.echo import echo_build as build  # not __main__'s own: the engine's process imports it by name
+    from tests.page.echo import echo_build as build  # the engine's process imports it by this name, not from __main__
 
     given = json.loads(sys.argv[1])
     octavo.engine.startup.build.build = build(Behaviour(**given | {"lives": Path(given["lives"])}))

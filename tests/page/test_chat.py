@@ -1,4 +1,4 @@
-"""The page at work in a browser: asking, stopping, asking again, and what the browser keeps."""
+"""The page works in a browser: one can ask, stop and ask again, and the browser keeps the conversations."""
 
 import json
 import re
@@ -11,7 +11,7 @@ from playwright.sync_api import Page, expect
 from tests.e2e.harness import Server
 
 UNFINISHED = "word word{until never} word"
-LATER = 24 * 60 * 60  # seconds: of the page's clock, where that is ours
+LATER = 24 * 60 * 60  # seconds of the page's clock, which some tests set
 STATS = re.compile(r"^\d+ tokens · [\d.]+ tokens/s · first token after [\d.]+ s$")
 
 
@@ -32,7 +32,7 @@ def expect_answer(page: Page, text: str) -> None:
 
 
 def bodies(page: Page) -> list[Any]:
-    """What the page asks for from here on."""
+    """Returns a list that collects the bodies of the page's requests from here on."""
     sent: list[Any] = []
     page.on("request", lambda request: sent.append(request.post_data_json) if request.method == "POST" else None)
     return sent

@@ -1,4 +1,4 @@
-"""/docs in a browser: every operation and parameter is shown, and every call can be tried."""
+"""/docs shows every operation and parameter in a browser, and lets the reader try every call."""
 
 import httpx
 from playwright.sync_api import Page, expect

@@ -1,4 +1,4 @@
-"""How the page is reached and seen: by keyboard alone, on a phone's width, light and dark."""
+"""The page can be used by keyboard alone and at a phone's width, and is legible in light and dark."""
 
 from typing import Any
 
@@ -15,19 +15,21 @@ RICH = (
 
 
 def focused(page: Page) -> str:
-    """What has the focus, by its id or its label."""
+    """Returns the id or the label of what has the focus."""
     name = "document.activeElement.id || document.activeElement.ariaLabel || document.activeElement.textContent"
     return str(page.evaluate(name))
 
 
 def order_of_focus(page: Page) -> list[str]:
-    """From the beginning of the page to its end, as Tab goes; what has the focus shows it."""
+    """Returns what Tab reaches, from the beginning of the page to its end; each shows that it has the focus."""
     page.evaluate("document.querySelector('.skip').focus()")
     names = [focused(page)]
     while names[-1] != "send":
         names.append(pressed(page, "Tab"))
         style = "getComputedStyle(document.activeElement).outlineStyle"
-        assert names[-1] == "prompt" or page.evaluate(style) == "solid"  # the composer around it shows it
+        assert (
+            names[-1] == "prompt" or page.evaluate(style) == "solid"
+        )  # the composer around the prompt shows the focus
     return names
 
 
@@ -110,7 +112,7 @@ def test_a_phone_scrolls_one_way_only(phone: Page, server: Server) -> None:
 
 
 def test_light_and_dark(page: Page, server: Server) -> None:
-    """As the system has it, then as the reader wants it; the text is legible in both."""
+    """The page follows the system's theme, then the reader's choice; the text is legible in both."""
     lightness = """(name) => {
         const [r, g, b] = getComputedStyle(document.body)[name].match(/[\\d.]+/g).map((value) => (value / 255) ** 2.2);
         return 0.2126 * r + 0.7152 * g + 0.0722 * b;

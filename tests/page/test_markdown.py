@@ -1,4 +1,4 @@
-"""server/web/markdown.js and inline.js, in the browser: what each text becomes, as tags and text."""
+"""server/web/markdown.js and inline.js turn each text into the right tags and text, in the browser."""
 
 from collections.abc import Iterator
 
@@ -22,7 +22,7 @@ OUTLINE = """async (text) => {
 
 @pytest.fixture(scope="module")
 def blank(browser: Browser, server: Server) -> Iterator[Page]:
-    """The page, whose own origin its modules may be imported from."""
+    """Opens the page, so that its modules can be imported from its own origin."""
     page = browser.new_page()
     page.goto(server.url)
     yield page

@@ -1,4 +1,4 @@
-"""The page when things go wrong: refusals, a server that loads, a dying engine, keys, hostile answers."""
+"""The page stays useful when things go wrong: refusals, loading, a dying engine, keys, hostile answers."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""A client without sockets: it calls the ASGI application, and validates every response that comes back."""
+"""A Client needs no sockets: it calls the ASGI application, and validates every response."""
 
 import asyncio
 import json
@@ -25,7 +25,7 @@ each_endpoint = pytest.mark.parametrize("endpoint", ["complete", "chat"])
 class Reply:
     status: int
     headers: dict[str, str]
-    parts: list[bytes]  # as they were sent
+    parts: list[bytes]  # of the body, one for each ASGI message
 
     @property
     def body(self) -> bytes:
@@ -45,11 +45,11 @@ class Reply:
         return self.body.decode().split("\n")
 
     def named_events(self) -> list[dict[str, Any]]:
-        """Those of a stream in which they carry their type as a name."""
+        """Returns the events of a stream in which they carry their type as a name."""
         return named_events(self.lines)
 
     def events(self) -> list[Any]:
-        """The objects of a stream, without the last [DONE]."""
+        """Returns the objects of a stream, without the last [DONE]."""
         data = [line.removeprefix("data: ") for line in self.lines if line.startswith("data: ")]
         assert data.count("[DONE]") == 1 and data[-1] == "[DONE]"
         return [json.loads(item) for item in data[:-1]]
@@ -57,7 +57,7 @@ class Reply:
 
 @dataclass
 class Client:
-    """One app over a fake engine."""
+    """Holds one app over a fake engine, and calls it."""
 
     engine: FakeEngineClient = field(default_factory=FakeEngineClient)
     tokenizer: Tokenizer = field(default_factory=byte_level)
@@ -92,7 +92,7 @@ class Client:
         return self.post("/v1/messages", {"model": MODEL, "max_tokens": 100, "messages": messages} | parameters)
 
     def generate(self, endpoint: str, **parameters: Any) -> Reply:
-        """One of each_endpoint."""
+        """Calls one of the endpoints of `each_endpoint`."""
         return self.complete(**parameters) if endpoint == "complete" else self.chat(**parameters)
 
     def call(self, method: str, path: str, body: bytes, headers: Mapping[str, str]) -> Reply:
@@ -104,7 +104,7 @@ class Client:
 
 @dataclass
 class Exchange:
-    """One request by hand. `watch` sees each body part as it is sent; `left` set means that the client hung up."""
+    """Sends one request by hand. `watch` sees each part of the answer; the client hangs up when `left` is set."""
 
     method: str
     path: str
@@ -112,7 +112,7 @@ class Exchange:
     headers: Mapping[str, str] = field(default_factory=dict)
     watch: Callable[[bytes], None] = field(default=lambda part: None)
     left: asyncio.Event = field(default_factory=asyncio.Event)
-    cut_short: bool = False  # the body promises more than comes
+    cut_short: bool = False  # the body ends before it is complete
 
     def __post_init__(self) -> None:
         self.reply = Reply(0, {}, [])

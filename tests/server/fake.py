@@ -1,4 +1,4 @@
-"""FakeEngineClient: an engine that replays given token ids."""
+"""A FakeEngineClient is an engine that replays given token ids."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
@@ -12,7 +12,7 @@ STOP, LENGTH = FinishReason.STOP, FinishReason.LENGTH
 
 
 def outputs_of(request: Request, ids: Sequence[int], cached: int = 0) -> list[Output]:
-    """One output per token, as an engine would end them: at a stop token, or at max_tokens."""
+    """Returns one output per token, up to a stop token or max_tokens, as an engine would."""
     outputs = _prompt_outputs(request)
     if request.params.max_tokens == 0:
         return [*outputs, Output(request.id, cached_tokens=cached, finish_reason=LENGTH)]
@@ -27,7 +27,7 @@ def outputs_of(request: Request, ids: Sequence[int], cached: int = 0) -> list[Ou
 
 
 def _prompt_outputs(request: Request) -> list[Output]:
-    """The log-probabilities of the prompt, two at a time: as chunks of it are computed."""
+    """Returns the log-probabilities of the prompt's tokens, two in an output, as if it were computed in chunks."""
     wanted = request.params.prompt_logprobs
     scored = [] if wanted is None else [_scored(id, wanted) for id in request.prompt[1:]]
     return [Output(request.id, prompt_logprobs=tuple(scored[i : i + 2])) for i in range(0, len(scored), 2)]
@@ -38,13 +38,13 @@ def _logprobs(request: Request, id: int) -> tuple[TokenLogprobs, ...]:
 
 
 def _scored(id: int, wanted: int) -> TokenLogprobs:
-    """Made up, but of the right shape: the k ids after the token are the likelier."""
+    """Makes up log-probabilities: the k ids after the token are the likelier ones."""
     return TokenLogprobs(-0.5 * wanted - 0.25, tuple((id + i, -0.5 * i) for i in range(1, wanted + 1)), wanted + 1)
 
 
 @dataclass
 class FakeGeneration:
-    """Interleaves the requests' outputs; a None among them, or their end without a reason, waits for ever."""
+    """Interleaves the requests' outputs. A None among them, or an end without a finish reason, waits for ever."""
 
     queues: dict[str, list[Output | None]]
     client: "FakeEngineClient"
@@ -81,7 +81,7 @@ Script = Callable[[Request], Iterable[Output | None]]
 
 
 def replay(*choices: Sequence[int], cached: int = 0) -> Script:
-    """The k-th choice of each prompt gets the k-th sequence of ids."""
+    """Returns a script in which the k-th choice of each prompt gets the k-th sequence of ids."""
     return lambda request: outputs_of(request, choices[request.params.choice % len(choices)], cached)
 
 
@@ -93,12 +93,12 @@ class FakeEngineClient:
     state: EngineState = READY
     stats: EngineStats = field(default_factory=EngineStats)
     refusal: Refused | None = None
-    complaint: Refused | None = None  # about any grammar
+    complaint: Refused | None = None  # raised for any grammar
     submitted: list[Request] = field(default_factory=list)
     checked: list[Grammar] = field(default_factory=list)
     generations: list[FakeGeneration] = field(default_factory=list)
     aborted: list[str] = field(default_factory=list)
-    deliver_after_abort: bool = False  # what was on its way when the request was given up
+    deliver_after_abort: bool = False  # outputs still come after an abort, as if they had been on their way
     when_submitted: Callable[[], None] = lambda: None
 
     @property

@@ -1,4 +1,4 @@
-"""An app of the tests behind a real socket, for clients that bring their own HTTP."""
+"""Puts an app of the tests behind a real socket, for clients that bring their own HTTP."""
 
 import socket
 import threading

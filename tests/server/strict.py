@@ -1,4 +1,4 @@
-"""An SDK's types held against what is sent: SDKs are lenient, these checks are not."""
+"""Checks what is sent against an SDK's types, more strictly than the SDK does."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -9,13 +9,13 @@ import pydantic
 
 
 def check_types(model: Any, payload: Mapping[str, Any]) -> None:
-    """Every value of the very type, no key that the types do not know; `model` may be a union."""
+    """Checks that each value has exactly its type and each key is known; `model` may be a union."""
     refuse_extra(_adapter(model).validate_json(json.dumps(payload), strict=True))
 
 
 @cache
 def _adapter(model: Any) -> pydantic.TypeAdapter[Any]:
-    """Made once a type: that of a union of events takes half a second."""
+    """Makes the adapter of a type once, since that of a union of events takes half a second."""
     return pydantic.TypeAdapter(model)
 
 
@@ -30,7 +30,7 @@ def refuse_extra(value: Any) -> None:
 
 
 def named_events(lines: Sequence[str]) -> list[dict[str, Any]]:
-    """Of a stream whose events are an `event: TYPE`, a `data: ...` and an empty line, comments between them."""
+    """Parses a stream whose events are `event: TYPE`, `data: ...` and an empty line, with comments between them."""
     rest = [line for line in lines if not line.startswith(":")]
     while rest and rest[0] == "":
         rest.pop(0)

@@ -1,4 +1,4 @@
-"""create_app: the whole way from a request to its answer, over a fake engine."""
+"""create_app makes an app that answers a request from end to end, over a fake engine."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""The commands: what they print, and the one sentence for each mistake that is found without the engine."""
+"""The commands print what they should, and one sentence for each mistake that is found without the engine."""
 
 import json
 import logging
@@ -16,7 +16,7 @@ from tests.tiny import write_tiny_checkpoint
 
 @pytest.fixture(autouse=True)
 def harmless(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """The command sets signal handlers, the log and variables of its whole process, which here is the tests'."""
+    """Keeps the command from changing the signal handlers, the log and the environment of the tests' own process."""
     monkeypatch.setattr(serve, "_on_stop_signals", lambda leave: None)
     monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
     monkeypatch.setenv("GOMP_SPINCOUNT", "10000")
@@ -30,7 +30,7 @@ def harmless(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 def sentence(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
-    """What the command complains of, alone on stderr, with exit status 2."""
+    """Returns the command's complaint, which is alone on stderr and ends with status 2."""
     try:
         status = cli.main(arguments)
     except SystemExit as end:

@@ -1,4 +1,4 @@
-"""What stands on the terminal, with and without one."""
+"""The console shows the engine's states, on a terminal and elsewhere."""
 
 from io import StringIO
 

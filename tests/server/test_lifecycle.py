@@ -1,4 +1,4 @@
-"""The listener, and what is begun first. Signals, drains and exits need real processes: tests/e2e/test_shutdown.py."""
+"""The listener opens, and the engine starts first. tests/e2e/test_shutdown.py tests signals, drains and exits."""
 
 import os
 import socket
@@ -62,7 +62,7 @@ def is_alive(pid: int) -> bool:
 
 
 def test_the_engine_is_begun_before_http_and_ends_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(lifecycle, "STOP_SIGNALS", ())  # those of this process are the tests' own
+    monkeypatch.setattr(lifecycle, "STOP_SIGNALS", ())  # this process's signals belong to the tests
     lives = tmp_path / "lives"
     client = ProcessClient(EngineConfig(model=""), fake_build(Behaviour(load_seconds=1000, lives=lives)))
 

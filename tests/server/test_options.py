@@ -1,4 +1,4 @@
-"""Flags and environment variables end in the configs; what is given nowhere is the config's own default."""
+"""Flags and environment variables set fields of the configs; a field that neither sets has its default."""
 
 from argparse import ArgumentParser, Namespace
 

@@ -1,4 +1,4 @@
-"""The newer APIs as their own SDKs use them, over a real socket: /v1/responses by openai, /v1/messages by anthropic."""
+"""The openai SDK uses /v1/responses, and the anthropic SDK /v1/messages, over a real socket."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""Tokenizers small enough to read: one of bytes, as GPT-2's are, and one with byte fallback, as Llama's are."""
+"""Makes two tokenizers small enough to read: one of bytes, like GPT-2's, and one with byte fallback, like Llama's."""
 
 from tokenizers import Tokenizer as Backend
 from tokenizers import decoders, models, pre_tokenizers, processors
@@ -17,7 +17,7 @@ PIECES = ("▁", "▁Hello", "▁world", "a", "b", "é", "你", "#", "##", "▁a
 
 
 def byte_level(template: str | None = CHATML) -> Tokenizer:
-    """Ids 3 to 258 are the bytes; no merges. The post-processor begins every text with BOS."""
+    """Makes a tokenizer whose ids 3 to 258 are the bytes, without merges. Every text begins with BOS."""
     vocabulary = {token: id for id, token in enumerate((*SPECIAL, *_by_byte()))}
     backend = Backend(models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
@@ -26,7 +26,7 @@ def byte_level(template: str | None = CHATML) -> Tokenizer:
 
 
 def llama_style() -> Tokenizer:
-    """Ids 3 to 258 are byte-fallback tokens, then come PIECES; a leading space is stripped."""
+    """Makes a tokenizer whose ids 3 to 258 are byte-fallback tokens, before PIECES; a leading space is stripped."""
     byte_tokens = (f"<0x{byte:02X}>" for byte in range(256))
     vocabulary = {token: id for id, token in enumerate((*SPECIAL, *byte_tokens, *PIECES))}
     backend = Backend(models.BPE(vocab=vocabulary, merges=[], unk_token="<unk>", byte_fallback=True))
@@ -37,17 +37,17 @@ def llama_style() -> Tokenizer:
 
 
 def piece(text: str) -> int:
-    """The id of one of PIECES in the Llama-style vocabulary."""
+    """Returns the id of one of PIECES in the Llama-style vocabulary."""
     return BYTES + 256 + PIECES.index(text)
 
 
 def ids_of(text: str) -> list[int]:
-    """The ids of a text in the byte-level vocabulary, without BOS."""
+    """Returns the ids of a text in the byte-level vocabulary, without BOS."""
     return [BYTES + byte for byte in text.encode()]
 
 
 def _by_byte() -> list[str]:
-    """The character of each byte, in the order of the bytes."""
+    """Returns the character of each byte, in the order of the bytes."""
     printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
     others = iter(range(0x100, 0x200))
     characters = [chr(byte) if byte in printable else chr(next(others)) for byte in range(256)]

@@ -1,4 +1,4 @@
-"""Admission: together or not at all, and never past the bounds of the engine."""
+"""The choices of a request are admitted together or not at all, and never past the bounds of the engine."""
 
 from dataclasses import replace
 

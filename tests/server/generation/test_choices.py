@@ -1,4 +1,4 @@
-"""Choice: text, log-probabilities and usage end together, wherever a stop string or a token ends them."""
+"""The text, log-probabilities and usage of a Choice end together, wherever a stop string or a token ends them."""
 
 import random
 from typing import Any
@@ -94,7 +94,7 @@ def test_the_end_of_sequence_token_is_no_text_even_then() -> None:
 
 @pytest.mark.parametrize(("least", "text"), [(0, "a"), (1, "a"), (2, "a##b"), (3, "a##b"), (5, "a##b##")])
 def test_nothing_ends_within_the_first_min_tokens(least: int, text: str) -> None:
-    """A stop string counts where all of it comes after them."""
+    """A stop string counts if all of it comes after the first min_tokens tokens."""
     client = Client.replaying(replay(ids_of("a##b##")))
     assert client.complete(stop="##", min_tokens=least).json()["choices"][0]["text"] == text
 
@@ -117,7 +117,7 @@ STOPS = ["#", "##", "a#b", " é", "你", "b \u2028", "🦑🦑"]
 
 
 def at_random(rng: random.Random, name: str) -> list[int]:
-    """Ids of which some make whole characters and stop strings, others the middle of one, or nothing known."""
+    """Returns ids that make whole characters and stop strings, parts of characters, or nothing known."""
     text = [id for piece in rng.choices([*STOPS, "ab", "好", "😀"], k=rng.randrange(1, 8)) for id in ids_of(piece)]
     pieces = [piece(text) for text in PIECES] if name == "llama" else []
     noise = [*ids_of("ab# é你🦑\u2028"), BYTES + 0x80, BYTES + 0xE4, BYTES + 0xFF, BOS, *pieces]
@@ -127,7 +127,7 @@ def at_random(rng: random.Random, name: str) -> list[int]:
 
 
 def merging(rng: random.Random, *choices: list[int]) -> Script:
-    """Replays the ids, some outputs made one: as for a reader that lags behind, differently each time."""
+    """Replays the ids and merges some outputs at random, as happens for a reader that lags behind."""
 
     def script(request: Request) -> list[Output]:
         merged: list[Output] = []
@@ -142,7 +142,7 @@ def merging(rng: random.Random, *choices: list[int]) -> Script:
 
 
 def length(ids: list[int], parameters: dict[str, Any]) -> int:
-    """How many tokens a choice has, the one that ended it included; by the bytes of the byte-level vocabulary."""
+    """Counts the tokens of a choice up to the one that ends it, by the bytes of the byte-level vocabulary."""
     data = b""
     for count, id in enumerate(ids, 1):
         data += bytes([id - BYTES]) if id >= BYTES else b""
@@ -153,7 +153,7 @@ def length(ids: list[int], parameters: dict[str, Any]) -> int:
 
 @pytest.mark.parametrize("name", TOKENIZERS)
 def test_the_stream_is_the_whole_cut_into_pieces(name: str) -> None:
-    """102 sequences of ids: text, log-probabilities and usage are the same byte for byte, however they arrive."""
+    """Text, log-probabilities and usage of 102 sequences of ids are the same, byte for byte, however they arrive."""
     rng, tokenizer = random.Random(name), TOKENIZERS[name]
     for round in range(34):
         ids = [at_random(rng, name) for _ in range(3)]
@@ -184,7 +184,7 @@ def test_the_stream_is_the_whole_cut_into_pieces(name: str) -> None:
 
 
 def _is_counted_exactly(client: Client, completion: Any, chat: Any) -> None:
-    """A prompt counts once; of a choice each token that is reported, and no other."""
+    """Checks that a prompt counts once, and that exactly the reported tokens of a choice count."""
     first, _, _, _, _, _, third, *_ = client.engine.submitted
     assert completion["usage"]["prompt_tokens"] == len(first.prompt) == len(client.tokenizer.encode("hi", True))
     assert chat["usage"]["prompt_tokens"] == len(third.prompt)

@@ -1,4 +1,4 @@
-"""Job: usage over prompts and choices, and an end that comes once."""
+"""A Job counts usage over prompts and choices, and ends once."""
 
 import pytest
 
@@ -9,7 +9,7 @@ from tests.server.vocab import ids_of
 
 
 def cached(*counts: int) -> Client:
-    """The k-th choice of each prompt finds so many tokens in the cache, and says so in its first output alone."""
+    """Returns a client whose k-th choices find the k-th number of cached tokens, as only their first outputs say."""
 
     def script(request: Request) -> list[Output]:
         first = Output(request.id, tuple(ids_of("a")), cached_tokens=counts[request.params.choice])
@@ -27,7 +27,7 @@ def test_usage(stream: bool) -> None:
         "prompt_tokens": 3 + 6,  # a prompt counts once
         "completion_tokens": 6 * 3,
         "total_tokens": 9 + 18,
-        "prompt_tokens_details": {"cached_tokens": 2 + 2},  # the siblings' hits are the request's own work
+        "prompt_tokens_details": {"cached_tokens": 2 + 2},  # the other choices find what the first one has computed
     }
 
 

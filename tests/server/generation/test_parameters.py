@@ -1,4 +1,4 @@
-"""Parameters that this server does not have: refused by name, unless they ask for nothing."""
+"""Parameters that this server does not have are refused by name, unless they ask for nothing."""
 
 import logging
 from typing import Any

@@ -1,4 +1,4 @@
-"""Types and bounds of every parameter: a bad value is refused by name, null and empty ones are absent."""
+"""Each parameter has its type and bounds: a bad value is refused by name, and null and empty ones are absent."""
 
 from dataclasses import replace
 from typing import Any

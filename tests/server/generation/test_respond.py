@@ -1,4 +1,4 @@
-"""respond: the same deltas, streamed or whole; the generation is closed either way."""
+"""`respond` sends the same deltas as a stream or as a whole, and closes the generation either way."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""What the sampler is asked, for every parameter; from the checkpoint where the request is silent."""
+"""Every parameter reaches the sampler, from the checkpoint if the request is silent."""
 
 from typing import Any
 

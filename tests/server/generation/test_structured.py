@@ -1,4 +1,4 @@
-"""Structured output: which grammar a request asks for, and every way to ask wrongly."""
+"""A request's structured output becomes the right grammar, and every wrong request for it is refused."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""API keys: wrong ones are refused before anything else is looked at; probes need none."""
+"""A wrong API key is refused before anything else is looked at; probes need none."""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Every failure leaves as OpenAI's error object, with the status clients act on, and without what was sent."""
+"""Every failure is sent as OpenAI's error object, with the status that clients act on, and without the input."""
 
 import json
 from typing import Any

@@ -1,4 +1,4 @@
-"""/health: ready or not, and why."""
+"""/health says whether the engine is ready and, if not, why."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""/metrics: the names dashboards know, in the format that keeps them, and totals that never fall."""
+"""/metrics has the names that dashboards know, in the format that keeps them, and totals that never fall."""
 
 from prometheus_client.parser import text_string_to_metric_families
 

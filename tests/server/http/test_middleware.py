@@ -1,4 +1,4 @@
-"""Around every request: an id, CORS headers, one log line without any text."""
+"""Every request gets an id, CORS headers and one log line without any text."""
 
 import logging
 import re

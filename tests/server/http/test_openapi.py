@@ -1,4 +1,4 @@
-"""/openapi.json: every served route and every parameter is in it, described; and it is valid OpenAPI."""
+"""/openapi.json describes every served route and every parameter, and is valid OpenAPI."""
 
 import re
 from http import HTTPStatus
@@ -15,12 +15,12 @@ from octavo.server.http.openapi import MEANINGS
 from octavo.server.http.operations import Operation, operation_of
 from tests.server.client import MODEL, Client
 
-UNDESCRIBED = {"/openapi.json", "/", "/web/{name}", "/docs"}  # no part of the API
+UNDESCRIBED = {"/openapi.json", "/", "/web/{name}", "/docs"}  # these are no part of the API
 
 
 @pytest.fixture
 def routes(monkeypatch: pytest.MonkeyPatch) -> list[APIRoute]:
-    """All that the app includes."""
+    """Returns all routes that the app includes and describes."""
     included: list[APIRoute] = []
     with monkeypatch.context() as patch:
         patch.setattr(application.FastAPI, "include_router", lambda self, router: included.extend(router.routes))
@@ -29,7 +29,7 @@ def routes(monkeypatch: pytest.MonkeyPatch) -> list[APIRoute]:
 
 
 def document(**config: Any) -> dict[str, Any]:
-    """Without a key: what the API is, is no secret."""
+    """Reads the document without a key, since the API is no secret."""
     found = Client(config=ServerConfig((MODEL,), **config)).get("/openapi.json").json()
     assert isinstance(found, dict)
     return found
@@ -74,7 +74,7 @@ def test_every_parameter_is_described(routes: list[APIRoute]) -> None:
 
 
 def _reached(found: dict[str, Any]) -> set[str]:
-    """The components that request bodies are made of."""
+    """Returns the names of the components that request bodies are made of."""
     reached: set[str] = set()
     pending = [item["post"]["requestBody"] for item in found["paths"].values() if "requestBody" in item.get("post", {})]
     while pending:

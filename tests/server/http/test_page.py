@@ -1,4 +1,4 @@
-"""The page's files: their headers, their ETags, and that they ask for no key and load nothing from elsewhere."""
+"""The page's files have the right headers and ETags, need no key, and load nothing from elsewhere."""
 
 import re
 

@@ -1,4 +1,4 @@
-"""Behind a reverse proxy: the prefix is understood whether the proxy leaves it or takes it away."""
+"""The prefix of a reverse proxy is understood whether the proxy leaves it or removes it."""
 
 import asyncio
 from typing import Any

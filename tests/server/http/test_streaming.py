@@ -1,4 +1,4 @@
-"""Streams and clients that leave: headers at once, comments while nothing comes, and no work for nobody."""
+"""Streams send headers at once and comments while nothing comes, and stop work when their client leaves."""
 
 import asyncio
 from collections.abc import Callable, Iterable, Sequence
@@ -20,7 +20,7 @@ PATIENCE = 60  # seconds; the machine may be busy
 
 
 def stalling(ids: Sequence[int]) -> Any:
-    """The ids, then silence."""
+    """Returns a script that replays the ids and then falls silent."""
 
     def script(request: Request) -> Iterable[Output | None]:
         return [*outputs_of(request, [*ids, 65])[:-1], None]
@@ -29,17 +29,17 @@ def stalling(ids: Sequence[int]) -> Any:
 
 
 def failing(reason: FinishReason, error: str | None) -> Any:
-    """One token, then the end of the engine."""
+    """Returns a script in which the engine ends after one token."""
     return lambda request: [*outputs_of(request, [*ids_of("a"), 65])[:1], Output(request.id, (), (), 0, reason, error)]
 
 
 def waited_for(ids: Sequence[int], keep_alive: float = 10**6) -> Client:
-    """An app whose engine stalls. No comment is sent meanwhile: what is noticed is not noticed by trying to write."""
+    """Returns an app whose engine stalls. It sends no comments, so that it notices a lost client without writing."""
     return Client.replaying(stalling(ids), keep_alive=keep_alive)
 
 
 async def exchange(client: Client, body: bytes, leaves: Callable[[list[bytes]], bool] | None) -> Exchange:
-    """Hangs up when the body's parts are as it says; None: as soon as the engine has the request."""
+    """Sends a request and hangs up when `leaves` says so or, if it is None, once the engine has the request."""
     call = Exchange("POST", "/v1/chat/completions", body, JSON)
     if leaves is None:
         client.engine.when_submitted = call.left.set
@@ -102,7 +102,7 @@ def test_the_server_that_ends_closes_the_generation() -> None:
 
 def test_comments_keep_the_connection_alive() -> None:
     def was_silent(parts: list[bytes]) -> bool:
-        """For a while, after the text."""
+        """Returns whether three comments have followed the text."""
         return b'"content":"a"' in b"".join(parts) and parts[-3:] == [b": keep-alive\n\n"] * 3
 
     call = asyncio.run(exchange(waited_for(ids_of("a"), keep_alive=0.01), STREAM, was_silent))

@@ -1,4 +1,4 @@
-"""Trace: the log line of a request that got nowhere, and of one that did."""
+"""A Trace writes the log line of a request, whether it was admitted or not."""
 
 from octavo.server.http.trace import Trace
 

@@ -1,4 +1,4 @@
-"""/version: which Octavo this is."""
+"""/version tells the version of Octavo."""
 
 from octavo import __version__
 from tests.server.client import Client

@@ -1,4 +1,4 @@
-"""JSON and events as clients read them, line by line."""
+"""JSON and events survive clients that read them line by line."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Chat templates: rendered as transformers does, folded where a template refuses, refused clearly where it must be."""
+"""Chat templates render as in transformers; what a template refuses is folded or, if that fails, refused clearly."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Turns in plain form, for templates that know no system message, no tools or no calls."""
+"""Turns become plain text for templates that know no system message, no tools or no calls."""
 
 import json
 

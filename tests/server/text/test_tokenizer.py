@@ -1,4 +1,4 @@
-"""Tokenizer and Detokenizer: no character lost, doubled or invented on the way from ids to text."""
+"""Tokenizer and Detokenizer lose, double and invent no character on the way from ids to text."""
 
 from pathlib import Path
 
