@@ -5,7 +5,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from benchmarks.gpu.batches import BLOCK, Rows, batch_of, random_cache, seen
+from benchmarks.common.batches import BLOCK, Rows, batch_of, random_cache, seen
 from benchmarks.gpu.clock import Calls
 from benchmarks.gpu.compare import difference, poisoned
 from benchmarks.gpu.run import Run

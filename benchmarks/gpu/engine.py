@@ -5,8 +5,8 @@ from time import perf_counter
 
 import torch
 
+from benchmarks.common.batches import BLOCK
 from benchmarks.common.figures import Spread
-from benchmarks.gpu.batches import BLOCK
 from benchmarks.gpu.run import Run
 from octavo.engine.api import Request, SamplingParams
 from octavo.engine.compute.graphs import CudaCapture, Graphs, Stage, capture_all

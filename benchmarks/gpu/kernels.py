@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from benchmarks.gpu.batches import BLOCK
+from benchmarks.common.batches import BLOCK
 from benchmarks.gpu.compare import difference, poisoned
 from benchmarks.gpu.inputs import matrix_of
 from benchmarks.gpu.products import Load

@@ -6,8 +6,8 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from benchmarks.common.batches import Rows, batch_of, random_cache, seen
 from benchmarks.common.loads import touched_share
-from benchmarks.gpu.batches import Rows, batch_of, random_cache, seen
 from benchmarks.gpu.inputs import layers_that_fit, random_model
 from benchmarks.gpu.profile import profile
 from benchmarks.gpu.run import Run

@@ -144,7 +144,7 @@ def engine(contender: Contender, setting: Setting) -> Iterator[Engine]:
 
 def _worker(contender: Contender, setting: Setting) -> tuple[str, ...]:
     if contender.program == TRANSFORMERS:
-        return ("benchmarks.common.transformers_forward", str(setting.model), *contender.form, str(setting.threads))
+        return ("benchmarks.common.transformers_peer", str(setting.model), *contender.form, str(setting.threads))
     return ("benchmarks.common.engine", str(setting.model), *setting.serve_flags(contender), *ENGINE_FLAGS)
 
 

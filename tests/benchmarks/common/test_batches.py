@@ -2,7 +2,7 @@
 
 import torch
 
-from benchmarks.gpu.batches import BLOCK, batch_of, seen
+from benchmarks.common.batches import BLOCK, batch_of, seen
 
 ROWS = [(3, 20), (1, 33), (5, 5)]
 

@@ -10,7 +10,7 @@ pytestmark = pytest.mark.oracle
 
 
 def test_every_step_is_told_with_its_tokens(tmp_path: Path) -> None:
-    from benchmarks.common.transformers_forward import EXPERTS, Peer
+    from benchmarks.common.transformers_peer import EXPERTS, Peer
 
     peer = Peer(str(write_tiny_checkpoint(tmp_path)), "float32")
     steps = peer.answer(streams=3, prompt_tokens=8, max_tokens=4)
