@@ -1,8 +1,8 @@
-"""The C kernels' attention over the paged cache: `python -m benchmarks.cpu_attention [--rounds 5] [--level avx2]`.
+"""Measures the C kernels' attention over the paged cache: `python -m benchmarks.cpu_attention --help`.
 
-Decoding is held against memory: the bytes of keys and values per second, as a share of what threads read that do
-nothing else, the better of right before and right after. Prefill is held against torch's scaled_dot_product_attention,
-over keys and values that already lie in one piece. All rows take turns in every round.
+Decoding is compared with the memory: the bytes of keys and values per second, as a share of the better of the
+bandwidths right before and right after. Prefill is compared with torch's scaled_dot_product_attention, over keys and
+values that already lie in one piece. All cases take turns in every round.
 """
 
 import argparse
@@ -16,32 +16,31 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.common import bandwidth
-from benchmarks.common.bandwidth import Bandwidth
-from benchmarks.common.figures import Spread
+from benchmarks.common.bandwidth import Bandwidth, measured_bandwidth
+from benchmarks.common.batches import BLOCK, Lengths, batch_of, block_width, keys_seen
+from benchmarks.common.figures import Spread, table_head, table_line
 from benchmarks.common.machine import describe
-from benchmarks.common.markdown import head, line, spread
 from octavo.model.batch import ForwardBatch
 from octavo.model.kernels.cpu.library import Library, how_to_build, library
 from octavo.model.kernels.cpu.structs import PagesStruct, PassStruct
 from octavo.model.kv_cache import LayerCache
 from octavo.model.weights.memory import zeros_on
 
-HEADS, KV_HEADS, DIM, BLOCK = 16, 4, 64, 16  # as benchmarks.common.checkpoint has them
+HEADS, KV_HEADS, DIM = 16, 4, 64  # those of benchmarks.common.checkpoint
+VOCABULARY = 32000
 ITEM = 4  # bytes of a float32
-POOL = 1 << 29  # bytes of pages, which are gone through in turn: no cache holds them
+POOL = 1 << 29  # bytes of pages, which take turns: no cache holds them
 STREAMS, CONTEXTS = (1, 16), (512, 2048, 8192)
-PREFILLS = ((512, 0), (512, 1536), (2048, 0), (2048, 1536))  # new tokens, tokens before
-PASSES = 3  # over all pages, or of a prefill, in each round
+PREFILLS = ((512, 0), (512, 1536), (2048, 0), (2048, 1536))  # new tokens, tokens before them
+PASSES = 3  # over all calls, in each round
 
-Rows = list[tuple[int, int]]  # of each sequence: tokens before, new tokens
 Call = Callable[[], Tensor]
-Found = dict[str, list[tuple[float, float]]]  # of each row, round by round: a rate, and its share of another
+Found = dict[str, list[tuple[float, float]]]  # case -> for each round a rate, and its ratio to another
 
 
 @dataclass(frozen=True, slots=True)
 class Pool:
-    """Random pages, and the kernels that look into them."""
+    """A Pool holds random pages, and the kernels that read them."""
 
     kernels: Library
     pages: LayerCache
@@ -53,50 +52,32 @@ class Pool:
         keys, values = (zeros_on(torch.device("cpu"))(shape, torch.float32).normal_() for _ in range(2))
         return cls(kernels, LayerCache(keys, values, keys.flatten(0, 1), values.flatten(0, 1)))
 
-    def calls(self, rows: Rows) -> list[Call]:
-        """The same step over one part of the pages after the other."""
-        width = max(-(-(before + new) // BLOCK) for before, new in rows)
+    def calls(self, lengths: Lengths) -> list[Call]:
+        """Returns the same step over one part of the pages after the other."""
+        width = block_width(lengths)
         order = torch.randperm(len(self.pages.keys), generator=torch.Generator().manual_seed(width)).int()
-        tables = order[: len(order) // (len(rows) * width) * len(rows) * width].view(-1, len(rows), width)
-        heads = torch.randn(sum(new for _, new in rows), HEADS + 2 * KV_HEADS, DIM)
-        return [partial(self._run, heads, batch_of(rows, table)) for table in tables]
+        tables = order[: len(order) // (len(lengths) * width) * len(lengths) * width].view(-1, len(lengths), width)
+        heads = torch.randn(sum(new for new, _ in lengths), HEADS + 2 * KV_HEADS, DIM)
+        batches = (batch_of(lengths, table, VOCABULARY, torch.device("cpu")) for table in tables)
+        return [partial(self._run, heads, batch) for batch in batches]
 
     def _run(self, heads: Tensor, batch: ForwardBatch) -> Tensor:
         split = heads.split((HEADS, KV_HEADS, KV_HEADS), dim=1)
         return self.kernels.attention(split, PassStruct.of(batch, BLOCK, None), None, PagesStruct.of(self.pages))
 
 
-def batch_of(rows: Rows, table: Tensor) -> ForwardBatch:
-    """The flat batch of (tokens before, new tokens), of sequences that own the blocks of a row of the table each."""
-    counts, ends = [new for _, new in rows], [before + new for before, new in rows]
-    positions = torch.cat([torch.arange(before, end) for (before, _), end in zip(rows, ends, strict=True)])
-    sequence = torch.repeat_interleave(torch.arange(len(rows)), torch.tensor(counts))
-    starts = torch.tensor([0, *counts]).cumsum(0)
-    return ForwardBatch(
-        tokens=torch.zeros_like(positions),
-        positions=positions,
-        slots=table[sequence, positions // BLOCK].long() * BLOCK + positions % BLOCK,
-        q_starts=starts.int(),
-        kv_lens=torch.tensor(ends, dtype=torch.int32),
-        block_table=table.contiguous(),
-        logit_rows=starts[1:] - 1,
-        q_lens_host=tuple(counts),
-        kv_lens_host=tuple(ends),
-    )
-
-
-def bytes_read(rows: Rows) -> int:
-    """Of keys and values."""
-    return sum(before + new for before, new in rows) * 2 * KV_HEADS * DIM * ITEM
+def bytes_read(lengths: Lengths) -> int:
+    """Returns the bytes of keys and values that a step reads."""
+    return sum(end for _, end in lengths) * 2 * KV_HEADS * DIM * ITEM
 
 
 def operations(new: int, before: int) -> int:
-    """Of the two products with the keys and values that are seen; an addition and a multiplication are two."""
-    return 4 * HEADS * DIM * (new * before + new * (new + 1) // 2)
+    """Returns the additions and multiplications of the two products with the keys and values that are seen."""
+    return 4 * HEADS * DIM * keys_seen([(new, before + new)])
 
 
 def torch_call(new: int, before: int) -> Call:
-    """Its fastest form: told that it is causal where that is all there is to tell, else with a mask."""
+    """Returns torch's fastest call: without a mask if no token comes before the new ones, else with one."""
     q = torch.randn(1, HEADS, new, DIM)
     k, v = torch.randn(2, 1, KV_HEADS, before + new, DIM)
     if not before:
@@ -106,7 +87,7 @@ def torch_call(new: int, before: int) -> Call:
 
 
 def seconds(calls: list[Call]) -> float:
-    """Of one call: the median over the passes, after one that warms up."""
+    """Returns the seconds of one call: the median over the passes, after one that warms up."""
     passes = []
     for _ in range(PASSES + 1):
         started = perf_counter()
@@ -118,14 +99,14 @@ def seconds(calls: list[Call]) -> float:
 
 @torch.inference_mode()
 def decodes(pool: Pool, memory: Bandwidth, rounds: int) -> Found:
-    """Bytes per second, and the same as a share of memory's."""
-    steps = {f"{streams} x {context}": [(context - 1, 1)] * streams for streams in STREAMS for context in CONTEXTS}
-    calls = {name: pool.calls(rows) for name, rows in steps.items()}
-    found: Found = {name: [] for name in steps}
+    """Returns bytes per second, and their share of the memory's bandwidth."""
+    cases = {f"{streams} x {context}": [(1, context)] * streams for streams in STREAMS for context in CONTEXTS}
+    calls = {name: pool.calls(lengths) for name, lengths in cases.items()}
+    found: Found = {name: [] for name in cases}
     before = memory.best()
     for _ in range(rounds):
-        for name, rows in steps.items():
-            rate = bytes_read(rows) / seconds(calls[name])
+        for name, lengths in cases.items():
+            rate = bytes_read(lengths) / seconds(calls[name])
             after = memory.best()
             found[name].append((rate, rate / max(before, after)))
             before = after
@@ -134,27 +115,30 @@ def decodes(pool: Pool, memory: Bandwidth, rounds: int) -> Found:
 
 @torch.inference_mode()
 def prefills(pool: Pool, rounds: int) -> Found:
-    """Operations per second, and the same as a multiple of torch's."""
-    calls = [(pool.calls([(before, new)])[:1], [torch_call(new, before)]) for new, before in PREFILLS]
+    """Returns operations per second, and their ratio to torch's."""
+    calls = [(pool.calls([(new, before + new)])[:1], [torch_call(new, before)]) for new, before in PREFILLS]
     found: Found = {f"{new} at {before}": [] for new, before in PREFILLS}
     for _ in range(rounds):
-        for of, (new, before), (own, peer) in zip(found.values(), PREFILLS, calls, strict=True):
+        for figures, (new, before), (own, peer) in zip(found.values(), PREFILLS, calls, strict=True):
             own_seconds, peer_seconds = seconds(own), seconds(peer)
-            of.append((operations(new, before) / own_seconds, peer_seconds / own_seconds))
+            figures.append((operations(new, before) / own_seconds, peer_seconds / own_seconds))
     return found
 
 
-def table(names: tuple[str, str, str], found: Found) -> str:
-    lines = list(head(*names))
-    for name, of in found.items():
-        rate, share = Spread.over(rate / 1e9 for rate, _ in of), Spread.over(share for _, share in of)
-        lines.append(line(name, spread(rate, 1), spread(share, 2)))
+def table(columns: tuple[str, str, str], found: Found) -> str:
+    """Returns a table of medians and ranges over the rounds."""
+    lines = list(table_head(*columns))
+    for name, figures in found.items():
+        rate, ratio = Spread.over(rate / 1e9 for rate, _ in figures), Spread.over(ratio for _, ratio in figures)
+        lines.append(table_line(name, rate.cell(1), ratio.cell(2)))
     return "\n".join(lines)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.cpu_attention")
-    parser.add_argument("--rounds", type=int, default=5, help="default: 5")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.cpu_attention", description="Measures the C kernels' attention."
+    )
+    parser.add_argument("--rounds", type=int, default=5, help="how often everything is measured (default: 5)")
     parser.add_argument("--level", help="an instruction set (default: the best one)")
     given = parser.parse_args()
     kernels = library()
@@ -166,7 +150,7 @@ def main() -> None:
     threads, machine = torch.get_num_threads(), describe()
     print(f"{machine['cpu']}, {kernels.level}, {threads} threads, torch {machine['torch']}; {given.rounds} rounds\n")
     pool = Pool.random(kernels)
-    with bandwidth.reader(threads) as memory:
+    with measured_bandwidth(threads) as memory:
         print(table(("decode: streams x context", "GB/s", "of memory's"), decodes(pool, memory, given.rounds)), "\n")
     print(table(("prefill: tokens at context", "GFLOP/s", "times torch's"), prefills(pool, given.rounds)))
 

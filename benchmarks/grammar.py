@@ -1,7 +1,7 @@
-"""What a token's mask costs, for random JSON schemas over a vocabulary: `python -m benchmarks.grammar [DIRECTORY]`."""
+"""Measures what a token's mask costs, for random JSON schemas: `python -m benchmarks.grammar [DIRECTORY]`."""
 
+import argparse
 import json
-import sys
 import time
 from pathlib import Path
 from random import Random
@@ -18,11 +18,11 @@ from octavo.model.demo.default_model import default_directory
 from tests.engine.compute.random_schemas import random_schema
 
 SCHEMAS = 100
-TOKENS = 200  # at most, of one output
+TOKENS = 200  # the most that one output has
 
 
 def measure(compiler: Compiler, grammar: Grammar, random: Random) -> tuple[float, list[float]]:
-    """Seconds to compile, and seconds of each token: its mask, and taking in one of the tokens that it allows."""
+    """Returns the seconds to compile, and those of each token: computing its mask, and taking an allowed token in."""
     started = time.perf_counter()
     matcher = compiler.compile(grammar).deep_copy()
     compiling = time.perf_counter() - started
@@ -40,7 +40,12 @@ def measure(compiler: Compiler, grammar: Grammar, random: Random) -> tuple[float
 
 
 def main() -> None:
-    directory = Path(sys.argv[1]) if len(sys.argv) > 1 else default_directory(user_cache())
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.grammar", description="Measures what a token's mask costs, for random JSON schemas."
+    )
+    default = default_directory(user_cache())
+    parser.add_argument("directory", nargs="?", type=Path, default=default, help="a model (default: the default model)")
+    directory = parser.parse_args().directory
     compiler = Compiler(directory / TOKENIZER, GenerationConfig.from_pretrained(directory).eos_token_ids)
     random = Random(0)
     found = [measure(compiler, Grammar("json", json.dumps(random_schema(random))), random) for _ in range(SCHEMAS)]

@@ -1,7 +1,8 @@
-"""What weight types cost in quality: `python -m benchmarks.quality [DIRECTORY]`.
+"""Measures what weight types cost in quality: `python -m benchmarks.quality --help`.
 
-Perplexity and logits on two texts, through the engine's own steps, against the same model in float32: prose, code and
-letters written for this (held_out.txt), and documentation, which Python brings along and models have seen.
+Perplexity and logits on two texts are compared with those of the same model in float32, through the engine's own steps.
+One text is prose, code and letters written for this (held_out.txt). The other is Python's documentation, which models
+have seen.
 """
 
 import argparse
@@ -16,8 +17,8 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer
 from torch import Tensor
 
+from benchmarks.common.figures import table_head, table_line
 from benchmarks.common.machine import describe, user_cache
-from benchmarks.common.markdown import head, line
 from octavo.engine.api import SamplingParams
 from octavo.engine.compute.tensors import to_forward_batch
 from octavo.engine.config import TOKENIZER
@@ -36,11 +37,11 @@ from octavo.model.weights.tiles import GroupedWeight, Int4Weight, TileLayout
 HELD_OUT = Path(__file__).with_name("held_out.txt")
 TOPICS = ("yield", "naming", "exceptions", "import", "floating", "try", "with", "comparisons", "typesseq")
 WINDOW = 1024  # tokens of one sequence
-CHUNK = 256  # of one step: later ones find the earlier ones' keys in the cache
+CHUNK = 256  # tokens of one step; later ones find the earlier ones' keys in the cache
 KEPT = 8  # every eighth token's logits are compared
 BLOCK = 16
 CPU = torch.device("cpu")
-ROWS: dict[str, type[RowMajorWeight]] = {
+GPU_KINDS: dict[str, type[RowMajorWeight]] = {
     "gpu-int8": Int8RowMajor,
     "gpu-int8-groups": Int8GroupedRowMajor,
     "gpu-fp8": Fp8RowMajor,
@@ -50,20 +51,20 @@ ROWS: dict[str, type[RowMajorWeight]] = {
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """What a model makes of a text."""
+    """A Scores holds what a model predicts for a text."""
 
-    losses: Tensor  # [T] of each next token, in nats
+    losses: Tensor  # [T], in nats, of each next token
     logits: Tensor  # [T / KEPT, V]
 
 
 @dataclass(frozen=True, slots=True)
 class Quality:
-    """Scores beside those of the same model in float32."""
+    """A Quality compares scores with those of the same model in float32."""
 
     perplexity: float
-    increase: float  # of the perplexity, relative
+    increase: float  # relative increase of the perplexity
     uncertainty: float  # the increase's standard error
-    logit_rms: float  # of the differences, relative to the logits' standard deviation
+    logit_rms: float  # root mean square of the differences, relative to the logits' standard deviation
     logit_most: float  # the largest difference, relative to the same
 
     @classmethod
@@ -81,7 +82,7 @@ class Quality:
 
 
 def score(model: Decoder, ids: list[int]) -> Scores:
-    """Each window is a sequence of its own; its first token is given, all others are predicted."""
+    """Scores each window as a sequence of its own. Its first token is given, and all others are predicted."""
     blocks = tuple(range(WINDOW // BLOCK))
     cache = KVCache.allocate(model.config, len(blocks), BLOCK, model.activation_dtype, model.device)
     losses, logits = [], []
@@ -99,7 +100,7 @@ def score(model: Decoder, ids: list[int]) -> Scores:
 
 
 def texts(tokenizer: Tokenizer, tokens: int) -> dict[str, list[int]]:
-    """The first tokens of each text."""
+    """Returns the first tokens of each text."""
     documentation = "\n".join(topics[topic] for topic in TOPICS)
     whole = {"held out": HELD_OUT.read_text(encoding="utf-8"), "documentation": documentation}
     return {name: tokenizer.encode(text).ids[: tokens + 1] for name, text in whole.items()}
@@ -108,8 +109,8 @@ def texts(tokenizer: Tokenizer, tokens: int) -> dict[str, list[int]]:
 def regroup(model: Decoder) -> None:
     """Rounds the experts of a float32 model to int4 in place, in groups of inputs that are not neighbours.
 
-    The default model's experts were in 4 bits before, in the very groups that Int4Weight has, so int4 finds their grids
-    again. Over groups drawn at random it has to make new ones, as it has to for models that come in 16 bits.
+    The default model's experts were in 4 bits before, in the same groups as in Int4Weight, so int4 finds their grids
+    again. For groups drawn at random it must make new grids, as it must for models that come in 16 bits.
     """
     fill: Callable[[GroupedWeight, Tensor, int], None] = GroupedWeight.fill
     if (kernels := library()) is not None:
@@ -124,44 +125,48 @@ def regroup(model: Decoder) -> None:
 
 
 def round_experts(model: Decoder, kind: type[RowMajorWeight]) -> None:
-    """Rounds the experts of a float32 model in place to what a GPU would hold; its arithmetic stays exact."""
+    """Rounds the experts of a float32 model in place to what a GPU holds. The arithmetic stays in float32."""
     for layer in model.layers:
         for dense in (*layer.moe.experts.gate_up, *layer.moe.experts.down):
             assert isinstance(dense, Tensor)
             dense.copy_(kind.pack(dense).dense())
 
 
-def load(directory: Path, dtype: str, quantization: str) -> Decoder:
+def load_as(directory: Path, dtype: str, quantization: str) -> Decoder:
+    """Loads the model on the CPU with these flags of `octavo serve`."""
     config = ModelConfig.from_pretrained(directory)
     precision = choose_precision(Wanted(dtype, quantization), config.dtype, CPU, library() is not None)
     return load_model(directory, config, CPU, precision, lambda done, total: None)
 
 
-def contenders(directory: Path) -> dict[str, Callable[[], Decoder]]:
-    """Every weight type by its name, and how to make a model of it."""
+def weight_types(directory: Path) -> dict[str, Callable[[], Decoder]]:
+    """Returns a function for each weight type that makes the model in it."""
 
     def rounded(change: Callable[[Decoder], None]) -> Decoder:
-        model = load(directory, "float32", "none")
+        model = load_as(directory, "float32", "none")
         change(model)
         return model
 
     return {
         "int4-regrouped": lambda: rounded(regroup),
-        "fp16": lambda: load(directory, "float16", "none"),
-        "int8": lambda: load(directory, "auto", "int8"),
-        "int4": lambda: load(directory, "auto", "int4"),
-        **{name: lambda kind=kind: rounded(lambda model: round_experts(model, kind)) for name, kind in ROWS.items()},
+        "fp16": lambda: load_as(directory, "float16", "none"),
+        "int8": lambda: load_as(directory, "auto", "int8"),
+        "int4": lambda: load_as(directory, "auto", "int4"),
+        **{
+            name: lambda kind=kind: rounded(lambda model: round_experts(model, kind))
+            for name, kind in GPU_KINDS.items()
+        },
     }
 
 
 def measure(directory: Path, tokens: int, wanted: Sequence[str]) -> dict[str, dict[str, Quality]]:
-    """Of each weight type, on each text."""
+    """Measures each weight type on each text, and prints each figure when it is known."""
     given = texts(Tokenizer.from_file(str(directory / TOKENIZER)), tokens)
-    exact = {name: score(load(directory, "float32", "none"), ids) for name, ids in given.items()}
+    exact = {name: score(load_as(directory, "float32", "none"), ids) for name, ids in given.items()}
     found = {"fp32": {name: Quality.of(scores, scores) for name, scores in exact.items()}}
     for kind in ("fp32", *wanted):
         if kind not in found:
-            model = contenders(directory)[kind]()
+            model = weight_types(directory)[kind]()
             found[kind] = {name: Quality.of(score(model, ids), exact[name]) for name, ids in given.items()}
         for name, quality in found[kind].items():
             print(_line(kind, name, quality), flush=True)
@@ -169,7 +174,7 @@ def measure(directory: Path, tokens: int, wanted: Sequence[str]) -> dict[str, di
 
 
 def _line(kind: str, text: str, quality: Quality) -> str:
-    return line(
+    return table_line(
         kind,
         text,
         f"{quality.perplexity:.4f}",
@@ -180,25 +185,32 @@ def _line(kind: str, text: str, quality: Quality) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.quality", description=__doc__)
-    parser.add_argument("directory", nargs="?", type=Path, default=default_directory(user_cache()))
-    parser.add_argument("--tokens", type=int, default=4096, metavar="N", help="of each text, at most (default: 4096)")
-    parser.add_argument("--weights", nargs="+", choices=list(contenders(Path())), help="which ones (default: all)")
-    parser.add_argument("--output", type=Path, metavar="FILE", help="write the figures here as JSON")
-    arguments = parser.parse_args()
+    arguments = _arguments()
     machine = describe()
-    kernels = library()
-    print(*head("weights", "text", "perplexity", "increase", "logit error: rms", "largest"), sep="\n")
-    found = measure(arguments.directory, arguments.tokens, arguments.weights or list(contenders(Path())))
+    print(*table_head("weights", "text", "perplexity", "increase", "logit error: rms", "largest"), sep="\n")
+    found = measure(arguments.directory, arguments.tokens, arguments.weights or list(weight_types(Path())))
     if arguments.output:
-        figures = {kind: {name: asdict(each) for name, each in qualities.items()} for kind, qualities in found.items()}
-        report = {
+        kernels = library()
+        document = {
             "machine": machine | {"kernels": None if kernels is None else kernels.level},
             "model": arguments.directory.name,
             "tokens": arguments.tokens,
-            "quality": figures,
+            "quality": {kind: {name: asdict(each) for name, each in of.items()} for kind, of in found.items()},
         }
-        arguments.output.write_text(json.dumps(report, indent=2) + "\n")
+        arguments.output.write_text(json.dumps(document, indent=2) + "\n")
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.quality", description="Measures what weight types cost in quality."
+    )
+    default = default_directory(user_cache())
+    parser.add_argument("directory", nargs="?", type=Path, default=default, help="a model (default: the default model)")
+    parser.add_argument("--tokens", type=int, default=4096, metavar="N", help="tokens of each text (default: 4096)")
+    names = list(weight_types(Path()))
+    parser.add_argument("--weights", nargs="+", choices=names, help="the weight types to measure (default: all)")
+    parser.add_argument("--output", type=Path, metavar="FILE", help="write the figures to this file as JSON, too")
+    return parser.parse_args()
 
 
 if __name__ == "__main__":

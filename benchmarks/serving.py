@@ -1,8 +1,8 @@
-"""How fast Octavo serves: `python -m benchmarks.serving --help`.
+"""Measures how fast Octavo serves: `python -m benchmarks.serving --help`.
 
-In every round the server answers a closed loop of 1, 4 and 16 streams, and transformers' `generate` the prompts of the
-one stream. The rounds interleave them, so that a machine that slows down slows all of them; one is idle while the other
-works. Tokens are counted as they were really generated.
+In every round the server answers a closed loop of 1, 4 and 16 streams, and transformers' `generate` answers the prompts
+of the one stream. They take turns, so that a machine that slows down slows all of them; one is idle while the other
+works. Only tokens that were really generated are counted.
 """
 
 import argparse
@@ -19,34 +19,43 @@ from typing import Any
 from tqdm import tqdm
 
 from benchmarks.common.client import Target, chat, closed_loop
-from benchmarks.common.figures import Round, Row, Sample, Spread
+from benchmarks.common.figures import LoadSummary, Round, Sample, Spread, milliseconds, table_head, table_line
 from benchmarks.common.machine import describe, user_cache
 from benchmarks.common.process import JsonLines, json_lines, octavo_server
 from benchmarks.common.prompts import prompt
-from benchmarks.serving_report import Comparison, table
 from octavo.model.demo.default_model import build, default_directory
 
 REQUESTS_PER_STREAM = {1: 4, 4: 3, 16: 2}  # streams -> requests that each of them sends in a round
 SERVED_NAME = "benchmark"
+COLUMNS = ("streams", "tokens/s: median (range)", "first token p50 / p95", "between tokens p50 / p95", "failed")
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """A Comparison is transformers' `generate` on the prompts of one stream."""
+
+    choice: str  # its fastest dtype and implementation of the experts
+    row: LoadSummary
+    ratio: Spread  # Octavo's tokens/s at one stream over its own, round by round
 
 
 @dataclass(frozen=True, slots=True)
 class Results:
-    """What was measured: for each load, and for transformers, a Round for each round."""
+    """A Results holds a Round of each round, for each of Octavo's loads and for transformers."""
 
     peer_form: dict[str, Any]  # how transformers was run, and what it tried
     octavo: dict[int, list[Round]] = field(default_factory=lambda: {streams: [] for streams in REQUESTS_PER_STREAM})
     peer: list[Round] = field(default_factory=list)
 
     @property
-    def rows(self) -> list[Row]:
-        return [Row.over(streams, rounds) for streams, rounds in self.octavo.items()]
+    def summaries(self) -> list[LoadSummary]:
+        return [LoadSummary.over(streams, rounds) for streams, rounds in self.octavo.items()]
 
     @property
     def comparison(self) -> Comparison:
-        pairs = zip(self.octavo[1], self.peer, strict=True)
-        ratio = Spread.over(ours.rate / theirs.rate for ours, theirs in pairs)
-        return Comparison(self.peer_form["choice"], Row.over(1, self.peer), ratio)
+        rounds = zip(self.octavo[1], self.peer, strict=True)
+        ratio = Spread.over(ours.rate / theirs.rate for ours, theirs in rounds)
+        return Comparison(self.peer_form["choice"], LoadSummary.over(1, self.peer), ratio)
 
     @property
     def errors(self) -> list[str]:
@@ -57,9 +66,9 @@ class Results:
 def main() -> int:
     arguments = _arguments()
     model = arguments.model or str(_default_model())
-    machine = describe()  # the load average is the one before the run
-    results = _run(model, arguments)
-    print(table(machine, Path(model).name, results.rows, results.comparison))
+    machine = describe()  # before the run, so that the load average is that of others
+    results = _measure(model, arguments)
+    print(table(machine, Path(model).name, results.summaries, results.comparison))
     for error in results.errors:
         print(f"failed: {error}", file=sys.stderr)
     if arguments.json is not None:
@@ -68,7 +77,7 @@ def main() -> int:
             "model": Path(model).name,
             "max_tokens": arguments.max_tokens,
             "rounds": arguments.rounds,
-            "octavo": [asdict(row) for row in results.rows],
+            "octavo": [asdict(summary) for summary in results.summaries],
             "transformers": asdict(results.comparison) | {"tried": results.peer_form["tried"]},
         }
         arguments.json.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
@@ -76,11 +85,13 @@ def main() -> int:
 
 
 def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.serving", description="Measures octavo serve.")
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.serving", description="Measures octavo serve beside transformers."
+    )
     parser.add_argument("--model", help="directory of a checkpoint with a chat template (default: the default model)")
     parser.add_argument("--rounds", type=int, default=3, help="how often everything is measured (default: 3)")
     parser.add_argument("--max-tokens", type=int, default=64, help="tokens of an answer (default: 64)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there too")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures to this file, too")
     parser.add_argument("serve", nargs="*", metavar="-- FLAGS", help="flags for octavo serve, after --")
     return parser.parse_args()
 
@@ -89,15 +100,15 @@ def _default_model() -> Path:
     return build(default_directory(user_cache()), None, lambda what, done, total: None)
 
 
-def _run(model: str, arguments: argparse.Namespace) -> Results:
+def _measure(model: str, arguments: argparse.Namespace) -> Results:
     """Starts both sides, warms them up, and measures them in turn."""
     flags = ["--served-model-name", SERVED_NAME, *arguments.serve]
     with (
         tempfile.TemporaryDirectory() as scratch,
-        json_lines([sys.executable, "-m", "benchmarks.common.transformers_generate", model]) as peer,
+        json_lines([sys.executable, "-m", "benchmarks.common.transformers_peer", "generate", model]) as peer,
     ):
         print("transformers looks for its fastest form ...", file=sys.stderr)
-        results = Results(peer.read())
+        results = Results(peer.receive())
         bar: tqdm[Any]
         with octavo_server(model, flags, Path(scratch) / "server.log") as server:
             target = Target("127.0.0.1", server.port, SERVED_NAME, arguments.max_tokens)
@@ -106,11 +117,11 @@ def _run(model: str, arguments: argparse.Namespace) -> Results:
                 REQUESTS_PER_STREAM[1] + sum(streams * each for streams, each in REQUESTS_PER_STREAM.items())
             )
             with tqdm(total=total, unit="request", dynamic_ncols=True) as bar:
-                _measure(results, target, peer, bar, arguments.rounds)
+                _measure_rounds(results, target, peer, bar, arguments.rounds)
     return results
 
 
-def _measure(results: Results, target: Target, peer: JsonLines, bar: "tqdm[Any]", rounds: int) -> None:
+def _measure_rounds(results: Results, target: Target, peer: JsonLines, bar: "tqdm[Any]", rounds: int) -> None:
     given = 0
     for _ in range(rounds):
         for streams, each in REQUESTS_PER_STREAM.items():
@@ -131,6 +142,37 @@ def _ask(peer: JsonLines, prompts: Sequence[str], max_tokens: int, bar: "tqdm[An
         samples.append(Sample(len(arrivals), tuple(arrivals)))
         bar.update()
     return Round(tuple(samples), perf_counter() - start)
+
+
+def table(machine: dict[str, Any], model: str, loads: Sequence[LoadSummary], comparison: Comparison) -> str:
+    """Returns what is printed at the end: the machine, a line for each load, and the comparison."""
+    one, most = loads[0], loads[-1]
+    gain = most.tokens_per_second.median / one.tokens_per_second.median
+    return "\n".join(
+        (
+            f"{model} on {machine['cpu']}, {machine['threads']} threads ({', '.join(machine['instructions'])}), "
+            f"{machine['memory_gb']} GB; load before the run {machine['load_average']:.2f}",
+            ", ".join(f"{name} {machine[name]}" for name in ("octavo", "torch", "transformers", "python")),
+            "",
+            *table_head("", *COLUMNS),
+            *(_line("Octavo", load) for load in loads),
+            _line(f"transformers generate ({comparison.choice})", comparison.row),
+            "",
+            f"Octavo / transformers at one stream: {comparison.ratio.cell(2)}",
+            f"Octavo at {most.streams} streams / at one: {gain:.2f}",
+        )
+    )
+
+
+def _line(name: str, load: LoadSummary) -> str:
+    return table_line(
+        name,
+        str(load.streams),
+        load.tokens_per_second.cell(1),
+        f"{milliseconds(load.first_token_p50)} / {milliseconds(load.first_token_p95)}",
+        f"{milliseconds(load.inter_token_p50)} / {milliseconds(load.inter_token_p95)}",
+        f"{load.failed} of {load.requests}",
+    )
 
 
 if __name__ == "__main__":

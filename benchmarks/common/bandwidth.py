@@ -1,4 +1,4 @@
-"""What memory gives to threads that do nothing but read: the ceiling that decoding is held against."""
+"""Measures how fast threads read memory when they do nothing else: the limit for the speed of decoding."""
 
 import ctypes
 import shutil
@@ -13,22 +13,25 @@ PASSES = 5
 
 
 class Bandwidth:
-    """Reads one buffer again and again."""
+    """A Bandwidth measures the memory by reading one buffer again and again."""
 
     def __init__(self, library: ctypes.CDLL, buffer: int, threads: int) -> None:
-        self._read = library.bandwidth_read
-        self._read.restype = ctypes.c_double
-        self._read.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
+        self._pass = library.bandwidth_read
+        self._pass.restype = ctypes.c_double
+        self._pass.argtypes = (ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int)
         self._buffer, self._threads = buffer, threads
 
     def best(self) -> float:
-        """Bytes per second, of the best of several passes."""
-        return max(self._read(self._buffer, SIZE, self._threads) for _ in range(PASSES))
+        """Returns the bytes per second of the best of several passes."""
+        return max(self._pass(self._buffer, SIZE, self._threads) for _ in range(PASSES))
 
 
 @contextmanager
-def reader(threads: int) -> Iterator[Bandwidth]:
-    """Compiles the reader, and holds its buffer for as long as it is needed."""
+def measured_bandwidth(threads: int) -> Iterator[Bandwidth]:
+    """Compiles the code that reads, and holds its buffer until the context ends.
+
+    Raises SystemExit if there is no C compiler, or no memory left for the buffer.
+    """
     with tempfile.TemporaryDirectory() as scratch:
         library = ctypes.CDLL(str(_compile(Path(scratch))))
         allocate = library.bandwidth_allocate

@@ -1,9 +1,9 @@
-"""A checkpoint of random weights to measure with: `python -m benchmarks.common.checkpoint --help`.
+"""Writes checkpoints of random weights to measure with: `python -m benchmarks.common.checkpoint --help`.
 
-How fast a model runs depends on its shape, not on what it has learned. `sparse` is Mixtral-shaped: 1.517 billion
-parameters, of which 427 million are active, the embedding not counted. `dense-total` and `dense-active` are
-Mistral-shaped, with as many parameters in all or as many active ones; they differ in the width of the feed-forward
-alone.
+The speed of a model depends on its shape, not on what it has learned. `sparse` is Mixtral-shaped: it has 1.517 billion
+parameters, of which 427 million are active (without the embedding). `dense-total` and `dense-active` are
+Mistral-shaped: one has as many parameters in all, the other as many active ones. They differ only in the width of the
+feed-forward layers.
 """
 
 import argparse
@@ -14,15 +14,23 @@ import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from itertools import chain, islice, product
 from math import prod
 from pathlib import Path
+from string import ascii_lowercase
 from typing import Any
 
 import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+from tokenizers.pre_tokenizers import ByteLevel
 from tqdm import tqdm
 
 from benchmarks.common.machine import user_cache
-from benchmarks.common.tokenizer import BOS, EOS, TEMPLATE, tokenizer
+
+SPECIAL = ("<unk>", "<s>", "</s>")
+BOS, EOS = 1, 2
+BYTES = len(SPECIAL)  # the id of the first of 256 bytes
+TEMPLATE = "{% for message in messages %}{{ message.content }}\n{% endfor %}"
 
 EXPERTS, CHOSEN, EXPERT_WIDTH = 8, 2, 3584
 
@@ -60,12 +68,12 @@ SHAPES: dict[str, dict[str, Any]] = {  # shape -> config.json
 WEIGHTS = "model.safetensors"
 ITEM = 2  # bytes of a bf16 number
 
-Report = Callable[[int, int], None]  # bytes written, bytes in all
+ReportBytes = Callable[[int, int], None]  # bytes written, bytes in all
 
 
 @dataclass(frozen=True, slots=True)
-class Tensor:
-    """Normal random numbers around `mean`; their spread keeps activations at their size from layer to layer."""
+class RandomTensor:
+    """A RandomTensor holds normal random numbers, whose spread keeps activations at their size in all layers."""
 
     name: str
     shape: tuple[int, ...]
@@ -81,12 +89,12 @@ class Tensor:
         return normal.mul_(self.std).add_(self.mean).bfloat16().view(torch.uint8).numpy().tobytes()
 
 
-def tensors(config: dict[str, Any]) -> Iterator[Tensor]:
-    """Everything the checkpoint holds, in the order of its file."""
+def tensors(config: dict[str, Any]) -> Iterator[RandomTensor]:
+    """Yields everything that the checkpoint holds, in the order of its file."""
     hidden, vocab = config["hidden_size"], config["vocab_size"]
     queries = config["num_attention_heads"] * config["head_dim"]
     keys = config["num_key_value_heads"] * config["head_dim"]
-    yield Tensor("model.embed_tokens.weight", (vocab, hidden), 1.0)
+    yield RandomTensor("model.embed_tokens.weight", (vocab, hidden), 1.0)
     for n in range(config["num_hidden_layers"]):
         layer = f"model.layers.{n}"
         yield _norm(f"{layer}.input_layernorm", hidden)
@@ -100,7 +108,7 @@ def tensors(config: dict[str, Any]) -> Iterator[Tensor]:
     yield _matrix("lm_head", vocab, hidden)
 
 
-def _feed_forward(config: dict[str, Any], layer: str) -> Iterator[Tensor]:
+def _feed_forward(config: dict[str, Any], layer: str) -> Iterator[RandomTensor]:
     hidden, wide = config["hidden_size"], config["intermediate_size"]
     if config["model_type"] == "mistral":
         blocks = {f"{layer}.mlp": ("gate_proj", "up_proj", "down_proj")}
@@ -111,28 +119,28 @@ def _feed_forward(config: dict[str, Any], layer: str) -> Iterator[Tensor]:
     for block, (gate, up, down) in blocks.items():
         yield _matrix(f"{block}.{gate}", wide, hidden)
         yield _matrix(f"{block}.{up}", wide, hidden)
-        yield _matrix(f"{block}.{down}", hidden, wide, gain=2.0)  # silu(gate) * up halves what goes in
+        yield _matrix(f"{block}.{down}", hidden, wide, gain=2.0)  # silu(gate) * up is half as large as its inputs
 
 
-def _matrix(name: str, rows: int, columns: int, gain: float = 1.0) -> Tensor:
-    return Tensor(f"{name}.weight", (rows, columns), gain / columns**0.5)
+def _matrix(name: str, rows: int, columns: int, gain: float = 1.0) -> RandomTensor:
+    return RandomTensor(f"{name}.weight", (rows, columns), gain / columns**0.5)
 
 
-def _norm(name: str, size: int) -> Tensor:
-    return Tensor(f"{name}.weight", (size,), 0.1, mean=1.0)
+def _norm(name: str, size: int) -> RandomTensor:
+    return RandomTensor(f"{name}.weight", (size,), 0.1, mean=1.0)
 
 
 def default_directory(cache: Path, shape: str, seed: int) -> Path:
-    """Where a model lives under the user's cache directory."""
+    """Returns the place of a model under the user's cache directory."""
     return cache / "octavo" / f"bench-{shape}-{seed}"
 
 
-def build(directory: Path, config: dict[str, Any], seed: int, report: Report) -> Path:
-    """Writes the checkpoint of a config.json, unless the directory holds the very same one; returns the directory."""
+def build(directory: Path, config: dict[str, Any], seed: int, report: ReportBytes) -> Path:
+    """Writes the checkpoint of a config.json, unless the directory holds that very one; returns the directory."""
     planned = list(tensors(config))
     header = _header(planned, config, seed)
     weights = directory / WEIGHTS
-    if _starts_with(weights, header):  # it is renamed only when it is whole
+    if _starts_with(weights, header):  # the file has this name only when it is whole
         return directory
     directory.mkdir(parents=True, exist_ok=True)
     _write_files(directory, config)
@@ -146,15 +154,15 @@ def build(directory: Path, config: dict[str, Any], seed: int, report: Report) ->
     return directory
 
 
-def _write_values(handle: int, start: int, planned: list[Tensor], seed: int, report: Report) -> None:
-    """Each tensor at its place, from several threads: nothing but the tensors at hand is in memory."""
+def _write_values(handle: int, start: int, planned: list[RandomTensor], seed: int, report: ReportBytes) -> None:
+    """Writes each tensor to its place, from several threads, which hold one tensor each in memory."""
     offsets, end = [], start
     for tensor in planned:
         offsets.append(end)
         end += tensor.nbytes
 
     def write(index: int) -> int:
-        # Seeds of neighbours give unrelated numbers: the Mersenne twister mixes them when it is seeded.
+        # Neighbouring seeds give unrelated numbers: the Mersenne twister mixes the bits of its seed.
         rest = memoryview(planned[index].values(seed * 1_000_003 + index))
         written = 0
         while written < len(rest):
@@ -168,8 +176,8 @@ def _write_values(handle: int, start: int, planned: list[Tensor], seed: int, rep
             report(done, end - start)
 
 
-def _header(planned: list[Tensor], config: dict[str, Any], seed: int) -> bytes:
-    """The head of a safetensors file, which says in its metadata what the file was made from."""
+def _header(planned: list[RandomTensor], config: dict[str, Any], seed: int) -> bytes:
+    """Returns the head of a safetensors file, whose metadata says what the file was made from."""
     metadata = {"format": "pt", "seed": str(seed), "config": json.dumps(config, sort_keys=True)}
     entries: dict[str, Any] = {"__metadata__": metadata}
     offset = 0
@@ -205,8 +213,34 @@ def _write_files(directory: Path, config: dict[str, Any]) -> None:
     (directory / "tokenizer.json").write_text(tokenizer(config["vocab_size"]).to_str(), encoding="utf-8")
 
 
+# Pairs of letters are merged, as in a learned vocabulary, so that English takes about half as many tokens as letters.
+MERGES = tuple(product(ascii_lowercase, repeat=2))
+
+
+def vocabulary(size: int) -> tuple[str, ...]:
+    """Returns the tokens by id: special ones, bytes, pairs of letters, and words that no text is encoded to."""
+    words = ("Ġ" + "".join(letters) for letters in product(ascii_lowercase, repeat=4))  # Ġ is a space
+    alphabet = sorted(ByteLevel.alphabet())
+    return tuple(islice(chain(SPECIAL, alphabet, ("".join(letters) for letters in MERGES), words), size))
+
+
+def tokenizer(size: int) -> Tokenizer:
+    """Returns a byte-level BPE tokenizer of at least 259 ids, in which every id decodes to a text of its own.
+
+    An encoded text begins with <s>.
+    """
+    ids = {token: number for number, token in enumerate(vocabulary(size))}
+    merges = [letters for letters in MERGES if "".join(letters) in ids]
+    backend = Tokenizer(models.BPE(vocab=ids, merges=merges))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    backend.decoder = decoders.ByteLevel()
+    backend.add_special_tokens(list(SPECIAL))
+    backend.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=[("<s>", BOS)])
+    return backend
+
+
 def obtain(shape: str, directory: Path | None = None, seed: int = 0) -> Path:
-    """The directory of a model of that shape, written now, with a progress bar, or earlier."""
+    """Returns the directory of a model of that shape, which is written, with a progress bar, if it is not there."""
     directory = directory or default_directory(user_cache(), shape, seed)
     with tqdm(desc=f"{shape} model", unit="B", unit_scale=True, dynamic_ncols=True, disable=None) as bar:
 
@@ -222,9 +256,9 @@ def main() -> int:
         prog="python -m benchmarks.common.checkpoint",
         description="Writes a checkpoint of seeded random weights in bf16.",
     )
-    parser.add_argument("directory", nargs="?", type=Path, help="where (default: the user's cache)")
-    parser.add_argument("--shape", choices=SHAPES, default="sparse", help="default: sparse")
-    parser.add_argument("--seed", type=int, default=0, help="default: 0")
+    parser.add_argument("directory", nargs="?", type=Path, help="write it here (default: in the user's cache)")
+    parser.add_argument("--shape", choices=SHAPES, default="sparse", help="its shape (default: sparse)")
+    parser.add_argument("--seed", type=int, default=0, help="the random numbers' seed (default: 0)")
     arguments = parser.parse_args()
     print(obtain(arguments.shape, arguments.directory, arguments.seed))
     return 0

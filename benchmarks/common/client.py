@@ -1,4 +1,4 @@
-"""A streaming client that is as light as can be: it shares the machine with what it measures."""
+"""Sends streaming requests to a server and notes when text arrives, with little work: it shares the machine."""
 
 import asyncio
 import json
@@ -16,6 +16,8 @@ class StreamError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Target:
+    """A Target is the server that is asked, and the length of its answers."""
+
     host: str
     port: int
     model: str
@@ -23,7 +25,7 @@ class Target:
 
 
 async def closed_loop(target: Target, prompts: Iterable[str], streams: int, tick: Callable[[], object]) -> Round:
-    """Keeps `streams` requests open until the prompts are used up: each stream sends the next one when one ends."""
+    """Keeps `streams` chats open until the prompts are used up: each stream sends the next one when one ends."""
     waiting = iter(prompts)
     samples: list[Sample] = []
 
@@ -37,24 +39,40 @@ async def closed_loop(target: Target, prompts: Iterable[str], streams: int, tick
     return Round(tuple(samples), perf_counter() - start)
 
 
+async def burst(target: Target, prompts: list[list[int]]) -> Round:
+    """Sends a completion for each prompt of token ids, all at the same moment."""
+    start = perf_counter()
+    samples = await asyncio.gather(*(complete(target, prompt) for prompt in prompts))
+    return Round(tuple(samples), perf_counter() - start)
+
+
 async def chat(target: Target, prompt: str) -> Sample:
-    """Sends one greedy request and notes when each piece of text arrives."""
-    asked = {"messages": [{"role": "user", "content": prompt}]}
-    sample = await streamed(target, "chat/completions", asked, lambda choice: choice["delta"].get("content"))
+    """Sends one greedy chat request, which may end early."""
+    body = {"messages": [{"role": "user", "content": prompt}]}
+    sample = await _ask(target, "chat/completions", body, lambda choice: choice["delta"].get("content"))
     if sample.error is None and not (sample.arrivals and sample.tokens):
         return Sample(error="the stream held no text or no usage")
     return sample
 
 
-async def streamed(target: Target, path: str, asked: dict[str, Any], text: Callable[[Any], object]) -> Sample:
-    """One greedy request, of whichever endpoint; `text` finds the text in a choice of its stream."""
+async def complete(target: Target, prompt: list[int]) -> Sample:
+    """Sends one greedy completion, which takes all the tokens that it may."""
+    body = {"prompt": prompt, "ignore_eos": True}
+    sample = await _ask(target, "completions", body, lambda choice: choice.get("text"))
+    if sample.error is None and not (sample.arrivals and sample.tokens == target.max_tokens):
+        return Sample(error=f"{sample.tokens} tokens came, {target.max_tokens} were asked for")
+    return sample
+
+
+async def _ask(target: Target, path: str, body: dict[str, Any], text: Callable[[Any], object]) -> Sample:
+    """Sends one request and notes when text arrives; `text` finds it in a choice of the stream."""
     start = perf_counter()
     arrivals: list[float] = []
     tokens = 0
     try:
         reader, writer = await asyncio.open_connection(target.host, target.port)
         try:
-            writer.write(_request(target, path, asked))
+            writer.write(_request(target, path, body))
             async for event in events(reader):
                 if event["choices"] and text(event["choices"][0]):
                     arrivals.append(perf_counter() - start)
@@ -67,7 +85,7 @@ async def streamed(target: Target, path: str, asked: dict[str, Any], text: Calla
 
 
 async def events(reader: asyncio.StreamReader) -> AsyncIterator[dict[str, Any]]:
-    """The JSON objects of a server-sent event stream, up to [DONE].
+    """Yields the JSON objects of a server-sent event stream, up to [DONE].
 
     Raises StreamError for another status than 200, an error object, or an end without [DONE].
     """
@@ -92,12 +110,12 @@ async def events(reader: asyncio.StreamReader) -> AsyncIterator[dict[str, Any]]:
     raise StreamError("the stream ended without [DONE]")
 
 
-def _request(target: Target, path: str, asked: dict[str, Any]) -> bytes:
-    """In HTTP/1.0, whose answers come without chunked framing and end when the connection does."""
+def _request(target: Target, path: str, body: dict[str, Any]) -> bytes:
+    """Writes a request of HTTP/1.0, whose answers have no chunked framing and end when the connection does."""
     common = {"model": target.model, "max_tokens": target.max_tokens, "temperature": 0}
-    body = json.dumps(common | {"stream": True, "stream_options": {"include_usage": True}} | asked).encode()
+    content = json.dumps(common | {"stream": True, "stream_options": {"include_usage": True}} | body).encode()
     head = (
         f"POST /v1/{path} HTTP/1.0\r\nHost: {target.host}:{target.port}\r\n"
-        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(content)}\r\n\r\n"
     )
-    return head.encode() + body
+    return head.encode() + content

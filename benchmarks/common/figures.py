@@ -1,4 +1,4 @@
-"""From the times of single requests to the rows of a table."""
+"""Sums up the times of single requests, and writes the sums as cells of Markdown tables."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -7,43 +7,44 @@ from statistics import median
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One request as its client saw it; times in seconds from the moment it was sent."""
+    """A Sample is one request as its client saw it; times are in seconds from the moment it was sent."""
 
     tokens: int = 0  # generated, as the server's usage counts them
-    arrivals: tuple[float, ...] = ()  # of each piece of text
+    arrivals: tuple[float, ...] = ()  # times at which text arrived
     error: str | None = None  # why the request failed
 
     @property
     def first(self) -> float:
-        """Time to first token."""
+        """Returns the time to the first token."""
         return self.arrivals[0]
 
     @property
     def gaps(self) -> tuple[float, ...]:
-        """Inter-token latencies."""
+        """Returns the inter-token latencies."""
         return tuple(after - before for before, after in zip(self.arrivals, self.arrivals[1:], strict=False))
 
 
 @dataclass(frozen=True, slots=True)
 class Round:
-    """All requests of one load, in one round."""
+    """A Round holds all requests of one load in one round."""
 
     samples: tuple[Sample, ...]
     seconds: float  # from the first request sent to the last one ended
 
     @property
     def rate(self) -> float:
-        """Generated tokens per second."""
+        """Returns generated tokens per second."""
         return sum(sample.tokens for sample in self.good) / self.seconds
 
     @property
     def good(self) -> tuple[Sample, ...]:
+        """Returns the requests that succeeded."""
         return tuple(sample for sample in self.samples if sample.error is None)
 
 
 @dataclass(frozen=True, slots=True)
 class Spread:
-    """Of one figure over the rounds."""
+    """A Spread is the median and the range of one figure over the rounds."""
 
     median: float
     low: float
@@ -54,10 +55,14 @@ class Spread:
         ordered = sorted(values)
         return cls(median(ordered), ordered[0], ordered[-1])
 
+    def cell(self, digits: int) -> str:
+        """Writes the median and the range with so many decimal places."""
+        return f"{self.median:.{digits}f} ({self.low:.{digits}f} to {self.high:.{digits}f})"
+
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One load over all rounds. Times are in seconds; None where no request succeeded."""
+class LoadSummary:
+    """A LoadSummary is one load over all rounds. Times are in seconds, and None if no request succeeded."""
 
     streams: int
     tokens_per_second: Spread
@@ -69,7 +74,7 @@ class Row:
     failed: int
 
     @classmethod
-    def over(cls, streams: int, rounds: Sequence[Round]) -> "Row":
+    def over(cls, streams: int, rounds: Sequence[Round]) -> "LoadSummary":
         good = [sample for one in rounds for sample in one.good]
         requests = sum(len(one.samples) for one in rounds)
         firsts = [sample.first for sample in good]
@@ -87,7 +92,7 @@ class Row:
 
 
 def percentile(values: Sequence[float], percent: float) -> float | None:
-    """Linear between the two nearest ranks, as numpy's default; None of nothing."""
+    """Returns the percentile, linear between the nearest ranks (numpy's default); None if there are no values."""
     if not values:
         return None
     ordered = sorted(values)
@@ -95,3 +100,18 @@ def percentile(values: Sequence[float], percent: float) -> float | None:
     low = ordered[int(below)]
     high = ordered[min(int(below) + 1, len(ordered) - 1)]
     return low + (high - low) * part
+
+
+def table_head(*columns: str) -> tuple[str, str]:
+    """Returns the two lines above a table; all columns but the first are aligned to the right."""
+    return table_line(*columns), table_line("---", *("---:",) * (len(columns) - 1))
+
+
+def table_line(*cells: str) -> str:
+    """Returns one line of a table."""
+    return f"| {' | '.join(cells)} |"
+
+
+def milliseconds(seconds: float | None) -> str:
+    """Writes seconds as whole milliseconds, and None as a dash."""
+    return "-" if seconds is None else f"{seconds * 1000:.0f} ms"

@@ -1,4 +1,4 @@
-"""Real English prompts that ask for long answers, so that few of them end before the tokens they may take."""
+"""Holds English prompts that ask for long answers, so that few answers end before they have all their tokens."""
 
 PROMPTS = (
     "Tell me a long story about a lighthouse keeper who finds a message in a bottle. Describe the weather, the sea, "
@@ -37,5 +37,5 @@ PROMPTS = (
 
 
 def prompt(number: int) -> str:
-    """The number-th prompt of a run. The number comes first, so that no prefix cache has seen the prompt before."""
+    """Returns a run's prompt of that number. The text begins with the number, so that no prefix cache helps."""
     return f"Task {number}. {PROMPTS[number % len(PROMPTS)]}"

@@ -1,4 +1,4 @@
-"""How long a device takes for something, without what the host takes to ask for it."""
+"""Measures how long a device takes for something, without the time that the host takes to launch it."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -12,34 +12,34 @@ import torch
 from benchmarks.common.figures import Spread
 from octavo.engine.compute.graphs import CudaCapture
 
-PASSES = 2  # a figure is the middle of their medians; the range is over all replays of both
+PASSES = 2  # a figure is the median of their medians; its range is over all replays
 FEWEST, MOST = 5, 500  # replays in a pass
-SHORTEST = 2e-3  # seconds of a replay: what lies between two replays, some microseconds, is then no part of the figure
-MOST_ROUNDS = 500  # of the calls in a replay
+SHORTEST = 2e-3  # seconds of a replay: the microseconds between two replays are then no part of the figure
+MOST_ROUNDS = 500  # times that a replay makes all calls
 
-# The same work on different memory, which is more than any cache holds.
+# Calls do the same work on different memory, which is more than any cache holds.
 Calls = Sequence[Callable[[], Any]]
 
 
 class Clock(Protocol):
-    """Measures calls."""
+    """A Clock measures calls."""
 
     def time(self, calls: Calls) -> Spread:
-        """Seconds of one of the calls, which are run in turn."""
+        """Returns the seconds of one of the calls, which run in turn."""
 
     def eager(self, calls: Calls) -> Spread:
-        """The same with the host asking for each operation, as where no graph is possible."""
+        """Does the same with the host launching each operation, for calls that no graph can hold."""
 
 
 @dataclass(frozen=True, slots=True)
 class CudaClock:
-    """Events around replays of a CUDA graph of all calls.
+    """A CudaClock puts events around replays of a CUDA graph of all calls.
 
-    Capturing proves that no call waits for the device: it would raise. What a call allocates, it finds in the graph's
-    own memory in every replay.
+    Capturing raises if a call waits for the device. In every replay a call's tensors lie at the same place, in the
+    graph's own memory.
     """
 
-    seconds: float = 0.2  # of a pass
+    seconds: float = 0.2  # that a pass takes
 
     def time(self, calls: Calls) -> Spread:
         replay = _captured(calls, rounds=1)
@@ -58,7 +58,7 @@ class CudaClock:
         return self._spread(run, len(calls))
 
     def _spread(self, run: Callable[[], object], count: int) -> Spread:
-        """Of the seconds of one of `count` calls that `run` makes."""
+        """Returns the seconds of one of the `count` calls that `run` makes."""
         replays = min(MOST, max(FEWEST, int(self.seconds / max(min(_timed(run, 2)), 1e-6))))
         passes = [_timed(run, replays) for _ in range(PASSES)]
         every = [seconds / count for each in passes for seconds in each]
@@ -66,7 +66,7 @@ class CudaClock:
 
 
 class HostClock:
-    """For a trial without a GPU: it shows that everything runs, and its seconds mean nothing."""
+    """A HostClock shows, without a GPU, that everything runs. Its seconds mean nothing."""
 
     def time(self, calls: Calls) -> Spread:
         started = perf_counter()
@@ -78,7 +78,7 @@ class HostClock:
 
 
 def _captured(calls: Calls, rounds: int) -> Callable[[], None]:
-    """A replay of so many rounds of the calls."""
+    """Returns the replay of a graph that makes all calls so many times."""
 
     def run() -> None:
         for _ in range(rounds):
@@ -89,7 +89,7 @@ def _captured(calls: Calls, rounds: int) -> Callable[[], None]:
 
 
 def _timed(run: Callable[[], object], replays: int) -> list[float]:
-    """Seconds of each."""
+    """Returns the seconds of each replay."""
     marks = [torch.cuda.Event(enable_timing=True) for _ in range(replays + 1)]
     torch.cuda.synchronize()
     marks[0].record()

@@ -1,4 +1,4 @@
-"""Mixtral with random weights, made on the device in seconds: the true shape, or as much of it as fits."""
+"""Makes Mixtral with random weights on the device, in seconds: in its true shape, or with as many layers as fit."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -28,7 +28,7 @@ MIXTRAL_8X7B = ModelConfig(
     num_experts_per_tok=2,
     max_position_embeddings=32768,
 )
-SMALL = replace(  # what an interpreter gets through
+SMALL = replace(  # small enough for Triton's interpreter
     MIXTRAL_8X7B,
     vocab_size=256,
     hidden_size=64,
@@ -45,24 +45,24 @@ Kind = torch.dtype | type[RowMajorWeight]
 
 
 def experts_of(config: ModelConfig, kind: Kind, device: torch.device) -> ExpertWeights:
-    """One layer's, each output of unit variance for inputs of unit variance."""
+    """Returns one layer's random experts. Inputs of unit variance give outputs of unit variance."""
     shapes = (2 * config.intermediate_size, config.hidden_size), (config.hidden_size, config.intermediate_size)
     gate_up, down = (_stack(config.num_experts, shape, kind, device) for shape in shapes)
     return ExpertWeights(gate_up, down)
 
 
 def copy_of(experts: ExpertWeights) -> ExpertWeights:
-    """The same weights in memory of their own: to a step that reads them they are others."""
+    """Returns the same weights in other memory, so that no cache holds them for a second layer."""
     return ExpertWeights(_copied(experts.gate_up), _copied(experts.down))
 
 
 def matrix_of(shape: tuple[int, int], dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Random, [out, in]."""
+    """Returns a random matrix [out, in]."""
     return torch.empty(shape, dtype=dtype, device=device).normal_(std=shape[1] ** -0.5)
 
 
 def layers_that_fit(config: ModelConfig, precision: Precision, available: int) -> int:
-    """In that many bytes; the embedding and the head are there in any case."""
+    """Returns the layers that fit in that many bytes, beside the embedding and the head; at least one."""
     rest = precision.weight_bytes(replace(config, num_hidden_layers=0))
     layer = precision.weight_bytes(replace(config, num_hidden_layers=1)) - rest
     return max(1, min(config.num_hidden_layers, (available - rest) // layer))
@@ -71,9 +71,9 @@ def layers_that_fit(config: ModelConfig, precision: Precision, available: int) -
 def random_model(
     config: ModelConfig, dtype: torch.dtype, experts: Kind, device: torch.device, done: Callable[[], object]
 ) -> Decoder:
-    """All of config's layers, everything but the experts in `dtype`; done() is called after each layer.
+    """Returns a model whose weights are in `dtype`, except the experts; calls done() after each layer.
 
-    Experts are quantised once: they are the same in all layers, and nobody sees it by the time a step takes.
+    Experts are quantised once and copied to all layers. This does not change the time that a step takes.
     """
     first = experts_of(config, experts, device)
 

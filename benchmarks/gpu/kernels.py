@@ -1,7 +1,7 @@
-"""The small operations of a layer on a GPU, and the draw of tokens: compared with their references, and timed.
+"""Section `kernels`: compares a layer's small operations, and the draw of tokens, with their references and times them.
 
-Their rows were written a moment ago and are still in the L2 cache, in a step as here: so nothing is done against it.
-Up to some hundred tokens what they take is what a launch takes, whatever their floor.
+Their inputs were just written and are still in the L2 cache, in a step as well as here, so the caches are not emptied.
+Up to some hundred tokens an operation takes as long as a launch, whatever its floor.
 """
 
 from collections.abc import Callable, Iterator
@@ -12,11 +12,9 @@ import torch
 from torch import Tensor
 
 from benchmarks.common.batches import BLOCK
-from benchmarks.gpu.compare import difference, poisoned
+from benchmarks.gpu.experts import RoutedTokens
 from benchmarks.gpu.inputs import matrix_of
-from benchmarks.gpu.products import Load
-from benchmarks.gpu.run import Run
-from benchmarks.gpu.table import Measured
+from benchmarks.gpu.run import Measurement, Run, difference, poisoned
 from octavo.model.kernels.gpu.combine import combine, combine_reference
 from octavo.model.kernels.gpu.norm import add_norm, add_norm_reference
 from octavo.model.kernels.gpu.rotary import rotate_and_store, rotate_and_store_reference
@@ -27,11 +25,10 @@ from octavo.model.kv_cache import KVCache, LayerCache
 from octavo.model.layers import RotaryEmbedding
 
 TOKENS, SMALL_TOKENS = (1, 64, 4096), (3,)
-DRAWN = 256  # rows at most
+DRAWN = 256  # the most tokens that a step draws
 TILE, SPLITS = 16, 4
 ALLOWED = 0.005
-# Noise aside: temperature, top_k, top_p, min_p.
-DRAWS = {
+DRAWS = {  # temperature, top_k, top_p, min_p
     "greedy": (0.0, 0.0, 1.0, 0.0),
     "at temperature 1": (1.0, 0.0, 1.0, 0.0),
     "of top_k 50, top_p 0.9": (0.8, 50.0, 0.9, 0.0),
@@ -41,16 +38,16 @@ DRAWS = {
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One operation on one input."""
+    """A Case is one operation on one input."""
 
     name: str
-    moved: int  # bytes, read and written
+    moved: int  # bytes that are read and written
     call: Callable[[], Any]
-    error: Callable[[Any], float]  # of what it returned
+    error: Callable[[Any], float]  # the error of what call() returned
 
 
 def measure(run: Run) -> None:
-    """Every operation at several numbers of tokens."""
+    """Compares and times every operation at several numbers of tokens."""
     for tokens in TOKENS if run.is_real else SMALL_TOKENS:
         for case in cases(run, tokens):
             with run.attempt(case.name):
@@ -58,7 +55,7 @@ def measure(run: Run) -> None:
 
 
 def cases(run: Run, tokens: int) -> Iterator[Case]:
-    """Of so many tokens; the draw of no more than a step has."""
+    """Yields the cases for so many tokens; no more are drawn than a step may draw."""
     for make in (_norm, _router, _sort, _rotary, _combine):
         yield make(run, tokens)
     for name, wanted in DRAWS.items() if tokens <= DRAWN else ():
@@ -70,11 +67,11 @@ def _measure(run: Run, case: Case) -> None:
         actual = case.call()
     run.check(case.name, case.error(actual), ALLOWED)
     floor = run.ceilings.floor(case.moved)
-    run.add(Measured("small operations, for T tokens", case.name, floor, run.clock.time([case.call])))
+    run.add(Measurement("small operations, for T tokens", case.name, floor, run.clock.time([case.call])))
 
 
 def _norm(run: Run, tokens: int) -> Case:
-    x, delta, weight, eps = *_rows(run, tokens), _norm_weight(run), run.config.rms_norm_eps
+    x, delta, weight, eps = *_residual(run, tokens), _norm_weight(run), run.config.rms_norm_eps
 
     def call() -> tuple[Tensor, Tensor]:
         return add_norm(x, delta, weight, eps)
@@ -87,7 +84,7 @@ def _norm(run: Run, tokens: int) -> Case:
 
 def _router(run: Run, tokens: int) -> Case:
     config = run.config
-    (x, delta), weight = _rows(run, tokens), _norm_weight(run)
+    (x, delta), weight = _residual(run, tokens), _norm_weight(run)
     gate = matrix_of((config.num_experts, config.hidden_size), run.dtype, run.device)
 
     def call() -> Routed:
@@ -97,17 +94,16 @@ def _router(run: Run, tokens: int) -> Case:
         expected = route_reference(x, delta, weight, config.rms_norm_eps, gate, config.num_experts_per_tok)
         shares = (expected.normed.double() @ gate.double().T).softmax(-1)  # [T, E]
         chosen, best = shares.gather(1, actual.ids.long()), shares.gather(1, expected.ids.long())
-        # Of two experts with nearly equal shares either may be chosen: what counts is the share that is lost.
+        # If two experts have nearly equal shares, either may be chosen: the error is the share that is lost.
         lost = 1 - (chosen.sum() / best.sum()).item()
-        pairs = (actual.x, expected.x), (actual.normed, expected.normed)
         weights = difference(actual.weights, chosen / chosen.sum(-1, keepdim=True))
-        return max(lost, weights, *(difference(*pair) for pair in pairs))
+        return max(lost, weights, difference(actual.x, expected.x), difference(actual.normed, expected.normed))
 
     return Case(f"residual, norm and router, T={tokens}", 4 * x.nbytes + gate.nbytes, call, error)
 
 
 def _sort(run: Run, tokens: int) -> Case:
-    ids, experts = Load.random(run.config, tokens, run.dtype, run.device).ids, run.config.num_experts
+    ids, experts = RoutedTokens.random(run.config, tokens, run.dtype, run.device).ids, run.config.num_experts
 
     def call() -> SortedPairs:
         return sort_pairs(ids, experts, TILE)
@@ -140,17 +136,17 @@ def _rotary(run: Run, tokens: int) -> Case:
 
 
 def _combine(run: Run, tokens: int) -> Case:
-    load, weight = Load.random(run.config, tokens, run.dtype, run.device), _norm_weight(run)
+    routed, weight = RoutedTokens.random(run.config, tokens, run.dtype, run.device), _norm_weight(run)
     eps = run.config.rms_norm_eps
-    partials = torch.randn(SPLITS, load.ids.numel(), run.config.hidden_size, device=run.device)
+    partials = torch.randn(SPLITS, routed.ids.numel(), run.config.hidden_size, device=run.device)
 
     def call() -> tuple[Tensor, Tensor | None]:
-        return combine(partials, load.weights, load.x, weight, eps)
+        return combine(partials, routed.weights, routed.x, weight, eps)
 
     def error(actual: tuple[Tensor, Tensor | None]) -> float:
-        return _worst(actual, combine_reference(partials, load.weights, load.x, weight, eps))
+        return _worst(actual, combine_reference(partials, routed.weights, routed.x, weight, eps))
 
-    return Case(f"combine and norm, T={tokens}", partials.nbytes + 3 * load.x.nbytes, call, error)
+    return Case(f"combine and norm, T={tokens}", partials.nbytes + 3 * routed.x.nbytes, call, error)
 
 
 def _draw(run: Run, tokens: int, name: str, wanted: tuple[float, ...]) -> Case:
@@ -167,8 +163,8 @@ def _draw(run: Run, tokens: int, name: str, wanted: tuple[float, ...]) -> Case:
     return Case(f"draw {name}, T={tokens}", logits.nbytes, call, error)
 
 
-def _rows(run: Run, tokens: int) -> tuple[Tensor, Tensor]:
-    """The residual stream and what is added to it, [T, H]."""
+def _residual(run: Run, tokens: int) -> tuple[Tensor, Tensor]:
+    """Returns the residual stream and what is added to it, [T, H] each."""
     x, delta = torch.randn(2, tokens, run.config.hidden_size, device=run.device).to(run.dtype).unbind()
     return x, delta
 
@@ -183,5 +179,5 @@ def _pages(run: Run, tokens: int) -> LayerCache:
 
 
 def _worst(actual: tuple[Tensor | None, ...], expected: tuple[Tensor | None, ...]) -> float:
-    pairs = zip(actual, expected, strict=True)
-    return max(difference(one, other) for one, other in pairs if one is not None and other is not None)
+    sides = zip(actual, expected, strict=True)
+    return max(difference(one, other) for one, other in sides if one is not None and other is not None)

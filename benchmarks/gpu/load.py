@@ -1,4 +1,4 @@
-"""From the page cache to the GPU: a checkpoint of a few layers, loaded as it is and quantised on the way."""
+"""Section `load`: measures how fast a checkpoint of a few layers comes from the page cache to the GPU."""
 
 import json
 import tempfile
@@ -12,9 +12,8 @@ from torch import Tensor
 
 from benchmarks.common.figures import Spread
 from benchmarks.gpu.inputs import Kind, matrix_of
-from benchmarks.gpu.run import Run
+from benchmarks.gpu.run import Measurement, Run
 from benchmarks.gpu.steps import served
-from benchmarks.gpu.table import Measured
 from octavo.model.config import ModelConfig
 from octavo.model.loading.checkpoint import load_model
 from octavo.model.loading.names import ExpertNaming, names_for
@@ -24,17 +23,18 @@ LAYERS, TIMES = 2, 3
 
 
 def measure(run: Run) -> None:
-    """In every kind of weights that can be served."""
+    """Loads the checkpoint as every kind of weights that can be served; most are quantised on the way."""
     config = replace(run.config, num_hidden_layers=LAYERS)
     with tempfile.TemporaryDirectory() as scratch:
-        stored = write(Path(scratch), config, run.device)
+        stored = write_checkpoint(Path(scratch), config, run.device)
         run.say(f"wrote {stored / 1e9:.1f} GB")
-        load(Path(scratch), config, run, run.dtype)  # warms up the page cache and the device
+        load_seconds(Path(scratch), config, run, run.dtype)  # warms up the page cache and the device
         for name in served(run):
             with run.attempt(f"loading as {name}"):
-                seconds = [load(Path(scratch), config, run, run.kind(name)) for _ in range(TIMES if run.is_real else 1)]
+                times = TIMES if run.is_real else 1
+                seconds = [load_seconds(Path(scratch), config, run, run.kind(name)) for _ in range(times)]
                 run.add(
-                    Measured(
+                    Measurement(
                         section=f"loading {LAYERS} layers, {stored / 1e9:.1f} GB in bfloat16",
                         name=f"as {name}",
                         floor=stored / run.ceilings.copy,
@@ -45,8 +45,8 @@ def measure(run: Run) -> None:
             run.forget()
 
 
-def write(directory: Path, config: ModelConfig, device: torch.device) -> int:
-    """A checkpoint with random weights, as Mixtral was released; returns its bytes."""
+def write_checkpoint(directory: Path, config: ModelConfig, device: torch.device) -> int:
+    """Writes random weights under the names with which Mixtral was released; returns their bytes."""
     shapes = names_for(config, ExpertNaming.SEPARATE, tied=False).shapes()
     tensors = {name: _random(shape, device) for name, shape in shapes.items()}
     save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
@@ -54,8 +54,8 @@ def write(directory: Path, config: ModelConfig, device: torch.device) -> int:
     return sum(tensor.nbytes for tensor in tensors.values())
 
 
-def load(directory: Path, config: ModelConfig, run: Run, kind: Kind) -> float:
-    """Seconds until the last weight is where it belongs."""
+def load_seconds(directory: Path, config: ModelConfig, run: Run, kind: Kind) -> float:
+    """Returns the seconds until the last weight is on the device."""
     precision = Precision(run.dtype, kind, run.dtype)
     started = perf_counter()
     model = load_model(directory, config, run.device, precision, lambda done, total: None)

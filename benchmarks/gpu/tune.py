@@ -1,9 +1,9 @@
 """Finds tile sizes of the kernels on the GPU at hand, and writes them down: `python -m benchmarks.gpu.tune --help`.
 
-From the line that the table has for an operation, kind of weights and number of tokens it goes downhill. In each round
-every size is halved and doubled by itself, and what helps is then tried all together. A round is some ten candidates,
-compiled at the same time in threads, and takes three or four seconds; a line takes three to six rounds. Nine minutes
-are enough for some thirty lines, so those come first that matter most, and each is written when it is found.
+The search goes downhill from the line that the table has for an operation, kind of weights and number of tokens. In
+each round every size is halved and doubled by itself; then all changes that helped are tried together. A round has some
+ten candidates, which threads compile at the same time, and takes three or four seconds; a line takes three to six
+rounds. Nine minutes are enough for some thirty lines: the most important ones come first, and each is written at once.
 """
 
 import argparse
@@ -21,19 +21,18 @@ from time import monotonic
 import torch
 
 from benchmarks.gpu import run as gpu_run
-from benchmarks.gpu.attention import Step
+from benchmarks.gpu.attention import AttentionCase
 from benchmarks.gpu.clock import Calls, CudaClock
-from benchmarks.gpu.experts import COPIES
+from benchmarks.gpu.experts import COPIES, Products, RoutedTokens
 from benchmarks.gpu.inputs import experts_of
-from benchmarks.gpu.products import Load, Products
 from benchmarks.gpu.run import Run
 from octavo.model.kernels.gpu import configs
 from octavo.model.kernels.gpu.attention_plan import LONGEST
 from octavo.model.kernels.gpu.configs import ANY, Config, Entry, Table, shape_of
 from octavo.model.weights.precision import SHORT
 
-GAIN = 0.02  # a smaller one is noise
-SECONDS = 0.05  # of a pass of the clock
+GAIN = 0.02  # a smaller gain is noise
+SECONDS = 0.05  # that a pass of the clock takes
 THREADS = 8  # that compile
 BOUNDS = {
     "rows": (16, 256),
@@ -43,8 +42,8 @@ BOUNDS = {
     "warps": (2, 16),
     "stages": (1, 7),
 }
-# What matters most comes first. 4096 tokens stand for all that a prefill has.
-KINDS = ("int8", "bf16", "int4", "fp8")  # one line serves int8 in groups as well
+# The most important lines come first. 4096 tokens stand for every larger number in a prefill.
+KINDS = ("int8", "bf16", "int4", "fp8")  # a line of int8 serves int8 in groups, too
 ROUNDS = (
     (("int8", "bf16"), (1, 8, 64)),
     (("int4", "fp8"), (1, 8, 64)),
@@ -53,21 +52,21 @@ ROUNDS = (
 )
 LONGEST_PREFILL = 8192
 DECODING, PREFILLING = [(1, 1024)] * 64, [(2048, 2048)]
-ATTENTION = "attention"  # as one of the kinds
+ATTENTION = "attention"  # counts as one of the kinds
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One line of the table that is looked for."""
+    """A Job is one line of the table that is searched for."""
 
     entry: Entry
     shape: tuple[int, int]
     start: Config
-    free: tuple[str, ...]  # what may be changed
-    calls: Callable[[Config], Calls]  # which may raise: too much shared memory, a shape that the compiler refuses
+    free: tuple[str, ...]  # the sizes that may be changed
+    calls: Callable[[Config], Calls]  # may raise: too much shared memory, a shape that the compiler refuses
 
     def seconds(self, config: Config) -> float:
-        """Infinite for what does not work. Neither triton nor a driver has a common class for that."""
+        """Returns infinity for a configuration that does not work: triton and drivers raise many classes for that."""
         try:
             return CudaClock(SECONDS).time(self.calls(config)).median
         except Exception as error:
@@ -75,7 +74,7 @@ class Job:
             return inf
 
     def compile(self, configs: Sequence[Config]) -> None:
-        """Runs each once, at the same time: compiling is most of it. What fails is told when it is timed."""
+        """Runs each once, at the same time, since most of the time is compiling. Failures are told when it is timed."""
 
         def run(config: Config) -> None:
             with suppress(Exception):
@@ -91,7 +90,7 @@ def descend(
     time: Callable[[Config], float],
     prepare: Callable[[Sequence[Config]], None] = lambda configs: None,
 ) -> tuple[Config, float]:
-    """The configuration that is found from the start, and its seconds; prepare(configs) comes before their `time`."""
+    """Returns the best configuration found from the start, and its seconds; calls prepare(configs) before `time`."""
     known: dict[Config, float] = {}
 
     def look_at(configs: Iterable[Config]) -> None:
@@ -108,14 +107,14 @@ def descend(
         if not better:
             return best, known[best]
         together = best
-        for config in reversed(better):  # of two values of one size the better one comes last, and stays
+        for config in reversed(better):  # the better of two values of one size comes last, and stays
             together = replace(together, **changes(best, config))
         look_at([together])
         best = min(better[0], together, key=known.__getitem__)
 
 
 def neighbours(config: Config, free: Sequence[str]) -> Iterator[Config]:
-    """One size halved or doubled; of stages, one less or more."""
+    """Yields configurations in which one size is halved or doubled, or the stages are one less or more."""
     for name in free:
         value: int = getattr(config, name)
         low, high = BOUNDS[name]
@@ -125,15 +124,15 @@ def neighbours(config: Config, free: Sequence[str]) -> Iterator[Config]:
 
 
 def changes(before: Config, after: Config) -> dict[str, int]:
-    """The sizes that differ."""
+    """Returns the sizes of `after` that differ."""
     old, new = asdict(before), asdict(after)
     return {name: new[name] for name in new if new[name] != old[name]}
 
 
 def settle(table: Table, job: Job, config: Config) -> None:
-    """Puts a line in. The first one of a shape brings along those that its other numbers of tokens had until now.
+    """Puts a line into the table, and with a shape's first line copies of the general lines that it would hide.
 
-    Else it would stand for them too: the lines of a shape hide those of any.
+    A lookup takes the lines of a shape, if there are any, before the general ones.
     """
     entry = job.entry
     if not any(replace(entry, up_to=other.up_to) == other for other in table):
@@ -144,7 +143,7 @@ def settle(table: Table, job: Job, config: Config) -> None:
 
 
 def jobs(run: Run, kinds: Sequence[str], tokens: Sequence[int] | None) -> Iterator[Job]:
-    """In the order of their weight. A job may build on what was found before it, so it is made when its turn comes."""
+    """Yields the most important first. Each is made when its turn comes: it may build on what was found before."""
 
     @cache
     def weights(kind: str) -> list:
@@ -153,19 +152,19 @@ def jobs(run: Run, kinds: Sequence[str], tokens: Sequence[int] | None) -> Iterat
     for number, (of_kinds, counts) in enumerate(ROUNDS):
         for count in counts if tokens is None else [count for count in counts if count in tokens]:
             for kind in (kind for kind in of_kinds if kind in kinds):
-                load = Load.random(run.config, count, run.dtype, run.device)
-                yield from _products(Products.of(run, load, weights(kind)))
+                routed = RoutedTokens.random(run.config, count, run.dtype, run.device)
+                yield from _products(Products.of(run, routed, weights(kind)))
         if number == 0 and ATTENTION in kinds:
             yield from _attention(run)
 
 
 def _products(products: Products) -> Iterator[Job]:
-    tokens, arch = len(products.load.x), products.run.arch
+    tokens, arch = len(products.tokens.x), products.run.arch
     up_to = LONGEST_PREFILL if tokens > 1024 else tokens
     for op, stacks in zip(products.ops, (products.gate_ups, products.downs), strict=True):
         free = ["rows", "warps", "stages"]
-        free += ["inputs"] if stacks[0].kind != "int4" else []  # whose tiles are its groups
-        # Both run over the same tiles of pairs: gate_up's line decides how large those are.
+        free += ["inputs"] if stacks[0].kind != "int4" else []  # int4's tiles are its groups
+        # Both products take the same tiles of pairs, whose size is in gate_up's line.
         free += ["tokens"] if op == products.ops[0] else ["splits"]
         kind, shape = configs.SAME_BYTES.get(stacks[0].kind, stacks[0].kind), stacks[0].shape
         entry = Entry(arch, op, kind, shape_of(shape), up_to)
@@ -173,18 +172,18 @@ def _products(products: Products) -> Iterator[Job]:
 
 
 def _attention(run: Run) -> Iterator[Job]:
-    """Of sequences that decode, and of prompts."""
+    """Yields the jobs of sequences that decode, and of prompts."""
     shape = run.config.num_attention_heads // run.config.num_key_value_heads, run.config.head_dim
     free = ("inputs", "warps", "stages")
-    for name, rows, up_to, sizes in (
+    for name, lengths, up_to, sizes in (
         ("short", DECODING, 1, free),
         ("long", PREFILLING, LONGEST, (*free, "rows")),
     ):
-        step = Step.of(run, rows)
-        tiles = step.tiles()
+        case = AttentionCase.random(run, lengths)
+        tiles = case.tiles()
 
-        def calls(config: Config, name: str = name, step: Step = step) -> Calls:
-            return step.calls(replace(step.tiles(), **{name: config}))
+        def calls(config: Config, name: str = name, case: AttentionCase = case) -> Calls:
+            return case.calls(replace(case.tiles(), **{name: config}))
 
         entry = Entry(run.arch, "attention.attend", SHORT[run.dtype], shape_of(shape), up_to)
         yield Job(entry, shape, {"short": tiles.short, "long": tiles.long}[name], sizes, calls)
@@ -192,7 +191,7 @@ def _attention(run: Run) -> Iterator[Job]:
 
 
 def search(run: Run, made: Iterable[Job], log: "Log", ends: float) -> None:
-    """Writes each line as it is found: the next one may build on it, and the machine may be gone before the last."""
+    """Writes each line when it is found: the next one may build on it, and time may end before the last."""
     table = dict(configs.table())
     for job in made:
         if monotonic() > ends:
@@ -215,13 +214,13 @@ def search(run: Run, made: Iterable[Job], log: "Log", ends: float) -> None:
 
 
 class Log:
-    """What was found, in a file that a later run goes on from."""
+    """A Log keeps what was found in a file, from which a later run goes on."""
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
         lines = path.read_text(encoding="utf-8").splitlines() if path is not None and path.exists() else ()
-        read = map(json.loads, lines)
-        self.found = {Entry(**line["entry"]): Config(**line["config"]) for line in read}
+        documents = map(json.loads, lines)
+        self.found = {Entry(**each["entry"]): Config(**each["config"]) for each in documents}
 
     def add(self, entry: Entry, config: Config, gain: float) -> None:
         self.found[entry] = config
@@ -250,16 +249,16 @@ def _arguments() -> argparse.Namespace:
         type=lambda text: tuple(text.split(",")),
         default=(*KINDS, ATTENTION),
         metavar="LIST",
-        help=f"of {','.join((*KINDS, ATTENTION))} (default: all)",
+        help=f"some of {','.join((*KINDS, ATTENTION))} (default: all)",
     )
     parser.add_argument(
         "--tokens",
         type=lambda text: tuple(map(int, text.split(","))),
         metavar="LIST",
-        help=f"of {','.join(map(str, tried))} (default: all)",
+        help=f"some of {','.join(map(str, tried))} (default: all)",
     )
-    parser.add_argument("--seconds", type=float, default=540.0, help="after which no line is begun (default: 540)")
-    parser.add_argument("--log", type=Path, metavar="FILE", help="add what is found, and go on from what is there")
+    parser.add_argument("--seconds", type=float, default=540.0, help="begin no line after this time (default: 540)")
+    parser.add_argument("--log", type=Path, metavar="FILE", help="add what is found to this file, and go on from it")
     return parser.parse_args()
 
 

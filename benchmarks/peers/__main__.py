@@ -1,13 +1,13 @@
-"""Octavo beside transformers and llama.cpp: `python -m benchmarks.peers --help`.
+"""Measures Octavo beside transformers and llama.cpp: `python -m benchmarks.peers --help`.
 
-The same weights (benchmarks.common.checkpoint), the same number of threads, one run. Every round asks all contenders
-for the same work in turn, those that wait are idle, and what memory gives to threads that only read is measured before
-and after each turn. Each of them runs in its best form: transformers with the implementation of the experts that is
-fastest for the load, llama.cpp with OpenMP threads that wait in the way that suits it.
+All contenders have the same weights (benchmarks.common.checkpoint) and the same number of threads. Every round asks
+each of them for the same work in turn, while the others are idle. The memory's bandwidth is measured before and after
+each turn. Each runs in its best form: transformers with the implementation of the experts that is fastest for the load,
+llama.cpp with the policy of its OpenMP threads that is fastest.
 
-Without HTTP, Octavo is its engine with scheduler and sampling, transformers its forward pass and cache with sampling,
-llama.cpp its own llama-batched-bench, which samples nothing. Over HTTP, all clients come at the same moment, each with
-64 tokens of prompt, and want 32 more.
+Without HTTP, Octavo runs its engine with scheduler and sampling, transformers its forward pass and cache with sampling,
+and llama.cpp its own llama-batched-bench, which samples nothing. Over HTTP, all clients send at the same moment; each
+prompt has 64 tokens, and each answer 32.
 """
 
 import argparse
@@ -16,21 +16,20 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
-from benchmarks.common.bandwidth import reader
+from benchmarks.common.bandwidth import measured_bandwidth
 from benchmarks.common.checkpoint import obtain
 from benchmarks.common.machine import describe, user_cache
 from benchmarks.peers import llama_cpp
 from benchmarks.peers.contenders import CONTENDERS, DEFAULT, LLAMA, Setting
-from benchmarks.peers.figures import Measured
-from benchmarks.peers.report import Report
-from benchmarks.peers.sections import Run, measure_engine, measure_experts, measure_http
+from benchmarks.peers.report import ContenderFigures, PeersReport
+from benchmarks.peers.sections import PeersRun, measure_engine, measure_experts, measure_http
 from octavo.model.config import ModelConfig
 
-SECTIONS: dict[str, Callable[[Run], None]] = {
+SECTIONS: dict[str, Callable[[PeersRun], None]] = {
     "engine": measure_engine,
     "experts": measure_experts,
     "http": measure_http,
@@ -39,23 +38,23 @@ SECTIONS: dict[str, Callable[[Run], None]] = {
 
 def main() -> int:
     arguments = _arguments()
-    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))  # as Ctrl-C: what was started is ended first
-    machine = describe()  # the load average is the one before the run
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))  # as for Ctrl-C, all processes are ended first
+    machine = describe()  # before the run, so that the load average is that of others
     model = arguments.model or obtain("sparse")
     programs = arguments.llama_cpp or Path()
     machine["llama.cpp"] = "took no part"
     if any(CONTENDERS[name].program == LLAMA for name in arguments.peers):
         programs = llama_cpp.obtain(arguments.llama_cpp, user_cache())
         machine["llama.cpp"] = llama_cpp.version(programs)
-    measured = {name: Measured() for name in arguments.peers}
-    with tempfile.TemporaryDirectory() as scratch, reader(arguments.threads) as bandwidth:
+    measured = {name: ContenderFigures() for name in arguments.peers}
+    with tempfile.TemporaryDirectory() as scratch, measured_bandwidth(arguments.threads) as bandwidth:
         setting = Setting(model, arguments.threads, programs, Path(scratch))
-        run = Run(setting, bandwidth, arguments.rounds, arguments.peers, measured)
+        run = PeersRun(setting, bandwidth, arguments.rounds, arguments.peers, measured)
         for section in arguments.sections:
             SECTIONS[section](run)
     machine["load_average_after"] = os.getloadavg()[0]
     config = ModelConfig.from_pretrained(model)
-    report = Report(machine, config, arguments.threads, arguments.rounds, measured)
+    report = PeersReport(machine, config, arguments.threads, arguments.rounds, measured)
     print(report.markdown())
     file = arguments.json or _results(arguments.sections)
     file.write_text(json.dumps(report.document(), indent=1) + "\n", encoding="utf-8")
@@ -68,41 +67,41 @@ def _arguments() -> argparse.Namespace:
         prog="python -m benchmarks.peers", description="Measures Octavo beside transformers and llama.cpp."
     )
     parser.add_argument(
-        "--sections", type=_some_of(SECTIONS), default=list(SECTIONS), help=f"{_list(SECTIONS)} (default: all)"
+        "--sections", type=_names_in(SECTIONS), default=list(SECTIONS), help=f"{_some_of(SECTIONS)} (default: all)"
     )
     parser.add_argument(
         "--peers",
-        type=_some_of(CONTENDERS),
+        type=_names_in(CONTENDERS),
         default=list(DEFAULT),
-        help=f"{_list(CONTENDERS)} (default: all but octavo-fp16)",
+        help=f"{_some_of(CONTENDERS)} (default: all but octavo-fp16)",
     )
     parser.add_argument("--rounds", type=int, default=3, help="how often everything is measured (default: 3)")
-    parser.add_argument("--threads", type=int, default=2, help="of each contender (default: 2)")
-    parser.add_argument("--model", type=Path, help="directory of a checkpoint (default: the sparse benchmark model)")
-    parser.add_argument("--llama-cpp", type=Path, metavar="DIR", help="its programs (default: they are built)")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="every round (default: in benchmarks/results)")
+    parser.add_argument("--threads", type=int, default=2, help="threads of each contender (default: 2)")
+    parser.add_argument("--model", type=Path, help="directory of a checkpoint (default: the sparse model)")
+    parser.add_argument("--llama-cpp", type=Path, metavar="DIR", help="where it was built (default: it is built)")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write it here (default: in benchmarks/results)")
     return parser.parse_args()
 
 
 def _results(sections: list[str]) -> Path:
-    """A run of some sections does not overwrite one of others."""
+    """Returns the file of these sections; a run of some sections does not overwrite one of others."""
     some = "" if len(sections) == len(SECTIONS) else f"-{'-'.join(sections)}"
     return Path(__file__).parent.parent / "results" / f"{datetime.now(UTC):%Y-%m-%d}-peers{some}-cpu.json"
 
 
-def _some_of(known: dict[str, object]) -> Callable[[str], list[str]]:
-    """Reads names with commas between them."""
+def _names_in(known: Mapping[str, object]) -> Callable[[str], list[str]]:
+    """Returns a type of argument: known names with commas between them."""
 
-    def read(text: str) -> list[str]:
+    def parse(text: str) -> list[str]:
         names = text.split(",")
         if unknown := [name for name in names if name not in known]:
             raise argparse.ArgumentTypeError(f"{', '.join(unknown)} is none of {', '.join(known)}")
         return names
 
-    return read
+    return parse
 
 
-def _list(known: dict[str, object]) -> str:
+def _some_of(known: Mapping[str, object]) -> str:
     return f"some of {','.join(known)}"
 
 

@@ -1,4 +1,4 @@
-"""Who is compared: Octavo in each of its weight types, transformers in two dtypes, llama.cpp in two file types."""
+"""Starts the contenders: Octavo in its weight types, transformers in two dtypes, llama.cpp in two file types."""
 
 import sys
 from collections.abc import Iterator
@@ -7,42 +7,41 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
-from benchmarks.common.loads import Load, Step
-from benchmarks.common.memory import watch
-from benchmarks.common.process import JsonLines, Server, Start, http_server, json_lines, octavo_server
+from benchmarks.common.loads import Load, StepEnd
+from benchmarks.common.process import JsonLines, Server, Start, http_server, json_lines, octavo_server, watch
 from benchmarks.peers import llama_cpp
 from octavo.model.config import ModelConfig
 
 OCTAVO, TRANSFORMERS, LLAMA = "octavo", "transformers", "llama.cpp"
 SERVED_NAME = "benchmark"
 
-# All prompts of a load in one step, as llama.cpp and transformers compute them; over HTTP Octavo keeps its own budget.
+# All prompts of a load fit in one step, as in llama.cpp and transformers; over HTTP Octavo keeps its own budget.
 ENGINE_FLAGS = ("--max-num-batched-tokens", "512")
-CACHE_TOKENS = 8192  # of keys and values, in every server
+CACHE_TOKENS = 8192  # that every server's cache holds
 MOST_CLIENTS = 16
 
-SLOW_TOKENS = 7
+SLOW_TOKENS = 7  # of an answer from a slow engine
 TRIAL = Load("trial", streams=1, prompt_tokens=16, max_tokens=17)
 
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """One form of one program."""
+    """A Contender is one form of one program."""
 
     title: str
     program: str
     form: tuple[str, ...]  # flags of octavo serve, a dtype, or a type of GGUF file
-    expert_bytes: float  # of a weight
-    linear_bytes: float  # of a weight of attention and head
+    expert_bytes: float  # bytes of an expert's weight
+    linear_bytes: float  # bytes of a weight of attention and head
 
     @property
     def serves(self) -> bool:
-        """Whether it can be asked over HTTP in this form."""
+        """Says whether it can be asked over HTTP in this form."""
         return self.program != TRANSFORMERS and HIDE not in self.form
 
 
 HIDE = "--without-kernels"  # a flag of benchmarks.common.engine, not of octavo serve
-INT8 = 1 + 2 / 32  # bytes of a weight, with a scale in 16 bits for each 32; llama.cpp's Q8_0 has the same
+INT8 = 1 + 2 / 32  # bytes of a weight: each 32 weights share a scale in 16 bits, in llama.cpp's Q8_0, too
 
 CONTENDERS = {
     "octavo-fp16": Contender("Octavo fp16", OCTAVO, ("--dtype", "float16"), 2.0, 2.0),
@@ -56,110 +55,114 @@ CONTENDERS = {
 }
 
 
-# Left alone, all but one: together they would take more than 24 GB, and its engine is measured without the kernels.
+# All but one are measured by default: all would take more than 24 GB. The engine in fp16 is measured without kernels.
 DEFAULT = tuple(name for name in CONTENDERS if name != "octavo-fp16")
 
 
 @dataclass(frozen=True, slots=True)
 class Setting:
-    """What is the same for all of them."""
+    """A Setting is the same for all contenders."""
 
     model: Path
     threads: int
-    programs: Path  # of llama.cpp; where it takes no part, nobody looks there
+    programs: Path  # of llama.cpp; unused if it takes no part
     logs: Path
 
     def file(self, contender: Contender) -> Path:
+        """Returns the model in llama.cpp's form."""
         return llama_cpp.file_of(self.model, contender.form[0], self.programs)
 
     @property
     def cache_bytes(self) -> int:
-        """Of CACHE_TOKENS in float32."""
+        """Returns the bytes of CACHE_TOKENS in float32."""
         config = ModelConfig.from_pretrained(self.model)
         return 8 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * CACHE_TOKENS
 
     def serve_flags(self, contender: Contender) -> tuple[str, ...]:
-        sizes = {"--threads": self.threads, "--kv-cache-memory": self.cache_bytes}
-        return (*contender.form, *(str(part) for pair in sizes.items() for part in pair))
+        return (*contender.form, *_flags({"--threads": self.threads, "--kv-cache-memory": self.cache_bytes}))
 
 
-class Engine(Protocol):
-    """One of them without HTTP."""
+def _flags(values: dict[str, int]) -> tuple[str, ...]:
+    return tuple(text for flag, value in values.items() for text in (flag, str(value)))
+
+
+class MeasuredEngine(Protocol):
+    """A MeasuredEngine is a contender without HTTP."""
 
     start: Start | None  # None: it starts anew for each load
-    form: str  # how it is run, where that was tried out
+    form: str  # the form that was found to be fastest; empty if there is only one
 
-    def ask(self, load: Load) -> list[Step]:
-        """Does the work once; the steps as they ended."""
+    def ask(self, load: Load) -> list[StepEnd]:
+        """Does the work once; returns when each step ended."""
 
 
-class Worker:
-    """An engine in a process of its own, which answers lines of JSON."""
+class EngineProcess:
+    """An EngineProcess is an engine in a process of its own, which answers lines of JSON."""
 
     form = ""
 
     def __init__(self, lines: JsonLines, start: Start, most_tokens: int) -> None:
-        """`most_tokens` of an answer are enough to know its rate: one whose steps are long takes few of them."""
+        """Asks for `most_tokens` of an answer at most: if steps are long, a few of them show the rate."""
         self.lines, self.start, self._most_tokens = lines, start, most_tokens
 
-    def ask(self, load: Load) -> list[Step]:
+    def ask(self, load: Load) -> list[StepEnd]:
         shortened = replace(load, max_tokens=min(load.max_tokens, self._most_tokens))
         answer = self.lines.ask(shortened.question)
         self.form = ", ".join(f"{kind}: {name}" for kind, name in answer.get("experts", {}).items())
         return [(seconds, tokens) for seconds, tokens in answer["steps"]]
 
 
-class Bench:
-    """llama.cpp's own benchmark, in the policy that is faster at one stream."""
+class LlamaBench:
+    """A LlamaBench is llama.cpp's own benchmark, with the policy of its threads that is faster at one stream."""
 
     start = None
 
     def __init__(self, file: Path, setting: Setting) -> None:
         self._file, self._setting = file, setting
         trials = [(name, self._measure(TRIAL, name)) for name in (*llama_cpp.POLICIES, *llama_cpp.POLICIES)]
-        rates = {name: max(TRIAL.rate(steps) for tried, steps in trials if tried == name) for name, _ in trials}
+        rates = {name: max(TRIAL.rate(ends) for tried, ends in trials if tried == name) for name, _ in trials}
         self.policy = max(rates, key=rates.__getitem__)
         self.form = "threads " + ", ".join(f"{name}: {rate:.1f} tokens/s" for name, rate in rates.items())
 
-    def ask(self, load: Load) -> list[Step]:
+    def ask(self, load: Load) -> list[StepEnd]:
         return self._measure(load, self.policy)
 
-    def _measure(self, load: Load, policy: str) -> list[Step]:
+    def _measure(self, load: Load, policy: str) -> list[StepEnd]:
         setting = self._setting
         return llama_cpp.measure(setting.programs, self._file, load, setting.threads, llama_cpp.POLICIES[policy])
 
 
 @contextmanager
-def engine(contender: Contender, setting: Setting) -> Iterator[Engine]:
-    """One that is ready, and idle while it is not asked."""
+def start_engine(contender: Contender, setting: Setting) -> Iterator[MeasuredEngine]:
+    """Runs a contender without HTTP, ready, and idle while it is not asked."""
     if contender.program == LLAMA:
-        yield Bench(setting.file(contender), setting)
+        yield LlamaBench(setting.file(contender), setting)
         return
-    with json_lines([sys.executable, "-m", *_worker(contender, setting)]) as lines:
+    with json_lines([sys.executable, "-m", *_engine_command(contender, setting)]) as lines:
         with watch(lines.process) as peak:
-            hello = lines.read()
+            hello = lines.receive()
         start = Start(hello["load_seconds"], peak.anonymous, peak.resident)
-        yield Worker(lines, start, SLOW_TOKENS if contender.program == TRANSFORMERS else sys.maxsize)
+        yield EngineProcess(lines, start, SLOW_TOKENS if contender.program == TRANSFORMERS else sys.maxsize)
 
 
-def _worker(contender: Contender, setting: Setting) -> tuple[str, ...]:
+def _engine_command(contender: Contender, setting: Setting) -> tuple[str, ...]:
     if contender.program == TRANSFORMERS:
-        return ("benchmarks.common.transformers_peer", str(setting.model), *contender.form, str(setting.threads))
+        peer = ("benchmarks.common.transformers_peer", "forward")
+        return (*peer, str(setting.model), *contender.form, str(setting.threads))
     return ("benchmarks.common.engine", str(setting.model), *setting.serve_flags(contender), *ENGINE_FLAGS)
 
 
 @contextmanager
-def server(contender: Contender, setting: Setting) -> Iterator[Server]:
-    """One that is ready to be asked over HTTP."""
+def start_server(contender: Contender, setting: Setting) -> Iterator[Server]:
+    """Runs a contender that is ready to be asked over HTTP."""
     log = setting.logs / f"{contender.title}.log"
     if contender.program == OCTAVO:
         flags = ("--served-model-name", SERVED_NAME, *setting.serve_flags(contender))
         with octavo_server(str(setting.model), flags, log) as ready:
             yield ready
         return
-    numbers = {"--threads": setting.threads, "--parallel": MOST_CLIENTS, "--ctx-size": CACHE_TOKENS}
-    flags = tuple(str(part) for pair in numbers.items() for part in pair)
+    flags = _flags({"--threads": setting.threads, "--parallel": MOST_CLIENTS, "--ctx-size": CACHE_TOKENS})
     command = (str(setting.programs / llama_cpp.SERVER), "--model", str(setting.file(contender)), *flags)
-    policy = Bench(setting.file(contender), setting).policy
+    policy = LlamaBench(setting.file(contender), setting).policy
     with http_server(command, log, llama_cpp.POLICIES[policy]) as ready:
         yield ready

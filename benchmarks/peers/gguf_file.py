@@ -1,7 +1,7 @@
-"""A Mixtral or Mistral checkpoint as a GGUF file in F16, the form in which llama.cpp reads it.
+"""Converts a Mixtral or Mistral checkpoint to a GGUF file in F16, which llama.cpp reads.
 
 Tensor names and metadata are those of llama.cpp's architecture "llama"
-(https://github.com/ggml-org/ggml/blob/master/docs/gguf.md); norms and routers stay in F32, as its own converter has it.
+(https://github.com/ggml-org/ggml/blob/master/docs/gguf.md). Norms and routers stay in F32, as in its own converter.
 """
 
 import json
@@ -16,7 +16,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor
 
-from benchmarks.common.tokenizer import SPECIAL
+from benchmarks.common.checkpoint import SPECIAL, ReportBytes
 from octavo.model.demo.dense_gguf import GLOBAL_NAMES, LAYER_NAMES
 
 EXPERTS = "block_sparse_moe.experts"
@@ -25,18 +25,17 @@ SPARSE = {name: source for name, source in LAYER_NAMES.items() if not source.sta
 }
 STACKED = {"ffn_gate_exps": "w1", "ffn_up_exps": "w3", "ffn_down_exps": "w2"}
 
-Report = Callable[[int, int], None]  # bytes written, bytes in all
-Read = Callable[[str], Tensor]
+LoadTensor = Callable[[str], Tensor]  # from a name in the checkpoint
 
 
 @dataclass(frozen=True, slots=True)
 class Entry:
-    """One tensor of the GGUF file, made of one tensor of the checkpoint or of one for each expert."""
+    """An Entry is one tensor of the GGUF file, made of one tensor of the checkpoint or of one for each expert."""
 
     name: str
     sources: tuple[str, ...]
     shape: tuple[int, ...]
-    heads: int | None = None  # of a matrix whose outputs are rotated
+    heads: int | None = None  # for a matrix whose outputs are rotated: its heads
 
     @property
     def dtype(self) -> torch.dtype:
@@ -47,23 +46,23 @@ class Entry:
     def nbytes(self) -> int:
         return prod(self.shape) * self.dtype.itemsize
 
-    def load(self, read: Read) -> Tensor:
-        parts = [read(source).to(self.dtype) for source in self.sources]
+    def load(self, load_tensor: LoadTensor) -> Tensor:
+        parts = [load_tensor(source).to(self.dtype) for source in self.sources]
         whole = parts[0] if len(self.shape) == len(parts[0].shape) else torch.stack(parts)
         return whole if self.heads is None else interleave(whole, self.heads)
 
 
 def interleave(matrix: Tensor, heads: int) -> Tensor:
-    """[heads * D, in] for llama.cpp's rotation, whose pairs are neighbours: ours are D / 2 apart.
+    """Reorders the outputs of [heads * D, in]: llama.cpp rotates neighbours together, and Octavo outputs D / 2 apart.
 
-    a head's rows   0 1 2 3 | 4 5 6 7   become   0 4 1 5 2 6 3 7
+    A head's outputs 0 1 2 3 | 4 5 6 7 become 0 4 1 5 2 6 3 7.
     """
     halves = matrix.view(heads, 2, -1, matrix.shape[1])  # [heads, 2, D / 2, in]
     return halves.transpose(1, 2).reshape(matrix.shape)
 
 
-def convert(directory: Path, report: Report) -> Path:
-    """The F16 file beside the checkpoint, written unless it is there and newer; it appears when it is whole."""
+def convert(directory: Path, report: ReportBytes) -> Path:
+    """Returns the F16 file beside the checkpoint. It is written, and appears when it is whole, unless it is newer."""
     target = directory / "model-F16.gguf"
     source = directory / "model.safetensors"
     if target.is_file() and target.stat().st_mtime > source.stat().st_mtime:
@@ -81,7 +80,7 @@ def convert(directory: Path, report: Report) -> Path:
 
 
 def entries(config: dict[str, Any], shape: Callable[[str], tuple[int, ...]]) -> Iterator[Entry]:
-    """Everything the GGUF file holds, in the order of the file; `shape` is that of a tensor of the checkpoint."""
+    """Yields everything that the GGUF file holds, in its order; `shape` returns that of a tensor of the checkpoint."""
     experts = config.get("num_local_experts", 0)
     rotated = {"attn_q": config["num_attention_heads"], "attn_k": config["num_key_value_heads"]}
     for name, source in GLOBAL_NAMES.items():
@@ -122,7 +121,7 @@ def _add_tokenizer(writer: gguf.GGUFWriter, directory: Path) -> None:
     writer.add_tokenizer_pre("gpt-2")
     writer.add_token_list(tokens)
     writer.add_token_types([gguf.TokenType.CONTROL if token in SPECIAL else gguf.TokenType.NORMAL for token in tokens])
-    writer.add_token_merges([" ".join(pair) for pair in model["merges"]])
+    writer.add_token_merges([" ".join(merge) for merge in model["merges"]])
     unknown, bos, eos = (model["vocab"][token] for token in SPECIAL)
     writer.add_unk_token_id(unknown)
     writer.add_bos_token_id(bos)
@@ -130,8 +129,8 @@ def _add_tokenizer(writer: gguf.GGUFWriter, directory: Path) -> None:
     writer.add_add_bos_token(True)
 
 
-def _write(writer: gguf.GGUFWriter, planned: list[Entry], read: Read, report: Report) -> None:
-    """One tensor in memory at a time."""
+def _write(writer: gguf.GGUFWriter, planned: list[Entry], load_tensor: LoadTensor, report: ReportBytes) -> None:
+    """Writes the tensors, with one in memory at a time."""
     for entry in planned:
         kind = torch.empty(0, dtype=entry.dtype).numpy().dtype
         writer.add_tensor_info(entry.name, entry.shape, kind, entry.nbytes)
@@ -140,7 +139,7 @@ def _write(writer: gguf.GGUFWriter, planned: list[Entry], read: Read, report: Re
     writer.write_ti_data_to_file()
     done, total = 0, sum(entry.nbytes for entry in planned)
     for entry in planned:
-        writer.write_tensor_data(entry.load(read).contiguous().numpy())
+        writer.write_tensor_data(entry.load(load_tensor).contiguous().numpy())
         done += entry.nbytes
         report(done, total)
     writer.close()

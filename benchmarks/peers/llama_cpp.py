@@ -1,4 +1,4 @@
-"""llama.cpp as a peer: its programs found or built, its files made, its own benchmark run."""
+"""Runs llama.cpp as a peer: finds or builds its programs, makes its files, and runs its own benchmark."""
 
 import json
 import os
@@ -11,7 +11,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from benchmarks.common.loads import Load, Step
+from benchmarks.common.loads import Load, StepEnd
 from benchmarks.peers.gguf_file import convert
 
 PACKAGE = "llama-cpp-python"  # its source distribution holds llama.cpp's sources
@@ -19,8 +19,8 @@ VERSION = "0.3.36"
 SERVER, BENCH, QUANTIZE = PROGRAMS = ("llama-server", "llama-batched-bench", "llama-quantize")
 OPTIONS = ("-DCMAKE_BUILD_TYPE=Release", "-DGGML_NATIVE=ON", "-DBUILD_SHARED_LIBS=OFF", "-DLLAMA_CURL=OFF")
 
-# How OpenMP's threads wait at the barriers between operations. Left alone, libgomp lets them spin for so long that a
-# step takes many times as long whenever another process has a core; a bounded spin is as fast and does not collapse.
+# A policy says how OpenMP's threads wait at the barriers between operations. By default libgomp lets them spin for so
+# long that a step takes many times as long whenever another process has a core; a bounded spin is as fast without that.
 POLICIES: dict[str, Mapping[str, str]] = {
     "passive": {"OMP_WAIT_POLICY": "PASSIVE"},
     "spinning briefly": {"GOMP_SPINCOUNT": "100000"},
@@ -28,7 +28,7 @@ POLICIES: dict[str, Mapping[str, str]] = {
 
 
 def obtain(directory: Path | None, cache: Path) -> Path:
-    """The directory of the programs: one that was given, or one that is built under the user's cache, once."""
+    """Returns the programs' directory: the given one, or one under the user's cache, where they are built once."""
     if directory is not None:
         for path in (directory, directory / "bin", directory / "build" / "bin"):
             if _is_complete(path):
@@ -78,14 +78,14 @@ def _run(command: list[str], failure: str) -> None:
 
 
 def version(programs: Path) -> str:
-    """What llama.cpp says it is."""
+    """Returns the version that llama.cpp states."""
     done = subprocess.run([programs / SERVER, "--version"], capture_output=True, text=True, check=False)
     said = (line.removeprefix("version: ") for line in (done.stdout + done.stderr).splitlines() if "version" in line)
     return next(said, "of an unknown version")
 
 
 def file_of(model: Path, kind: str, programs: Path) -> Path:
-    """The model as a GGUF file of some type, as F16 or Q8_0, made when it is first wanted."""
+    """Returns the model as a GGUF file of a type such as F16 or Q8_0, which is made when it is first needed."""
     bar: tqdm[Any]
     with tqdm(desc="GGUF file", unit="B", unit_scale=True, dynamic_ncols=True, disable=None) as bar:
 
@@ -103,8 +103,8 @@ def file_of(model: Path, kind: str, programs: Path) -> Path:
     return target
 
 
-def measure(programs: Path, file: Path, load: Load, threads: int, environment: Mapping[str, str]) -> list[Step]:
-    """A load as llama-batched-bench runs it: random tokens, no sampling; its steps are taken to be of one length."""
+def measure(programs: Path, file: Path, load: Load, threads: int, environment: Mapping[str, str]) -> list[StepEnd]:
+    """Runs a load in llama-batched-bench, with random tokens and without sampling; returns when each step ended."""
     numbers = {
         "-t": threads,
         "-c": load.streams * (load.prompt_tokens + load.max_tokens),
@@ -112,7 +112,7 @@ def measure(programs: Path, file: Path, load: Load, threads: int, environment: M
         "-ntg": max(1, load.max_tokens - 1),
         "-npl": load.streams,
     }
-    flags = [str(part) for pair in numbers.items() for part in pair]
+    flags = [text for flag, number in numbers.items() for text in (flag, str(number))]
     done = subprocess.run(
         [programs / BENCH, "-m", file, "--output-format", "jsonl", *flags],
         capture_output=True,
@@ -123,10 +123,10 @@ def measure(programs: Path, file: Path, load: Load, threads: int, environment: M
     lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
     if done.returncode or not lines:
         raise SystemExit(f"{BENCH} failed; it said:\n{done.stderr[-3000:]}")
-    return steps(json.loads(lines[-1]), load)
+    return step_ends(json.loads(lines[-1]), load)
 
 
-def steps(figures: dict[str, Any], load: Load) -> list[Step]:
-    """What llama-batched-bench measured, in the form in which the other peers answer."""
+def step_ends(figures: dict[str, Any], load: Load) -> list[StepEnd]:
+    """Returns what llama-batched-bench measured as the ends of steps, which are taken to be equally long."""
     prefill, each = figures["t_pp"], figures["t_tg"] / figures["tg"]
     return [(prefill + each * index, load.streams) for index in range(load.max_tokens)]

@@ -1,30 +1,123 @@
-"""The figures of benchmarks.peers as Markdown tables, and as JSON."""
+"""Holds the figures of benchmarks.peers, round by round, and writes them as Markdown tables and as JSON."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field, replace
+from statistics import median
 from typing import Any
 
-from benchmarks.common.figures import Spread
-from benchmarks.common.markdown import head, line, milliseconds, spread
+from benchmarks.common.figures import LoadSummary, Round, Spread, milliseconds, table_head, table_line
+from benchmarks.common.loads import Load, touched_share
+from benchmarks.common.process import Start
 from benchmarks.peers.contenders import CONTENDERS, OCTAVO
-from benchmarks.peers.figures import CLIENTS, EXPERT_TOKENS, LOADS, Measured, ratio, share, step_bytes
 from octavo.model.config import ModelConfig
 
+LOADS = (
+    Load("prefill 512", 1, 512, 1),
+    Load("1 stream", 1, 16, 33),
+    Load("4 streams", 4, 16, 25),
+    Load("8 streams", 8, 16, 17),
+    Load("16 streams", 16, 16, 17),
+)
 DECODING = tuple(load for load in LOADS if load.max_tokens > 1)
+CLIENTS = {1: 3, 8: 1, 16: 1}  # clients at once -> how often they come in a round
+EXPERT_TOKENS = (1, 2, 4, 8)
+STEADY = 0.9  # share of the faster of two measurements of the memory
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
-    """Everything that one run found."""
+class LoadFigure:
+    """A LoadFigure is one measurement below HTTP, and the better of the bandwidths right before and after it."""
+
+    rate: float  # tokens a second
+    bandwidth: float  # bytes a second
+
+
+@dataclass(frozen=True, slots=True)
+class LayerFigure:
+    """A LayerFigure is one measurement of one layer's experts."""
+
+    seconds: float
+    nbytes: float  # of the distinct experts that were touched
+    before: float  # the memory's bytes a second before it
+    after: float  # the same after it
+
+    @property
+    def bandwidth(self) -> float:
+        return max(self.before, self.after)
+
+    @property
+    def share(self) -> float:
+        """Returns the share of the memory's bandwidth that was used."""
+        return self.nbytes / self.seconds / self.bandwidth
+
+    @property
+    def steady(self) -> bool:
+        """Says whether the memory was as fast after it as before; if it was not, the share says nothing."""
+        return min(self.before, self.after) >= STEADY * self.bandwidth
+
+
+@dataclass(slots=True)
+class ContenderFigures:
+    """A ContenderFigures holds what was measured of one contender; every list has an item for each round."""
+
+    engine: dict[str, list[LoadFigure]] = field(default_factory=dict)  # load -> ...
+    http: dict[int, list[Round]] = field(default_factory=dict)  # clients -> ...
+    experts: dict[int, list[LayerFigure]] = field(default_factory=dict)  # tokens -> ..., several a round
+    starts: dict[str, Start] = field(default_factory=dict)  # section -> ...
+    served: int = 0  # bytes that its server holds after all clients: RssAnon
+    form: str = ""
+
+    def rates(self, load: str) -> list[float]:
+        return [figure.rate for figure in self.engine[load]]
+
+    def http_rates(self, clients: int) -> list[float]:
+        return [one.rate for one in self.http[clients]]
+
+    def first_tokens(self, clients: int) -> list[float]:
+        """Returns each round's median time to the first token; infinity for a round in which no request succeeded."""
+        return [median([sample.first for sample in one.good] or [float("inf")]) for one in self.http[clients]]
+
+    def summary(self, clients: int) -> LoadSummary:
+        return LoadSummary.over(clients, self.http[clients])
+
+    @property
+    def failed(self) -> int:
+        """Returns the number of requests over HTTP that had no good answer."""
+        return sum(self.summary(clients).failed for clients in self.http)
+
+
+def ratio(ours: Iterable[float], theirs: Iterable[float]) -> Spread:
+    """Divides round by round."""
+    return Spread.over(our / their for our, their in zip(ours, theirs, strict=True))
+
+
+def step_bytes(config: ModelConfig, streams: int, expert_bytes: float, linear_bytes: float) -> float:
+    """Returns the bytes of weights that a step of so many streams reads on average."""
+    touched = config.num_experts * touched_share(config, streams)
+    heads = 2 * (config.num_attention_heads + config.num_key_value_heads)
+    attention = config.hidden_size * config.head_dim * heads
+    expert = 3 * config.hidden_size * config.intermediate_size
+    head = config.vocab_size * config.hidden_size
+    return linear_bytes * head + config.num_hidden_layers * (linear_bytes * attention + expert_bytes * touched * expert)
+
+
+def share(figure: LoadFigure, load: Load, nbytes: float) -> float:
+    """Returns the share of the bandwidth that reading a step's `nbytes` of weights took."""
+    return nbytes * figure.rate / load.streams / figure.bandwidth
+
+
+@dataclass(frozen=True, slots=True)
+class PeersReport:
+    """A PeersReport holds everything that one run found."""
 
     machine: Mapping[str, Any]
     config: ModelConfig
     threads: int
     rounds: int
-    measured: Mapping[str, Measured]  # contender -> ...
+    measured: Mapping[str, ContenderFigures]  # contender -> ...
 
     def markdown(self) -> str:
-        """Where it was measured, then a table for each thing that was."""
+        """Describes the machine, and writes a table for each thing that was measured."""
         machine = self.machine
         found_on = (
             f"{machine['cpu']}, {self.threads} threads ({', '.join(machine['instructions'])}), "
@@ -38,7 +131,7 @@ class Report:
         return "\n\n".join(part for part in parts if part)
 
     def document(self) -> dict[str, Any]:
-        """Every round of everything, and the ratios."""
+        """Returns every round of everything, for JSON."""
         return {
             "machine": dict(self.machine),
             "model": asdict(self.config),
@@ -48,22 +141,23 @@ class Report:
         }
 
     def _having(self, section: str) -> list[str]:
+        """Returns the contenders that were measured in the section."""
         return [name for name, one in self.measured.items() if getattr(one, section)]
 
-    def _pairs(self, section: str) -> Iterator[tuple[str, str]]:
-        """Each Octavo with each other program."""
+    def _rivals(self, section: str) -> list[tuple[str, str]]:
+        """Returns each form of Octavo with each form of another program."""
         names = self._having(section)
         ours = [name for name in names if CONTENDERS[name].program == OCTAVO]
-        return ((our, other) for our in ours for other in names if CONTENDERS[other].program != OCTAVO)
+        return [(our, other) for our in ours for other in names if CONTENDERS[other].program != OCTAVO]
 
     def _engine(self) -> Iterator[str]:
         names = self._having("engine")
         if not names:
             return
-        yield from head("without HTTP, tokens/s", *(load.name for load in LOADS))
+        yield from table_head("without HTTP, tokens/s", *(load.name for load in LOADS))
         for name in names:
-            rates = (spread(Spread.over(self.measured[name].rates(load.name)), 1) for load in LOADS)
-            yield line(CONTENDERS[name].title, *rates)
+            rates = (Spread.over(self.measured[name].rates(load.name)).cell(1) for load in LOADS)
+            yield table_line(CONTENDERS[name].title, *rates)
         forms = [f"{CONTENDERS[name].title}: {self.measured[name].form}" for name in names if self.measured[name].form]
         yield from ("", *forms)
 
@@ -71,7 +165,7 @@ class Report:
         names = self._having("engine")
         if not names:
             return
-        yield from head("weights read, share of the bandwidth", *(load.name for load in DECODING))
+        yield from table_head("weights read, share of the bandwidth", *(load.name for load in DECODING))
         for name in names:
             cells = []
             for load in DECODING:
@@ -79,91 +173,87 @@ class Report:
                 nbytes = step_bytes(self.config, load.streams, contender.expert_bytes, contender.linear_bytes)
                 figures = self.measured[name].engine[load.name]
                 shares = Spread.over(100 * share(figure, load, nbytes) for figure in figures)
-                seen = Spread.over(figure.bandwidth / 1e9 for figure in figures)
-                cells.append(f"{spread(shares, 0)} % of {seen.median:.1f} GB/s")
-            yield line(CONTENDERS[name].title, *cells)
+                bandwidth = Spread.over(figure.bandwidth / 1e9 for figure in figures)
+                cells.append(f"{shares.cell(0)} % of {bandwidth.median:.1f} GB/s")
+            yield table_line(CONTENDERS[name].title, *cells)
 
     def _engine_ratios(self) -> Iterator[str]:
-        pairs = list(self._pairs("engine"))
-        if not pairs:
+        rivals = self._rivals("engine")
+        if not rivals:
             return
-        yield from head("times as fast, without HTTP", *(load.name for load in LOADS))
-        for our, other in pairs:
+        yield from table_head("times as fast, without HTTP", *(load.name for load in LOADS))
+        for our, other in rivals:
             ours, theirs = self.measured[our], self.measured[other]
-            cells = (spread(ratio(ours.rates(load.name), theirs.rates(load.name)), 2) for load in LOADS)
-            yield line(_versus(our, other), *cells)
+            cells = (ratio(ours.rates(load.name), theirs.rates(load.name)).cell(2) for load in LOADS)
+            yield table_line(_versus(our, other), *cells)
 
     def _experts(self) -> Iterator[str]:
         names = self._having("experts")
         if not names:
             return
-        yield from head("one layer's experts", *(f"{tokens} token{'s'[: tokens - 1]}" for tokens in EXPERT_TOKENS))
+        columns = (f"{tokens} token{'s'[: tokens - 1]}" for tokens in EXPERT_TOKENS)
+        yield from table_head("one layer's experts", *columns)
         for name in names:
             cells = []
             for measured in self.measured[name].experts.values():
                 figures = [figure for figure in measured if figure.steady] or measured
                 shares = Spread.over(100 * figure.share for figure in figures)
                 seconds = Spread.over(1e6 * figure.seconds for figure in figures)
-                read = Spread.over(figure.bandwidth / 1e9 for figure in figures)
-                of = f"{len(figures)} of {len(measured)}"
-                cells.append(f"{spread(shares, 0)} % of {read.median:.1f} GB/s; {seconds.median:.0f} us; {of}")
-            yield line(CONTENDERS[name].title, *cells)
+                bandwidth = Spread.over(figure.bandwidth / 1e9 for figure in figures)
+                steady = f"{len(figures)} of {len(measured)}"
+                cells.append(f"{shares.cell(0)} % of {bandwidth.median:.1f} GB/s; {seconds.median:.0f} us; {steady}")
+            yield table_line(CONTENDERS[name].title, *cells)
 
     def _http(self) -> Iterator[str]:
         names = self._having("http")
         if not names:
             return
-        yield from head("over HTTP", "clients at once", "tokens/s", "first token p50", "between tokens p50", "failed")
+        columns = ("clients at once", "tokens/s", "first token p50", "between tokens p50", "failed")
+        yield from table_head("over HTTP", *columns)
         for name in names:
             for clients in CLIENTS:
-                row = self.measured[name].row(clients)
-                yield line(
+                summary = self.measured[name].summary(clients)
+                yield table_line(
                     CONTENDERS[name].title,
                     str(clients),
-                    spread(row.tokens_per_second, 1),
-                    milliseconds(row.first_token_p50),
-                    milliseconds(row.inter_token_p50),
-                    f"{row.failed} of {row.requests}",
+                    summary.tokens_per_second.cell(1),
+                    milliseconds(summary.first_token_p50),
+                    milliseconds(summary.inter_token_p50),
+                    f"{summary.failed} of {summary.requests}",
                 )
 
     def _http_ratios(self) -> Iterator[str]:
-        pairs = list(self._pairs("http"))
-        if not pairs:
+        rivals = self._rivals("http")
+        if not rivals:
             return
         columns = (f"{what}, {clients} at once" for what in ("tokens/s", "first token") for clients in CLIENTS)
-        yield from head("times, over HTTP", *columns)
-        for our, other in pairs:
+        yield from table_head("times, over HTTP", *columns)
+        for our, other in rivals:
             ours, theirs = self.measured[our], self.measured[other]
             rates = (ratio(ours.http_rates(clients), theirs.http_rates(clients)) for clients in CLIENTS)
             firsts = (ratio(ours.first_tokens(clients), theirs.first_tokens(clients)) for clients in CLIENTS)
-            yield line(_versus(our, other), *(spread(each, 2) for each in (*rates, *firsts)))
+            yield table_line(_versus(our, other), *(each.cell(2) for each in (*rates, *firsts)))
 
     def _starts(self) -> Iterator[str]:
         names = self._having("starts")
         if not names:
             return
-        yield from head(
-            "until it is ready",
-            "as",
-            "seconds",
-            "peak RssAnon",
-            "peak RSS, with mapped files",
-            "RssAnon after all clients",
-        )
+        memory = ("peak RssAnon", "peak RSS, with mapped files", "RssAnon after all clients")
+        yield from table_head("until it is ready", "as", "seconds", *memory)
         for name in names:
             for section, start in self.measured[name].starts.items():
                 held = self.measured[name].served if section == "server" else 0
                 sizes = (f"{size / 1e9:.2f} GB" if size else "" for size in (start.anonymous, start.resident, held))
-                yield line(CONTENDERS[name].title, section, f"{start.seconds:.1f}", *sizes)
+                yield table_line(CONTENDERS[name].title, section, f"{start.seconds:.1f}", *sizes)
 
 
-def _document(one: Measured) -> dict[str, Any]:
-    """Of HTTP the figures of each round, not the times of every token."""
+def _document(one: ContenderFigures) -> dict[str, Any]:
+    """Returns all figures; over HTTP those of each round, without the times of every token."""
     http = {
         clients: {
             "tokens_per_second": one.http_rates(clients),
             "first_token": one.first_tokens(clients),
-            "all_rounds": asdict(one.row(clients)),
+            "all_rounds": asdict(one.summary(clients)),
         }
         for clients in one.http
     }

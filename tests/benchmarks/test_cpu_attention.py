@@ -1,27 +1,19 @@
-"""What is timed is attention as a step does it; and what it is divided by is counted right."""
+"""Attention is timed as a step does it, and the bytes and operations that it is divided by are counted right."""
 
 import pytest
 import torch
 
 from benchmarks import cpu_attention
-from benchmarks.cpu_attention import BLOCK, DIM, HEADS, KV_HEADS, Pool
+from benchmarks.common.batches import BLOCK
+from benchmarks.cpu_attention import DIM, HEADS, KV_HEADS, Pool
 from octavo.model.kernels.cpu.library import library
 from octavo.model.ops.attention import attention_reference
-from tests.model.pages import flat_batch
 
 PAGE = 2 * BLOCK * KV_HEADS * DIM * 4  # bytes of a block's keys and values
 
 
-def test_a_batch_is_the_one_that_a_step_would_make() -> None:
-    table = torch.randperm(6).view(2, 3).int()
-    ours = cpu_attention.batch_of([(20, 3), (40, 1)], table)
-    theirs = flat_batch([(0, 20, [0] * 3), (1, 40, [0])], table, BLOCK)
-    for name in ("positions", "slots", "q_starts", "kv_lens", "block_table"):
-        assert torch.equal(getattr(ours, name), getattr(theirs, name)), name
-
-
 def test_bytes_and_operations_are_those_of_the_keys_that_are_seen() -> None:
-    assert cpu_attention.bytes_read([(BLOCK - 1, 1)] * 3) == 3 * PAGE
+    assert cpu_attention.bytes_read([(1, BLOCK)] * 3) == 3 * PAGE
     seen = sum(7 + n + 1 for n in range(5))
     assert cpu_attention.operations(5, 7) == 4 * HEADS * DIM * seen
 
@@ -42,8 +34,8 @@ def test_torch_is_told_what_is_seen(before: int) -> None:
 def test_calls_go_through_all_pages_and_no_page_is_in_two() -> None:
     kernels = library()
     assert kernels is not None
-    pool, rows = Pool.random(kernels, 13 * PAGE), [(BLOCK, 2), (BLOCK - 1, 1)]
-    calls = pool.calls(rows)
+    pool, lengths = Pool.random(kernels, 13 * PAGE), [(2, BLOCK + 2), (1, BLOCK)]
+    calls = pool.calls(lengths)
     assert len(calls) == 3  # of 13 pages, two for each of two sequences
     heads, batches = calls[0].args[0], [call.args[1] for call in calls]
     assert len(torch.cat([batch.block_table for batch in batches]).unique()) == 12

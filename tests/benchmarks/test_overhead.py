@@ -1,4 +1,4 @@
-"""How a step's time is divided between its layers and the rest."""
+"""A step's time is divided between its layers and the rest."""
 
 import pytest
 

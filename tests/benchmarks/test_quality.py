@@ -1,4 +1,4 @@
-"""The arithmetic of the comparison, on numbers to be checked by hand; and the default model in every weight type."""
+"""The comparison is checked by hand, and the default model is compared in every weight type."""
 
 from pathlib import Path
 
@@ -28,7 +28,7 @@ def test_what_is_compared() -> None:
 
 
 def test_chunks_and_windows_are_what_one_pass_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    model = quality.load(write_tiny_checkpoint(tmp_path), "float32", "none")
+    model = quality.load_as(write_tiny_checkpoint(tmp_path), "float32", "none")
     whole = quality.score(model, IDS)
     assert (whole.losses.shape, whole.logits.shape) == ((399,), (32 + 18, 256))  # every eighth of 256 and of 143
     monkeypatch.setattr(quality, "CHUNK", 40)
@@ -39,7 +39,7 @@ def test_chunks_and_windows_are_what_one_pass_is(tmp_path: Path, monkeypatch: py
 
 def test_regrouped_experts_are_near_the_exact_ones(tmp_path: Path) -> None:
     directory = write_tiny_checkpoint(tmp_path)
-    exact, regrouped = (quality.load(directory, "float32", "none") for _ in range(2))
+    exact, regrouped = (quality.load_as(directory, "float32", "none") for _ in range(2))
     quality.regroup(regrouped)
     pairs = zip(exact.layers, regrouped.layers, strict=True)
     for before, after in ((one.moe.experts, other.moe.experts) for one, other in pairs):
@@ -56,10 +56,10 @@ def test_what_each_weight_type_costs_the_default_model() -> None:
     except ModelError as error:
         pytest.fail(f"this test needs the default model (deselect it with -m 'not demo'): {error}", pytrace=False)
     ids = quality.texts(Tokenizer.from_file(str(directory / TOKENIZER)), 256)["held out"]
-    exact = quality.score(quality.load(directory, "float32", "none"), ids)
+    exact = quality.score(quality.load_as(directory, "float32", "none"), ids)
     bounds = {("auto", "int8"): (0.03, 0.15), ("auto", "int4"): (0.05, 0.2)}
     if fp16_works():
         bounds["float16", "none"] = (0.001, 0.001)
     for asked, (increase, logit_rms) in bounds.items():
-        found = Quality.of(quality.score(quality.load(directory, *asked), ids), exact)
+        found = Quality.of(quality.score(quality.load_as(directory, *asked), ids), exact)
         assert abs(found.increase) < increase and found.logit_rms < logit_rms, (asked, found)

@@ -1,4 +1,4 @@
-"""From the times of steps to the table and the plot of three models."""
+"""The table and the plot of three models follow from the times of steps."""
 
 import json
 from pathlib import Path
@@ -7,18 +7,17 @@ import pytest
 
 from benchmarks.common.checkpoint import SHAPES
 from benchmarks.common.machine import describe
-from benchmarks.sparsity_figures import LOADS, SAME_ACTIVE, SAME_TOTAL, SPARSE, Load, Measured, report, table
-from benchmarks.sparsity_plot import draw
+from benchmarks.sparsity import LOADS, SAME_ACTIVE, SAME_TOTAL, SPARSE, Load, ModelFigures, document, draw, table
 
 RATES = {SPARSE: [30.0, 33.0, 36.0], SAME_TOTAL: [10.0, 11.0, 9.0], SAME_ACTIVE: [30.0, 30.0, 40.0]}
 
 
-def measured() -> dict[str, Measured]:
+def measured() -> dict[str, ModelFigures]:
     rounds = {shape: {load.name: rates for load in LOADS} for shape, rates in RATES.items()}
     total = {SPARSE: 1_517_000_000, SAME_TOTAL: 1_517_000_000, SAME_ACTIVE: 460_000_000}
     active = {SPARSE: 427_000_000, SAME_TOTAL: 1_484_000_000, SAME_ACTIVE: 427_000_000}
     return {
-        shape: Measured(total[shape], active[shape], f"all of {shape}", 2.5, 2 * total[shape], rounds[shape])
+        shape: ModelFigures(total[shape], active[shape], f"all of {shape}", 2.5, 2 * total[shape], rounds[shape])
         for shape in SHAPES
     }
 
@@ -39,7 +38,7 @@ def test_the_counts_of_parameters_are_those_of_the_checkpoint(tmp_path: Path) ->
     found = {}
     for shape, config in SHAPES.items():
         (tmp_path / "config.json").write_text(json.dumps(config))
-        found[shape] = Measured.of(tmp_path, hello)
+        found[shape] = ModelFigures.of(tmp_path, hello)
     assert found[SAME_TOTAL].parameters == pytest.approx(found[SPARSE].parameters, rel=1e-3)
     assert found[SAME_ACTIVE].active == pytest.approx(found[SPARSE].active, rel=1e-3)
     assert found[SPARSE].parameters > 3 * found[SPARSE].active
@@ -56,11 +55,11 @@ def test_table() -> None:
     assert len({line.count("|") for line in lines if line.startswith("|")}) == 1
 
 
-def test_report_holds_every_round() -> None:
-    document = json.loads(json.dumps(report(describe(), ["--dtype", "float32"], measured())))
-    assert document["models"][SPARSE]["rounds"][LOADS[0].name] == RATES[SPARSE]
-    assert document["sparse_over"][SAME_TOTAL][LOADS[0].name] == {"median": 3.0, "low": 3.0, "high": 4.0}
-    assert document["flags"] == ["--dtype", "float32"]
+def test_the_document_holds_every_round() -> None:
+    found = json.loads(json.dumps(document(describe(), ["--dtype", "float32"], measured())))
+    assert found["models"][SPARSE]["rounds"][LOADS[0].name] == RATES[SPARSE]
+    assert found["sparse_over"][SAME_TOTAL][LOADS[0].name] == {"median": 3.0, "low": 3.0, "high": 4.0}
+    assert found["flags"] == ["--dtype", "float32"]
 
 
 @pytest.mark.parametrize("suffix", [".svg", ".png"])

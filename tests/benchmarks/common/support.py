@@ -1,4 +1,4 @@
-"""A server that sends what it is told to, and the events that it may be told to send."""
+"""Runs a server that sends what a test tells it, and holds a shape of a model that is made in no time."""
 
 import asyncio
 import json
@@ -10,8 +10,19 @@ from benchmarks.common.client import Target
 OK = "HTTP/1.0 200 OK\r\ncontent-type: text/event-stream\r\n\r\n"
 DONE = "data: [DONE]\n\n"
 
+SMALL_SHAPE = {
+    "vocab_size": 300,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+}
+
 
 def usage(tokens: int) -> str:
+    """Returns the last event of a stream, which counts its tokens."""
     return "data: " + json.dumps({"choices": [], "usage": {"completion_tokens": tokens}}) + "\n\n"
 
 

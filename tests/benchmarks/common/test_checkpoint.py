@@ -1,4 +1,4 @@
-"""The models of random weights: as large as they are said to be, the same for the same seed, ready to be served."""
+"""Models of random weights have the sizes that are stated, are the same for the same seed, and can be served."""
 
 import json
 from pathlib import Path
@@ -8,26 +8,20 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from benchmarks.common.checkpoint import SHAPES, WEIGHTS, build, tensors
+from benchmarks.common.checkpoint import BOS, BYTES, SHAPES, TEMPLATE, WEIGHTS, build, tensors, tokenizer, vocabulary
 from octavo.model.config import ModelConfig
 from octavo.model.loading.checkpoint import load_model
 from octavo.model.weights.precision import Precision
+from octavo.server.text.tokenizer import Tokenizer
+from tests.benchmarks.common.support import SMALL_SHAPE
 
-SMALL = {
-    "vocab_size": 300,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "num_key_value_heads": 2,
-    "head_dim": 8,
-}
+TEXT = "Grüße, 你好! the quick brown fox"
 
 
 def small(directory: Path, seed: int = 0, shape: str = "sparse") -> list[int]:
-    """Builds one; returns the progress that was reported."""
+    """Builds a small model; returns the progress that was reported."""
     done: list[int] = []
-    build(directory, SHAPES[shape] | SMALL, seed, lambda now, total: done.append(now))
+    build(directory, SHAPES[shape] | SMALL_SHAPE, seed, lambda now, total: done.append(now))
     return done
 
 
@@ -66,10 +60,33 @@ def test_dense_names_are_mistrals(tmp_path: Path) -> None:
 def test_the_same_seed_gives_the_same_bytes_and_is_not_written_twice(tmp_path: Path) -> None:
     progress = small(tmp_path / "a")
     assert progress == sorted(progress)
-    assert progress[-1] == parameters(SHAPES["sparse"] | SMALL) * 2
+    assert progress[-1] == parameters(SHAPES["sparse"] | SMALL_SHAPE) * 2
     assert small(tmp_path / "a") == []
     small(tmp_path / "b")
     first = (tmp_path / "a" / WEIGHTS).read_bytes()
     assert (tmp_path / "b" / WEIGHTS).read_bytes() == first
     assert small(tmp_path / "a", seed=1) != []
     assert (tmp_path / "a" / WEIGHTS).read_bytes() != first
+
+
+def test_text_comes_back() -> None:
+    backend = tokenizer(32000)
+    encoding = backend.encode(TEXT)
+    assert encoding.ids[0] == BOS
+    assert backend.decode(encoding.ids) == TEXT
+    assert len(encoding.ids) < len(TEXT.encode())
+
+
+def test_every_id_is_text_of_its_own() -> None:
+    tokens = vocabulary(32000)
+    assert len(set(tokens)) == len(tokens) == 32000
+    backend = tokenizer(32000)
+    assert backend.get_vocab_size() == 32000
+    assert backend.decode([31999]).strip().isalpha()
+    assert "" not in [backend.decode([id]) for id in range(BYTES, 32000, 97)]
+
+
+def test_the_server_reads_it(tmp_path: Path) -> None:
+    tokenizer(300).save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "tokenizer_config.json").write_text('{"chat_template": "' + TEMPLATE.replace("\n", "\\n") + '"}')
+    assert Tokenizer.from_directory(tmp_path).vocab_size == 300

@@ -1,11 +1,13 @@
-"""The load client against a server that sends what it is told to."""
+"""The client sends what it should, and notes what comes, from a server that sends what a test tells it."""
 
 import asyncio
 import json
+from collections.abc import Callable
 
 import pytest
 
-from benchmarks.common.client import StreamError, chat, closed_loop, events
+from benchmarks.common.client import StreamError, burst, chat, closed_loop, events
+from benchmarks.common.figures import Round
 from tests.benchmarks.common.support import DONE, OK, serve, usage
 
 
@@ -16,7 +18,7 @@ def delta(content: str) -> str:
 GOOD = OK + delta("") + ": keep-alive\n\n" + delta("Hel") + delta("lo") + usage(3) + DONE
 
 
-def read(text: str) -> list[dict]:
+def collected(text: str) -> list[dict]:
     async def collect() -> list[dict]:
         reader = asyncio.StreamReader()
         reader.feed_data(text.encode())
@@ -27,7 +29,7 @@ def read(text: str) -> list[dict]:
 
 
 def test_events_are_read_up_to_done() -> None:
-    found = read(GOOD + delta("after the end"))
+    found = collected(GOOD + delta("after the end"))
     assert [event["choices"][0]["delta"]["content"] for event in found[:-1]] == ["", "Hel", "lo"]
     assert found[-1]["usage"] == {"completion_tokens": 3}
 
@@ -43,7 +45,7 @@ def test_events_are_read_up_to_done() -> None:
 )
 def test_streams_that_fail(text: str, message: str) -> None:
     with pytest.raises(StreamError, match=message):
-        read(text)
+        collected(text)
 
 
 def test_chat_notes_text_and_counts_tokens() -> None:
@@ -82,3 +84,34 @@ def test_closed_loop_sends_every_prompt_once() -> None:
     assert sorted(seen) == prompts
     assert len(loop.samples) == len(ticks) == 7
     assert loop.rate > 0
+
+
+def completion(text: str) -> str:
+    return "data: " + json.dumps({"choices": [{"text": text}]}) + "\n\n"
+
+
+def ask(reply: Callable[[bytes], str], prompts: list[list[int]]) -> Round:
+    return asyncio.run(serve(reply, lambda target: burst(target, prompts), 2))
+
+
+def test_every_prompt_is_sent_as_ids() -> None:
+    bodies: list[dict] = []
+
+    def reply(body: bytes) -> str:
+        bodies.append(json.loads(body))
+        return OK + completion("a") + completion("b") + usage(2) + DONE
+
+    found = ask(reply, [[3, 4], [5, 6]])
+    assert sorted(body["prompt"] for body in bodies) == [[3, 4], [5, 6]]
+    assert all(body["ignore_eos"] and body["max_tokens"] == 2 for body in bodies)
+    assert [(sample.tokens, len(sample.arrivals), sample.error) for sample in found.samples] == [(2, 2, None)] * 2
+
+
+def test_an_answer_that_is_too_short_is_none() -> None:
+    found = ask(lambda body: OK + completion("a") + usage(1) + DONE, [[3]])
+    assert found.samples[0].error == "1 tokens came, 2 were asked for"
+    assert found.good == ()
+
+
+def test_a_refusal_is_a_failure() -> None:
+    assert "503" in str(ask(lambda body: "HTTP/1.0 503 Busy\r\n\r\n", [[3]]).samples[0].error)

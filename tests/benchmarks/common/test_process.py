@@ -1,13 +1,18 @@
-"""Whatever happens to a process that is measured, the benchmark ends with a sentence and leaves nothing running."""
+"""A process that is measured is asked, watched and ended; if it fails, the benchmark ends with a sentence."""
 
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from benchmarks.common.process import json_lines, octavo_server
+from benchmarks.common.process import PeakMemory, json_lines, octavo_server, watch
 
+HELD = "held = bytearray(b'x') * 40_000_000; print('ready', flush=True); input()"
+PARENT = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {HELD!r}])"
 ECHO = "import sys; [print(line, end='', flush=True) for line in sys.stdin]"
+
+needs_proc = pytest.mark.skipif(sys.platform != "linux", reason="there is no /proc")
 
 
 def test_json_lines() -> None:
@@ -19,7 +24,7 @@ def test_json_lines() -> None:
 def test_policy_is_passive_for_everyone() -> None:
     code = "import json, os; print(json.dumps(os.environ['OMP_WAIT_POLICY']))"
     with json_lines([sys.executable, "-c", code]) as process:
-        assert process.read() == "PASSIVE"
+        assert process.receive() == "PASSIVE"
 
 
 def test_peer_that_ends_is_said_to_have_ended() -> None:
@@ -34,3 +39,21 @@ def test_server_that_does_not_start_says_why(tmp_path: Path) -> None:
         octavo_server(str(missing), [], tmp_path / "log"),
     ):
         pytest.fail("it cannot be ready")
+
+
+@needs_proc
+def test_the_peak_of_a_family() -> None:
+    with subprocess.Popen([sys.executable, "-c", PARENT], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
+        with watch(process.pid) as peak:
+            assert process.stdout is not None
+            process.stdout.readline()
+            peak.update(process.pid)
+        process.communicate(b"\n")
+    assert 40_000_000 < peak.anonymous < peak.resident
+
+
+@needs_proc
+def test_a_process_that_has_ended_holds_nothing() -> None:
+    with subprocess.Popen([sys.executable, "-c", "pass"]) as process:
+        process.wait()
+    assert PeakMemory.now(process.pid) == PeakMemory(0, 0)

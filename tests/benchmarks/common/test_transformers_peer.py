@@ -10,12 +10,12 @@ pytestmark = pytest.mark.oracle
 
 
 def test_every_step_is_told_with_its_tokens(tmp_path: Path) -> None:
-    from benchmarks.common.transformers_peer import EXPERTS, Peer
+    from benchmarks.common.transformers_peer import EXPERTS, ForwardPeer
 
-    peer = Peer(str(write_tiny_checkpoint(tmp_path)), "float32")
-    steps = peer.answer(streams=3, prompt_tokens=8, max_tokens=4)
-    assert [tokens for _, tokens in steps] == [3, 3, 3, 3]
-    assert [at for at, _ in steps] == sorted(at for at, _ in steps)
+    peer = ForwardPeer(str(write_tiny_checkpoint(tmp_path)), "float32")
+    ends = peer.answer(streams=3, prompt_tokens=8, max_tokens=4)
+    assert [tokens for _, tokens in ends] == [3, 3, 3, 3]
+    assert [at for at, _ in ends] == sorted(at for at, _ in ends)
     assert len(peer.answer(streams=1, prompt_tokens=8, max_tokens=1)) == 1
     assert peer.fastest.keys() == {"3 streams", "prefill 8"}
     assert set(peer.fastest.values()) <= set(EXPERTS)

@@ -1,4 +1,4 @@
-"""The benchmarks of a GPU are tested where triton is: its wheels are for Linux."""
+"""The benchmarks of a GPU are tested only where triton is installed: its wheels are for Linux."""
 
 import importlib.util
 

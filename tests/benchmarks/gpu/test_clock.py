@@ -1,4 +1,4 @@
-"""The clock of a GPU, on a simulated one: what lies between replays does not count, and each call counts once."""
+"""The clock counts each call once, and not the time between replays. A simulated GPU shows it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -15,7 +15,7 @@ GAP = 8e-6  # seconds that a launch of a graph takes
 
 @dataclass
 class Device:
-    """A device whose time passes when something runs on it, and not while it is captured."""
+    """A Device is a simulated GPU, whose time passes when work runs, and not while work is captured."""
 
     now: float = 0.0
     captured: list[float] | None = None

@@ -1,27 +1,32 @@
-"""transformers' model beside ours: as large, and measured by what a further token takes."""
+"""The engine is measured beside transformers, whose model is as large, and whose fastest form counts."""
 
 import pytest
 import torch
 
-from benchmarks.gpu import generate as gpu_generate
+from benchmarks.common.figures import Spread
+from benchmarks.gpu import engine
+from benchmarks.gpu.ceilings import Ceilings
 from benchmarks.gpu.inputs import SMALL
-from benchmarks.gpu.run import Run
-from benchmarks.gpu.table import Ceilings
+from benchmarks.gpu.run import Measurement, Run
 
 
 @pytest.mark.oracle
 def test_it_is_as_large_as_ours_and_its_fastest_form_is_found() -> None:
+    from benchmarks.common.transformers_peer import EXPERTS, random_mixtral
+
     run = Run(torch.device("cpu"), {}, SMALL, ("bf16",), (1,), {}, Ceilings(1.0, 1.0, 1.0))
-    model = gpu_generate._peer(run, SMALL)
-    assert sum(part.numel() for part in model.parameters()) == SMALL.num_parameters()
-    name, seconds = gpu_generate._fastest(run, model, 2)
-    assert name in gpu_generate.EXPERTS and seconds.median > 0
+    peer = random_mixtral(SMALL, run.dtype, run.device)
+    assert sum(parameter.numel() for parameter in peer.parameters()) == SMALL.num_parameters()
+    measurement = Measurement("", "", None, Spread(1.0, 1.0, 1.0))
+    engine.add_fastest(run, measurement, peer, 2)
+    ((name, seconds),) = measurement.others.items()
+    assert name in {f"transformers generate ({experts})" for experts in EXPERTS} and seconds.median > 0
 
 
 def test_without_transformers_a_line_says_so(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(gpu_generate, "find_spec", lambda name: None)
+    monkeypatch.setattr(engine, "find_spec", lambda name: None)
     run = Run(torch.device("cpu"), {}, SMALL, ("bf16",), (1,), {}, Ceilings(1.0, 1.0, 1.0))
-    gpu_generate.measure(run)
-    assert run.rows == [] and "generate is left out: transformers is not installed" in capsys.readouterr().err
+    engine.measure_generate(run)
+    assert run.measured == [] and "generate is left out: transformers is not installed" in capsys.readouterr().err

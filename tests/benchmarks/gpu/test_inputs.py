@@ -1,4 +1,4 @@
-"""Random weights: stacks as a loader makes them, and as many layers as fit."""
+"""Random weights are stacks as a loader makes them, and as many layers are made as fit."""
 
 from dataclasses import replace
 

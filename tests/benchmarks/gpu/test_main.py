@@ -1,4 +1,4 @@
-"""The whole command without a GPU: a small run in Triton's interpreter, on a machine that has little else."""
+"""The whole command runs without a GPU, in Triton's interpreter, on a machine that has little else."""
 
 import os
 import subprocess

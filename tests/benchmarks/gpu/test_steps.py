@@ -1,10 +1,12 @@
-"""The floors of whole steps: bytes and operations of Mixtral 8x7B, against the published figures."""
+"""The floors of whole steps follow from bytes and operations, and a profile shows the slowest kernels first."""
 
 import pytest
 import torch
 
+from benchmarks.gpu.ceilings import Ceilings
 from benchmarks.gpu.inputs import SMALL, random_model
-from benchmarks.gpu.steps import step_bytes, step_flop
+from benchmarks.gpu.run import Run
+from benchmarks.gpu.steps import LARGEST, profile, step_bytes, step_flop
 from octavo.model.weights.row_major import Int8RowMajor
 
 CPU = torch.device("cpu")
@@ -29,3 +31,17 @@ def test_a_step_multiplies_twice_per_active_weight_and_four_times_per_element_of
     width = SMALL.num_attention_heads * SMALL.head_dim * SMALL.num_hidden_layers
     assert one == 2 * (SMALL.num_active_parameters() - table) + 4 * width
     assert both - 2 * one == 4 * width * 7
+
+
+def test_the_slowest_comes_first_with_its_number_of_launches() -> None:
+    run = Run(CPU, {}, SMALL, ("bf16",), (1,), {}, Ceilings(1.0, 1.0, 1.0))
+    large, small = torch.ones(512, 512), torch.ones(2)
+    profile(run, "a step", lambda: (large @ large, small.add_(1), small.add_(1)))
+    assert [each.section for each in run.measured] == ["kernels of a step"] * len(run.measured)
+    assert run.measured[0].name == "aten::mm" and run.measured[0].note.endswith("1 launches")
+    assert next(each for each in run.measured if each.name == "aten::add_").note.endswith("2 launches")
+    assert len(run.measured) <= LARGEST
+
+
+def test_the_profiler_tells_a_devices_own_seconds() -> None:
+    assert hasattr(torch.autograd.profiler_util.FunctionEventAvg(), "self_device_time_total")

@@ -1,4 +1,4 @@
-"""Going downhill over tile sizes, with a time that is a function of them; and what becomes of the table."""
+"""The search goes downhill over tile sizes, here with a function of them for a time, and writes the table."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from benchmarks.gpu import tune
+from benchmarks.gpu.ceilings import Ceilings
 from benchmarks.gpu.inputs import SMALL
 from benchmarks.gpu.run import Run
-from benchmarks.gpu.table import Ceilings
 from benchmarks.gpu.tune import BOUNDS, Job, Log, changes, descend, neighbours, search, settle
 from octavo.model.kernels.gpu import configs
 from octavo.model.kernels.gpu.configs import ANY, Config, Entry, Table
@@ -25,7 +25,7 @@ ENTRY = replace(GENERAL, shape="28672x4096", up_to=8)
 
 
 def valley(best: Config) -> Callable[[Config], float]:
-    """Smallest at `best`, and larger with every step away from it."""
+    """Returns a time that is shortest at `best`, and longer with every step away from it."""
 
     def time(config: Config) -> float:
         return 1 + sum(abs(log2(getattr(config, name) / getattr(best, name))) for name in BOUNDS)
@@ -76,7 +76,7 @@ def test_no_neighbour_is_out_of_bounds() -> None:
 
 @pytest.fixture
 def table(monkeypatch: pytest.MonkeyPatch) -> Table:
-    """What is committed, as far as these tests go; saving only puts it in place."""
+    """Puts these lines in the place of the committed table; saving changes only them."""
     lines = {GENERAL: START, replace(GENERAL, up_to=8192): BEST}
     monkeypatch.setattr(configs, "table", lambda: lines)
     monkeypatch.setattr(configs, "save", lines.update)

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from benchmarks.common.loads import Load
-from benchmarks.peers.__main__ import SECTIONS, _results, _some_of
-from benchmarks.peers.contenders import CONTENDERS, HIDE, OCTAVO, Contender, Setting, engine, server
+from benchmarks.peers.__main__ import SECTIONS, _names_in, _results
+from benchmarks.peers.contenders import CONTENDERS, HIDE, OCTAVO, Contender, Setting, start_engine, start_server
 from tests.tiny import write_tiny_checkpoint
 
 PLAIN = Contender("Octavo fp32", OCTAVO, ("--device", "cpu", "--dtype", "float32"), 4.0, 4.0)
@@ -20,12 +20,12 @@ def setting(directory: Path) -> Setting:
 def test_the_engine_answers(tmp_path: Path) -> None:
     load = Load("", streams=2, prompt_tokens=4, max_tokens=3)
     hidden = replace(PLAIN, form=(*PLAIN.form, HIDE))
-    with engine(hidden, setting(tmp_path)) as one:
-        steps = one.ask(load)
+    with start_engine(hidden, setting(tmp_path)) as one:
+        ends = one.ask(load)
         assert one.start is not None
         assert 0 < one.start.anonymous < one.start.resident
-    assert [tokens for _, tokens in steps] == [2, 2, 2]
-    assert load.rate(steps) > 0
+    assert [tokens for _, tokens in ends] == [2, 2, 2]
+    assert load.rate(ends) > 0
 
 
 def test_every_server_has_the_same_cache(tmp_path: Path) -> None:
@@ -43,7 +43,7 @@ def test_only_servers_serve() -> None:
 
 def test_a_server_that_does_not_start_says_why(tmp_path: Path) -> None:
     wrong = Contender("wrong", OCTAVO, ("--dtype", "float33"), 4.0, 4.0)
-    with pytest.raises(SystemExit, match="did not start"), server(wrong, setting(tmp_path)):
+    with pytest.raises(SystemExit, match="did not start"), start_server(wrong, setting(tmp_path)):
         pytest.fail("it cannot be ready")
 
 
@@ -53,6 +53,6 @@ def test_results_of_some_sections_have_a_file_of_their_own() -> None:
 
 
 def test_names_are_checked() -> None:
-    assert _some_of(SECTIONS)("http,engine") == ["http", "engine"]
+    assert _names_in(SECTIONS)("http,engine") == ["http", "engine"]
     with pytest.raises(Exception, match="speed is none of engine, experts, http"):
-        _some_of(SECTIONS)("http,speed")
+        _names_in(SECTIONS)("http,speed")

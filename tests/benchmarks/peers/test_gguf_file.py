@@ -10,17 +10,17 @@ from safetensors.torch import load_file
 
 from benchmarks.common.checkpoint import SHAPES, WEIGHTS, build
 from benchmarks.peers.gguf_file import convert, interleave
-from tests.benchmarks.common.test_checkpoint import SMALL
+from tests.benchmarks.common.support import SMALL_SHAPE
 
 
 def written(directory: Path, shape: str) -> tuple[GGUFReader, dict[str, torch.Tensor]]:
-    build(directory, SHAPES[shape] | SMALL, 0, lambda done, total: None)
+    build(directory, SHAPES[shape] | SMALL_SHAPE, 0, lambda done, total: None)
     return GGUFReader(convert(directory, lambda done, total: None)), load_file(directory / WEIGHTS)
 
 
 def test_rotated_pairs_become_neighbours() -> None:
-    rows = torch.arange(16.0)[:, None]  # two heads of eight
-    assert interleave(rows, 2).flatten().tolist() == [0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15]
+    matrix = torch.arange(16.0)[:, None]  # two heads of eight
+    assert interleave(matrix, 2).flatten().tolist() == [0, 4, 1, 5, 2, 6, 3, 7, 8, 12, 9, 13, 10, 14, 11, 15]
 
 
 def test_every_tensor_of_a_sparse_model(tmp_path: Path) -> None:
@@ -53,7 +53,7 @@ def test_what_the_reader_must_know(tmp_path: Path) -> None:
     assert values["llama.attention.head_count_kv"] == 2
     assert values["llama.rope.freq_base"] == pytest.approx(1e6)
     assert values["tokenizer.ggml.eos_token_id"] == 2
-    assert len(values["tokenizer.ggml.tokens"]) == SMALL["vocab_size"]
+    assert len(values["tokenizer.ggml.tokens"]) == SMALL_SHAPE["vocab_size"]
 
 
 def test_it_is_written_once(tmp_path: Path) -> None:

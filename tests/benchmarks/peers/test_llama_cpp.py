@@ -22,9 +22,9 @@ def test_programs_are_found(tmp_path: Path) -> None:
 
 def test_steps_give_back_its_own_rates() -> None:
     decode = Load("", streams=4, prompt_tokens=16, max_tokens=17)
-    assert decode.rate(llama_cpp.steps(FIGURES, decode)) == pytest.approx(4 * 16 / 8.0)
+    assert decode.rate(llama_cpp.step_ends(FIGURES, decode)) == pytest.approx(4 * 16 / 8.0)
     prefill = Load("", streams=1, prompt_tokens=512, max_tokens=1)
-    assert prefill.rate(llama_cpp.steps(FIGURES, prefill)) == pytest.approx(512 / 2.0)
+    assert prefill.rate(llama_cpp.step_ends(FIGURES, prefill)) == pytest.approx(512 / 2.0)
 
 
 def test_a_program_that_is_not_there_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
