@@ -1,4 +1,4 @@
-// One answer: asks for it, waits while the server is loading, puts the pieces into a message and measures them.
+// Asks for one answer: waits while the server is loading, puts the chunks into a message and measures them.
 
 import { chat, health } from "./api.js";
 
@@ -6,7 +6,7 @@ const PAUSE = 1000; // milliseconds between two looks at /health
 
 /**
  * Fills `message` (its content, finish, stats and error) until the answer ends, in whatever way; never throws.
- * `show` has changed(), called after each piece, and waiting(reason), called while the server is not ready.
+ * `show` has changed(), called after each chunk, and waiting(reason), called while the server is not ready.
  */
 export async function answer(body, message, signal, show) {
   const meter = new Meter();
@@ -23,7 +23,7 @@ export async function answer(body, message, signal, show) {
   show.changed();
 }
 
-/** A request that was refused because the server is loading is sent again when it has loaded. */
+/** Sends a request again that was refused because the server was loading, once it has loaded. */
 async function* whenReady(body, signal, show, meter) {
   for (;;) {
     try {
@@ -67,7 +67,7 @@ function pause(milliseconds, signal) {
   });
 }
 
-/** Times as the reader sees them; tokens as the server counts them, or by pieces where it could not tell. */
+/** Measures times as the reader sees them, and tokens as the server counts them or, if it does not say, by chunks. */
 class Meter {
   usage = null;
   #begun = 0;
@@ -85,7 +85,7 @@ class Meter {
     this.#pieces += 1;
   }
 
-  /** Seconds to the first token; tokens, and tokens per second after the first. Null: there was no such thing. */
+  /** Returns seconds to the first token, tokens, and tokens per second after the first; null if there are none. */
   stats() {
     if (this.#first === null) return null;
     const tokens = this.usage?.completion_tokens ?? this.#pieces;

@@ -1,19 +1,19 @@
-// The server's API: every call the page makes. Failures are ApiError, with the server's own sentence.
+// Makes every call of the page to the server's API. Failures are ApiErrors with the server's own sentence.
 
 import { events } from "./sse.js";
 
-const BASE = new URL("../", import.meta.url); // the page may live under a prefix
+const BASE = new URL("../", import.meta.url); // the page may be served under a prefix
 const KEY = "octavo:key";
 
 export class ApiError extends Error {
-  /** `status` is 0 when there was no answer at all, or when a stream that had begun failed. */
+  /** `status` is 0 if there was no answer at all, or if a stream failed after it had begun. */
   constructor(message, status = 0) {
     super(message);
     this.status = status;
   }
 }
 
-/** Forgotten with the tab. */
+/** Keeps the key until the tab is closed. */
 export function setKey(key) {
   sessionStorage.setItem(KEY, key);
 }
@@ -22,7 +22,7 @@ export function hasKey() {
   return Boolean(sessionStorage.getItem(KEY));
 }
 
-/** The names of the models that are served. */
+/** Returns the names of the models that are served. */
 export async function models() {
   const response = await call("v1/models");
   return (await response.json()).data.map((model) => model.id);
@@ -33,7 +33,7 @@ export async function health(signal) {
   await call("health", { signal });
 }
 
-/** The chunks of a streamed chat completion. Throws ApiError, and AbortError when the signal is given. */
+/** Yields the chunks of a streamed chat completion. Throws ApiError, and AbortError when the signal is given. */
 export async function* chat(body, signal) {
   const options = { stream: true, stream_options: { include_usage: true } };
   const response = await call("v1/chat/completions", {
@@ -66,7 +66,7 @@ async function send(path, options) {
   }
 }
 
-/** Headers hold bytes: a key beyond ASCII travels as UTF-8. */
+/** Encodes a key as UTF-8, since headers hold bytes. */
 function authorization() {
   const key = sessionStorage.getItem(KEY);
   return key ? { Authorization: "Bearer " + String.fromCharCode(...new TextEncoder().encode(key)) } : {};

@@ -1,4 +1,4 @@
-// The page: puts the parts together. The state is one conversation, and the answer that is being written, if any.
+// Puts the parts of the page together. The state is one conversation, and the answer that is being written, if any.
 
 import { answer } from "./answer.js";
 import { hasKey, health, models, setKey } from "./api.js";
@@ -68,7 +68,7 @@ const asSent = ({ role, content }) => ({ role, content });
 
 // --- showing ------------------------------------------------------------------------------------------------------
 
-/** Everything, from the state; returns the view of the last message. */
+/** Shows everything from the state; returns the view of the last message. */
 function show() {
   keep(conversation);
   showSidebar(conversation, { open, remove });
@@ -89,7 +89,7 @@ function notice(text) {
 
 // --- the conversations ----------------------------------------------------------------------------------------------
 
-/** An empty conversation is not worth keeping. */
+/** Keeps a conversation, unless it is empty. */
 function keep(kept) {
   if (!kept.messages.length) return;
   try {
@@ -99,7 +99,7 @@ function keep(kept) {
   }
 }
 
-/** Unless it was deleted meanwhile. */
+/** Saves the conversation, unless it was deleted meanwhile. */
 function keepAgain(kept) {
   if (store.has(kept.id)) keep(kept);
 }
@@ -144,7 +144,7 @@ async function connect() {
   }
 }
 
-/** Says what was wrong with the key, if one was given. */
+/** Asks for a key, and says what was wrong with the last one, if there was one. */
 function askForKey(reason = "") {
   notice(hasKey() ? reason : "");
   byId("key-form").hidden = false;
@@ -159,7 +159,7 @@ function showModels(names) {
 
 // --- the controls ---------------------------------------------------------------------------------------------------
 
-/** Nothing can be sent before the server has told what it serves. */
+/** Returns whether a message can be sent: no answer is being written, and the server has told what it serves. */
 const mayAsk = () => writing === null && byId("model").value !== "";
 
 function submitPrompt() {
@@ -170,12 +170,12 @@ function submitPrompt() {
   fit(field);
 }
 
-/** Where there is a keyboard: on a phone, the focus would bring one up over the answer. */
+/** Sets the focus, except on a phone, where it would bring up a keyboard over the answer. */
 function focusPrompt() {
   if (matchMedia("(pointer: fine)").matches) byId("prompt").focus();
 }
 
-/** As high as its text; the style sheet says how high at most. */
+/** Makes the field as high as its text; the style sheet has the limit. */
 function fit(field) {
   field.style.height = "auto";
   field.style.height = `${field.scrollHeight + 2}px`;
@@ -189,7 +189,7 @@ function onSubmit(form, action) {
   byId(form).addEventListener("submit", (event) => (event.preventDefault(), action()));
 }
 
-/** What was refused for want of a key is asked again. */
+/** Asks again for what was refused for want of a key. */
 async function useKey() {
   setKey(byId("key").value.trim());
   byId("key").value = "";

@@ -1,10 +1,10 @@
-// The API's description, rendered from openapi.json: what each operation takes and answers, and a form to try it.
+// Renders openapi.json: what each operation takes and answers, and a form to try it.
 
 import { button, byId, element } from "./dom.js";
 import { Schemas } from "./schema.js";
 
-const BASE = new URL("../", import.meta.url); // the page may live under a prefix
-const KEY = "octavo:key"; // as the chat page keeps it: forgotten with the tab
+const BASE = new URL("../", import.meta.url); // the page may be served under a prefix
+const KEY = "octavo:key"; // the chat page keeps the key under this name, until the tab is closed
 
 start();
 
@@ -60,7 +60,7 @@ function table(rows) {
   return element("div", { className: "scrolls" }, element("table", {}, element("tbody", {}, ...lines)));
 }
 
-/** The statuses, and below 200 the fields of its object. */
+/** Returns a row for each status and, under 200, rows for the fields of its object. */
 function answers(operation, schemas) {
   return Object.entries(operation.responses).flatMap(([status, { description, content }]) => {
     const types = Object.keys(content).join(" or ");
@@ -103,7 +103,7 @@ function trial(path, method, operation) {
   return [form, output];
 }
 
-/** The body as it was written, unless the stream is asked for. */
+/** Returns the body as it was written, unless a stream is asked for. */
 function bodyOf(field, stream) {
   if (!field) return undefined;
   try {

@@ -1,13 +1,13 @@
-// Elements, made of text nodes and attributes alone: nothing that a model writes is ever parsed as HTML.
+// Makes elements from text nodes and attributes only: nothing that a model writes is ever parsed as HTML.
 
-/** element("a", { className: "x", href }, "text", child): properties, then children. */
+/** Makes an element: element("a", { className: "x", href }, "text", child) has properties, then children. */
 export function element(tag, properties = {}, ...children) {
   const node = Object.assign(document.createElement(tag), properties);
   node.append(...children);
   return node;
 }
 
-/** A button that never submits a form. */
+/** Makes a button that never submits a form. */
 export function button(label, className, onclick) {
   return element("button", { type: "button", className, onclick }, label);
 }
@@ -16,7 +16,7 @@ export function byId(id) {
   return document.getElementById(id);
 }
 
-/** Copies a text; the clipboard proper exists on https and localhost only. Returns whether it worked. */
+/** Copies a text; navigator.clipboard exists on https and localhost only. Returns whether it worked. */
 export async function copy(text) {
   try {
     await navigator.clipboard.writeText(text);
@@ -33,7 +33,7 @@ export async function copy(text) {
   }
 }
 
-/** A button that copies what `text()` gives, and says so for a moment. */
+/** Makes a button that copies what `text()` returns, and says so for a moment. */
 export function copyButton(text, label = "Copy") {
   const node = button(label, "quiet", async () => {
     node.textContent = (await copy(text())) ? "Copied" : "Not copied";

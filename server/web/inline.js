@@ -1,9 +1,9 @@
-// Markdown within a line: text in, DOM nodes out. Scans once from left to right; what is no markup stays as it is.
+// Turns Markdown within a line into DOM nodes. It scans once from left to right; what is no markup stays as it is.
 
 import { element } from "./dom.js";
 
 const SCHEMES = new Set(["http:", "https:", "mailto:"]);
-const DEEPEST = 8; // emphasis and links within each other
+const DEEPEST = 8; // levels of emphasis and links within each other
 const SPANS = [
   ["**", "strong"],
   ["__", "strong"],
@@ -13,7 +13,7 @@ const SPANS = [
 ];
 const PLAIN = /[^\\`[\]!*_~<\nh]+|./suy; // `h` may begin a bare link
 const LABEL = /(!?)\[((?:[^[\]\\\n]|\\.|\[[^[\]\n]*\])*)\]/;
-const ADDRESS = /<?([^\s<>()]*(?:\([^\s<>()]*\)[^\s<>()]*)*)>?/; // with parentheses in pairs
+const ADDRESS = /<?([^\s<>()]*(?:\([^\s<>()]*\)[^\s<>()]*)*)>?/; // parentheses must come in pairs
 const TITLE = /(?:\s+"[^"\n]*")?/;
 const LINK = new RegExp(`${LABEL.source}\\(\\s*${ADDRESS.source}${TITLE.source}\\s*\\)`, "suy");
 const ANGLE = /<((?:https?:\/\/|mailto:)[^\s<>]+)>/suy;
@@ -32,7 +32,7 @@ export function inline(text, depth = 0) {
   return out.nodes;
 }
 
-/** A link if the address may be one, else null: javascript:, data: and relative addresses are not followed. */
+/** Makes a link, or null if the address is not allowed: javascript:, data: and relative ones are not followed. */
 export function safeLink(address, ...children) {
   const url = URL.canParse(address) ? new URL(address) : null;
   if (!SCHEMES.has(url?.protocol)) return null;
@@ -55,7 +55,7 @@ function code(text, at, missing) {
     return [ticks, at + ticks.length];
   }
   const inner = text.slice(at + ticks.length, end).replaceAll("\n", " ");
-  const trimmed = /^ .*[^ ].* $/.test(inner) ? inner.slice(1, -1) : inner; // room for code that is a backtick
+  const trimmed = /^ .*[^ ].* $/.test(inner) ? inner.slice(1, -1) : inner; // `` ` `` is a backtick
   return [element("code", {}, trimmed), end + ticks.length];
 }
 
@@ -80,7 +80,7 @@ function link(text, at, depth) {
   const [whole, image, label, address] = match;
   // No image is loaded: it would tell its host who reads this.
   const made = safeLink(address, ...(image ? [label || address] : inline(label, depth + 1)));
-  made?.querySelectorAll("a").forEach((inner) => inner.replaceWith(...inner.childNodes)); // no link within a link
+  made?.querySelectorAll("a").forEach((inner) => inner.replaceWith(...inner.childNodes)); // links never nest
   return made && [made, at + whole.length];
 }
 
@@ -95,14 +95,14 @@ function span(text, at, depth, missing) {
   return null;
 }
 
-/** snake_case and 2 * 3 * 4 are not emphasis. */
+/** Tells emphasis from snake_case and 2 * 3 * 4. */
 function opens(text, at, mark) {
   const before = text[at - 1] ?? " ";
   const next = text[at + mark.length] ?? " ";
   return !/\s/.test(next) && next !== mark[0] ? !(mark[0] === "_" && /\w/.test(before)) : mark === "**" && next === "*";
 }
 
-/** Where the mark is closed, or -1. What is escaped or code closes nothing. */
+/** Returns where the mark is closed, or -1. What is escaped or code closes nothing. */
 function closing(text, from, mark) {
   const runs = /\\.|`+|\*+|_+|~+/gsu;
   runs.lastIndex = from;
@@ -133,7 +133,7 @@ function matchAt(expression, text, at) {
   return expression.exec(text);
 }
 
-/** Collects nodes; texts that follow each other become one. */
+/** Collects nodes, and joins texts that follow each other. */
 class Nodes {
   nodes = [];
 

@@ -1,14 +1,14 @@
-// Markdown blocks: text in, DOM nodes out. The subset that models write; HTML in it is text like any other.
+// Turns blocks of Markdown, the subset that models write, into DOM nodes. HTML in it is text like any other.
 //
 //   blocks(text)    -> the sources of the top-level blocks, in order
 //   render(source)  -> the nodes of such a block (or of any text)
 //
-// A growing text changes its last blocks alone, so whoever shows it renders only those again.
+// A growing text changes only its last blocks, so that only those have to be rendered again.
 
 import { copyButton, element } from "./dom.js";
 import { inline } from "./inline.js";
 
-const DEEPEST = 8; // quotes and lists within each other; whatever is deeper is a paragraph
+const DEEPEST = 8; // levels of quotes and lists within each other; what is deeper is a paragraph
 
 const FENCE = /^ {0,3}(`{3,}|~{3,}) *([^`]*)$/;
 const HEADING = /^ {0,3}(#{1,6})(?: +(.*))?$/;
@@ -55,7 +55,7 @@ function kindOf(lines, at) {
   return "paragraph";
 }
 
-/** Where the block that begins at a line ends: the index behind its last line. */
+/** Returns the index behind the last line of the block that begins at a line. */
 const END = {
   code(lines, at) {
     const fence = lines[at].match(FENCE)[1];
@@ -69,7 +69,7 @@ const END = {
     const ordered = isOrdered(lines[at]);
     let end = at;
     while (end < lines.length) {
-      const next = after(lines, end, (line) => line.trim() === ""); // the first line that says something
+      const next = after(lines, end, (line) => line.trim() === ""); // the first line that is not empty
       const line = lines[next] ?? "";
       const item = ITEM.test(line) && !RULE.test(line);
       const goesOn = item ? isNested(lines[at], line) || isOrdered(line) === ordered : isNested(lines[at], line);
@@ -126,10 +126,10 @@ const BUILD = {
   paragraph: (lines) => element("p", {}, ...inline(lines.map((line) => line.trim()).join("\n"))),
 };
 
-/** The lines of each item, without its marker and indentation. */
+/** Returns the lines of each item, without its marker and indentation. */
 function items(lines) {
   const found = [];
-  let width = 0; // of the marker and what surrounds it
+  let width = 0; // characters of the marker and the spaces around it
   for (const line of lines) {
     const match = isNested(lines[0], line) ? null : line.match(ITEM);
     if (match) {
@@ -142,7 +142,7 @@ function items(lines) {
   return found;
 }
 
-/** A tight item's text stands without a paragraph around it. */
+/** Puts no paragraph around the text of an item in a tight list. */
 function itemNodes(lines, depth) {
   const made = nodes(lines, depth);
   const loose = made.filter((node) => node.tagName === "P").length > 1;
@@ -156,17 +156,17 @@ function cells(line) {
 
 const isOrdered = (line) => /^\s*\d/.test(line);
 
-/** A fence is closed by one of its kind that is at least as long. */
+/** Returns whether the line closes the fence: it has the same kind and is at least as long. */
 const closesFence = (line, fence) => line.includes(fence) && !line.replaceAll(fence[0], "").trim();
 
 const dedented = (line, width) => line.slice(Math.min(width, indentation(line)));
 
 const indentation = (line) => line.length - line.trimStart().length;
 
-/** Whether a line belongs into the list item that another line begins. */
+/** Returns whether a line belongs into the list item that another line begins. */
 const isNested = (first, line) => line.trim() !== "" && indentation(line) > indentation(first) + 1;
 
-/** The first index from `at` on whose line fails the test, or the number of lines. */
+/** Returns the first index from `at` on whose line fails the test, or the number of lines. */
 function after(lines, at, test) {
   while (at < lines.length && test(lines[at])) at += 1;
   return Math.min(at, lines.length);

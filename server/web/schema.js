@@ -1,4 +1,4 @@
-// JSON schemas as people read them: a type in words, and the fields of an object as rows of a table.
+// Makes JSON schemas readable: a type in words, and the fields of an object as rows of a table.
 
 const DEEPEST = 4; // levels of objects within objects
 
@@ -8,12 +8,12 @@ export class Schemas {
     this.components = document.components.schemas;
   }
 
-  /** What a $ref stands for; anything else as it is. */
+  /** Returns what a $ref stands for, and anything else as it is. */
   resolve(schema) {
     return schema.$ref ? this.components[schema.$ref.split("/").pop()] : schema;
   }
 
-  /** The alternatives of a schema, without null, which always means absent. */
+  /** Returns the alternatives of a schema, without null, which always means absent. */
   alternatives(schema) {
     const found = this.resolve(schema);
     const parts = found.anyOf ?? found.oneOf;
@@ -21,7 +21,7 @@ export class Schemas {
     return parts.flatMap((part) => this.alternatives(part));
   }
 
-  /** "number from 0 to 2", "string or array of strings". */
+  /** Returns a type in words: "number from 0 to 2", "string or array of strings". */
   type(schema) {
     return [...new Set(this.alternatives(schema).map((part) => this.name(part)))].join(" or ");
   }
@@ -33,7 +33,7 @@ export class Schemas {
     return `${schema.type ?? "anything"}${bounds(schema)}`;
   }
 
-  /** [{name, type, required, description}] of an object and of those within it: `messages[].role`. */
+  /** Returns [{name, type, required, description}] of an object and of those within it: `messages[].role`. */
   rows(schema, prefix = "", depth = 0) {
     const found = this.resolve(schema);
     const required = (key) => (found.required ?? []).includes(key);

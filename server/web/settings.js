@@ -1,9 +1,9 @@
-// The settings dialog: the system prompt and the sampling parameters, as a table; remembered as they are typed.
+// Shows the settings dialog, with the system prompt and the sampling parameters. It saves them as they are typed.
 
 import { byId, element } from "./dom.js";
 import { saveSettings, settings } from "./store.js";
 
-// The bounds are the server's own: it names the parameter that is beyond them. Steps are for the arrow keys only.
+// The server has the bounds, and names a parameter that is beyond them. Steps are for the arrow keys only.
 const PARAMETERS = [
   { name: "temperature", hint: "0 is always the likeliest token", step: 0.1 },
   { name: "top_p", hint: "the likeliest, up to this share, 0 to 1", step: 0.05 },
@@ -29,7 +29,7 @@ export function remember(name, value) {
   saveSettings({ ...settings(), [name]: value });
 }
 
-/** What the settings add to a request: only what was filled in. */
+/** Returns what the settings add to a request: only what was filled in. */
 export function chosenParameters() {
   const chosen = settings();
   const numbers = PARAMETERS.filter(({ name }) => chosen[name]).map(({ name }) => [name, Number(chosen[name])]);
@@ -37,7 +37,7 @@ export function chosenParameters() {
   return { ...Object.fromEntries(numbers), ...(stops.length ? { stop: stops } : {}) };
 }
 
-/** The system message as a list of none or one. */
+/** Returns a list with the system message, or an empty one. */
 export function systemMessages() {
   const content = settings().system?.trim();
   return content ? [{ role: "system", content }] : [];

@@ -1,9 +1,9 @@
-// The side list: every conversation that this browser keeps; on a narrow screen it slides in.
+// Shows the side list of all conversations that this browser keeps; on a narrow screen it slides in.
 
 import { button, byId, element } from "./dom.js";
 import { conversations, title } from "./store.js";
 
-/** `actions`: open(id), remove(id), create(), clear(). */
+/** `actions` has open(id), remove(id), create() and clear(). */
 export function initSidebar({ create, clear }) {
   byId("new-chat").addEventListener("click", () => (setOpen(false), create()));
   byId("clear-all").addEventListener("click", () => {

@@ -1,6 +1,6 @@
-// Server-sent events: a stream of bytes, in pieces of any size, becomes the data of one event after another.
+// Turns a stream of bytes, in pieces of any size, into the data of one server-sent event after another.
 
-/** Comments (keep-alives) and fields other than `data` are passed over. */
+/** Yields the data of each event; skips comments (keep-alives) and other fields. */
 export async function* events(stream) {
   let data = [];
   for await (const line of lines(stream)) {
@@ -25,6 +25,6 @@ async function* lines(stream) {
       for (const line of parts) yield line.endsWith("\r") ? line.slice(0, -1) : line;
     }
   } finally {
-    await reader.cancel().catch(() => {}); // whoever stops reading hangs up
+    await reader.cancel().catch(() => {}); // a reader that stops hangs up
   }
 }

@@ -1,15 +1,15 @@
-// What the browser remembers: conversations and settings, in localStorage, one key each, so that tabs do not collide.
+// Keeps conversations and settings in localStorage, under one key each, so that tabs do not collide.
 
 const PREFIX = `octavo:${new URL("../", import.meta.url).pathname}:`; // two servers may share an origin
 const SETTINGS = `${PREFIX}settings`;
 const CONVERSATION = `${PREFIX}conversation:`;
 
-/** A conversation: { id, created, messages }, a message: { role, content } and what answer.js adds. */
+/** A conversation is { id, created, messages }; a message is { role, content } and what answer.js adds. */
 export function newConversation() {
   return { id: randomId(), created: Date.now(), messages: [] };
 }
 
-/** The newest first. */
+/** Returns the conversations, the newest first. */
 export function conversations() {
   const keys = Object.keys(localStorage).filter((key) => key.startsWith(CONVERSATION));
   return keys
@@ -18,7 +18,7 @@ export function conversations() {
     .sort((a, b) => b.created - a.created);
 }
 
-/** Throws QuotaExceededError when the browser's storage is full. */
+/** Saves a conversation. Throws QuotaExceededError when the browser's storage is full. */
 export function save(conversation) {
   localStorage.setItem(CONVERSATION + conversation.id, JSON.stringify(conversation));
 }
@@ -31,13 +31,13 @@ export function remove(id) {
   localStorage.removeItem(CONVERSATION + id);
 }
 
-/** What it is called in lists: the beginning of its first message. */
+/** Returns its name in lists, which is the beginning of its first message. */
 export function title(conversation) {
   const first = conversation.messages.find((message) => message.role === "user")?.content.trim() ?? "";
   return [...first.split("\n", 1)[0]].slice(0, 60).join("") || "New chat";
 }
 
-/** By name, only what was chosen: { system, model, temperature, ... }. */
+/** Returns the settings that were chosen: { system, model, temperature, ... }. */
 export function settings() {
   return parsed(localStorage.getItem(SETTINGS)) ?? {};
 }
@@ -46,7 +46,7 @@ export function saveSettings(chosen) {
   localStorage.setItem(SETTINGS, JSON.stringify(chosen));
 }
 
-/** crypto.randomUUID exists on https and localhost only. */
+/** Makes an id without crypto.randomUUID, which exists on https and localhost only. */
 function randomId() {
   return [...crypto.getRandomValues(new Uint8Array(12))].map((byte) => byte.toString(16).padStart(2, "0")).join("");
 }
@@ -55,6 +55,6 @@ function parsed(text) {
   try {
     return JSON.parse(text);
   } catch {
-    return null; // somebody else's, or cut off
+    return null; // another program wrote it, or it was cut off
   }
 }

@@ -1,4 +1,4 @@
-// Light or dark: the system's choice until the reader makes one. Runs before the first paint, hence no module.
+// Sets light or dark: the system's choice until the reader makes one. It is no module, to run before the first paint.
 
 "use strict";
 
@@ -10,7 +10,7 @@
     try {
       return localStorage.getItem(KEY);
     } catch {
-      return null; // storage is forbidden: the choice lasts as long as the page
+      return null; // storage is forbidden, so the choice lasts as long as the page
     }
   };
 

@@ -1,12 +1,12 @@
-// The thread: the messages of a conversation as elements, and the last of them while it grows.
+// Shows the messages of a conversation, and the last of them while it grows.
 
 import { button, byId, copyButton, element } from "./dom.js";
 import { blocks, render } from "./markdown.js";
 
-const NEAR = 80; // pixels: whoever is this near to the end wants to follow it
+const NEAR = 80; // pixels; a reader who is so near to the end wants to follow it
 const NOTES = { length: "cut off at the token limit", stopped: "stopped" };
 
-/** `actions`: edit(index, text), regenerate(index). Shows a conversation from scratch; returns its last view. */
+/** Shows a conversation from scratch; returns its last view. `actions` has edit(index, text) and regenerate(index). */
 export function showThread(conversation, actions) {
   const views = conversation.messages.map((message, index) =>
     message.role === "user" ? new UserView(message, index, actions) : new AnswerView(message, index, actions),
@@ -17,7 +17,7 @@ export function showThread(conversation, actions) {
   return views.at(-1);
 }
 
-/** While an answer grows, screen readers wait until it is complete, and nothing else can be changed. */
+/** Makes screen readers wait while an answer grows, and disables all actions. */
 export function setBusy(busy) {
   byId("thread").setAttribute("aria-busy", String(busy));
   for (const control of byId("thread").querySelectorAll("[data-action]")) control.disabled = busy;
@@ -28,7 +28,7 @@ function toEnd() {
   scroller.scrollTop = scroller.scrollHeight;
 }
 
-/** Does something that changes the height; who was at the end stays there, who scrolled up is left alone. */
+/** Does something that changes the height; a reader at the end stays there, and one who scrolled up is left alone. */
 function following(change) {
   const { scrollTop, scrollHeight, clientHeight } = byId("scroller");
   change();
@@ -74,7 +74,7 @@ class UserView {
   }
 }
 
-/** The model's message. Only its last blocks change while it grows, so a selection further up survives. */
+/** Shows the model's message. Only its last blocks change while it grows, so that a selection further up survives. */
 class AnswerView {
   #sources = [];
   #frame = 0;
@@ -103,7 +103,7 @@ class AnswerView {
     following(() => this.update());
   }
 
-  /** Before the next frame: pieces may come faster than the screen is drawn. */
+  /** Draws before the next frame, since chunks may come faster than the screen is drawn. */
   changed() {
     this.#frame ||= requestAnimationFrame(() => {
       this.#frame = 0;
@@ -135,7 +135,7 @@ class AnswerView {
     this.actions.hidden = !this.#written;
   }
 
-  /** What stands where the text would be. */
+  /** Returns the note, its kind and its words, that takes the place of a text that is not there. */
   #silence() {
     if (!this.#written) return ["expected", "…"];
     return this.message.finish === "stop" ? ["", "The model ended its answer before it said anything."] : ["", ""];
@@ -149,7 +149,7 @@ function measured(stats) {
   return [`${about}${stats.tokens} tokens`, ...rate, `first token after ${stats.ttft.toFixed(2)} s`];
 }
 
-/** Enter sends, Shift + Enter does not; nor does the Enter that ends the composition of a character. */
+/** Returns whether a key sends: Enter does, but not with Shift, nor when it ends the composition of a character. */
 export function isSend(event) {
   return event.key === "Enter" && !event.shiftKey && !event.isComposing;
 }
