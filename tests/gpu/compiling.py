@@ -144,11 +144,11 @@ def resources(cubin: bytes) -> dict[str, int]:
     return {name: int(value) for name, value in re.findall(r"\b([A-Z]+):(\d+)", text)}
 
 
-def read(report: Path) -> list[Outcome]:
-    """The outcomes that main wrote."""
+def parse(report: str) -> list[Outcome]:
+    """Returns the outcomes of a report that main has written."""
     return [
         Outcome(Launch(**line["launch"]), [Kernel(**kernel) for kernel in line["kernels"]], line["error"])
-        for line in json.loads(report.read_text(encoding="utf-8"))
+        for line in json.loads(report)
     ]
 
 

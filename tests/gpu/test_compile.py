@@ -8,25 +8,53 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import torch
+import triton
 
-from tests.gpu.compiling import Kernel, Outcome, read
+from tests.gpu.compiling import Kernel, Outcome, parse
 from tests.gpu.devices import DEVICES
 from tests.gpu.launches import ARCHS, FAULTY
+from tests.gpu.report_cache import kept, key_of
 
 pytestmark = pytest.mark.timeout(900)  # a minute on two idle cores
 ROOT = Path(__file__).parents[2]
+CACHE = ROOT / ".pytest_cache" / "compiled"
 SIZES = ("ROWS", "TOKENS", "INPUTS", "STAGES")
 BYTES = {"bf16": 2, "fp16": 2, "fp32": 4, "int8": 1, "fp8": 1, "int4": 0.5}
 
 
 @pytest.fixture(scope="module")
 def outcomes(tmp_path_factory: pytest.TempPathFactory) -> list[Outcome]:
-    """Of all launches; in a process where Triton compiles."""
-    report = tmp_path_factory.mktemp("compiled") / "report.json"
-    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    command = [sys.executable, "-m", "tests.gpu.compiling", str(report)]
-    subprocess.run(command, cwd=ROOT, env=environment, check=True)
-    return read(report)
+    """Returns the outcomes of all launches, which an earlier run has kept unless something has changed since."""
+    target = tmp_path_factory.mktemp("compiled") / "report.json"
+    return parse(kept(CACHE, key(), lambda: compile_all(target), has_no_errors))
+
+
+def compile_all(target: Path) -> str:
+    """Compiles all launches in a process in which Triton does not interpret; `target` is where it writes its report."""
+    subprocess.run([sys.executable, "-m", "tests.gpu.compiling", str(target)], cwd=ROOT, env=environment(), check=True)
+    return target.read_text(encoding="utf-8")
+
+
+def environment() -> dict[str, str]:
+    return {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+
+
+def key() -> str:
+    """Returns the hash of what the outcomes depend on: sources, versions and Triton's settings."""
+    settings = [f"{name}={value}" for name, value in sorted(environment().items()) if name.startswith("TRITON_")]
+    versions = [sys.version, torch.__version__, triton.__version__]
+    scripts = [ROOT / "tests" / "gpu" / name for name in ("compiling.py", "launches.py")]
+    model = [path for path in (ROOT / "model").rglob("*") if path.suffix in (".py", ".json")]
+    return key_of(ROOT, [*scripts, *model], [*versions, *settings])
+
+
+def has_no_errors(report: str) -> bool:
+    """Returns whether the report is whole and nothing has failed but what is made to fail."""
+    try:
+        return all(outcome.kernels or outcome.launch.op in FAULTY for outcome in parse(report))
+    except (ValueError, TypeError, KeyError):
+        return False
 
 
 def kernels(outcomes: list[Outcome]) -> Iterator[tuple[str, Kernel]]:
