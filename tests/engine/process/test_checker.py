@@ -1,4 +1,4 @@
-"""The process that tries grammars: its verdicts, and what becomes of grammars that would never end."""
+"""The checker gives its verdict on every grammar, also on those that would never end."""
 
 import asyncio
 import json
@@ -20,7 +20,7 @@ WORD = Grammar("regex", "[a-z]+")
 
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The machine may be busy."""
+    """Gives each grammar a minute, since the machine may be busy."""
     monkeypatch.setattr(checker, "CHECK_SECONDS", 60)
 
 
@@ -41,7 +41,7 @@ async def checking(tokenizer: Path) -> AsyncIterator[GrammarChecker]:
 
 
 def endless() -> Grammar:
-    """Each schema merges the one before twice: 2**39 merges in four kilobytes."""
+    """Returns a grammar of four kilobytes with 2**39 merges: each schema merges the one before twice."""
     schemas: dict[str, Any] = {"d0": {"type": "object"}}
     for n in range(1, 40):
         before = {"$ref": f"#/$defs/d{n - 1}"}
@@ -83,7 +83,7 @@ def test_closing_is_no_verdict_on_what_is_tried_or_waits(tokenizer: Path) -> Non
             waiting = [
                 asyncio.create_task(made.check(grammar, (EOS,))) for grammar in (endless(), Grammar("regex", "[0-9]+"))
             ]
-            await asyncio.sleep(0)  # now the one is tried, and the other waits
+            await asyncio.sleep(0)  # Now the one is tried, and the other waits.
         for verdict in waiting:
             with pytest.raises(Closed):
                 await verdict
@@ -126,8 +126,8 @@ def test_grammars_queue_and_those_who_ask_for_the_same_wait_together(
             await asyncio.sleep(0)
             with pytest.raises(Crowded):
                 await made.check(Grammar("regex", "b"), (EOS,))
-            asked[0].cancel()  # one of many leaves
-            asked[-1].cancel()  # the only one
+            asked[0].cancel()  # One of many leaves.
+            asked[-1].cancel()  # The only one leaves.
             await asyncio.sleep(0)
             everybody_came_or_left.set()
             verdicts = await asyncio.gather(*asked, return_exceptions=True)

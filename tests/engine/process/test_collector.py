@@ -1,4 +1,4 @@
-"""Deltas reach their reader in order and whole, however slowly it reads, and the end is reached exactly once."""
+"""Outputs reach their reader in order and whole, however slowly it reads, and the end is reached exactly once."""
 
 import asyncio
 
@@ -15,7 +15,7 @@ async def read_all(collector: Collector) -> list[Output]:
     return [output async for output in collector]
 
 
-def test_a_reader_that_lags_gets_one_merged_delta() -> None:
+def test_a_reader_that_lags_gets_one_merged_output() -> None:
     collector, abandoned = collector_of("a")
     collector.put(Output("a", (1,), (TokenLogprobs(-0.5),), cached_tokens=16))
     collector.put(Output("a", (2,), (TokenLogprobs(-1.5),)))
@@ -26,7 +26,7 @@ def test_a_reader_that_lags_gets_one_merged_delta() -> None:
     assert abandoned == []
 
 
-def test_a_reader_that_keeps_up_gets_each_delta() -> None:
+def test_a_reader_that_keeps_up_gets_each_output() -> None:
     async def run() -> list[Output]:
         collector, _ = collector_of("a", "b")
         reader = asyncio.create_task(read_all(collector))
@@ -45,7 +45,7 @@ def test_the_choices_of_a_request_end_separately() -> None:
     collector, _ = collector_of("a", "b")
     collector.put(Output("a", (1,), finish_reason=FinishReason.STOP))
     collector.put(Output("b", (2,), finish_reason=FinishReason.STOP))
-    collector.put(Output("a", (9,)))  # after its end: dropped
+    collector.put(Output("a", (9,)))  # It comes after the end, and is dropped.
     assert [output.id for output in asyncio.run(read_all(collector))] == ["a", "b"]
 
 
@@ -85,7 +85,7 @@ def test_merging_keeps_the_error() -> None:
     assert merge(Output("a", (1,)), end) == Output("a", (1,), finish_reason=FinishReason.ERROR, error="gone")
 
 
-def test_merging_keeps_the_log_probabilities_of_the_prompt_in_order():
+def test_merging_keeps_the_log_probabilities_of_the_prompt_in_order() -> None:
     first = Output("a", prompt_logprobs=(TokenLogprobs(-1.0), TokenLogprobs(-2.0)))
     second = Output("a", (1,), prompt_logprobs=(TokenLogprobs(-3.0),))
     assert [each.logprob for each in merge(first, second).prompt_logprobs] == [-1.0, -2.0, -3.0]

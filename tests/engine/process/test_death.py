@@ -8,8 +8,7 @@ import time
 import pytest
 
 from octavo.engine.process.death import has_lost_its_memory, how_it_ended
-
-PATIENCE = 60  # seconds; the machine may be busy
+from tests.engine.process.support import PATIENCE
 
 
 @pytest.mark.parametrize(
@@ -32,6 +31,6 @@ def test_a_dying_process_is_told_from_a_silent_one() -> None:
         assert not has_lost_its_memory(process.pid)
         process.kill()
         deadline = time.monotonic() + PATIENCE
-        while not has_lost_its_memory(process.pid):  # it is not waited for yet, and so does not vanish
+        while not has_lost_its_memory(process.pid):  # Nobody has waited for it yet, so it does not vanish.
             assert time.monotonic() < deadline
     assert not has_lost_its_memory(process.pid)

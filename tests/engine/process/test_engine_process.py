@@ -1,4 +1,4 @@
-"""An engine process as its parent sees it: what is delivered last."""
+"""An EngineProcess delivers the death of its process last."""
 
 import asyncio
 
@@ -9,9 +9,8 @@ from octavo.engine.config import EngineConfig
 from octavo.engine.process import engine_process
 from octavo.engine.process.death import Died
 from octavo.engine.process.engine_process import EngineProcess
+from tests.engine.process.support import PATIENCE
 from tests.fake_engine import Behaviour, fake_build
-
-PATIENCE = 60  # seconds; the machine may be busy
 
 
 @pytest.mark.parametrize(

@@ -1,8 +1,9 @@
-"""The engine process from its pipes: what it answers, what it survives, and what it dies of."""
+"""The tests talk to an engine process through its pipes: what it answers, what it survives, and what it dies of."""
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
@@ -20,20 +21,18 @@ from octavo.engine.api import (
     Progress,
     Ready,
     Request,
-    SamplingParams,
     StepOutputs,
 )
 from octavo.engine.config import EngineConfig
 from octavo.engine.process import main as process
 from octavo.engine.process.main import ProgressReporter
+from tests.engine.process.support import PATIENCE, request
 from tests.fake_engine import CRASH, POISON, REFUSED, Behaviour, fake_build
-
-PATIENCE = 60  # seconds; the machine may be busy
 
 
 @dataclass
 class Child:
-    """The other side of the two pipes."""
+    """A Child is an engine process with the parent's ends of its two pipes."""
 
     process: BaseProcess
     requests: Connection
@@ -54,7 +53,7 @@ class Child:
         return message
 
     def outputs_of(self, request_id: str) -> list[Output]:
-        """Until the terminal one."""
+        """Waits for the terminal output of the request; returns all of its outputs."""
         outputs: list[Output] = []
         while not outputs or outputs[-1].finish_reason is None:
             outputs += [output for output in self.receive().outputs if output.id == request_id]
@@ -65,46 +64,44 @@ class Child:
         return self.process.exitcode
 
 
-class Nursery:
-    def __init__(self) -> None:
-        self.children: list[Child] = []
+@contextmanager
+def started(behaviour: Behaviour) -> Iterator[Child]:
+    """Starts an engine process over a fake engine; afterwards kills it."""
+    context = get_context("spawn")
+    request_reader, requests = context.Pipe(duplex=False)
+    reports, report_writer = context.Pipe(duplex=False)
+    arguments = (request_reader, report_writer, EngineConfig(model=""), fake_build(behaviour))
+    child = Child(context.Process(target=process.main, args=arguments), requests, reports)
+    child.process.start()
+    request_reader.close()
+    report_writer.close()
+    try:
+        yield child
+    finally:
+        child.process.kill()
+        child.process.join()
+        requests.close()
+        reports.close()
 
-    def __call__(self, behaviour: Behaviour) -> Child:
-        context = get_context("spawn")
-        request_reader, requests = context.Pipe(duplex=False)
-        reports, report_writer = context.Pipe(duplex=False)
-        arguments = (request_reader, report_writer, EngineConfig(model=""), fake_build(behaviour))
-        child = Child(context.Process(target=process.main, args=arguments), requests, reports)
-        child.process.start()
-        self.children.append(child)
-        request_reader.close()
-        report_writer.close()
-        return child
+
+Start = Callable[[Behaviour], Child]
 
 
 @pytest.fixture
-def start() -> Iterator[Nursery]:
-    nursery = Nursery()
-    yield nursery
-    for child in nursery.children:
-        child.process.kill()
-        child.process.join()
-        child.requests.close()
-        child.reports.close()
+def start() -> Iterator[Start]:
+    """Starts engine processes, which end with the test."""
+    with ExitStack() as stack:
+        yield lambda behaviour: stack.enter_context(started(behaviour))
 
 
-def request(name: str, *prompt: int, max_tokens: int = 3) -> Request:
-    return Request(name, prompt, SamplingParams(max_tokens=max_tokens))
-
-
-def test_it_reports_progress_then_its_bounds(start: Nursery) -> None:
+def test_it_reports_progress_then_its_bounds(start: Start) -> None:
     child = start(Behaviour())
     first = child.receive()
     assert first == Progress("loading weights", 0, 10)
     assert child.receive_ready().max_num_seqs == 4
 
 
-def test_requests_are_answered_with_one_message_a_step(start: Nursery) -> None:
+def test_requests_are_answered_with_one_message_a_step(start: Start) -> None:
     child = start(Behaviour())
     child.receive_ready()
     child.send(request("a", 7))
@@ -116,14 +113,14 @@ def test_requests_are_answered_with_one_message_a_step(start: Nursery) -> None:
     ]
 
 
-def test_requests_that_came_while_loading_are_not_lost(start: Nursery) -> None:
+def test_requests_that_came_while_loading_are_not_lost(start: Start) -> None:
     child = start(Behaviour(load_seconds=0.5))
     child.send(request("a", 7))
     child.receive_ready()
     assert len(child.outputs_of("a")) == 3
 
 
-def test_an_abort_frees_the_sequence_and_says_so(start: Nursery) -> None:
+def test_an_abort_frees_the_sequence_and_says_so(start: Start) -> None:
     child = start(Behaviour(step_seconds=0.001))
     child.receive_ready()
     child.send(request("a", 7, max_tokens=10**9))
@@ -134,7 +131,7 @@ def test_an_abort_frees_the_sequence_and_says_so(start: Nursery) -> None:
 
 
 @pytest.mark.parametrize(("token", "error"), [(REFUSED, "refused by the engine"), (POISON, "could not take")])
-def test_a_refused_request_leaves_the_others_alone(start: Nursery, token: int, error: str) -> None:
+def test_a_refused_request_leaves_the_others_alone(start: Start, token: int, error: str) -> None:
     child = start(Behaviour())
     child.receive_ready()
     child.send(request("a", 7), request("bad", token))
@@ -147,7 +144,7 @@ def test_a_refused_request_leaves_the_others_alone(start: Nursery, token: int, e
     assert len([output for output in outputs if output.id == "a"]) == 3
 
 
-def test_a_step_that_raises_ends_the_process(start: Nursery) -> None:
+def test_a_step_that_raises_ends_the_process(start: Start) -> None:
     """Even a ModelError does, which is Fatal only while the engine is built."""
     child = start(Behaviour())
     child.receive_ready()
@@ -155,7 +152,7 @@ def test_a_step_that_raises_ends_the_process(start: Nursery) -> None:
     assert child.exit_code() == 1
 
 
-def test_a_model_error_is_the_users_to_repair(start: Nursery) -> None:
+def test_a_model_error_is_the_users_to_repair(start: Start) -> None:
     child = start(Behaviour(fatal="Give another directory."))
     while isinstance(message := child.receive(), Progress):
         pass
@@ -164,7 +161,7 @@ def test_a_model_error_is_the_users_to_repair(start: Nursery) -> None:
 
 
 @pytest.mark.parametrize("loading", [True, False])
-def test_it_does_not_outlive_its_parent(start: Nursery, loading: bool) -> None:
+def test_it_does_not_outlive_its_parent(start: Start, loading: bool) -> None:
     child = start(Behaviour(load_seconds=10**6 if loading else 0))
     child.receive()
     if not loading:
@@ -173,7 +170,7 @@ def test_it_does_not_outlive_its_parent(start: Nursery, loading: bool) -> None:
     assert child.exit_code() == 0
 
 
-def test_signals_to_the_group_do_not_reach_it(start: Nursery) -> None:
+def test_signals_to_the_group_do_not_reach_it(start: Start) -> None:
     child = start(Behaviour())
     child.receive_ready()
     assert child.process.pid is not None
@@ -183,7 +180,7 @@ def test_signals_to_the_group_do_not_reach_it(start: Nursery) -> None:
     assert len(child.outputs_of("a")) == 3
 
 
-def test_an_idle_process_is_silent(start: Nursery) -> None:
+def test_an_idle_process_is_silent(start: Start) -> None:
     child = start(Behaviour())
     child.receive_ready()
     child.send(Abort("nobody"))

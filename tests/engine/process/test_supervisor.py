@@ -1,4 +1,4 @@
-"""The supervisor decides when an engine process is started again. Lives and deaths are in test_client.py."""
+"""The supervisor knows how long to wait before a restart, and which lives went well; test_restarts.py runs some."""
 
 import asyncio
 
@@ -9,9 +9,9 @@ from octavo.engine.config import EngineConfig
 from octavo.engine.process.death import Died
 from octavo.engine.process.engine_process import EngineProcess
 from octavo.engine.process.supervisor import Life, Restarts, Supervisor
+from tests.engine.process.support import PATIENCE
 from tests.fake_engine import Behaviour, fake_build
 
-PATIENCE = 60  # seconds; the machine may be busy
 READY = Ready(max_model_len=100, max_num_seqs=4, max_waiting=4, description=())
 
 

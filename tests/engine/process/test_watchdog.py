@@ -1,4 +1,4 @@
-"""When an engine counts as hung: a script says, second by second, what the watchdog meets."""
+"""A script says, second by second, what the watchdog meets, and so when an engine counts as hung."""
 
 import asyncio
 from collections.abc import Iterator
@@ -11,7 +11,10 @@ LONG = 1000  # seconds
 
 
 def barks_after(monkeypatch: pytest.MonkeyPatch, timeout: int, script: str) -> int | None:
-    """In seconds; None: not within the script. "." is silence while somebody waits, "!" a sign of life, "0" idle."""
+    """Returns after how many seconds an engine counts as hung; None: not within the script.
+
+    In the script, "." is silence while somebody waits, "!" a sign of life, and "0" silence while nobody waits.
+    """
     seconds: Iterator[str] = iter(script)
     met: list[str] = []
 
