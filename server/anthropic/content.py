@@ -9,7 +9,7 @@ from typing_extensions import TypedDict
 from octavo.server.conversation.items import Change, Closed, Extended, Item, ItemAssembler, Opened
 from octavo.server.conversation.parts import ParsedDelta, Text, ToolCallArguments
 
-Event = Mapping[str, object]  # its type, and what that type has; anthropic.StreamEvent describes them
+Event = Mapping[str, object]  # its type, and what that type has; answer.MessageEvent describes them
 
 
 class TextContent(TypedDict):

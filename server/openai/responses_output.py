@@ -11,7 +11,7 @@ from octavo.server.openai.logprobs import ChatTokenLogprob, chat_logprobs
 from octavo.server.text.tokenizer import Tokenizer
 
 ItemStatus = Literal["in_progress", "completed", "incomplete"]
-Event = Mapping[str, object]  # its type, and what that type has; responses.StreamEvent describes them
+Event = Mapping[str, object]  # its type, and what that type has; responses_answer.ResponseEvent describes them
 
 
 class OutputText(TypedDict):

@@ -8,7 +8,7 @@ import pytest
 from octavo.server.conversation.request import ChatRequest
 from octavo.server.generation.parameters import INFORMATIONAL, NOT_SUPPORTED
 from octavo.server.generation.request import GenerationRequest
-from octavo.server.openai.completions import CompletionRequest
+from octavo.server.openai.completions_request import CompletionRequest
 from tests.server.client import MODEL, Client, each_endpoint
 from tests.server.fake import READY, FakeEngineClient, replay
 

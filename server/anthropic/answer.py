@@ -1,0 +1,136 @@
+"""Writes the answer of /v1/messages: its object, its events, and the writer that makes them from deltas."""
+
+from collections.abc import Sequence
+from typing import Literal, NotRequired
+
+from typing_extensions import TypedDict
+
+from octavo.engine.api import FinishReason
+from octavo.server.anthropic.content import Content, ContentBlock, InputDelta, TextDelta
+from octavo.server.conversation.parts import AnswerParser, Ended
+from octavo.server.generation.choices import Delta
+from octavo.server.generation.job import Job, Usage
+from octavo.server.generation.respond import Events
+from octavo.server.http.errors import AnthropicDetail, ApiError
+
+StopReason = Literal["end_turn", "max_tokens", "stop_sequence", "tool_use"]
+
+
+class MessageUsage(TypedDict):
+    """input_tokens are those that were not in the cache."""
+
+    input_tokens: int
+    cache_creation_input_tokens: Literal[0]
+    cache_read_input_tokens: int
+    output_tokens: int
+
+
+class AnthropicMessage(TypedDict):
+    """stop_sequence is the one that ended the answer."""
+
+    id: str
+    type: Literal["message"]
+    role: Literal["assistant"]
+    model: str
+    content: list[ContentBlock]
+    stop_reason: StopReason | None
+    stop_sequence: str | None
+    usage: MessageUsage
+
+
+class StopDelta(TypedDict):
+    stop_reason: StopReason | None
+    stop_sequence: str | None
+
+
+class MessageEvent(TypedDict):
+    """One of Anthropic's events; each type has its own of the keys."""
+
+    type: Literal[
+        "message_start",
+        "content_block_start",
+        "ping",
+        "content_block_delta",
+        "content_block_stop",
+        "message_delta",
+        "message_stop",
+        "error",
+    ]
+    message: NotRequired[AnthropicMessage]
+    index: NotRequired[int]
+    content_block: NotRequired[ContentBlock]
+    delta: NotRequired[TextDelta | InputDelta | StopDelta]
+    usage: NotRequired[MessageUsage]
+    error: NotRequired[AnthropicDetail]
+
+
+class MessageWriter:
+    """Implements respond.AnswerWriter. Content makes the same blocks for a stream and for a whole answer."""
+
+    named = True
+
+    def __init__(self, job: Job, model: str, parser: AnswerParser) -> None:
+        self._job = job
+        self._model = model
+        self._parser = parser
+        self._content = Content()
+        self._ended: Ended | None = None
+
+    def opening(self) -> Events:
+        """What the cache holds of the prompt is not known yet; the usage at the end corrects this one."""
+        return ({"type": "message_start", "message": self._message(self._job.usage())},)
+
+    def chunks(self, delta: Delta) -> Events:
+        parsed = self._parser.feed(delta)
+        if parsed is None:
+            return ()
+        self._ended = parsed.finish_reason
+        return [*self._content.feed(parsed)]
+
+    def closing(self, usage: Usage) -> Events:
+        events = [*self._content.end()]
+        stop: StopDelta = {"stop_reason": self._stop_reason(), "stop_sequence": self._job.choices[0].stop_string}
+        delta = {"type": "message_delta", "delta": stop, "usage": _usage(usage)}
+        return [*events, delta, {"type": "message_stop"}]
+
+    def failed(self, error: ApiError, usage: Usage) -> Events:
+        return ({**error.anthropic_body()},)
+
+    def whole(self, choices: Sequence[Delta], usage: Usage) -> AnthropicMessage:
+        for choice in choices:
+            self.chunks(choice)
+        self.closing(usage)
+        return self._message(usage)
+
+    def _message(self, usage: Usage) -> AnthropicMessage:
+        return {
+            "id": self._job.id,
+            "type": "message",
+            "role": "assistant",
+            "model": self._model,
+            "content": [*self._content.blocks],
+            "stop_reason": self._stop_reason(),
+            "stop_sequence": self._job.choices[0].stop_string,
+            "usage": _usage(usage),
+        }
+
+    def _stop_reason(self) -> StopReason | None:
+        match self._ended:
+            case None:
+                return None
+            case "tool_calls":
+                return "tool_use"
+            case FinishReason.LENGTH:
+                return "max_tokens"
+            case _:
+                return "end_turn" if self._job.choices[0].stop_string is None else "stop_sequence"
+
+
+def _usage(usage: Usage) -> MessageUsage:
+    cached = usage["prompt_tokens_details"]["cached_tokens"]
+    return {
+        "input_tokens": usage["prompt_tokens"] - cached,
+        "cache_creation_input_tokens": 0,  # nothing is charged for
+        "cache_read_input_tokens": cached,
+        "output_tokens": usage["completion_tokens"],
+    }

@@ -1,0 +1,202 @@
+"""Writes the answer of a chat: the objects of OpenAI's API, and the writer that makes them from deltas."""
+
+from collections.abc import Sequence
+from typing import Literal, NotRequired
+
+from typing_extensions import TypedDict
+
+from octavo.server.conversation.parts import (
+    AnswerParser,
+    Ended,
+    ParsedDelta,
+    Part,
+    Text,
+    ToolCallArguments,
+    ToolCallStart,
+)
+from octavo.server.conversation.request import ChatRequest
+from octavo.server.generation.choices import Delta
+from octavo.server.generation.job import Job, Usage
+from octavo.server.generation.respond import ChunkWriter
+from octavo.server.openai.logprobs import ChatLogprobs, PromptLogprobs, chat_logprobs, prompt_logprobs
+from octavo.server.text.tokenizer import Tokenizer
+
+
+class Function(TypedDict):
+    name: str
+    arguments: str
+
+
+class FunctionCall(TypedDict):
+    id: str
+    type: Literal["function"]
+    function: Function
+
+
+class AssistantMessage(TypedDict):
+    role: Literal["assistant"]
+    content: str | None
+    refusal: None
+    tool_calls: NotRequired[list[FunctionCall]]
+
+
+class ChatChoice(TypedDict):
+    index: int
+    message: AssistantMessage
+    logprobs: ChatLogprobs | None
+    finish_reason: Ended | None
+
+
+class ChatCompletion(TypedDict):
+    id: str
+    object: Literal["chat.completion"]
+    created: int
+    model: str
+    choices: list[ChatChoice]
+    usage: Usage
+    prompt_logprobs: NotRequired[PromptLogprobs]
+
+
+class FunctionDelta(TypedDict):
+    name: NotRequired[str]
+    arguments: str
+
+
+class FunctionCallDelta(TypedDict):
+    """id, type and name come once, with the first delta of a call; the index with each."""
+
+    index: int
+    id: NotRequired[str]
+    type: NotRequired[Literal["function"]]
+    function: FunctionDelta
+
+
+class MessageDelta(TypedDict, total=False):
+    role: Literal["assistant"]
+    content: str
+    tool_calls: list[FunctionCallDelta]
+
+
+class ChunkChoice(TypedDict):
+    index: int
+    delta: MessageDelta
+    logprobs: ChatLogprobs | None
+    finish_reason: Ended | None
+
+
+class ChatChunk(TypedDict):
+    """usage is absent unless the client asked for it, and null until the last chunk."""
+
+    id: str
+    object: Literal["chat.completion.chunk"]
+    created: int
+    model: str
+    choices: list[ChunkChoice]
+    usage: NotRequired[Usage | None]
+
+
+class ChatWriter(ChunkWriter):
+    """Implements respond.AnswerWriter. The first chunk of a choice names the role; no other does."""
+
+    def __init__(self, job: Job, request: ChatRequest, tokenizer: Tokenizer, parser: AnswerParser) -> None:
+        self._job = job
+        self._request = request
+        self._tokenizer = tokenizer
+        self._parser = parser
+        self._begun: set[int] = set()  # indexes of choices whose role was sent
+
+    def chunks(self, delta: Delta) -> list[ChatChunk]:
+        """One for each part; the log-probabilities go with the first, the finish reason with the last."""
+        parsed = self._parser.feed(delta)
+        if parsed is None:
+            return []
+        choices: list[ChunkChoice] = [
+            {"index": parsed.index, "delta": _delta(part), "logprobs": None, "finish_reason": None}
+            for part in parsed.parts or (None,)
+        ]
+        choices[0]["logprobs"] = self._logprobs(parsed)
+        choices[-1]["finish_reason"] = parsed.finish_reason
+        return [self._chunk(choice) for choice in (*self._opening(parsed.index), *choices)]
+
+    def _opening(self, index: int) -> list[ChunkChoice]:
+        if index in self._begun:
+            return []
+        self._begun.add(index)
+        delta: MessageDelta = {"role": "assistant", "content": ""}
+        return [{"index": index, "delta": delta, "logprobs": None, "finish_reason": None}]
+
+    def usage_chunk(self, usage: Usage) -> ChatChunk | None:
+        return {**self._frame([]), "usage": usage} if self._request.includes_usage else None
+
+    def whole(self, choices: Sequence[Delta], usage: Usage) -> ChatCompletion:
+        completion: ChatCompletion = {
+            "id": self._job.id,
+            "object": "chat.completion",
+            "created": self._job.created,
+            "model": self._request.model,
+            "choices": [self._choice(parsed) for choice in choices if (parsed := self._parser.feed(choice))],
+            "usage": usage,
+        }
+        if (count := self._request.prompt_logprobs) is not None:
+            first = self._job.choices[0]
+            entries = first.prompt_logprobs
+            completion["prompt_logprobs"] = prompt_logprobs(self._tokenizer, first.request.prompt, entries, count)
+        return completion
+
+    def _choice(self, parsed: ParsedDelta) -> ChatChoice:
+        return {
+            "index": parsed.index,
+            "message": _message(parsed),
+            "logprobs": self._logprobs(parsed),
+            "finish_reason": parsed.finish_reason,
+        }
+
+    def _chunk(self, choice: ChunkChoice) -> ChatChunk:
+        chunk = self._frame([choice])
+        if self._request.counts_usage:
+            chunk["usage"] = self._job.usage()
+        elif self._request.includes_usage:
+            chunk["usage"] = None
+        return chunk
+
+    def _frame(self, choices: list[ChunkChoice]) -> ChatChunk:
+        return {
+            "id": self._job.id,
+            "object": "chat.completion.chunk",
+            "created": self._job.created,
+            "model": self._request.model,
+            "choices": choices,
+        }
+
+    def _logprobs(self, parsed: ParsedDelta) -> ChatLogprobs | None:
+        return chat_logprobs(self._tokenizer, parsed.logprobs) if self._request.logprobs else None
+
+
+def _delta(part: Part | None) -> MessageDelta:
+    match part:
+        case None:
+            return {}
+        case Text(text):
+            return {"content": text}
+        case ToolCallStart(index, id, name):
+            start: FunctionCallDelta = {
+                "index": index,
+                "id": id,
+                "type": "function",
+                "function": {"name": name, "arguments": ""},
+            }
+            return {"tool_calls": [start]}
+        case ToolCallArguments(index, fragment):
+            return {"tool_calls": [{"index": index, "function": {"arguments": fragment}}]}
+
+
+def _message(parsed: ParsedDelta) -> AssistantMessage:
+    """Content is null where there are only calls."""
+    message: AssistantMessage = {"role": "assistant", "content": parsed.text, "refusal": None}
+    if calls := parsed.tool_calls:
+        message["content"] = parsed.text or None
+        message["tool_calls"] = [
+            {"id": call.id, "type": "function", "function": {"name": call.name, "arguments": call.arguments}}
+            for call in calls
+        ]
+    return message

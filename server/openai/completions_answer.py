@@ -1,0 +1,99 @@
+"""Writes the answer of /v1/completions: its objects, and the writer that makes them from deltas."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Literal, NotRequired
+
+from typing_extensions import TypedDict
+
+from octavo.engine.api import FinishReason
+from octavo.server.generation.choices import Delta
+from octavo.server.generation.job import Job, Usage
+from octavo.server.generation.respond import ChunkWriter
+from octavo.server.openai.completions_request import CompletionRequest
+from octavo.server.openai.logprobs import CompletionLogprobs, PromptLogprobs, completion_logprobs, prompt_logprobs
+from octavo.server.text.tokenizer import Tokenizer
+
+
+class CompletionChoice(TypedDict):
+    index: int
+    text: str
+    logprobs: CompletionLogprobs | None
+    finish_reason: FinishReason | None
+    prompt_logprobs: NotRequired[PromptLogprobs]
+
+
+class Completion(TypedDict):
+    """Chunks have the same shape, without usage: the specification does not let it be null here, as chat's may be."""
+
+    id: str
+    object: Literal["text_completion"]
+    created: int
+    model: str
+    choices: list[CompletionChoice]
+    usage: NotRequired[Usage]
+
+
+class CompletionWriter(ChunkWriter):
+    """Implements respond.AnswerWriter."""
+
+    def __init__(self, job: Job, request: CompletionRequest, tokenizer: Tokenizer) -> None:
+        self._job = job
+        self._request = request
+        self._tokenizer = tokenizer
+        self._offsets: dict[int, int] = {}  # choice index -> characters of the tokens reported so far
+
+    def chunks(self, delta: Delta) -> list[Completion]:
+        chunk = self._completion([self._choice(delta)])
+        if self._request.counts_usage:
+            chunk["usage"] = self._job.usage()
+        return [chunk]
+
+    def usage_chunk(self, usage: Usage) -> Completion | None:
+        return {**self._completion([]), "usage": usage} if self._request.includes_usage else None
+
+    def whole(self, choices: Sequence[Delta], usage: Usage) -> Completion:
+        answers = [self._choice(choice) for choice in self._best(choices)]
+        if (count := self._request.prompt_logprobs) is not None:
+            n = self._request.n or 1
+            for position, answer in enumerate(answers):
+                first = self._job.choices[position // n * self._job.n]  # of its prompt
+                entries = first.prompt_logprobs
+                answer["prompt_logprobs"] = prompt_logprobs(self._tokenizer, first.request.prompt, entries, count)
+        return {**self._completion(answers), "usage": usage}
+
+    def _best(self, choices: Sequence[Delta]) -> list[Delta]:
+        """Of the candidates of each prompt the n likeliest, the best first."""
+        n, candidates = self._request.n or 1, self._job.n
+        if candidates == n:
+            return list(choices)
+        best: list[Delta] = []
+        for start in range(0, len(choices), candidates):
+            group = choices[start : start + candidates]
+            best += sorted(group, key=lambda choice: -self._job.choices[choice.index].mean_logprob)[:n]
+        return [replace(choice, index=index) for index, choice in enumerate(best)]
+
+    def _completion(self, choices: list[CompletionChoice]) -> Completion:
+        return {
+            "id": self._job.id,
+            "object": "text_completion",
+            "created": self._job.created,
+            "model": self._request.model,
+            "choices": choices,
+        }
+
+    def _choice(self, delta: Delta) -> CompletionChoice:
+        return {
+            "index": delta.index,
+            "text": delta.text,
+            "logprobs": self._logprobs(delta),
+            "finish_reason": delta.finish_reason,
+        }
+
+    def _logprobs(self, delta: Delta) -> CompletionLogprobs | None:
+        if self._request.logprobs is None:
+            return None
+        logprobs, self._offsets[delta.index] = completion_logprobs(
+            self._tokenizer, (*delta.echoed, *delta.logprobs), self._offsets.get(delta.index, 0)
+        )
+        return logprobs

@@ -1,0 +1,57 @@
+"""Describes what clients send to /v1/completions."""
+
+from typing import Annotated, cast
+
+from pydantic import Field
+
+from octavo.server.generation.request import MAX_LOGPROBS, GenerationRequest, TokenIds
+from octavo.server.http.errors import InvalidRequest
+from octavo.server.http.fields import refused_as
+
+MAX_BEST_OF = 20  # OpenAI's
+
+
+Strings = Annotated[list[str], Field(fail_fast=True)]
+Prompt = Annotated[
+    str | Strings | TokenIds | Annotated[list[TokenIds], Field(fail_fast=True)],
+    refused_as("must be a string, an array of token ids, or an array of strings or of arrays of token ids"),
+]
+
+
+class CompletionRequest(GenerationRequest):
+    prompt: Prompt
+    """Text or token ids; an array of either asks for an answer to each."""
+    max_tokens: int | None = Field(None, ge=0)
+    """The most tokens a choice may have; 0 only reads the prompt. Default: 16."""
+    best_of: int | None = Field(None, ge=1, le=MAX_BEST_OF)
+    """How many choices to make, of which the n likeliest, by mean log-probability, are returned. Default: n."""
+    echo: bool | None = None
+    """Whether the text begins with the prompt's, and the log-probabilities with its. Default: false."""
+    suffix: str | None = None
+    """Refused: nothing is filled in between two texts."""
+    logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
+    """Tells the log-probability of each token and of as many likeliest, as the model has it: before bias, penalties,
+    temperature and filters. OpenAI stops at 5."""
+
+    def check(self) -> None:
+        super().check()
+        n, best_of = self.n or 1, self.best_of
+        if best_of is not None and best_of < n:
+            raise InvalidRequest("{param} should be at least n, which is {n}.", "best_of", n=n)
+        if best_of is not None and best_of > n and self.stream:
+            raise InvalidRequest("{param} cannot be streamed unless it equals n: the best is known last.", "best_of")
+        if self.suffix:
+            raise InvalidRequest(
+                "{param} needs a model with fill-in tokens, and this one has none; leave it out.", "suffix"
+            )
+
+    def candidates(self) -> tuple[int, str]:
+        return super().candidates() if self.best_of is None else (self.best_of, "best_of")
+
+    def prompts(self) -> list[str] | list[list[int]]:
+        """One or several: an array of numbers is a single prompt."""
+        if isinstance(self.prompt, str):
+            return [self.prompt]
+        if self.prompt and isinstance(self.prompt[0], int):
+            return [self.prompt]
+        return cast(list[str] | list[list[int]], self.prompt)
