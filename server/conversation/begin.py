@@ -1,4 +1,4 @@
-"""From a chat request to an admitted job: what every endpoint does that answers conversations."""
+"""Turns a chat request into an admitted job. Every endpoint that answers conversations does it."""
 
 import asyncio
 from collections.abc import Callable
@@ -9,8 +9,8 @@ import jinja2
 from starlette.requests import Request as HttpRequest
 
 from octavo.engine.api import Ready, SamplingParams
-from octavo.server.conversation.call_grammar import call_constraints
-from octavo.server.conversation.calls import CallParser, format_of, new_id
+from octavo.server.conversation.call_grammar import CallGrammar, call_grammar
+from octavo.server.conversation.calls import CallFormat, CallParser, format_of, new_id
 from octavo.server.conversation.messages import turns_of
 from octavo.server.conversation.parts import AnswerParser, PartParser, PlainText
 from octavo.server.conversation.request import ChatRequest
@@ -25,7 +25,10 @@ from octavo.server.text.template import ChatTemplate, Rendering
 
 
 async def begin(service: Service, http: HttpRequest, request: ChatRequest, prefix: str) -> tuple[Job, AnswerParser]:
-    """The job, whose id starts with `prefix`, and what reads its answer. Raises ApiError, and nothing is queued."""
+    """Returns the job, whose id starts with `prefix`, and the parser of its answer.
+
+    Raises ApiError, and then nothing is queued.
+    """
     ready = require_ready(service.client)
     check_before_encoding(service, ready, 1, request)
     task, parser = await asyncio.to_thread(_prepared, service, request, ready)
@@ -33,7 +36,7 @@ async def begin(service: Service, http: HttpRequest, request: ChatRequest, prefi
 
 
 def rendered(service: Service, request: ChatRequest) -> str:
-    """The prompt as text: what the model is given. Raises InvalidRequest."""
+    """Returns the prompt as text, as the model is given it. Raises InvalidRequest."""
     return _rendered(_template(service, request), request, request.tool_use())
 
 
@@ -48,7 +51,7 @@ def _rendered(template: ChatTemplate, request: ChatRequest, use: ToolUse | None)
 
 
 def _template(service: Service, request: ChatRequest) -> ChatTemplate:
-    """The checkpoint's own, or the client's where clients are trusted with that."""
+    """Returns the checkpoint's template, or the client's own if the server is started to allow it."""
     own = service.tokenizer.template
     if not request.chat_template:
         if own is None:
@@ -70,6 +73,7 @@ def _template(service: Service, request: ChatRequest) -> ChatTemplate:
 
 
 def _concerns_tools(request: ChatRequest) -> bool:
+    """Returns whether the conversation has calls, results of calls or tools to call."""
     calls = any(message.role == "tool" or message.tool_calls for message in request.messages)
     return calls or request.tool_use() is not None
 
@@ -77,21 +81,36 @@ def _concerns_tools(request: ChatRequest) -> bool:
 def _prepared(service: Service, request: ChatRequest, ready: Ready) -> tuple[Task, Callable[[], PartParser]]:
     """Runs in a thread: rendering and encoding a long conversation take longer than the event loop may wait."""
     template, use = _template(service, request), request.tool_use()
-    text = _rendered(template, request, use)
+    prompt = _prompt(service, request, _rendered(template, request, use), ready)
+    task = Task(prompt, _params(request, ready, len(prompt)))
+    if use is None:
+        return task, PlainText
+    format = format_of(template)
+    markers = service.tokenizer.added_ids(format.tokens())
+    grammar = call_grammar(request, use, format, markers)
+    return _with_calls(task, frozenset(markers.values()), grammar), _call_parser(template, format, use)
+
+
+def _prompt(service: Service, request: ChatRequest, text: str, ready: Ready) -> tuple[int, ...]:
+    """Encodes the rendered text, and truncates it if the request says so."""
     prompt = service.tokenizer.encode(text, add_special_tokens=False)  # the template brings its BOS
     if not prompt:
         raise InvalidRequest("{param} render to an empty prompt.", "messages")
-    prompt = truncated(prompt, request, _wanted(request), ready.max_model_len)
-    params = _params(request, ready, len(prompt))
-    if use is None:
-        return Task(prompt, params), PlainText
-    format = format_of(template)
-    tokens = service.tokenizer.added_ids(format.tokens())
-    if constraints := call_constraints(request, use, format, tokens):
-        params = replace(params, grammar=constraints[-1].grammar)
+    return truncated(prompt, request, _wanted(request), ready.max_model_len)
+
+
+def _with_calls(task: Task, markers: frozenset[int], grammar: CallGrammar | None) -> Task:
+    """Lets the text show the markers of calls, and binds the answer to the grammar if there is one."""
+    if grammar is None:
+        return replace(task, shown=markers)
+    params = replace(task.params, grammar=grammar.answer.grammar)
+    return replace(task, params=params, shown=markers, constraints=(*grammar.schemas, grammar.answer))
+
+
+def _call_parser(template: ChatTemplate, format: CallFormat, use: ToolUse) -> Callable[[], PartParser]:
+    """Returns what makes a parser for each choice."""
     names = frozenset(tool.name for tool in use.callable)
-    parser = partial(CallParser, format, names, new_id(template.capabilities.short_ids_only), use.parallel)
-    return Task(prompt, params, frozenset(tokens.values()), constraints), parser
+    return partial(CallParser, format, names, new_id(template.capabilities.short_ids_only), use.parallel)
 
 
 def _params(request: ChatRequest, ready: Ready, prompt_tokens: int) -> SamplingParams:
@@ -101,4 +120,5 @@ def _params(request: ChatRequest, ready: Ready, prompt_tokens: int) -> SamplingP
 
 
 def _wanted(request: ChatRequest) -> int | None:
+    """Returns the most tokens that the request allows; None when it does not say."""
     return request.max_tokens if request.max_completion_tokens is None else request.max_completion_tokens

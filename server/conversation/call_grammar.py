@@ -1,7 +1,8 @@
-"""Calls that are demanded: the grammar of an answer that consists of them, in the format that the model writes."""
+"""Makes the grammar of an answer that must consist of calls, in the format in which the model writes them."""
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 
 from octavo.engine.api import Grammar
 from octavo.server.conversation.calls import CallFormat
@@ -9,39 +10,46 @@ from octavo.server.conversation.request import ChatRequest
 from octavo.server.conversation.tools import Tool, ToolUse
 from octavo.server.generation.structured import Constraint
 
-MOST_CALLS = 16  # in one answer: a model that may go on for ever may do so
-# As models were trained to write JSON: nothing is left to them but the values.
+MOST_CALLS = 16  # in one answer; without a limit, a model may go on for ever
+# Models were trained to write JSON with these separators. Only the values are left to them.
 _SPACING = {"x-guidance": {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}}
 
 
-def call_constraints(
-    request: ChatRequest, use: ToolUse, format: CallFormat, tokens: Mapping[str, int]
-) -> tuple[Constraint, ...]:
-    """Of each tool that may be called, so that one that cannot be kept to is named; the last binds the answer.
+@dataclass(frozen=True, slots=True)
+class CallGrammar:
+    """A CallGrammar makes an answer consist of calls, or of calls or JSON."""
 
-    None when the answer is free, or bound to something else by the request. tokens: the ids of those of the format's
-    markers that are tokens of their own; grammars write these as ids.
+    schemas: tuple[Constraint, ...]  # of each tool's arguments; tried first, so that an error names the tool at fault
+    answer: Constraint  # binds the answer
+
+
+def call_grammar(
+    request: ChatRequest, use: ToolUse, format: CallFormat, tokens: Mapping[str, int]
+) -> CallGrammar | None:
+    """Returns None when the answer is free, or when the request binds it to something else.
+
+    `tokens` holds the ids of the format's markers that are tokens of their own; grammars write these as ids.
     """
     asked = request.constraint()
     content = None if use.required or asked is None or asked.grammar.kind != "json" else asked.grammar.text
     if not use.required and content is None:
-        return ()
-    schemas = [
+        return None
+    schemas = tuple(
         Constraint(f"tools.{position}.function.parameters", Grammar("json", json.dumps(tool.schema_of_arguments)))
         for position, tool in enumerate(request.tools or ())
         if tool in use.callable
-    ]
+    )
     rules = [
         "start: calls" if content is None else f"start: calls | content\ncontent: {_json(content)}",
         *_calls(format, tokens, MOST_CALLS if use.parallel else 1),
         "call: " + " | ".join(f"call_{position}" for position in range(len(use.callable))),
         *(_call(position, tool, format, tokens) for position, tool in enumerate(use.callable)),
     ]
-    return (*schemas, Constraint("tools", Grammar("grammar", "\n".join(rules) + "\n")))
+    return CallGrammar(schemas, Constraint("tools", Grammar("grammar", "\n".join(rules) + "\n")))
 
 
 def _calls(format: CallFormat, tokens: Mapping[str, int], most: int) -> list[str]:
-    """The rules of one call or several, with the markers around them."""
+    """Returns the rules of one call or several, with the markers around them."""
     marker, end = _literal(format.marker, tokens), _literal(format.end, tokens)
     if format.named:
         return [f"calls: marked{{1,{most}}}", f"marked: {marker} call"]
@@ -51,12 +59,12 @@ def _calls(format: CallFormat, tokens: Mapping[str, int], most: int) -> list[str
 
 
 def _repeated(first: str, more: str, most: int) -> str:
-    """A count of 0 is no part of the grammars' language."""
+    """Leaves out the repetition for a single call, since the grammars' language does not take a count of 0."""
     return first if most == 1 else f"{first} ({more}){{0,{most - 1}}}"
 
 
 def _call(position: int, tool: Tool, format: CallFormat, tokens: Mapping[str, int]) -> str:
-    """The rules of one call of one tool."""
+    """Returns the rules of one call of one tool."""
     arguments = f"arguments_{position}: {_json(json.dumps(tool.schema_of_arguments))}"
     if format.named:
         return f"call_{position}: {_quoted(tool.name)} {_literal('[ARGS]', tokens)} arguments_{position}\n{arguments}"
@@ -65,7 +73,10 @@ def _call(position: int, tool: Tool, format: CallFormat, tokens: Mapping[str, in
 
 
 def _json(schema: str) -> str:
-    """What follows a schema, which may be no JSON: then the grammar is refused when it is tried."""
+    """Returns an expression that matches what validates against the schema.
+
+    A schema that is not JSON is passed on as it is; the grammar is then refused when it is tried.
+    """
     try:
         value = json.loads(schema)
     except (ValueError, RecursionError):
