@@ -1,4 +1,4 @@
-"""Processors and memory, read from made-up /proc and /sys trees."""
+"""Processors and memory are read from made-up trees of /proc and /sys."""
 
 import os
 from pathlib import Path
@@ -7,11 +7,12 @@ import pytest
 
 from octavo.engine.startup import machine
 
-PROCESSORS = machine.processors(Path("/nowhere"))  # of this machine, without control groups
+PROCESSORS = machine.processors(Path("/nowhere"))  # this machine's, without control groups
 MEMINFO = "MemTotal:  2000 kB\nMemAvailable:  1000 kB\nHugePages_Total:  0\n"
 
 
 def tree(root: Path, files: dict[str, str]) -> Path:
+    """Writes the files, by their paths below the root."""
     for name, text in files.items():
         path = root / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -19,13 +20,13 @@ def tree(root: Path, files: dict[str, str]) -> Path:
     return root
 
 
-def test_without_control_groups_the_machine_decides(tmp_path):
+def test_without_control_groups_the_machine_decides(tmp_path: Path) -> None:
     tree(tmp_path, {"proc/meminfo": MEMINFO})
     assert machine.available_memory(tmp_path) == 1000 * 1024
     assert 1 <= machine.processors(tmp_path) <= (os.cpu_count() or 1)
 
 
-def test_version_two_and_the_groups_around_it(tmp_path):
+def test_version_two_and_the_groups_around_it(tmp_path: Path) -> None:
     tree(
         tmp_path,
         {
@@ -43,8 +44,8 @@ def test_version_two_and_the_groups_around_it(tmp_path):
     assert machine.processors(tmp_path) == 1
 
 
-def test_version_one_seen_from_inside_a_container(tmp_path):
-    """The path is the host's; the mount itself is the container's group."""
+def test_version_one_seen_from_inside_a_container(tmp_path: Path) -> None:
+    """The path is the host's, and the mount itself is the container's group."""
     tree(
         tmp_path,
         {
@@ -61,18 +62,18 @@ def test_version_one_seen_from_inside_a_container(tmp_path):
 
 
 @pytest.mark.parametrize("quota", ["max 100000", "99900000 100000"])
-def test_a_generous_quota_does_not_add_processors(tmp_path, quota):
+def test_a_generous_quota_does_not_add_processors(tmp_path: Path, quota: str) -> None:
     tree(tmp_path, {"proc/self/cgroup": "0::/", "sys/fs/cgroup/cpu.max": quota})
     assert machine.processors(tmp_path) == PROCESSORS
 
 
-def test_a_group_beyond_its_limit_has_no_memory_left(tmp_path):
+def test_a_group_beyond_its_limit_has_no_memory_left(tmp_path: Path) -> None:
     files = {"memory.max": "1000", "memory.current": "2000"}
     tree(tmp_path, {"proc/meminfo": MEMINFO, "proc/self/cgroup": "0::/"})
     tree(tmp_path / "sys/fs/cgroup", files)
     assert machine.available_memory(tmp_path) == 0
 
 
-def test_this_machine():
+def test_this_machine() -> None:
     assert machine.processors() >= 1
     assert machine.available_memory() > 0

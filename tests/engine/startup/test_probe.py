@@ -1,4 +1,4 @@
-"""How a GPU's memory is shared out at start, on a device that is made of numbers."""
+"""The start shares out a GPU's memory, here that of a device that is made of numbers."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -18,12 +18,6 @@ from octavo.model.config import ModelConfig, ModelError
 from octavo.model.decoder import Decoder
 from octavo.model.kv_cache import KVCache
 from tests.engine.fake_gpu import FakeMemory
-from tests.tiny import write_tiny_checkpoint
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_tiny_checkpoint(tmp_path_factory.mktemp("tiny"))
 
 
 def config_of(checkpoint: Path, **changes: object) -> EngineConfig:
@@ -46,12 +40,10 @@ def test_the_cache_gets_what_weights_steps_and_others_leave(checkpoint: Path, mo
     capacity = Capacity.on_gpu(load(config), config, ignore)
     probe_bytes = 64 * 2 * 2 * 2 * 8 * 4  # tokens, keys and values, layers, heads, head_dim, bytes
     left = int(0.9 * device.total) - device.others - device.weights - device.step
-    assert capacity.cache_bytes == left + probe_bytes  # the probe's own cache was part of the peak, and is gone
-    assert (capacity.max_num_seqs, capacity.step_tokens) == (
-        64,
-        64,
-    )  # sequences for which there are no tokens need no graphs
-    assert device.calls[:2] == ["empty", "reset"]  # what loading took and left is no part of the peak
+    assert capacity.cache_bytes == left + probe_bytes  # The probe's own cache was part of the peak, and is gone.
+    # Sequences for which there are no tokens need no graphs.
+    assert (capacity.max_num_seqs, capacity.step_tokens) == (64, 64)
+    assert device.calls[:2] == ["empty", "reset"], "what loading took and left is no part of the peak"
 
 
 def test_a_cache_that_was_asked_for_is_taken_at_its_word(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,7 +53,7 @@ def test_a_cache_that_was_asked_for_is_taken_at_its_word(checkpoint: Path, monke
 
 
 def test_a_cache_that_would_take_a_steps_memory_is_refused(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """80 GiB without the others' 2, the weights' 50 and a step's 3; the memory would run out while requests run."""
+    """Others take 2 of the 80 GiB, the weights 50 and a step 3; the memory would run out while requests run."""
     FakeMemory().install(monkeypatch)
     config = config_of(checkpoint, kv_cache_memory=26 * GIB)
     with pytest.raises(ModelError, match="asks for 26.00 GiB and 25.00 GiB of memory are left: lower it"):
@@ -82,7 +74,7 @@ def test_a_step_that_does_not_fit_is_said_at_start(checkpoint: Path, monkeypatch
 
 
 def test_kernels_are_compiled_before_anybody_waits(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Steps of all sizes that decode, and one of a row that decodes beside a longer piece of a prompt."""
+    """The probe runs steps of all sizes that decode, and one in which a row decodes beside a piece of a prompt."""
     config = config_of(checkpoint)
     steps: list[list[tuple[int, int]]] = []
     told: list[Progress] = []
@@ -93,13 +85,13 @@ def test_kernels_are_compiled_before_anybody_waits(checkpoint: Path, monkeypatch
 
     monkeypatch.setattr(ModelRunner, "run", run)
     Probe.of(load(config), config, 128).compile((1, 4), told.append)
-    longest = 512, 1  # however few tokens a step has
+    longest = 512, 1  # The longest sequence does not depend on how few tokens a step has.
     assert steps == [[longest], [longest, *[(1, 1)] * 3], [longest, (512, probe.MIXED_TOKENS)]]
     assert told[-1] == Progress("compiling kernels", 3, 3)
 
 
 def test_what_is_compiled_is_what_serving_draws_with(checkpoint: Path) -> None:
-    """The kernel that draws is another one for a vocabulary that is no multiple of 16."""
+    """Another kernel draws where the vocabulary is no multiple of 16."""
     config = config_of(checkpoint, sampled_vocab=250)
     assert Probe.of(load(config), config, 64).runner.sampled_vocab == 250
 
@@ -146,8 +138,8 @@ def test_each_graph_has_logits_and_block_tables_of_its_own(checkpoint: Path, mon
     prober = ModelRunner(on_gpu, KVCache.allocate(model.config, 4, 16, torch.float32, "cpu"), 256)
     monkeypatch.setattr(probe, "CudaCapture", lambda device: None)
     monkeypatch.setattr(probe, "measure", lambda stage, rows, capture, free: (5000, 20))
-    row = 4 * 256 + 4 * 4  # logits in float32, and the numbers of 4 blocks of 16
-    assert probe._graph_bytes(config, prober, 4) == 5000 + 2 * 20 + row * (2 - 1)  # of 4 rows, of 1 and of 2
+    row = 4 * 256 + 4 * 4  # logits in float32, and the numbers of 4 blocks
+    assert probe._graph_bytes(config, prober, 4) == 5000 + 2 * 20 + row * (2 - 1)  # graphs of 4, 1 and 2 rows
     assert probe._graph_bytes(replace(config, enforce_eager=True), prober, 4) == 0
 
 
