@@ -1,6 +1,6 @@
-"""An engine without a model: it counts upwards from the prompt's last token, one token a step for each request.
+"""FakeEngine is an engine without a model: it counts on from the prompt's last token, a token a step for a request.
 
-A test that needs to see it half-way says where it stops (Behaviour.held) and lets it go on by a file: never by a delay.
+A test that needs to see it half-way says where it waits (Behaviour.held) and lets it go on by a file, not by a delay.
 """
 
 import os
@@ -16,36 +16,44 @@ from octavo.engine.config import EngineConfig
 from octavo.engine.process.main import Build
 from octavo.model.config import ModelError
 
-POISON = 13  # a prompt that starts with it makes `add` raise
-CRASH = 66  # a prompt that starts with it makes the next step raise
-HANG = 77  # a prompt that starts with it makes the next step last for ever, and no other thread of the process run
-REFUSED = 99  # a prompt that starts with it is refused in-stream
-LAST_TOKEN, RESTART = "last-token", "restart"  # what may be held: the end of each request, the loading of later lives
-HANGS = "hangs"  # the file beside `lives` that says so
-HELD_PAUSE = 0.01  # seconds between two looks at whether it still is
+# What the engine does with a prompt that starts with one of these tokens:
+POISON = 13  # `add` raises.
+CRASH = 66  # The next step raises.
+HANG = 77  # The next step lasts for ever, and lets no other thread of the process run.
+REFUSED = 99  # The request ends with an error at once.
+# What may be held (see Behaviour.held):
+LAST_TOKEN = "last-token"  # the last token of each request
+RESTART = "restart"  # loading, in every life but the first
+HANGS = "hangs"  # The engine makes this file beside `lives` when it begins to hang.
+HELD_PAUSE = 0.01  # seconds between two looks at whether something is still held
 
 
 @dataclass(frozen=True)
 class Behaviour:
+    """Says how the fake engine behaves."""
+
     load_seconds: float = 0.0
     step_seconds: float = 0.0
     max_model_len: int = 10_000
     max_num_seqs: int = 4
     max_waiting: int = 4
-    vocabulary: int = 10**12  # ids of generated tokens are below this
-    fatal: str | None = None  # a ModelError while loading
-    lives: Path | None = None  # each life appends its process id, one a line
-    stillborn: tuple[int, ...] = ()  # lives, counted from 0, that end while loading
-    held: tuple[str, ...] = ()  # these wait until there is a file of their name beside `lives`
+    vocabulary: int = 10**12  # generated token ids are below this
+    fatal: str | None = None  # the ModelError that loading ends with
+    lives: Path | None = None  # the file to which each life appends its process id, one a line
+    stillborn: tuple[int, ...] = ()  # the lives, counted from 0, that end while loading
+    held: tuple[str, ...] = ()  # LAST_TOKEN, RESTART: each waits until there is a file of its name beside `lives`
 
     def holds(self, name: str) -> bool:
+        """Returns whether this is held, and not released yet."""
         return name in self.held and not self.lives.with_name(name).exists()
 
 
 class FakeEngine:
+    """A FakeEngine is the StepLoop that a Behaviour describes."""
+
     def __init__(self, behaviour: Behaviour) -> None:
         self.behaviour = behaviour
-        self.running: dict[str, tuple[Request, int]] = {}  # with the number of tokens generated
+        self.running: dict[str, tuple[Request, int]] = {}  # by request id, with the number of tokens generated
         self.waiting: deque[Request] = deque()
 
     def add(self, request: Request) -> Output | None:
@@ -77,7 +85,7 @@ class FakeEngine:
         return StepOutputs(outputs, EngineStats(running=len(self.running), waiting=len(self.waiting)))
 
     def is_held(self, request: Request, count: int) -> bool:
-        """Whether its next token, after so many, must wait."""
+        """Returns whether the next token of a request that has `count` tokens must wait."""
         return count + 1 == request.params.max_tokens and self.behaviour.holds(LAST_TOKEN)
 
     def _next(self, request: Request, count: int) -> Output:
@@ -97,13 +105,14 @@ class FakeEngine:
 
 
 def hang(behaviour: Behaviour) -> None:
-    """Matching takes two to the power of 99 attempts, and the GIL."""
+    """Never returns and keeps the GIL: the match takes two to the power of 99 attempts."""
     if behaviour.lives is not None:
         behaviour.lives.with_name(HANGS).touch()
     re.match("(a+)+$", "a" * 99 + "b")
 
 
 def fake_build(behaviour: Behaviour) -> Build:
+    """Returns a function that builds a fake engine; it can be pickled."""
     return partial(_build, behaviour)
 
 
@@ -126,6 +135,7 @@ def _build(behaviour: Behaviour, config: EngineConfig, report: ReportProgress) -
 
 
 def _begin_life(behaviour: Behaviour) -> int:
+    """Notes this life; returns its number, counted from 0."""
     if behaviour.lives is None:
         return 0
     with behaviour.lives.open("a+") as lives:

@@ -1,4 +1,4 @@
-"""Fixtures of the tests with real sockets and real processes."""
+"""Gives the tests with real sockets and processes a server."""
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack

@@ -1,4 +1,4 @@
-"""A server in its own process group, over real sockets; nothing of it survives the test."""
+"""Runs a server in a process group of its own, over real sockets; nothing of it survives the test."""
 
 import json
 import os
@@ -25,7 +25,7 @@ MODEL = "tiny"
 
 
 def until(condition: Callable[[], bool], what: str) -> float:
-    """Waits until it is true; returns the seconds that took."""
+    """Waits until the condition holds; returns the seconds that this took."""
     begun = time.monotonic()
     while not condition():
         assert time.monotonic() - begun < PATIENCE, f"gave up waiting until {what}"
@@ -41,14 +41,14 @@ def free_port() -> int:
 
 
 def write_tokenizer(directory: Path) -> None:
-    """Ids are bytes, from 3 on."""
+    """Writes a tokenizer whose ids are bytes, from 3 on."""
     byte_level().backend.save(str(directory / "tokenizer.json"))
     tokenizer_config = {"chat_template": CHATML, "bos_token": "<s>", "eos_token": "</s>"}
     (directory / "tokenizer_config.json").write_text(json.dumps(tokenizer_config), encoding="utf-8")
 
 
 def write_model(directory: Path) -> Path:
-    """A whole checkpoint: tiny random weights and a tokenizer of bytes."""
+    """Writes a whole checkpoint: tiny random weights and a tokenizer of bytes."""
     write_tiny_checkpoint(directory, vocab_size=264)
     write_tokenizer(directory)
     return directory
@@ -56,10 +56,12 @@ def write_model(directory: Path) -> Path:
 
 @dataclass
 class Server:
+    """A Server is a running `octavo serve`."""
+
     process: subprocess.Popen[bytes]
     port: int
     log: Path
-    lives: Path  # process ids of the fake engines that were started, one a line
+    lives: Path  # the file with the process ids of the fake engines that were started, one a line
 
     @property
     def url(self) -> str:
@@ -73,11 +75,11 @@ class Server:
         return [int(line) for line in self.lives.read_text().split()] if self.lives.exists() else []
 
     def release(self, name: str) -> None:
-        """Lets a fake engine go on where it waits for this: see Behaviour.held."""
+        """Lets a fake engine go on where it is held: see Behaviour.held."""
         self.lives.with_name(name).touch()
 
     def health(self) -> int:
-        """The status of /health; 0 while nobody listens."""
+        """Returns the status of /health; 0 while nobody listens."""
         try:
             return httpx.get(f"{self.url}/health", timeout=PATIENCE).status_code
         except httpx.TransportError:
@@ -108,7 +110,7 @@ class Server:
         return until(reached, f"{running} requests run and {waiting} wait")
 
     def send_signal(self, number: signal.Signals) -> None:
-        """As they come in life: Ctrl-C to every process of the group, SIGTERM to the server alone."""
+        """Sends a signal as users do: Ctrl-C reaches every process of the group, SIGTERM the server alone."""
         if number is signal.SIGINT:
             os.killpg(self.process.pid, number)
         else:
@@ -122,16 +124,17 @@ class Server:
 
 
 def children_of(parent: int) -> list[int]:
+    """Returns the ids of the processes that a process has started."""
     return [pid for pid, _, of, _ in _processes() if of == parent]
 
 
 def _alive(group: int) -> bool:
-    """Whether the group has a process that is not a zombie: in a container, nobody may reap orphans."""
+    """Returns whether the group has a process that is no zombie. In a container, nobody may reap orphans."""
     return any(of == group and state not in "ZX" for _, state, _, of in _processes())
 
 
 def _processes() -> Iterator[tuple[int, str, int, int]]:
-    """Process id, state, parent and process group of every process."""
+    """Yields process id, state, parent and process group of every process."""
     for path in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):
             state, parent, group = path.read_text().rpartition(")")[2].split()[:3]
@@ -163,7 +166,7 @@ def started(
 
 
 def fake_server(directory: Path, *flags: str, **behaviour: Any) -> AbstractContextManager[Server]:
-    """`octavo serve` with the engine of tests/fake_engine.py; only the weights of its model are missing."""
+    """Runs `octavo serve` with the engine of tests/fake_engine.py; only the weights of its model are missing."""
     model = write_tiny_checkpoint(directory / MODEL, vocab_size=264)
     write_tokenizer(model)
     (model / "model.safetensors").unlink()

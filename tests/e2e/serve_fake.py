@@ -1,4 +1,4 @@
-"""`octavo` with an engine that counts instead of a model: serve_fake.py BEHAVIOUR-AS-JSON serve MODEL ..."""
+"""Runs `octavo` with an engine that counts instead of a model: serve_fake.py BEHAVIOUR-AS-JSON serve MODEL ..."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""Open requests of many clients at once, each in a thread, and how each of them ended."""
+"""Sends requests of many clients at once, each in a thread, and tells how each of them ended."""
 
 import json
 import time
@@ -15,13 +15,13 @@ from tests.server.openai.openai_spec import validate, validate_stream
 
 @dataclass
 class Ending:
-    """How one request ended, as its client saw it."""
+    """An Ending is how one request ended, as its client saw it."""
 
     text: str
     status: int
     error: dict[str, Any] | None
     finish_reason: str | None
-    complete: bool  # a stream's [DONE] came, or a whole body
+    complete: bool  # whether a stream's [DONE] came, or a whole body
     at: float  # time.monotonic()
 
 
@@ -30,7 +30,7 @@ def body_of(prompt: list[int], max_tokens: int, stream: bool) -> dict[str, Any]:
 
 
 def complete(url: str, prompt: list[int], max_tokens: int) -> Ending:
-    """Without streaming."""
+    """Sends a request without streaming, and waits for its end."""
     response = httpx.post(f"{url}/v1/completions", json=body_of(prompt, max_tokens, False), timeout=PATIENCE)
     validate("/v1/completions", "POST", response.status_code, response.content)
     answer = response.json()
@@ -41,6 +41,7 @@ def complete(url: str, prompt: list[int], max_tokens: int) -> Ending:
 
 
 def stream(url: str, prompt: list[int], max_tokens: int) -> Ending:
+    """Sends a request whose answer is streamed, and reads it to its end."""
     ending = Ending("", 0, None, None, False, 0.0)
     request = body_of(prompt, max_tokens, True)
     with httpx.stream("POST", f"{url}/v1/completions", json=request, timeout=PATIENCE) as response:
@@ -60,7 +61,7 @@ def _read_events(lines: Iterable[str], ending: Ending) -> None:
     for line in lines:
         data = line.removeprefix("data: ")
         if data == line:
-            continue  # a comment or a blank line
+            continue  # It is a comment or a blank line.
         assert not ending.complete, "nothing follows [DONE]"
         if data == "[DONE]":
             ending.complete = True
@@ -73,7 +74,7 @@ def _read_events(lines: Iterable[str], ending: Ending) -> None:
 
 
 class Crowd:
-    """Clients that wait for their answers."""
+    """A Crowd is many clients that wait for their answers."""
 
     def __init__(self, url: str) -> None:
         self._url = url
@@ -85,5 +86,6 @@ class Crowd:
         self._endings += [self._pool.submit(ask, self._url, [3, index], max_tokens) for index in range(count)]
 
     def endings(self) -> list[Ending]:
+        """Waits until all requests have ended."""
         wait(self._endings, PATIENCE)
         return [future.result(0) for future in self._endings]

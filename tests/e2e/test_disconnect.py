@@ -1,4 +1,4 @@
-"""A client that leaves frees its sequence: streaming or not, running or queued."""
+"""A client that leaves frees its sequence, whether it streams or not, runs or waits."""
 
 import json
 import socket
@@ -11,6 +11,7 @@ from tests.e2e.streams import body_of, complete
 
 
 def open_request(server: Server, stream: bool) -> socket.socket:
+    """Sends a request and reads nothing of its answer."""
     body = json.dumps(body_of([3, 4], FOREVER, stream)).encode()
     connection = socket.create_connection(("127.0.0.1", server.port))
     head = f"POST /v1/completions HTTP/1.1\r\nHost: test\r\nContent-Length: {len(body)}\r\n\r\n"
@@ -19,7 +20,7 @@ def open_request(server: Server, stream: bool) -> socket.socket:
 
 
 @pytest.mark.parametrize("stream", [True, False], ids=["streaming", "whole"])
-def test_who_leaves_frees_its_place(serve_fake: Callable[..., Server], stream: bool) -> None:
+def test_a_client_that_leaves_frees_its_place(serve_fake: Callable[..., Server], stream: bool) -> None:
     server = serve_fake(step_seconds=0.005, max_num_seqs=1)
     server.wait_for_health(200)
     running = open_request(server, stream)

@@ -1,4 +1,4 @@
-"""The engine process is killed: whoever waits is told at once, and the server serves again by itself, or exits."""
+"""When the engine process is killed, clients that wait are told at once, and the server serves again or exits."""
 
 import os
 import signal
@@ -21,7 +21,7 @@ def test_every_open_request_gets_an_error_and_the_server_recovers(serve_fake: Ca
         assert ending.error is not None
         assert "engine process died" in ending.error["message"]
         assert ending.finish_reason is None
-    assert server.health() == 503  # nobody has waited for the next engine
+    assert server.health() == 503, "nobody has waited for the next engine"
     server.release(RESTART)
     server.wait_for_health(200)
     assert len(server.engine_pids()) == 2

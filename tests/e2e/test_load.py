@@ -1,6 +1,6 @@
-"""Many streams at once lose nothing: each gets every token of its own, in order, and its end.
+"""Many streams at once lose nothing: each gets all its own tokens, in order, and its end.
 
-By hand, for a minute: python -m tests.e2e.test_load
+`python -m tests.e2e.test_load` does this for a minute.
 """
 
 import tempfile
@@ -17,13 +17,13 @@ BEHAVIOUR = {"step_seconds": 0.002, "max_num_seqs": 16, "max_waiting": 1000}
 
 
 def text_of(index: int) -> str:
-    """The engine counts on from the prompt's last token, below 100; the tokens from 3 on are the bytes."""
+    """Returns the answer of a client: the engine counts on below 100, and the tokens from 3 on are bytes."""
     tokens = [(index + 1 + count) % 100 for count in range(TOKENS)]
     return "".join(chr(token - 3) for token in tokens if token >= 3)
 
 
 def serve_crowds(server: Server, seconds: float) -> int:
-    """Crowd after crowd for so long; returns how many requests were answered."""
+    """Serves crowd after crowd for so long; returns how many requests were answered."""
     server.wait_for_health(200)
     served, deadline = 0, time.monotonic() + seconds
     while time.monotonic() < deadline:

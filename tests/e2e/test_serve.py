@@ -1,4 +1,4 @@
-"""`octavo serve` on a real, tiny checkpoint: from the first line of its output to its exit status."""
+"""`octavo serve` serves a real, tiny checkpoint, from the first line of its output to its exit status."""
 
 import json
 import signal

@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C at every moment: new requests get 503, open ones their time, and nothing is left behind."""
+"""After SIGTERM or Ctrl-C, at any moment, new requests get 503, open ones their time, and nothing is left behind."""
 
 import signal
 import socket
@@ -16,7 +16,7 @@ either_signal = pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT
 
 
 def assert_gone(server: Server) -> None:
-    """What could hold it up in these tests does so for longer than anybody waits here."""
+    """Waits for the end of the server. What could hold it up in these tests would do so for longer than this waits."""
     assert server.exit_status() == 0, server.output
     server.wait_until_nothing_is_left()
     assert "Traceback" not in server.output
@@ -50,7 +50,7 @@ def test_idle(serve_fake: Callable[..., Server], number: signal.Signals) -> None
     with httpx.Client(timeout=PATIENCE) as idle, socket.create_connection(address) as silent:
         idle.get(f"{server.url}/health")
         silent.sendall(b"GET /health HTTP/1.1\r\n")
-        server.send_signal(number)  # neither connection holds it up
+        server.send_signal(number)  # Neither connection holds it up.
         assert_gone(server)
 
 

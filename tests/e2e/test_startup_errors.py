@@ -1,4 +1,4 @@
-"""What only a real process or the real engine finds wrong: one sentence that says what to do, and exit status 2."""
+"""A mistake that only a real process or engine finds is told in one sentence, and the exit status is 2."""
 
 import json
 import socket
@@ -11,7 +11,7 @@ from tests.e2e.harness import Server, started, write_model
 
 
 def refusal(directory: Path, model: Path, *flags: str) -> str:
-    """The last line that `octavo serve` prints before it ends with status 2."""
+    """Returns the last line that `octavo serve` prints before it ends with status 2."""
     command = ["-m", "octavo", "serve", model, "--kv-cache-memory", "1MiB", *flags]
     with started(command, directory) as server:
         assert server.exit_status() == 2, server.output
@@ -23,7 +23,7 @@ def refusal(directory: Path, model: Path, *flags: str) -> str:
 
 
 def test_a_port_in_use(tmp_path: Path) -> None:
-    """It is found before the checkpoint is looked at: there is none."""
+    """The port is tried before the checkpoint is looked at: there is none."""
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         assert f"port {port} (Address already in use)" in refusal(tmp_path, tmp_path, "--port", str(port))
