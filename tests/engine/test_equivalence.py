@@ -6,32 +6,24 @@ experts of each token, the most likely token, the noise and the borders of its t
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from octavo.engine.api import Output, Request, SamplingParams, TokenLogprobs
-from octavo.engine.compute.grammar import Grammars
+from octavo.engine.api import Request, SamplingParams
 from octavo.engine.compute.noise import uniforms
-from octavo.engine.compute.runner import DeviceStep, ModelRunner
-from octavo.engine.engine import Engine
-from octavo.engine.schedule.batch import Batch, Sample
-from octavo.engine.schedule.blocks import BlockPool
-from octavo.engine.schedule.scheduler import Scheduler
 from octavo.model.config import ModelConfig
 from octavo.model.decoder import Decoder
-from octavo.model.kv_cache import KVCache
 from octavo.model.loading.checkpoint import load_model
 from octavo.model.weights.precision import Precision
-from tests.engine.compute.test_edits import obvious
-from tests.engine.fakes import Collector, check, limits
+from tests.engine.compute.obvious_edits import obvious_edits
+from tests.engine.serving import BLOCK_SIZE, VOCAB, Served, serve
 from tests.model.pages import Pages
 from tests.tiny import LLAMA3_ROPE, write_tiny_checkpoint
 
-VOCAB, BLOCK_SIZE = 256, 4
 ROUNDING = 1e-4  # how far logits may differ
 SCORED = (3, 5, 8)  # whose prompts have their log-probabilities told, too
 EXPERT_MARGIN, TOKEN_MARGIN, NOISE_MARGIN = 1e-4, 1e-3, 1e-6
@@ -87,64 +79,6 @@ def requests(prefix: str = "") -> list[Request]:
     return found
 
 
-@dataclass
-class Recorder:
-    """A runner that keeps the logits it sampled from; those of a step that was in vain, too."""
-
-    runner: ModelRunner
-    overlaps: bool = False
-    logits: dict[tuple[str, int], Tensor] = field(default_factory=dict)  # (id, position) -> [V]
-
-    @property
-    def grammars(self) -> Grammars:
-        return self.runner.grammars
-
-    def launch(self, batch: Batch, before: DeviceStep | None) -> DeviceStep:
-        with torch.inference_mode():
-            logits, scored = self.runner.compute(batch, before)
-            self.logits |= {(row.id, row.end - 1): each for row, each in zip(batch.sampled, logits, strict=True)}
-            return self.runner.draw(batch, logits, scored)
-
-    def collect(self, step: DeviceStep) -> list[Sample]:
-        return self.runner.collect(step)
-
-
-@dataclass
-class Served:
-    """What became of the requests."""
-
-    tokens: dict[str, tuple[int, ...]]
-    logprobs: dict[str, list[float]]
-    ended: dict[str, Output]
-    logits: dict[tuple[str, int], Tensor]
-    preemptions: int
-    prompt_logprobs: dict[str, tuple[TokenLogprobs, ...]]
-
-
-def serve(
-    model: Decoder, rounds: list[list[Request]], num_blocks: int = 256, overlaps: bool = False, **changes
-) -> Served:
-    """Serves each round to its end; the cache starts full of NaN, which nobody may ever read."""
-    cache = KVCache.allocate(model.config, num_blocks, BLOCK_SIZE, model.activation_dtype, model.device)
-    for layer in cache.layers:
-        layer.key_slots.fill_(torch.nan)
-        layer.value_slots.fill_(torch.nan)
-    recorder = Recorder(ModelRunner(model, cache, VOCAB), overlaps)
-    bounds = limits(**{"max_num_seqs": 16, "max_num_batched_tokens": 512, "vocab_size": VOCAB, **changes})
-    core, collector = Engine(Scheduler(BlockPool(num_blocks, BLOCK_SIZE), bounds), recorder), Collector()
-    logprobs: dict[str, list[float]] = {}
-    for each in rounds:
-        for request in each:
-            assert core.add(request) is None
-        while core.has_work():
-            for output in core.step().outputs:
-                collector.take(output)
-                logprobs.setdefault(output.id, []).extend(found.logprob for found in output.logprobs)
-            check(core)
-    preemptions = core.scheduler.stats().preemptions
-    return Served(collector.tokens, logprobs, collector.ended, recorder.logits, preemptions, collector.prompt_logprobs)
-
-
 WAYS = {
     "alone": {"max_num_seqs": 1, "enable_prefix_caching": False},
     "batched": {"enable_prefix_caching": False},
@@ -193,7 +127,7 @@ def test_no_choice_was_a_close_call(alone, expected):
         params, start = request.params, len(request.prompt)
         for output, token in enumerate(text[start:]):
             logits = expected[request.id][start + output - 1].double()
-            logits = torch.tensor(obvious(logits.tolist(), params, text[: start + output], output)).double()
+            logits = torch.tensor(obvious_edits(logits.tolist(), params, text[: start + output], output)).double()
             if params.temperature == 0:
                 best, second = logits.topk(2).values
                 assert best - second > TOKEN_MARGIN

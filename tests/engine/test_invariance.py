@@ -15,7 +15,7 @@ from octavo.engine.startup.start import load
 from octavo.model.config import ModelConfig
 from octavo.model.decoder import Decoder
 from octavo.model.kernels.cpu.library import library
-from tests.engine.test_equivalence import VOCAB, Served, serve
+from tests.engine.serving import VOCAB, Served, serve
 from tests.model.marks import needs_fbgemm
 from tests.tiny import write_tiny_checkpoint
 

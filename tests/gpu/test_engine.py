@@ -6,7 +6,7 @@ take the kernels' place, but for one test in which those are interpreted, and a 
 
 import gc
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -14,12 +14,10 @@ import torch
 from torch import Tensor
 
 from octavo.engine.api import FinishReason, Progress, Request, SamplingParams
-from octavo.engine.compute.grammar import Grammars
 from octavo.engine.compute.graphs import Capture, CudaCapture, Graphs, Stage, capture_all
-from octavo.engine.compute.runner import DeviceStep, ModelRunner
+from octavo.engine.compute.runner import ModelRunner
 from octavo.engine.config import EngineConfig
 from octavo.engine.engine import Engine
-from octavo.engine.schedule.batch import Batch, Sample
 from octavo.engine.schedule.blocks import BlockPool
 from octavo.engine.schedule.scheduler import Scheduler
 from octavo.engine.startup.build import build
@@ -33,6 +31,7 @@ from octavo.model.loading.checkpoint import load_model
 from octavo.model.weights.precision import Precision
 from tests.engine.fake_gpu import FakeCapture, capturable
 from tests.engine.fakes import Collector, limits, run
+from tests.engine.serving import Recorder
 from tests.tiny import write_tiny_checkpoint
 
 VOCAB, BLOCK_SIZE, LONGEST = 256, 16, 64
@@ -77,32 +76,6 @@ def requests() -> list[Request]:
         )
         found.append(Request(f"{n}", tuple(shared * (n in (2, 4)) + text), params))
     return found
-
-
-@dataclass
-class Recorder:
-    """A runner that keeps the logits it sampled from."""
-
-    runner: ModelRunner
-    logits: dict[tuple[str, int], Tensor] = field(default_factory=dict)  # (id, position) -> [V]
-
-    @property
-    def overlaps(self) -> bool:
-        return self.runner.overlaps
-
-    @property
-    def grammars(self) -> Grammars:
-        return self.runner.grammars
-
-    def launch(self, batch: Batch, before: DeviceStep | None) -> DeviceStep:
-        with torch.inference_mode():
-            logits, scored = self.runner.compute(batch, before)
-            kept = logits.clone()
-            self.logits |= {(row.id, row.end - 1): each for row, each in zip(batch.sampled, kept, strict=True)}
-            return self.runner.draw(batch, logits, scored)
-
-    def collect(self, step: DeviceStep) -> list[Sample]:
-        return self.runner.collect(step)
 
 
 @dataclass(frozen=True)

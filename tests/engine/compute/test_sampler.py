@@ -16,9 +16,7 @@ from octavo.engine.compute.sampler import _edited, _forbidden, _logprobs, _unpac
 from octavo.engine.schedule.batch import Row, Sample
 from octavo.model.ops import sampling
 from octavo.model.ops.sampling import CANDIDATES, draw_reference
-from tests.engine.compute.test_edits import CASES
-from tests.engine.compute.test_edits import obvious as obvious_edits
-from tests.engine.compute.test_edits import row as edited_row
+from tests.engine.compute.obvious_edits import CASES, edited_row, obvious_edits
 
 SETTINGS = settings(derandomize=True, deadline=None, max_examples=100)
 INF = float("inf")
