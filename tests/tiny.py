@@ -1,4 +1,4 @@
-"""Tiny shapes, and random checkpoints of them, Mixtral's or dense ones."""
+"""Makes tiny configurations, and random checkpoints of them, sparse or dense."""
 
 import json
 from pathlib import Path
@@ -32,7 +32,7 @@ CONFIG: dict[str, Any] = {
     "eos_token_id": 2,
     "torch_dtype": "float32",
 }
-TINY_CONFIG = ModelConfig(  # for tests of what needs a shape and no checkpoint, which replace what matters to them
+TINY_CONFIG = ModelConfig(  # for tests without a checkpoint, which replace the values that matter to them
     vocab_size=100,
     hidden_size=8,
     intermediate_size=8,
@@ -43,7 +43,7 @@ TINY_CONFIG = ModelConfig(  # for tests of what needs a shape and no checkpoint,
     num_experts=2,
     num_experts_per_tok=1,
 )
-LLAMA3_ROPE = {  # as Llama 3.1's, but shorter: the eight frequencies of a tiny head lie on both sides of the bounds
+LLAMA3_ROPE = {  # Llama 3.1's but shorter, so that the eight frequencies of a tiny head lie on both sides of the bounds
     "rope_type": "llama3",
     "factor": 8.0,
     "low_freq_factor": 1.0,
@@ -53,11 +53,11 @@ LLAMA3_ROPE = {  # as Llama 3.1's, but shorter: the eight frequencies of a tiny 
 
 
 def write_tiny_checkpoint(directory: Path, *, seed: int = 0, sharp: float = 1.0, **overrides: Any) -> Path:
-    """Writes config.json and model.safetensors (per-expert layout); overrides are keys of config.json.
+    """Writes config.json and model.safetensors, each expert by itself. The overrides are keys of config.json.
 
-    The model_type "mistral" or "llama" makes a dense one: without routers, one feed-forward a layer.
+    The model_type "mistral" or "llama" makes a dense checkpoint, without routers and with one feed-forward a layer.
 
-    sharp multiplies routers and head: larger values make the choice of experts and of the next token clearer.
+    `sharp` multiplies routers and head: larger values make the choice of experts and of the next token clearer.
     """
     config = CONFIG | overrides
     directory.mkdir(parents=True, exist_ok=True)
@@ -69,7 +69,7 @@ def write_tiny_checkpoint(directory: Path, *, seed: int = 0, sharp: float = 1.0,
 
 
 def tiny_tensors(config: dict[str, Any], seed: int = 0, sharp: float = 1.0) -> dict[str, Tensor]:
-    """The weights of a checkpoint in float32, scaled so that activations keep their size from layer to layer."""
+    """Returns the weights of a checkpoint in float32, scaled so that activations keep their size in each layer."""
     generator = torch.Generator().manual_seed(seed)
 
     def matrix(rows: int, columns: int, gain: float = 1.0) -> Tensor:

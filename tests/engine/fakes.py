@@ -1,4 +1,4 @@
-"""A model without tensors: the next token is a pure function of the tokens that the cache really holds."""
+"""Fakes a model without tensors: the next token is a pure function of the tokens that the cache really holds."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,7 +19,7 @@ def next_token(prefix: Sequence[int]) -> int:
 
 
 def continuation(prompt: Sequence[int], count: int) -> tuple[int, ...]:
-    """What an engine with a single, unhurried request would generate."""
+    """Returns what an engine generates for a single request with room for all of it."""
     tokens = list(prompt)
     for _ in range(count):
         tokens.append(next_token(tokens))
@@ -27,25 +27,25 @@ def continuation(prompt: Sequence[int], count: int) -> tuple[int, ...]:
 
 
 def score(prefix: Sequence[int], target: int) -> TokenLogprobs:
-    """What the stand-in for a model says of a token after a prefix."""
+    """Returns what the fake model says of a token after a prefix."""
     return TokenLogprobs(-float(next_token([*prefix, target])), rank=1 + len(prefix))
 
 
 def scores(prompt: Sequence[int]) -> tuple[TokenLogprobs, ...]:
-    """Of the whole prompt, as an unhurried engine would give them."""
+    """Returns the scores of a whole prompt."""
     return tuple(score(prompt[:end], prompt[end]) for end in range(1, len(prompt)))
 
 
 @dataclass
 class FakeStep:
-    """A step of the stand-in. Its samples are known at once, and told when they are asked for."""
+    """A FakeStep is a step of the fake model. Its samples are known at once, and told when they are asked for."""
 
     batch: Batch
     samples: list[Sample]
     collected: bool = False
 
     def drawn(self, id: str) -> int:
-        """The token of a request; one that is not a number is followed by whatever there is."""
+        """Returns the token of a request, or any token where none could be drawn."""
         (token,) = (
             sample.token
             for row, sample in zip(self.batch.answered, self.samples, strict=True)
@@ -55,7 +55,7 @@ class FakeStep:
 
 
 class FakeRunner:
-    """Keeps token ids where a model keeps keys and values, and reads them back through the rows' blocks.
+    """A FakeRunner keeps token ids where a model keeps keys and values, and reads them through the rows' blocks.
 
     A wrong block, a block shared while it is written, or a token that was never computed changes what it generates.
     """
@@ -65,12 +65,12 @@ class FakeRunner:
         self.overlaps = overlaps
         self.grammars = Grammars()
         self.cache: dict[int, int] = {}  # slot -> token id
-        self.computed = 0  # tokens, in all steps
-        self.steps: list[list[tuple[str, int]]] = []  # (id, tokens) of each row
+        self.computed = 0  # how many tokens all steps have computed
+        self.steps: list[list[tuple[str, int]]] = []  # (id, number of tokens) of each row
         self._last: FakeStep | None = None
 
     def launch(self, batch: Batch, before: FakeStep | None = None) -> FakeStep:
-        """As a device would: in the order of the calls, with the tokens that it drew in the step before."""
+        """Computes at once, with the tokens that were drawn in the step before."""
         if before is None:
             assert self._last is None or self._last.collected, "two steps under way, and the second knows of none"
         else:
@@ -113,7 +113,7 @@ class FakeRunner:
         return Sample(next_token(tokens), prompt_logprobs=scores)
 
     def _slots(self, row: Row) -> list[int]:
-        """Slots of the positions before row.end."""
+        """Returns the slots of the positions before row.end."""
         size = self.block_size
         assert len(row.blocks) == -(-row.end // size), "blocks are allocated as tokens need them"
         return [row.blocks[position // size] * size + position % size for position in range(row.end)]
@@ -134,7 +134,7 @@ def request(name: str, prompt: Sequence[int], max_tokens: int = 4, **params) -> 
 
 
 class Collector:
-    """Gathers outputs by request and holds them to the promise: exactly one terminal output, and nothing after it."""
+    """A Collector gathers outputs by request, and asserts that nothing follows a terminal output."""
 
     def __init__(self) -> None:
         self.tokens: dict[str, tuple[int, ...]] = {}
@@ -155,7 +155,7 @@ class Collector:
 
 
 def check(engine: Engine) -> None:
-    """Every invariant of scheduler and pool."""
+    """Asserts every invariant of scheduler and pool."""
     scheduler = engine.scheduler
     pool, sequences = scheduler.pool, scheduler.running + scheduler.waiting
     pool.check(seq.blocks for seq in sequences)
@@ -171,7 +171,7 @@ def check(engine: Engine) -> None:
 
 
 def run(engine: Engine, collector: Collector, max_steps: int = 10_000) -> int:
-    """Steps until there is no work; returns how many steps that took."""
+    """Runs steps until there is no work; returns how many that took."""
     for step in range(max_steps):
         if not engine.has_work():
             return step

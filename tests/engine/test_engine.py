@@ -1,4 +1,4 @@
-"""The overlapped loop: what is prepared when, and what becomes of a row that was prepared in vain."""
+"""Tests the overlapped loop: when steps are launched and collected, and that rows launched in vain do no harm."""
 
 import pytest
 
@@ -10,7 +10,7 @@ from tests.engine.fakes import Collector, FakeRunner, FakeStep, check, continuat
 
 
 class Diary(FakeRunner):
-    """Notes what it is asked for; the rows of `broken` draw no number."""
+    """A Diary notes what it is asked for. The rows of `broken` draw no token."""
 
     def __init__(self, block_size: int = 4, broken: tuple[str, ...] = ()) -> None:
         super().__init__(block_size, overlaps=True)
@@ -80,11 +80,11 @@ def test_a_row_behind_a_stop_token_is_ignored():
     core.add(request("a", [1, 2, 3], 9, stop_token_ids=wanted[-1:]))
     run(core, collector)
     assert (collector.tokens["a"], collector.reason("a")) == (wanted, FinishReason.STOP)
-    assert runner.computed == 3 + 2 + 1  # one too many
+    assert runner.computed == 3 + 2 + 1  # one token was computed in vain
 
 
 def test_blocks_that_an_ended_sequence_still_writes_to_serve_their_next_owner():
-    """The pool is full, so what the stop token frees is taken by the next step, behind the late write."""
+    """The pool is full, so the next step takes the freed blocks, and writes to them after the late write."""
     (core, runner), collector = overlapped(num_blocks=3), Collector()
     stop = continuation([1] * 7, 2)[-1:]
     core.add(request("a", [1] * 7, 5, stop_token_ids=stop))
@@ -97,7 +97,7 @@ def test_blocks_that_an_ended_sequence_still_writes_to_serve_their_next_owner():
 
 
 def test_what_is_published_is_never_written_late():
-    """The stop token fills a block: the late row writes its place, and the block is not found by its hash."""
+    """The stop token fills a block. The late row writes to that block, so it must not be found by its hash."""
     (core, _), collector = overlapped(), Collector()
     text = continuation([1] * 6, 2)
     core.add(request("a", [1] * 6, 9, stop_token_ids=text[-1:]))
@@ -141,7 +141,7 @@ def test_a_step_whose_samples_the_host_needs_is_collected_at_once(params):
 
 @pytest.mark.parametrize("steps", [1, 2])
 def test_one_that_is_preempted_while_it_draws_a_token_gets_it_all_the_same(steps):
-    """After two steps that is its last one."""
+    """If two steps were made, that token is its last one."""
     (core, _), collector = overlapped(enable_prefix_caching=False), Collector()
     core.add(request("a", [1, 2, 3], 2))
     for _ in range(steps):

@@ -1,8 +1,9 @@
-"""On a real (tiny) model in float32: however a text is cut, batched, preempted and shared, its numbers are the same.
+"""Tests that a text's numbers do not depend on how it is cut, batched, preempted and shared.
 
-Every logit the engine sampled from is compared with one forward pass over the finished text, alone and cold. That only
-says something where rounding could not have changed a choice, so the distance of every choice from its neighbour (the
-experts of each token, the most likely token, the noise and the borders of its token) is asserted, too.
+A real but tiny model computes in float32. Every logit that the engine sampled from is compared with one forward pass
+over the finished text, by itself. This proves something only if rounding cannot have changed a choice.
+So the margin of every choice is asserted, too: of the experts of each token, of the most likely token, and of the noise
+from the borders of its token.
 """
 
 from collections.abc import Iterator
@@ -25,7 +26,7 @@ from tests.model.pages import Pages
 from tests.tiny import LLAMA3_ROPE, write_tiny_checkpoint
 
 ROUNDING = 1e-4  # how far logits may differ
-SCORED = (3, 5, 8)  # whose prompts have their log-probabilities told, too
+SCORED = (3, 5, 8)  # the indices of requests that ask for their prompt's log-probabilities
 EXPERT_MARGIN, TOKEN_MARGIN, NOISE_MARGIN = 1e-4, 1e-3, 1e-6
 
 
@@ -45,7 +46,7 @@ def model(request, tmp_path_factory) -> Decoder:
 
 
 def prompts() -> dict[str, tuple[int, ...]]:
-    """Ten texts: some share a beginning, two are the same, lengths lie at and beside block boundaries."""
+    """Returns ten texts. Some share a beginning, two are the same, and lengths lie at and beside block boundaries."""
     generator = torch.Generator().manual_seed(1)
     shared = torch.randint(3, VOCAB, (16,), generator=generator).tolist()
     texts = {}
@@ -58,7 +59,7 @@ def prompts() -> dict[str, tuple[int, ...]]:
 
 
 def requests(prefix: str = "") -> list[Request]:
-    """Every other one greedy; all with log-probabilities, some with penalties, a bias, a least length."""
+    """Returns the requests. Every other one is greedy, all ask for log-probabilities, some for penalties or a bias."""
     found = []
     for index, (name, prompt) in enumerate(prompts().items()):
         params = SamplingParams(
@@ -101,7 +102,10 @@ def texts(served: Served) -> Iterator[tuple[Request, list[int]]]:
 
 @pytest.fixture(scope="module")
 def expected(model, alone) -> dict[str, Tensor]:
-    """Logits [T, V] of every position of each finished text: one pass, alone, cold. Asserts the experts' margins."""
+    """Returns the logits [T, V] of each finished text, from one pass by itself.
+
+    Asserts that no choice of experts was close.
+    """
     margins: list[float] = []
     chosen = [layer.moe.router for layer in model.layers if layer.moe.router is not None]
     routers = {id(router.weight): router.top_k for router in chosen}
@@ -184,6 +188,6 @@ def test_the_logprobs_of_a_prompt_are_those_of_its_text(model, expected, way, mo
         wanted = scores.gather(-1, ids[:, None])
         assert [each.logprob for each in told] == pytest.approx(wanted.squeeze(-1).tolist(), abs=1e-3)
         ranks = torch.tensor([each.rank for each in told])
-        # Rounding may swap those that are closer than this.
+        # Rounding may swap tokens whose log-probabilities are this close.
         assert (((scores > wanted + 1e-3).sum(-1) < ranks) & (ranks <= (scores > wanted - 1e-3).sum(-1))).all()
         assert [[id for id, _ in each.top] for each in told] == scores.topk(2).indices.tolist()

@@ -1,4 +1,4 @@
-"""A request's logits are the same bits alone and beside fifteen others, however its prompt is cut into chunks.
+"""Tests that a request's logits are the same bits alone and beside fifteen others, however its prompt is cut.
 
 Int8 and int4 in the C kernels are so by themselves, fp16 beside them with AVX512; all else with --batch-invariant.
 """
@@ -34,12 +34,12 @@ WAYS = [
     pytest.param({"dtype": "float32", "batch_invariant": True}, id="fp32"),
     pytest.param({"dtype": "bfloat16", "batch_invariant": True}, id="bf16"),
 ]
-SHAPES = {
+MODELS = {
     "sparse": {"num_local_experts": 8, "hidden_size": 64, "intermediate_size": 96},
     "sliding window": {"sliding_window": 9},
     "dense": {"model_type": "mistral"},
 }
-REQUESTS, ALONE = 16, (0, 5, 11)  # how many there are, and which of them also run by themselves
+REQUESTS, ALONE = 16, (0, 5, 11)  # how many requests there are, and which of them also run alone
 
 
 def requests() -> list[Request]:
@@ -49,7 +49,7 @@ def requests() -> list[Request]:
     return [Request(f"{n}", prompt, SamplingParams(max_tokens=6, temperature=0)) for n, prompt in enumerate(prompts)]
 
 
-@pytest.fixture(scope="module", params=SHAPES.values(), ids=SHAPES.keys())
+@pytest.fixture(scope="module", params=MODELS.values(), ids=MODELS.keys())
 def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_tiny_checkpoint(tmp_path_factory.mktemp("tiny"), seed=7, sharp=4.0, **request.param)
 
@@ -70,7 +70,7 @@ def test_the_same_bits_alone_and_beside_fifteen_others(model: Decoder) -> None:
 
 @needs_kernels
 def test_outliers_of_others_change_nothing(checkpoint: Path) -> None:
-    """Tokens of another request whose activations are ten thousand times larger."""
+    """The tokens of other requests have activations that are ten thousand times larger."""
     config = EngineConfig(str(checkpoint), quantization="int8", threads=THREADS)
     model = load(config, ModelConfig.from_pretrained(checkpoint), lambda progress: None)
     loud = {token for request in requests()[1:] for token in request.prompt} - set(requests()[0].prompt)

@@ -1,4 +1,4 @@
-"""Edits logits the obvious way: one after the other, as the definitions of the parameters are written."""
+"""Edits logits the obvious way: one after the other, by the definitions of the parameters."""
 
 from collections.abc import Sequence
 

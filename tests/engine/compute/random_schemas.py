@@ -1,4 +1,4 @@
-"""Random JSON schemas of the kinds that clients send: nested, bounded, enumerated, referring to each other."""
+"""Makes random JSON schemas of the kinds that clients send: nested, bounded, enumerated, with references."""
 
 from random import Random
 from typing import Any
@@ -10,7 +10,7 @@ DEPTH = 3
 
 
 def random_schema(random: Random) -> Schema:
-    """An object at the top, as response formats have; its properties may refer to $defs, and these to themselves."""
+    """Returns the schema of an object. Its properties may refer to $defs, and these to themselves."""
     schema = _object(random, DEPTH)
     schema["$defs"] = {
         "leaf": _scalar(random),
@@ -79,7 +79,7 @@ def _either(random: Random, depth: int) -> Schema:
 
 
 def _exactly_one(random: Random, depth: int) -> Schema:
-    """Told apart by a constant."""
+    """Returns a oneOf of two schemas, which a constant tells apart."""
     return {
         "oneOf": [
             {

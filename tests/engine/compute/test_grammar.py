@@ -1,4 +1,4 @@
-"""Grammars in the engine: what follows them, what is refused, and that they change nothing else."""
+"""Tests that outputs follow their grammars, that bad grammars are refused, and that others notice nothing."""
 
 import json
 import re
@@ -24,9 +24,9 @@ from tests.engine.fakes import Collector, check
 from tests.server.vocab import BYTES, EOS, byte_level
 from tests.tiny import write_tiny_checkpoint
 
-TOKENS, PADDED = 259, 270  # ids of the tokenizer, rows of the embedding
+TOKENS, PADDED = 259, 270  # the number of ids in the tokenizer and in the embedding
 PROMPT = tuple(range(10, 30))
-# A model of random weights would seldom close what it opens.
+# A model of random weights would seldom close what it opens, so these tokens are favoured.
 CLOSING = tuple((BYTES + byte, 4.0) for byte in b'"}],:')
 STOP, ERROR = FinishReason.STOP, FinishReason.ERROR
 
@@ -63,7 +63,7 @@ def request(name: str, grammar: Grammar | None, **params: Any) -> Request:
 
 
 def serve(core: Engine, *requests: Request) -> Collector:
-    """To the end of all; nothing is kept of them."""
+    """Serves all requests to their end, and checks that nothing is kept of them."""
     collector = Collector()
     for each in requests:
         collector.take(core.add(each))
@@ -192,7 +192,7 @@ def test_preempted_sequences_continue_where_they_were(directory, core):
 
 
 def test_choices_stand_in_the_grammar_each_for_itself(core):
-    """One compiled grammar, as many states as choices."""
+    """The choices share one compiled grammar, and each has a state of its own."""
     grammar = Grammar("choice", '["red", "green", "blue", "violet"]')
     collector = serve(core, *(request(f"c{choice}", grammar, choice=choice, logit_bias=()) for choice in range(12)))
     found = {text(tokens) for tokens in collector.tokens.values()}
@@ -219,7 +219,7 @@ def test_an_output_may_be_cut_short(core):
 
 
 def test_logprobs_are_the_models_own(core):
-    """The constrained token was not the model's choice, and its probability says so."""
+    """The grammar makes the model take unlikely tokens, and their log-probabilities say so."""
     collector, outputs = Collector(), []
     core.add(request("a", Grammar("regex", "[xyz]{8}"), logprobs=3, temperature=0.0, logit_bias=()))
     while core.has_work():

@@ -1,4 +1,4 @@
-"""Graphs of decoding steps, with a capture that runs again in place of a device's: sizes, padding, copies, fallback."""
+"""Tests graphs of decoding steps, with a capture that runs a function again where a device would replay a graph."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -23,7 +23,7 @@ from tests.engine.fake_gpu import FakeCapture, FakeCuda, capturable
 from tests.engine.fakes import Collector, limits, run
 from tests.tiny import write_tiny_checkpoint
 
-VOCAB, BLOCK_SIZE, BLOCKS = 256, 4, 8  # BLOCKS of one row: 32 tokens
+VOCAB, BLOCK_SIZE, BLOCKS = 256, 4, 8  # BLOCKS for each row: 32 tokens
 SIZES = (1, 2, 4, 6)
 PARAMS = SamplingParams(max_tokens=9, temperature=0.0)
 
@@ -50,14 +50,14 @@ def captured(stage: Stage, capture: FakeCapture) -> Graphs:
 
 
 def texts(count: int) -> list[list[int]]:
-    """Of lengths at and beside the borders of blocks."""
+    """Returns texts whose lengths lie at and beside the borders of blocks."""
     generator = torch.Generator().manual_seed(count)
     lengths = (1, 3, 4, 5, 8, 9, 17, 30, 2)[:count]
     return [torch.randint(3, VOCAB, (length,), generator=generator).tolist() for length in lengths]
 
 
 def prefill_and_decode(count: int) -> tuple[Batch, Batch]:
-    """Two steps over `count` sequences: all but their last tokens, then those."""
+    """Returns two steps over `count` sequences: the first computes all but their last tokens, the second those."""
     fills, decodes = [], []
     for n, text in enumerate(texts(count)):
         blocks = tuple(range(10 * n + 1, 10 * n + 2 + (len(text) - 1) // BLOCK_SIZE))
@@ -134,7 +134,7 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeCuda]:
 
 
 def test_all_captures_are_on_one_stream_beside_the_current_one(cuda: FakeCuda) -> None:
-    """A trial's, too: what libraries keep for a stream is there once, and was measured."""
+    """A trial uses the same stream: so what libraries keep for a stream exists once, and was measured."""
     current, out, device = cuda.current, torch.ones(1), torch.device("cuda")
     for _ in range(2):
         assert CudaCapture(device)(lambda: out)() is out
@@ -144,7 +144,7 @@ def test_all_captures_are_on_one_stream_beside_the_current_one(cuda: FakeCuda) -
 
 @pytest.mark.parametrize("valid", [True, False], ids=["for its own reasons", "invalid for the driver"])
 def test_after_a_capture_that_failed_the_allocator_knows_of_none(cuda: FakeCuda, valid: bool) -> None:
-    """Else it would give back no memory from then on. The graph that was captured before it keeps their pool."""
+    """Otherwise it would free no memory from then on. The graph that was captured earlier keeps the shared pool."""
     capture, results = CudaCapture(torch.device("cuda")), iter([torch.ones(1)] * 3)
 
     def run() -> torch.Tensor:
@@ -157,7 +157,9 @@ def test_after_a_capture_that_failed_the_allocator_knows_of_none(cuda: FakeCuda,
     cuda.valid, current = valid, cuda.current
     with pytest.raises(RuntimeError, match="out of luck" if valid else "previous error during capture"):
         capture(run)
-    assert not cuda.under_way and list(cuda.users.values()) == [2 if valid else 1]  # the graph itself lets go of one
+    assert not cuda.under_way and list(cuda.users.values()) == [
+        2 if valid else 1
+    ]  # the failed graph itself releases its use
     assert cuda.current is current
 
 

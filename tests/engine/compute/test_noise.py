@@ -1,4 +1,4 @@
-"""Philox against its published vectors and against a second, plain implementation; uniforms against their promise."""
+"""Compares Philox with its published vectors and with a plain implementation, and tests the promises of uniforms."""
 
 import numpy as np
 import pytest
@@ -11,7 +11,7 @@ WORD = 0xFFFFFFFF
 
 
 def plain_philox(counter: list[int], key: list[int]) -> list[int]:
-    """The algorithm as the paper states it, one number at a time."""
+    """Computes the algorithm of the paper, one number at a time."""
     for _ in range(10):
         high0, low0 = divmod(counter[0] * 0xD2511F53, 2**32)
         high1, low1 = divmod(counter[2] * 0xCD9E8D57, 2**32)
@@ -28,7 +28,7 @@ def plain_philox(counter: list[int], key: list[int]) -> list[int]:
     ],
 )
 def test_known_answers(counter, key, expected):
-    """The vectors of the authors' library."""
+    """The expected words are the test vectors of the authors' library."""
     words = philox(np.array(counter, np.uint64)[:, None], np.array(key, np.uint64)[:, None])
     assert " ".join(f"{word:08x}" for word in words[:, 0]) == expected
     assert plain_philox(counter, key) == words[:, 0].tolist()

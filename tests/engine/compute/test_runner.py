@@ -1,4 +1,4 @@
-"""What one request, or what a model gives for it, can do to the others."""
+"""Tests that neither a request nor a model that returns NaN for it disturbs other requests."""
 
 from dataclasses import replace
 from pathlib import Path

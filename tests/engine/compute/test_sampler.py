@@ -1,4 +1,4 @@
-"""The sampler against a slow, obvious one in plain Python, against the distributions it promises, and at the edges."""
+"""Compares the sampler with an obvious one in plain Python and with the distributions it promises; tests edge cases."""
 
 import math
 from dataclasses import replace
@@ -36,7 +36,7 @@ def tokens(logits: torch.Tensor, rows: list[Row], vocab: int | None = None) -> l
 
 
 def obvious(logits: list[float], params: SamplingParams, noise: float) -> int:
-    """What the sampler must choose: one row, one step after another, in Python's floats."""
+    """Returns what the sampler must choose for one row, computed step by step in Python's floats."""
     top = max(logits)
     if params.temperature < 1e-5:
         return logits.index(top)
@@ -62,7 +62,7 @@ def obvious(logits: list[float], params: SamplingParams, noise: float) -> int:
 
 
 def is_acceptable(token: int | None, logits: list[float], each: Row) -> bool:
-    """Whether the obvious sampler chooses it, or would for noise and filters a millionth away: rounding in float32."""
+    """Returns whether the obvious sampler chooses the token, or would choose it but for rounding in float32."""
     params = each.params
     (noise,) = uniforms([params.seed], [params.choice], [each.output or 0])
     if token == obvious(logits, params, noise):
@@ -170,7 +170,7 @@ def test_seed_choice_and_position_change_the_draw_and_nothing_else_does():
 @SETTINGS
 @given(CASES)
 def test_chooses_by_the_edited_logits(cases):
-    """Greedy and drawn alike; log-probabilities stay those of the model."""
+    """This holds for greedy and drawn tokens. Log-probabilities stay those of the model."""
     logits = torch.tensor([values for *_, values in cases])
     rows = [
         replace(
@@ -270,7 +270,7 @@ def test_scores_are_log_probabilities_and_ranks(generator_seed, count):
 
 
 def test_nothing_waits_for_the_device():
-    """A tensor on the device meta has no values: whoever asks for one fails."""
+    """A tensor on the device meta has no values, so code that asks for one fails."""
     logits = torch.empty(3, 40, device="meta")
     rows = [row(n, logprobs=3, min_tokens=9, stop_token_ids=(n, 50), logit_bias=((7, 1.0),)) for n in range(3)]
     edited = _edited(logits, rows, 40)
@@ -282,7 +282,7 @@ def test_nothing_waits_for_the_device():
 
 @pytest.mark.parametrize("size", [1, 3, 4])
 def test_masks_are_unpacked_on_the_device_as_on_the_host(size):
-    """More bits than columns, and fewer."""
+    """There may be more bits than columns, or fewer."""
     allowed = np.random.default_rng(0).integers(0, 256, (5, size), np.uint8)
     assert torch.equal(_unpacked(torch.from_numpy(allowed), 20), ~_forbidden(allowed, torch.zeros(5, 20)))
 
@@ -305,7 +305,7 @@ def test_the_operation_that_draws_is_the_callers():
 @pytest.mark.parametrize("params", [{"temperature": 0.0}, {}, {"top_k": 2}, {"top_p": 0.9}])
 def test_what_a_grammar_forbids_is_never_chosen(params):
     logits = torch.arange(20.0).expand(50, 20)
-    allowed = np.full((50, 4), 0xFF, np.uint8)  # of 32 ids, the last 12 padding
+    allowed = np.full((50, 4), 0xFF, np.uint8)  # 32 ids, of which the last 12 are padding
     allowed[1:] = [0b00000110, 0, 0, 0xFF]
     rows = [row(n, logprobs=1, **params) for n in range(50)]
     free, *bound = sample(logits, rows, 20, allowed)

@@ -1,4 +1,4 @@
-"""A batch's tensors against an obvious construction, pending tokens and padding among them."""
+"""Compares a batch's tensors, with pending tokens and padding, with an obvious construction."""
 
 from dataclasses import fields, replace
 

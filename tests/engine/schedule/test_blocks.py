@@ -1,4 +1,4 @@
-"""BlockPool: examples of each promise, then random operations with every invariant checked after each."""
+"""Tests BlockPool by examples of each promise, then by random operations, and checks every invariant after each."""
 
 import pytest
 from hypothesis import settings
@@ -94,7 +94,7 @@ def test_the_first_of_two_equal_blocks_is_the_one_that_is_found():
 
 
 class Operations(RuleBasedStateMachine):
-    """Sequences of a few possible texts that match, allocate, publish and free in any order."""
+    """Operations lets sequences of a few possible texts match, allocate, publish and free in any order."""
 
     def __init__(self) -> None:
         super().__init__()

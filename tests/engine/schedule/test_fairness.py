@@ -1,4 +1,4 @@
-"""Who waits how long for what, on a simulated clock: a step takes a fixed time and a time for each of its tokens."""
+"""Measures waits on a simulated clock, where a step takes a fixed time and a time for each of its tokens."""
 
 from statistics import median
 
@@ -14,15 +14,15 @@ LONGEST_STEP = FIXED + PER_TOKEN * STEP_TOKENS
 
 
 class Clock:
-    """An engine whose steps take time. Requests may come at any moment, and are seen before the next step."""
+    """A Clock is an engine whose steps take time. Requests come at any moment, and are seen before the next step."""
 
     def __init__(self, **changes) -> None:
         defaults = {"max_num_batched_tokens": STEP_TOKENS, "max_num_seqs": 64, "max_model_len": 10_000}
         self.engine = engine(4000, 16, **{**defaults, **changes})
         self.now = 0.0
         self.steps = 0
-        self.came: dict[str, tuple[float, int]] = {}  # seconds and steps
-        self.tokens: dict[str, list[tuple[float, int]]] = {}  # when each of its tokens came
+        self.came: dict[str, tuple[float, int]] = {}  # id -> seconds and steps at its arrival
+        self.tokens: dict[str, list[tuple[float, int]]] = {}  # id -> seconds and steps at each of its tokens
 
     def add(self, *requests: Request) -> None:
         for each in requests:
@@ -42,13 +42,13 @@ class Clock:
             self.step()
 
     def waited(self, name: str) -> tuple[float, int]:
-        """Seconds and steps up to its first token."""
+        """Returns seconds and steps from its arrival to its first token."""
         (seconds, steps), (came, before) = self.tokens[name][0], self.came[name]
         return seconds - came, steps - before
 
 
 def prompt(name: str, length: int, max_tokens: int = 100) -> Request:
-    """No two share a prefix."""
+    """Returns a request that shares its prefix with no other name."""
     return request(name, [1] * length, max_tokens, cache_salt=name)
 
 
@@ -104,7 +104,7 @@ def test_who_generates_gets_a_token_in_every_step_and_no_step_is_too_long():
 
 
 def test_what_is_waited_for_does_not_wait_longer_than_the_prompt_that_waits():
-    """`claims` was to compute the prefix that `shares` needs, when prompts come that are shorter than it alone."""
+    """`claims` is about to compute the prefix that `shares` waits for; then prompts shorter than `claims` come."""
     clock, prefix = Clock(), [7] * 160
     clock.add(prompt("oldest", 8000))
     clock.add(request("claims", [*prefix, *range(900)]), request("shares", [*prefix, 1]))
@@ -122,7 +122,7 @@ def test_what_is_waited_for_does_not_wait_longer_than_the_prompt_that_waits():
     budget=st.integers(12, 40),
 )
 def test_nobody_starves(requests, budget):
-    """In every step the oldest prompt advances by half of what those leave who generate, so its turn comes."""
+    """The oldest prompt gets half of the tokens that generating sequences leave in each step, so its turn comes."""
     clock = Clock(max_num_batched_tokens=budget, max_num_seqs=12)
     coming = {n: (at, prompt(f"r{n}", length, new)) for n, (at, length, new) in enumerate(requests)}
     while coming or clock.engine.has_work():

@@ -1,4 +1,4 @@
-"""What every request is promised, under random loads on pools and budgets too small for them.
+"""Tests what every request is promised, under random loads on pools and budgets that are too small for them.
 
 The fake model's tokens are a pure function of what the cache holds, so an output that equals the unhurried one shows
 that batching, chunking, preemption and prefix sharing changed nothing.
@@ -15,7 +15,7 @@ from octavo.engine.api import FinishReason
 from tests.engine.fakes import VOCAB, Collector, check, continuation, engine, request, run, scores
 
 SETTINGS = settings(derandomize=True, deadline=None, max_examples=200, stateful_step_count=50)
-SHAPES = st.fixed_dictionaries(
+SETUPS = st.fixed_dictionaries(
     {
         "num_blocks": st.integers(3, 12),
         "block_size": st.sampled_from([2, 3, 4]),
@@ -36,18 +36,18 @@ class Sent:
     aborted: bool = False
 
     def expected(self, limit: int) -> tuple[int, ...]:
-        """What it generates if nobody aborts it."""
+        """Returns what it generates if nobody aborts it."""
         tokens = continuation(self.prompt, min(self.max_tokens, limit - len(self.prompt)))
         ends = [index for index, token in enumerate(tokens) if token in self.stop]
         return tokens[: ends[0] + 1] if ends else tokens
 
 
 class Load(RuleBasedStateMachine):
-    """Requests come, steps pass, clients leave, in any order; at the end everything is drained."""
+    """A Load lets requests come, steps pass and clients leave in any order. At the end everything is drained."""
 
-    @initialize(shape=SHAPES)
-    def start(self, shape: dict) -> None:
-        self.core = engine(**shape)
+    @initialize(setup=SETUPS)
+    def start(self, setup: dict) -> None:
+        self.core = engine(**setup)
         self.collector = Collector()
         self.sent: dict[str, Sent] = {}
 
@@ -119,10 +119,10 @@ TestLoad = Load.TestCase
 
 
 @SETTINGS
-@given(shape=SHAPES, lengths=st.lists(st.integers(1, 12), min_size=2, max_size=6))
-def test_the_oldest_is_never_made_to_wait_by_newer_ones(shape, lengths):
+@given(setup=SETUPS, lengths=st.lists(st.integers(1, 12), min_size=2, max_size=6))
+def test_the_oldest_is_never_made_to_wait_by_newer_ones(setup, lengths):
     """Nobody starves: while the oldest has something to compute, every step computes some of it."""
-    core = engine(**shape)
+    core = engine(**setup)
     for index, length in enumerate(lengths):
         core.add(request(f"r{index}", [index] * length, 10))
     while sequences := core.scheduler.running + core.scheduler.waiting:
@@ -135,7 +135,7 @@ def test_the_oldest_is_never_made_to_wait_by_newer_ones(shape, lengths):
 @SETTINGS
 @given(length=st.integers(1, 40), budget=st.integers(1, 48), block_size=st.sampled_from([1, 4, 8]))
 def test_a_prompt_is_computed_once_for_all_its_choices(length, budget, block_size):
-    """Each of the other seven computes only what the prefix cache never gives: the prompt's last block."""
+    """The other seven compute only the prompt's last block, which never comes from the prefix cache."""
     core, collector = engine(96, block_size, max_num_batched_tokens=budget), Collector()
     for choice in range(8):
         core.add(request(f"c{choice}", range(length), 1, choice=choice))
@@ -147,17 +147,17 @@ def test_a_prompt_is_computed_once_for_all_its_choices(length, budget, block_siz
 
 @SETTINGS
 @given(
-    shape=SHAPES,
+    setup=SETUPS,
     loads=st.lists(
         st.tuples(st.integers(0, 2), st.integers(1, 15), st.integers(0, 10), st.booleans()), min_size=1, max_size=8
     ),
     aborts=st.sets(st.integers(0, 7)),
 )
-def test_preparing_a_step_while_another_runs_changes_nothing(shape, loads, aborts):
-    """The plain loop's tokens, reasons and scores, and of those that are aborted the beginning."""
+def test_preparing_a_step_while_another_runs_changes_nothing(setup, loads, aborts):
+    """Tokens, reasons and scores are those of the plain loop. A request that is aborted has the first of them."""
 
     def serve(overlaps: bool, aborted: Set[int]) -> Collector:
-        core, collector = engine(**{**shape, "overlaps": overlaps}), Collector()
+        core, collector = engine(**{**setup, "overlaps": overlaps}), Collector()
         for index, (text, length, max_tokens, looks_back) in enumerate(loads):
             params = {"presence_penalty": float(looks_back), "prompt_logprobs": 0 if text == 1 else None}
             collector.take(core.add(request(f"r{index}", [text] * length, max_tokens, **params)))

@@ -1,4 +1,4 @@
-"""Scheduler: each promise by example, with a fake model whose output shows what the cache really held."""
+"""Tests each promise of Scheduler by example, with a fake model whose output shows what the cache really held."""
 
 import pytest
 
