@@ -27,7 +27,7 @@ def create_app(client: EngineClient, tokenizer: Tokenizer, config: ServerConfig)
     service = Service(client, tokenizer, config, counted, ParameterCheck())
     app = FastAPI(
         title="Octavo",
-        openapi_url=None,  # bodies are parsed by generation.request.parse, which FastAPI's own document would not show
+        openapi_url=None,  # FastAPI's own document would not show the bodies, which generation.request.parse parses
         redirect_slashes=False,
         middleware=_middleware(config),
         exception_handlers={HTTPException: _http_error},

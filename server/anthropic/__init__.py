@@ -1,1 +1,1 @@
-"""The endpoint of Anthropic's API."""
+"""Serves Anthropic's API."""

@@ -17,7 +17,7 @@ StopReason = Literal["end_turn", "max_tokens", "stop_sequence", "tool_use"]
 
 
 class MessageUsage(TypedDict):
-    """input_tokens are those that were not in the cache."""
+    """Counts the tokens of a request; input_tokens leaves out those that were in the cache."""
 
     input_tokens: int
     cache_creation_input_tokens: Literal[0]
@@ -26,7 +26,7 @@ class MessageUsage(TypedDict):
 
 
 class AnthropicMessage(TypedDict):
-    """stop_sequence is the one that ended the answer."""
+    """Is a whole answer; stop_sequence is the one that ended it, or null."""
 
     id: str
     type: Literal["message"]
@@ -44,7 +44,7 @@ class StopDelta(TypedDict):
 
 
 class MessageEvent(TypedDict):
-    """One of Anthropic's events; each type has its own of the keys."""
+    """Is one of Anthropic's events; which keys it has depends on its type."""
 
     type: Literal[
         "message_start",
@@ -65,7 +65,7 @@ class MessageEvent(TypedDict):
 
 
 class MessageWriter:
-    """Implements respond.AnswerWriter. Content makes the same blocks for a stream and for a whole answer."""
+    """Implements respond.AnswerWriter: Content makes the same blocks for a stream and for a whole answer."""
 
     named = True
 
@@ -77,7 +77,7 @@ class MessageWriter:
         self._ended: Ended | None = None
 
     def opening(self) -> Events:
-        """What the cache holds of the prompt is not known yet; the usage at the end corrects this one."""
+        """Returns message_start. Its usage says nothing of the cache yet; message_delta corrects it at the end."""
         return ({"type": "message_start", "message": self._message(self._job.usage())},)
 
     def chunks(self, delta: Delta) -> Events:

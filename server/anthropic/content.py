@@ -1,4 +1,4 @@
-"""The content of an answer of /v1/messages: blocks, which come to be part by part, and the events that tell how."""
+"""Makes the content of an answer of /v1/messages: blocks, and the events that tell how they grow part by part."""
 
 import json
 from collections.abc import Iterable, Iterator, Mapping
@@ -9,7 +9,7 @@ from typing_extensions import TypedDict
 from octavo.server.conversation.items import Change, Closed, Extended, Item, ItemAssembler, Opened
 from octavo.server.conversation.parts import ParsedDelta, Text, ToolCallArguments
 
-Event = Mapping[str, object]  # its type, and what that type has; answer.MessageEvent describes them
+Event = Mapping[str, object]  # described by answer.MessageEvent
 
 
 class TextContent(TypedDict):
@@ -38,7 +38,7 @@ class InputDelta(TypedDict):
 
 
 class Content:
-    """Words the items of an answer as content blocks, and their changes as events."""
+    """Turns the items of an answer into content blocks, and their changes into events."""
 
     def __init__(self) -> None:
         self.blocks: list[ContentBlock] = []  # those that are whole
@@ -80,7 +80,7 @@ def _delta(part: Text | ToolCallArguments) -> TextDelta | InputDelta:
 
 
 def _object(text: str) -> dict[str, Any]:
-    """Empty for what is none: a call may have been cut, and the shape has no room for half of one."""
+    """Reads a JSON object; returns an empty one for text that is none, since a call may have been cut."""
     try:
         value = json.loads(text)
     except (ValueError, RecursionError):

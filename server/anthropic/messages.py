@@ -1,4 +1,4 @@
-"""/v1/messages: Anthropic's API, as a translation of the chat request, and of its answer; /count_tokens below it."""
+"""Serves /v1/messages, Anthropic's API, by translating it to and from chat requests, and /v1/messages/count_tokens."""
 
 import asyncio
 
@@ -37,7 +37,7 @@ def router(service: Service) -> APIRouter:
 
     @routes.post("/v1/messages", openapi_extra=MESSAGES.extra())
     async def create_message(http: HttpRequest) -> Response:
-        """The model's next message in a conversation, as Anthropic's API gives it."""
+        """Answers a conversation with the model's next message, in the form of Anthropic's API."""
         request = await read_body(service, http, MessagesRequest)
         chat = translated(service, request.chat(), NAMES)
         with naming(NAMES):
@@ -46,7 +46,7 @@ def router(service: Service) -> APIRouter:
 
     @routes.post("/v1/messages/count_tokens", openapi_extra=COUNT.extra())
     async def count_message_tokens(http: HttpRequest) -> Response:
-        """How many tokens the prompt of a conversation has."""
+        """Counts the tokens of a conversation's prompt."""
         request = await read_body(service, http, CountRequest)
         chat = translated(service, request.chat(), NAMES)
         with naming(NAMES):
@@ -57,5 +57,5 @@ def router(service: Service) -> APIRouter:
 
 
 def _count(service: Service, chat: ChatRequest) -> int:
-    """Runs in a thread, as everything that takes longer with the text."""
+    """Runs in a thread, because it takes longer for longer texts."""
     return len(service.tokenizer.encode(rendered(service, chat), add_special_tokens=False))

@@ -1,4 +1,4 @@
-"""What clients send to /v1/messages, and the chat request that it amounts to."""
+"""Describes what clients send to /v1/messages, and translates it into a chat request."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -10,7 +10,7 @@ from octavo.server.conversation.translation import TranslatedRequest, declared
 from octavo.server.http.errors import FieldName, InvalidRequest
 from octavo.server.http.fields import Object
 
-# The chat's complaints, in this body's words.
+# The chat request's fields, and what they are called in this body: for errors.
 NAMES = {
     "messages": "messages",
     "continue_final_message": "messages",
@@ -22,16 +22,16 @@ NAMES = {
     "reasoning_effort": "output_config.effort",
     "user": "metadata.user_id",
 }
-UNSUPPORTED = ("container", "context_management", "mcp_servers")  # what runs on Anthropic's side
+UNSUPPORTED = ("container", "context_management", "mcp_servers")  # these would run on Anthropic's side
 REQUIRED = {"text": ("text",), "tool_use": ("id", "name", "input"), "tool_result": ("tool_use_id",)}
-BELONGS = {"tool_use": "assistant", "tool_result": "user"}  # the one role that has such blocks
+BELONGS = {"tool_use": "assistant", "tool_result": "user"}  # the only role that may have such blocks
 
 
 class TextBlock(Object):
     type: Literal["text"]
-    """Text; other blocks this model does not read."""
+    """Is always `text`: this model reads no other blocks."""
     text: str
-    """The text itself."""
+    """Holds the text."""
 
 
 def _as_blocks(content: Any) -> Any:
@@ -42,27 +42,27 @@ Texts = Annotated[list[TextBlock], BeforeValidator(_as_blocks, json_schema_input
 
 
 class Block(Object):
-    """Text, a call that the model made, or what came of it; `check` says what each of them needs."""
+    """Is text, a call that the model made, or the result of a call; `check` says what each of them needs."""
 
     type: Literal["text", "tool_use", "tool_result"]
-    """Which of them it is."""
+    """Says which of the three the block is."""
     text: str | None = None
-    """Of text: the text itself."""
+    """Holds the text of a text block."""
     id: str | None = None
-    """Of a call: what its result refers to."""
+    """Identifies a call; its result refers to this."""
     name: str | None = None
-    """Of a call: the tool's name."""
+    """Names the tool of a call."""
     input: dict[str, Any] | None = None
-    """Of a call: the arguments."""
+    """Holds the arguments of a call."""
     tool_use_id: str | None = None
-    """Of a result: the call's id."""
+    """Names the call that a result belongs to by its id."""
     content: Texts | None = None
-    """Of a result: what the tool returned, a string or text blocks."""
+    """Holds what the tool returned, as a string or text blocks."""
     is_error: bool | None = None
-    """Of a result: whether the tool failed; its content says how."""
+    """Says that the tool failed. It changes nothing: the content should say how it failed."""
 
     def check(self, role: str, where: str) -> None:
-        """Raises InvalidRequest for what is missing or does not belong to the role."""
+        """Raises InvalidRequest if something is missing, or does not belong to the role."""
         if BELONGS.get(self.type, role) != role:
             template = "{type} is '{given}', which the role '{role}' does not have."
             raise InvalidRequest(template, where, type=FieldName(f"{where}.type"), given=self.type, role=role)
@@ -77,22 +77,22 @@ Blocks = Annotated[list[Block], BeforeValidator(_as_blocks, json_schema_input_ty
 
 class Message(Object):
     role: Literal["user", "assistant", "system"]
-    """Who says it."""
+    """Says who speaks."""
     content: Blocks
-    """What is said: a string, or blocks."""
+    """Holds what is said, as a string or blocks."""
 
 
 class Tool(Object):
     type: Literal["custom"] | None = None
-    """A tool of the client's own; there are no built-in ones."""
+    """Is always `custom`: this server has no built-in tools."""
     name: str
-    """What the model calls it."""
+    """Names the tool for the model."""
     input_schema: dict[str, Any]
-    """A JSON schema of its input."""
+    """Gives a JSON schema of the tool's input."""
     description: str | None = None
-    """When and how to use it, for the model."""
+    """Tells the model when and how to use the tool."""
     strict: bool | None = None
-    """Whether the input must validate against the schema."""
+    """Changes nothing: calls that `tool_choice` demands keep to the schema whatever this says."""
 
     def chat(self) -> dict[str, Any]:
         rest = {key: value for key, value in declared(self).items() if key not in ("type", "input_schema")}
@@ -101,11 +101,11 @@ class Tool(Object):
 
 class ToolChoice(Object):
     type: Literal["auto", "any", "tool", "none"]
-    """The model's choice, some tool, the named tool, or none."""
+    """Leaves the choice to the model, or demands some tool, the named tool or none."""
     name: str | None = None
-    """Of `tool`: which."""
+    """Names the tool; it is required with the type `tool`."""
     disable_parallel_tool_use: bool | None = None
-    """Whether there may be only one call in an answer. Default: false."""
+    """Allows one call at most in an answer. The default is false."""
 
     def chat(self) -> Any:
         if self.type == "tool":
@@ -115,9 +115,9 @@ class ToolChoice(Object):
 
 class Format(Object):
     type: Literal["json_schema"]
-    """JSON that validates against a schema."""
+    """Is always `json_schema`: the answer is JSON that validates against a schema."""
     schema_: dict[str, Any] = Field(alias="schema")
-    """The JSON schema."""
+    """Gives the JSON schema."""
 
     def chat(self) -> dict[str, Any]:
         return {"type": "json_schema", "json_schema": {"name": "answer", "schema": self.schema_, "strict": True}}
@@ -125,36 +125,36 @@ class Format(Object):
 
 class OutputConfig(Object):
     format: Format | None = None
-    """What the answer's text must be. Default: any text."""
+    """Says what the answer's text must be. The default is any text."""
     effort: str | None = None
-    """Refused: this model has no degrees of effort."""
+    """Is only accepted as `none`: this model has no degrees of effort."""
 
 
 class Thinking(Object):
     type: Literal["disabled"]
-    """This model does not think aside."""
+    """Is always `disabled`: this model does not think before it answers."""
 
 
 class Metadata(Object):
     user_id: str | None = None
-    """Whom the request is for; informational."""
+    """Tells whom the request is for. It changes nothing."""
 
 
 class CountRequest(TranslatedRequest):
-    """A conversation, with all that makes its prompt."""
+    """Holds a conversation, with everything that its prompt is made of."""
 
     messages: list[Message] = Field(min_length=1)
-    """The conversation so far, oldest first. If the last message is the assistant's, the answer continues it."""
+    """Holds the conversation so far, oldest first. If the last message is the assistant's, the answer continues it."""
     system: Texts | None = None
-    """A system message before the conversation: a string, or text blocks."""
+    """Gives a system message that precedes the conversation, as a string or text blocks."""
     tools: list[Tool] | None = None
-    """Tools that the model may call."""
+    """Lists the tools that the model may call."""
     tool_choice: ToolChoice | None = None
-    """Whether it must, or which. Default: its choice."""
+    """Says whether the model must call a tool, and which. The default leaves that to the model."""
     thinking: Thinking | None = None
-    """Accepted where it is disabled."""
+    """Is only accepted as disabled."""
     output_config: OutputConfig | None = None
-    """What the answer must be."""
+    """Says what the answer must be."""
 
     def check(self) -> None:
         super().check()
@@ -168,11 +168,11 @@ class CountRequest(TranslatedRequest):
                 block.check(message.role, f"messages.{position}.content.{index}")
 
     def chat(self) -> dict[str, Any]:
-        """The body of the chat request."""
+        """Returns the body of the chat request."""
         return self.amounting_to(self.conversation())
 
     def conversation(self) -> dict[str, Any]:
-        """What of it is translated; null where the body says nothing."""
+        """Returns the fields that are translated, with None where the body says nothing."""
         config, choice = self.output_config or OutputConfig(), self.tool_choice
         continues = self.messages[-1].role == "assistant"
         return {
@@ -193,19 +193,19 @@ class CountRequest(TranslatedRequest):
 
 class MessagesRequest(CountRequest):
     max_tokens: int = Field(ge=1)
-    """The most tokens the answer may have."""
+    """Limits the tokens of the answer."""
     stop_sequences: list[str] | None = None
-    """Up to four strings that end the answer where they appear; they are not part of its text."""
+    """Gives up to four strings that end the answer where they appear; they are not part of its text."""
     temperature: float | None = Field(None, ge=0, le=2)
-    """0 takes the likeliest token; more is more varied. Default: the checkpoint's, or 1."""
+    """Makes the choice of tokens more varied; 0 always takes the likeliest. The default is the checkpoint's, or 1."""
     top_p: float | None = Field(None, ge=0, le=1)
-    """Keeps the likeliest tokens that add up to this share. Default: the checkpoint's, or 1."""
+    """Keeps the likeliest tokens whose probabilities add up to this. The default is the checkpoint's, or 1."""
     top_k: int | None = Field(None, ge=-1, lt=2**31)
-    """Keeps the k likeliest tokens; 0 and -1 keep all, the default."""
+    """Keeps the k likeliest tokens; 0 and -1 keep all. The default is the checkpoint's, or 0."""
     metadata: Metadata | None = None
-    """About the request; informational."""
+    """Tells about the request. It changes nothing."""
     service_tier: Literal["auto", "standard_only"] | None = None
-    """Accepted: there is one tier."""
+    """Changes nothing: this server has one tier."""
 
     def conversation(self) -> dict[str, Any]:
         return super().conversation() | {
@@ -219,7 +219,7 @@ class MessagesRequest(CountRequest):
 
 
 def _turns(message: Message) -> Iterator[dict[str, Any]]:
-    """One of the assistant's stays one message; results among the user's blocks are messages of their own."""
+    """Yields the chat's messages for one message here: results among a user's blocks become messages of their own."""
     texts = [block for block in message.content if block.type == "text"]
     if message.role != "user":
         calls = [_call(block) for block in message.content if block.type == "tool_use"]

@@ -1,1 +1,1 @@
-"""The chat request that each API for conversations becomes, and the parts that its answer is read into."""
+"""Turns requests for conversations into chat requests, and the text of answers into parts."""

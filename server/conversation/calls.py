@@ -1,4 +1,4 @@
-"""Calls of tools in what a model writes, read as they arrive; whatever is no call stays text."""
+"""Finds calls of tools in a model's text, while it arrives; whatever is not a call stays text."""
 
 import json
 import re
@@ -13,7 +13,7 @@ from octavo.server.text.template import ChatTemplate
 from octavo.server.text.template_adaptation import CALL, END_OF_CALL
 
 _LETTERS = string.ascii_letters + string.digits
-_REACH = 256  # characters within which the head of a call must end; without it, a call is read when it is complete
+_REACH = 256  # characters; if the head of a call does not end within them, the call is read once it is complete
 # {"name": "f", "arguments": {
 _HEAD = re.compile(r'\{\s*"name"\s*:\s*"(?P<name>[^"\\]*)"\s*,\s*"(?:arguments|parameters)"\s*:\s*(?=\{)')
 _NAMED_HEAD = re.compile(r"\s*(?P<name>[\w.-]+)(?:\[CALL_ID\][\w-]*)?\[ARGS\]\s*")  # f[ARGS]{
@@ -21,17 +21,17 @@ _NAMED_HEAD = re.compile(r"\s*(?P<name>[\w.-]+)(?:\[CALL_ID\][\w-]*)?\[ARGS\]\s*
 
 @dataclass(frozen=True, slots=True)
 class CallFormat:
-    """How a model writes calls: a marker, then {"name": ..., "arguments": ...}, or an array of such objects.
+    """Describes how a model writes calls: a marker, then {"name": ..., "arguments": ...}, or an array of such objects.
 
-    Mistral's newer models write name[ARGS]{...} after each marker; that is understood wherever it appears.
+    Mistral's newer models write name[ARGS]{...} after each marker; the parser understands that in every format.
     """
 
     marker: str
-    end: str = ""  # the marker after a call, where there is one
-    named: bool = False  # whether the model itself writes name[ARGS]{...}
+    end: str = ""  # the marker after a call; empty: there is none
+    named: bool = False  # the model writes name[ARGS]{...}
 
     def tokens(self) -> tuple[str, ...]:
-        """What may be special tokens of the vocabulary, which decoding would hide."""
+        """Returns texts that may be special tokens of the vocabulary, which decoding would hide."""
         return (self.marker, self.end, "[ARGS]", "[CALL_ID]")
 
 
@@ -41,14 +41,14 @@ MISTRAL_NAMED = CallFormat("[TOOL_CALLS]", named=True)
 
 
 def format_of(template: ChatTemplate) -> CallFormat:
-    """As the template writes calls that were made before. One that takes no tools has them described in JSON's form."""
+    """Returns the format in which the template writes earlier calls; JSON for a template that takes no tools."""
     if not template.capabilities.tools or MISTRAL.marker not in template.source:
         return JSON
     return MISTRAL_NAMED if "[ARGS]" in template.source else MISTRAL
 
 
 def new_id(short: bool) -> Callable[[], str]:
-    """Makes ids of calls: as OpenAI's look or, short, as Mistral's templates demand them."""
+    """Returns what makes ids for calls: like OpenAI's or, if short, as Mistral's templates demand them."""
     return (lambda: _random(9)) if short else (lambda: "call_" + _random(24))
 
 
@@ -65,7 +65,10 @@ class _Brackets:
         self._escaped = False
 
     def end(self, text: str, start: int) -> int | None:
-        """The index after the closing bracket, None if it is not in text[start:]; what came before is remembered."""
+        """Returns the index after the closing bracket, or None if it is not in text[start:].
+
+        The next call goes on where this text ends.
+        """
         for position in range(start, len(text)):
             if self._closes(text[position]):
                 return position + 1
@@ -90,27 +93,27 @@ class _Brackets:
 
 
 class CallParser:
-    """Implements parts.PartParser. Each state reads from the front of what is held, or waits for more.
+    """Implements parts.PartParser. Each state consumes from the front of the held text, or waits for more.
 
         text <tool_call> {"name": "f", "arguments":  {"x": 1}    }   </tool_call>  text
         _text       |  _head                          | _arguments | _tail | _close  | _text
 
     Space before a marker, and after a call, belongs to neither text nor call. Once a call has begun, its arguments
-    are passed on as the model writes them; before that, whatever is not the head of a call of a known tool is text.
+    are passed on as the model writes them. Before that, whatever is not the head of a call of a known tool is text.
     """
 
     def __init__(
         self, format: CallFormat, names: frozenset[str], new_id: Callable[[], str], parallel: bool = True
     ) -> None:
-        """parallel: whether calls after the first are passed on; new_id makes the id of each."""
+        """Calls after the first are passed on only if `parallel`; new_id makes the id of each call."""
         self._format = format
         self._names = names
         self._new_id = new_id
         self._most = None if parallel else 1
         self._state: Callable[[], list[Part] | None] = self._text
-        self._held = ""  # not read yet
-        self._read = ""  # read as the beginning of a call; text if it turns out to be none
-        self._seen = 0  # characters of `held` that `brackets` has seen
+        self._held = ""  # received, not consumed yet
+        self._read = ""  # consumed as the beginning of a call; becomes text if it turns out to be none
+        self._seen = 0  # characters of `_held` that `_brackets` has seen
         self._brackets = _Brackets()
         self._calls = 0
         self._in_array = False
@@ -123,7 +126,7 @@ class CallParser:
         return [part for part in parts if self._is_wanted(part)]
 
     def flush(self) -> list[Part]:
-        """Space at the end is text only of an answer without calls; what is left of a call is dropped."""
+        """Returns what is left as text. Space at the end is dropped after a call, and so is an unfinished call."""
         left, self._read, self._held = self._read + self._held, "", ""
         if self._state in (self._arguments, self._tail, self._close):
             return []
@@ -135,7 +138,7 @@ class CallParser:
         return isinstance(part, Text) or self._most is None or part.index < self._most
 
     def _text(self) -> list[Part] | None:
-        """Up to a marker, without the space before it; held back is what may yet become one."""
+        """Passes on text up to a marker, without the space before it; holds back what may become a marker."""
         before, marker, after = self._held.partition(self._format.marker)
         if marker:
             shown = before.rstrip()
@@ -150,7 +153,7 @@ class CallParser:
         self._state, self._seen, self._brackets = self._head, 0, _Brackets()
 
     def _head(self) -> list[Part] | None:
-        """From a marker, or a comma in an array, to where the arguments begin."""
+        """Consumes from a marker, or a comma in an array, to where the arguments begin."""
         self._skip_space()
         if not self._held:
             return None
@@ -173,7 +176,7 @@ class CallParser:
         return self._complete(written)
 
     def _complete(self, written: str) -> list[Part]:
-        """A whole object in another order, or with its arguments as text."""
+        """Reads a call from a whole object: its keys may have another order, its arguments may be text."""
         call = _loaded(written)
         name = call.get("name") if isinstance(call, dict) else None
         arguments = _arguments_of(call) if isinstance(name, str) and name in self._names else None
@@ -185,7 +188,7 @@ class CallParser:
         return [*start, ToolCallArguments(self._calls - 1, arguments)]
 
     def _named(self) -> list[Part] | None:
-        """name[ARGS]{...}"""
+        """Consumes the head of name[ARGS]{...}."""
         brace = self._held.find("{", 0, _REACH)
         if brace < 0 and len(self._held) < _REACH:
             return None
@@ -196,7 +199,7 @@ class CallParser:
         return self._start(head["name"], self._close)
 
     def _no_call(self, more: str) -> list[Part]:
-        """What was read is text after all."""
+        """Passes on as text what was consumed as the beginning of a call."""
         text, self._read = self._read + more, ""
         self._state, self._in_array = self._text, False
         return [Text(text)] if text else []
@@ -219,7 +222,10 @@ class CallParser:
         return [ToolCallArguments(self._calls - 1, fragment)]
 
     def _tail(self) -> list[Part] | None:
-        """The rest of the object after its arguments: a brace, perhaps an id before it. Some models forget both."""
+        """Consumes the rest of the object after its arguments: a brace, perhaps an id before it.
+
+        Some models forget both.
+        """
         rest = self._held.lstrip()
         if not rest:
             return None
@@ -231,7 +237,7 @@ class CallParser:
         return []
 
     def _close(self) -> list[Part] | None:
-        """What ends a call, or leads to the next one in an array."""
+        """Consumes what ends a call, or leads to the next one in an array."""
         rest = self._held.lstrip()
         if rest[:1] == "," and self._in_array:
             self._held = rest[1:]
@@ -256,13 +262,13 @@ class CallParser:
 
 
 def _overlap(text: str, marker: str) -> int:
-    """How many characters at the end of text may begin the marker."""
+    """Returns the number of characters at the end of text that may begin the marker."""
     longest = min(len(text), len(marker) - 1)
     return next((length for length in range(longest, 0, -1) if text.endswith(marker[:length])), 0)
 
 
 def _loaded(text: str) -> Any:
-    """None for what is no JSON."""
+    """Returns the value, or None if the text is not JSON."""
     try:
         return json.loads(text)
     except (ValueError, RecursionError):
@@ -270,7 +276,7 @@ def _loaded(text: str) -> Any:
 
 
 def _arguments_of(call: dict[str, Any]) -> str | None:
-    """As JSON text, which some models put into a string; None where there is no object."""
+    """Returns the arguments as JSON text, which some models put into a string; None if they are no object."""
     arguments = call.get("arguments", call.get("parameters", {}))
     if isinstance(arguments, str) and isinstance(_loaded(arguments), dict):
         return arguments

@@ -1,4 +1,4 @@
-"""The messages that clients send, role by role, and the turns that they are for a chat template."""
+"""Describes the messages that clients send, and turns them into what chat templates take."""
 
 import json
 from collections.abc import Sequence
@@ -13,16 +13,16 @@ from octavo.server.text.turns import Turn, TurnCall
 
 class TextPart(Object):
     type: Literal["text"]
-    """This model reads text only."""
+    """Is always `text`: this model reads nothing else."""
     text: str
-    """A part of the message; parts are joined without a space."""
+    """Holds a part of the message; parts are joined without a space."""
 
 
 class RefusalPart(Object):
     type: Literal["refusal"]
-    """Only in messages of the assistant."""
+    """Is always `refusal`; only the assistant's messages may have such parts."""
     refusal: str
-    """What it said instead of an answer."""
+    """Holds what the assistant said instead of an answer."""
 
 
 Content = Annotated[
@@ -33,21 +33,21 @@ Content = Annotated[
 
 class CalledFunction(Object):
     name: str
-    """The name of the function."""
+    """Names the function."""
     arguments: str
-    """Its arguments: an object, as JSON text."""
+    """Holds the arguments: an object, as JSON text."""
 
 
 class CallOfTool(Object):
     id: str
-    """The result names its call by this."""
+    """Identifies the call; its result refers to this."""
     type: Literal["function"]
-    """Functions are the only tools here."""
+    """Is always `function`: there are no other tools here."""
     function: CalledFunction
-    """What was called."""
+    """Says what was called."""
 
     def turn(self) -> TurnCall:
-        """Templates write the arguments as JSON themselves, so they get the object where there is one."""
+        """Returns the call as chat templates take it: with its arguments as an object if they are one."""
         function = self.function
         return {
             "id": self.id,
@@ -57,23 +57,23 @@ class CallOfTool(Object):
 
 
 class Message(Object):
-    """Of any role; `check` says what each of them needs."""
+    """Is a message of any role; `check` says what each role needs."""
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    """Who says it; `developer` is the newer name of `system`."""
+    """Says who speaks; `developer` is the newer name of `system`."""
     content: Content | None = None
-    """What is said: a string, or an array of text parts."""
+    """Holds what is said, as a string or an array of text parts."""
     name: str | None = None
-    """Who of several participants says it, for models whose template shows names."""
+    """Names one of several participants, for models whose template shows names."""
     refusal: str | None = None
-    """What the assistant said instead of an answer."""
+    """Holds what the assistant said instead of an answer."""
     tool_calls: list[CallOfTool] | None = None
-    """The calls that the assistant made."""
+    """Lists the calls that the assistant made."""
     tool_call_id: str | None = None
-    """In a message of the role `tool`: the call whose result it is."""
+    """Names the call whose result this message of the role `tool` is."""
 
     def check(self, position: int) -> None:
-        """Raises InvalidRequest for what the role does not have, and for a message that says nothing."""
+        """Raises InvalidRequest if the role does not have a field that is given, or if the message says nothing."""
         where = f"messages.{position}"
         if self.role == "function":
             raise InvalidRequest("The role 'function' is not supported; use 'tool' with 'tools'.", f"{where}.role")
@@ -91,7 +91,7 @@ class Message(Object):
             raise InvalidRequest("The required parameter {param} is missing.", f"{where}.content")
 
     def turn(self) -> Turn:
-        """As chat templates know it: plain text, `system` for OpenAI's newer `developer`."""
+        """Returns the message as chat templates take it: plain text, and `system` for OpenAI's newer `developer`."""
         turn: Turn = {"role": "system" if self.role == "developer" else self.role, "content": self._text()}
         if self.name:
             turn["name"] = self.name
@@ -113,7 +113,7 @@ class Message(Object):
 
 
 def turns_of(messages: Sequence[Message]) -> list[Turn]:
-    """A result carries the name of the function that was called: some templates show it."""
+    """Returns the turns of a conversation. A result gets the name of its function, since some templates show it."""
     names: dict[str, str] = {}  # by id of the call
     turns = []
     for message in messages:
@@ -126,7 +126,7 @@ def turns_of(messages: Sequence[Message]) -> list[Turn]:
 
 
 def _decoded(arguments: str) -> Any:
-    """The object that the text is, or the text: a model may have written what is no JSON."""
+    """Returns the object that the text is, or else the text: a model may have written what is not JSON."""
     try:
         value = json.loads(arguments or "{}")
     except (ValueError, RecursionError):

@@ -1,4 +1,4 @@
-"""What an answer consists of before an endpoint gives it its shape: text, and calls of tools."""
+"""Splits the text of an answer into parts: text, and calls of tools."""
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -12,14 +12,14 @@ Ended = FinishReason | Literal["tool_calls"]
 
 @dataclass(frozen=True, slots=True)
 class Text:
-    """Of the assistant's message."""
+    """Is text of the assistant's message."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class ToolCallStart:
-    """A call begins. `index` counts the calls of one choice from 0."""
+    """Begins a call. `index` counts the calls of one choice from 0."""
 
     index: int
     id: str
@@ -28,7 +28,7 @@ class ToolCallStart:
 
 @dataclass(frozen=True, slots=True)
 class ToolCallArguments:
-    """More of the JSON text of a call that has begun."""
+    """Adds to the JSON text of a call that has begun."""
 
     index: int
     fragment: str
@@ -39,7 +39,7 @@ Part = Text | ToolCallStart | ToolCallArguments
 
 @dataclass(frozen=True, slots=True)
 class ToolCall:
-    """A whole call: the join of its parts."""
+    """Is a whole call, joined from its parts."""
 
     id: str
     name: str
@@ -61,7 +61,7 @@ class ParsedDelta:
 
     @property
     def tool_calls(self) -> list[ToolCall]:
-        """Those that begin in this delta; of a whole answer, all of them."""
+        """Returns the calls that begin in this delta; all of them if it is a whole answer."""
         fragments: dict[int, list[str]] = {}
         for part in self.parts:
             if isinstance(part, ToolCallArguments):
@@ -71,20 +71,20 @@ class ParsedDelta:
 
 
 class PartParser(Protocol):
-    """Reads the text of one choice, in pieces of any size. It never raises: what is no call is text.
+    """Finds the parts in the text of one choice, which comes cut in any way.
 
-    However the text is cut, the join of the parts is the same.
+    It never raises: what is not a call is text. However the text is cut, the join of the parts is the same.
     """
 
     def push(self, text: str) -> Iterable[Part]:
-        """What has become certain; text that may yet begin a call is held back."""
+        """Returns the parts that have become certain; holds back text that may yet begin a call."""
 
     def flush(self) -> Iterable[Part]:
-        """What was held back, when nothing can follow any more."""
+        """Returns what was held back, once nothing can follow."""
 
 
 class PlainText:
-    """Implements PartParser where no tool can be called."""
+    """Implements PartParser for answers without tools: all is text."""
 
     def push(self, text: str) -> Sequence[Part]:
         return (Text(text),) if text else ()
@@ -98,11 +98,11 @@ class ChoiceParser:
 
     def __init__(self, parser: PartParser) -> None:
         self._parser = parser
-        self._logprobs: list[tuple[int, TokenLogprobs]] = []  # of tokens whose text is held back
+        self._logprobs: list[tuple[int, TokenLogprobs]] = []  # belong to tokens whose text is held back
         self._called = False
 
     def feed(self, delta: Delta) -> ParsedDelta | None:
-        """None when there is nothing to show."""
+        """Returns None when there is nothing to show."""
         parts = [*self._parser.push(delta.text)]
         if delta.finish_reason is not None:
             parts += self._parser.flush()
@@ -121,7 +121,7 @@ class AnswerParser:
     """Holds a ChoiceParser for each choice of an answer."""
 
     def __init__(self, new_parser: Callable[[], PartParser] = PlainText) -> None:
-        """new_parser makes a parser for each choice."""
+        """`new_parser` makes the PartParser of each choice."""
         self._new_parser = new_parser
         self._choices: dict[int, ChoiceParser] = {}  # by index of the choice
 

@@ -1,4 +1,4 @@
-"""ChatRequest: the body of a chat, and what each API for conversations amounts to."""
+"""Describes the body of a chat request, which every other API for conversations is translated into."""
 
 from typing import Any
 
@@ -12,27 +12,39 @@ from octavo.server.http.errors import FieldName, InvalidRequest
 
 class ChatRequest(GenerationRequest):
     messages: list[Message] = Field(min_length=1)
-    """The conversation so far, oldest first."""
+    """Holds the conversation so far, oldest first."""
     max_completion_tokens: int | None = Field(None, ge=1)
-    """The newer name of max_tokens, and the stronger."""
+    """Replaces max_tokens; if both are given, this one counts."""
     logprobs: bool | None = None
-    """Whether to tell the log-probability of each token, before bias, penalties, temperature and filters."""
+    """Asks for the log-probability of each token, before bias, penalties, temperature and filters."""
     top_logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
-    """How many of the likeliest tokens to tell too; only with `logprobs`."""
+    """Asks for so many of the likeliest tokens in each place, too. It is only allowed with `logprobs`."""
     add_generation_prompt: bool | None = None
-    """Extension. Whether the assistant speaks next. Default: true, unless the final message is continued."""
+    """Lets the assistant speak next. The default is true, unless the last message is continued.
+
+    This is an extension.
+    """
     continue_final_message: bool | None = None
-    """Extension. Whether the last message, the assistant's, is the beginning of the answer. Default: false."""
+    """Makes the last message, the assistant's, the beginning of the answer. The default is false.
+
+    This is an extension.
+    """
     chat_template: str | None = None
-    """Extension. A Jinja template in place of the checkpoint's, where the server is started to allow it."""
+    """Gives a Jinja template in place of the checkpoint's, if the server is started to allow it.
+
+    This is an extension.
+    """
     chat_template_kwargs: dict[str, Any] | None = None
-    """Extension. Further variables of the template."""
+    """Sets further variables of the template. This is an extension."""
     tools: list[Tool] | None = Field(None, max_length=MAX_TOOLS)
-    """Functions that the model may call."""
+    """Lists the functions that the model may call."""
     tool_choice: ToolChoice | None = None
-    """Whether it calls any: `auto`, the default with tools, leaves it to the model; others demand or forbid it."""
+    """Says whether the model calls tools: `auto`, the default with tools, leaves it to the model.
+
+    Other values demand or forbid it.
+    """
     parallel_tool_calls: bool | None = None
-    """Whether one answer may have several calls. Default: true."""
+    """Allows several calls in one answer. The default is true."""
 
     def check(self) -> None:
         super().check()
@@ -47,7 +59,7 @@ class ChatRequest(GenerationRequest):
             message.check(position)
 
     def tool_use(self) -> ToolUse | None:
-        """What the model may do with tools; None when it has none to call."""
+        """Returns what the model may do with tools, or None when it has none to call."""
         return tool_use(self.tools or [], self.tool_choice, self.parallel_tool_calls is not False)
 
     def _check_prefill(self) -> None:

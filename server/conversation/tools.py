@@ -1,4 +1,4 @@
-"""The tools that a request offers, and which of them the model may or must call."""
+"""Describes the tools that a request offers, and finds which of them the model may or must call."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,20 +16,20 @@ _NO_PARAMETERS: dict[str, Any] = {"type": "object", "properties": {}, "additiona
 
 class ToolFunction(Object):
     name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
-    """At most 64 letters, digits, underscores and dashes."""
+    """Names the function in at most 64 letters, digits, underscores and dashes."""
     description: str | None = None
-    """What it does, for the model to choose by."""
+    """Tells the model what the function does."""
     parameters: dict[str, Any] | None = None
-    """A JSON schema of type object. Default: the function takes no arguments."""
+    """Gives a JSON schema of type object. By default the function takes no arguments."""
     strict: bool | None = None
-    """Accepted; calls that `tool_choice` demands keep to the schema whatever this says."""
+    """Changes nothing: calls that `tool_choice` demands keep to the schema whatever this says."""
 
 
 class Tool(Object):
     type: Literal["function"]
-    """Functions are the only tools here."""
+    """Is always `function`: there are no other tools here."""
     function: ToolFunction
-    """What can be called."""
+    """Describes the function."""
 
     @property
     def name(self) -> str:
@@ -40,7 +40,7 @@ class Tool(Object):
         return self.function.parameters or _NO_PARAMETERS
 
     def described(self) -> dict[str, Any]:
-        """As chat templates take it."""
+        """Returns the tool as chat templates take it."""
         function: dict[str, Any] = {"name": self.name}
         if self.function.description:
             function["description"] = self.function.description
@@ -49,28 +49,28 @@ class Tool(Object):
 
 class NamedFunction(Object):
     name: str
-    """The name of one of the tools."""
+    """Names one of the tools."""
 
 
 class NamedTool(Object):
     type: Literal["function"]
-    """Functions are the only tools here."""
+    """Is always `function`: there are no other tools here."""
     function: NamedFunction
-    """Which one."""
+    """Names the function."""
 
 
 class AllowedTools(Object):
     mode: Literal["auto", "required"]
-    """Whether one of them must be called."""
+    """Demands a call if it is `required`."""
     tools: Annotated[list[NamedTool], Field(min_length=1, max_length=MAX_TOOLS)]
-    """Those that may be called."""
+    """Lists the tools that may be called."""
 
 
 class AllowedToolsChoice(Object):
     type: Literal["allowed_tools"]
-    """Some of the tools."""
+    """Is always `allowed_tools`: the model may call some of the tools."""
     allowed_tools: AllowedTools
-    """Which ones."""
+    """Says which tools, and whether one must be called."""
 
 
 ToolChoice = Annotated[
@@ -84,16 +84,16 @@ ToolChoice = Annotated[
 
 @dataclass(frozen=True, slots=True)
 class ToolUse:
-    """What the model may do with tools in its answer."""
+    """Says what the model may do with tools in its answer."""
 
-    described: tuple[Tool, ...]  # the model knows of these
-    callable: tuple[Tool, ...]  # and may call these
-    required: bool  # whether it must call one
-    parallel: bool  # whether it may call several
+    described: tuple[Tool, ...]  # the model is told of these
+    callable: tuple[Tool, ...]  # the model may call these
+    required: bool  # the model must call one
+    parallel: bool  # the model may call several
 
 
 def check_tools(tools: Sequence[Tool], choice: ToolChoice | None) -> None:
-    """Raises InvalidRequest, which names the tool at fault."""
+    """Raises InvalidRequest, which names the tool at fault, if the tools or the choice among them are wrong."""
     names = set()
     for position, tool in enumerate(tools):
         where = f"tools.{position}.function"
@@ -111,7 +111,7 @@ def check_tools(tools: Sequence[Tool], choice: ToolChoice | None) -> None:
 
 
 def tool_use(tools: Sequence[Tool], choice: ToolChoice | None, parallel: bool) -> ToolUse | None:
-    """None when nothing can be called. The arguments have passed check_tools."""
+    """Returns None when nothing can be called. The arguments must have passed check_tools."""
     if not tools or choice == "none":
         return None
     names = _chosen_names(choice)

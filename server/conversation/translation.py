@@ -1,4 +1,4 @@
-"""A body of another shape: the chat request that it amounts to, whose complaints then name the body's own fields."""
+"""Translates bodies of other APIs into chat requests, and the fields in complaints back."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -11,37 +11,37 @@ from octavo.server.generation.request import ModelRequest, checked
 from octavo.server.generation.service import Service
 from octavo.server.http.errors import ApiError
 
-Names = Mapping[str, str]  # a chat request's field -> what it was in the body
+Names = Mapping[str, str]  # a chat request's field -> the field of the body that it was made from
 
 
 class TranslatedRequest(ModelRequest):
-    """Fields that are not declared are the chat request's own, and judged there: extensions need no second home."""
+    """Is a body that becomes a chat request. Fields that it does not declare are passed on, and checked there."""
 
     model: str
-    """The name of a served model, as /v1/models lists it."""
+    """Names a served model, as /v1/models lists it."""
     stream: bool | None = None
-    """Whether to send the answer as server-sent events, as it is made."""
+    """Asks for the answer as server-sent events, while it is made."""
     n: Literal[1] | None = None
-    """One: an answer has no choices here."""
+    """Is always 1: an answer has no choices in this API."""
 
     def unknown(self) -> Mapping[str, Any]:
         return {}
 
     def amounting_to(self, translated: Mapping[str, Any]) -> dict[str, Any]:
-        """The body of a chat request: fields as they came, under those that were translated and are not null."""
+        """Returns the body of a chat request: undeclared fields as they came, and translated ones that are not null."""
         given = {name: value for name, value in translated.items() if value is not None}
         return {**(self.model_extra or {}), "model": self.model, "stream": self.stream, **given}
 
 
 def translated(service: Service, payload: Mapping[str, Any], names: Names) -> ChatRequest:
-    """Raises InvalidRequest. Null means absent, so that nothing need be left out of the payload."""
+    """Returns the chat request. Raises InvalidRequest. Null values in the payload count as absent."""
     with naming(names):
         return checked(lambda: ChatRequest.model_validate(payload), service.check_extra)
 
 
 @contextmanager
 def naming(names: Names) -> Iterator[None]:
-    """Errors raised within name the body's fields; what is part of a translated field is told as the whole of it."""
+    """Makes errors raised within name the body's fields: a part of a chat request's field becomes the whole field."""
     try:
         yield
     except ApiError as error:
@@ -49,5 +49,5 @@ def naming(names: Names) -> Iterator[None]:
 
 
 def declared(part: BaseModel) -> dict[str, Any]:
-    """The fields that the shape has and the client gave."""
+    """Returns the fields that the class declares and the client gave."""
     return part.model_dump(include=set(type(part).model_fields), exclude_none=True, by_alias=True)

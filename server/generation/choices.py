@@ -1,4 +1,4 @@
-"""One choice of a response: its tokens become text, log-probabilities and a reason why it ended."""
+"""Turns the tokens of one choice into text, log-probabilities and a reason why it ended."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -10,27 +10,29 @@ from octavo.server.text.tokenizer import Detokenizer, Tokenizer
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """What a client learns next about one choice."""
+    """A Delta is what a client learns next about one choice."""
 
     index: int
     text: str
     logprobs: tuple[tuple[int, TokenLogprobs], ...] = ()  # (token id, its log-probabilities)
     finish_reason: FinishReason | None = None
-    echoed: tuple[tuple[int, TokenLogprobs | None], ...] = ()  # the prompt's, if the text begins with it; first: None
+    echoed: tuple[
+        tuple[int, TokenLogprobs | None], ...
+    ] = ()  # the prompt's tokens likewise, if they are echoed; the first has no log-probabilities
 
 
 @dataclass(frozen=True, slots=True)
 class Display:
-    """What the text of a choice consists of."""
+    """Says what the text of a choice consists of."""
 
-    stops: Sequence[str] = ()  # strings that end it
-    include_stop: bool = False  # it ends with what ended it, be it a stop string or a token that is text
-    shown: frozenset[int] = frozenset()  # special tokens whose text is part of it, as others' is not
-    echo: str | None = None  # the prompt's text, where it begins with that
+    stops: Sequence[str] = ()  # strings that end the text
+    include_stop: bool = False  # the text contains what ended it, be it a stop string or a token
+    shown: frozenset[int] = frozenset()  # the special tokens whose text is shown; that of others is not
+    echo: str | None = None  # the prompt's text, if the text begins with it
 
 
 class Choice:
-    """Streaming or not, the text of a choice is the join of its deltas, and its log-probabilities are theirs.
+    """Makes the deltas of one choice. Streamed or not, its text and its log-probabilities are the join of theirs.
 
     tokens    t0   t1   t2   t3   t4 | t5        the stop string is complete within t4: t5 is dropped
     text      He  llo    #    ##                 t2, t3 are held back, and with them their log-probabilities
@@ -40,36 +42,38 @@ class Choice:
     def __init__(self, index: int, request: Request, tokenizer: Tokenizer, display: Display) -> None:
         self.index = index
         self.request = request
-        self.completion_tokens = 0  # up to and including the one that ended the choice
+        self.completion_tokens = 0  # includes the token that ended the choice
         self.cached_tokens = 0
         self.finish_reason: FinishReason | None = None
         self._detokenizer = Detokenizer(tokenizer, request.prompt, display.shown)
         self._stops = StopStrings(display.stops, display.include_stop)
         self._include_stop = display.include_stop
         self._echo = display.echo
-        self._total = 0.0  # log-probability of all its tokens
-        self.prompt_logprobs: list[TokenLogprobs] = []  # of the prompt's tokens from the second on, if asked for
-        self._logprobs: list[tuple[int, TokenLogprobs]] = []  # of tokens whose text was not shown yet
+        self._total = 0.0  # the log-probability of all tokens
+        self.prompt_logprobs: list[TokenLogprobs] = []  # from the prompt's second token on, if asked for
+        self._logprobs: list[tuple[int, TokenLogprobs]] = []  # belong to tokens whose text was not shown yet
 
     @property
     def stop_string(self) -> str | None:
-        """The stop string that ended the choice, if one did."""
+        """Returns the stop string that ended the choice, or None if none did."""
         return self._stops.matched
 
     @property
     def mean_logprob(self) -> float:
-        """Of its tokens, the one that ended it included; 0 without any, or when none were asked for."""
+        """Returns the mean over all tokens, with the one that ended the choice; 0 without log-probabilities."""
         return self._total / max(self.completion_tokens, 1)
 
     def push(self, output: Output) -> Delta | None:
-        """None when there is nothing to show. A stop string may end the choice before the engine does."""
+        """Returns None when there is nothing to show. A stop string may end the choice before the engine does."""
         self.cached_tokens = max(self.cached_tokens, output.cached_tokens)
         text = self._text_of(output)
         if output.finish_reason is not None and self.finish_reason is None:
             text += self._end(output.finish_reason)
         self.prompt_logprobs += output.prompt_logprobs
         echoed: tuple[tuple[int, TokenLogprobs | None], ...] = ()
-        if self._echo is not None and (output.token_ids or self.finish_reason is not None):  # the prompt is complete
+        if self._echo is not None and (
+            output.token_ids or self.finish_reason is not None
+        ):  # all of the prompt was computed
             text, self._echo, echoed = self._echo + text, None, self._echoed()
         if not text and not echoed and self.finish_reason is None:
             return None
@@ -80,10 +84,10 @@ class Choice:
         first, *others = self.request.prompt
         count = self.request.params.logprobs or 0
         entries = (replace(entry, top=entry.top[:count]) for entry in self.prompt_logprobs)
-        return (first, None), *zip(others, entries, strict=False)  # none when only the text is echoed
+        return (first, None), *zip(others, entries, strict=False)  # there are no entries if only the text is echoed
 
     def _text_of(self, output: Output) -> str:
-        """The text that the tokens release, up to the first stop string."""
+        """Returns the text that the tokens release, up to the first stop string."""
         shown = ""
         for position, id in enumerate(output.token_ids):
             self.completion_tokens += 1
@@ -98,14 +102,14 @@ class Choice:
         return shown
 
     def _ends_with_token(self, output: Output, position: int) -> bool:
-        """Whether this is the token that ended the sequence: no text, not even where a tokenizer calls it ordinary."""
+        """Returns whether the token ended the sequence. It is no text then, even if the tokenizer calls it ordinary."""
         if self._include_stop:
             return False
         is_last = position == len(output.token_ids) - 1 and output.finish_reason is FinishReason.STOP
         return is_last and output.token_ids[position] in self.request.params.stop_token_ids
 
     def _show(self, text: str) -> str:
-        """What of it is certain. The text of the first min_tokens tokens ends nothing."""
+        """Returns what of the text is certain. No stop string within the first min_tokens tokens counts."""
         if self.completion_tokens <= self.request.params.min_tokens:
             return text
         shown, stopped = self._stops.push(text)
@@ -114,7 +118,7 @@ class Choice:
         return shown
 
     def _end(self, reason: FinishReason) -> str:
-        """What was held back, now that nothing follows; the stop string may still be in it."""
+        """Returns what was held back, since nothing follows; the stop string may still be in it."""
         shown = self._show(self._detokenizer.flush())
         if self.finish_reason is None:
             self.finish_reason = reason

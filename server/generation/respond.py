@@ -1,4 +1,4 @@
-"""One answer, two ways to send it: as a stream of chunks or as a whole, from the same deltas."""
+"""Sends an answer as a stream of chunks or as a whole, from the same deltas."""
 
 import asyncio
 from abc import ABC, abstractmethod
@@ -19,27 +19,28 @@ Events = Sequence[Mapping[str, object]]
 
 
 class AnswerWriter(Protocol):
-    """The objects of one endpoint; one instance per request, since events may depend on those before."""
+    """Writes the objects of one endpoint. Each request has its own, since an event may depend on those before."""
 
-    named: bool  # whether events carry their type as a name; then no [DONE] follows the last
+    named: bool  # events carry their type as a name, and no [DONE] follows the last
 
     def opening(self) -> Events:
-        """What is sent as soon as the request is admitted."""
+        """Returns what is sent as soon as the request is admitted."""
 
-    def chunks(self, delta: Delta) -> Events: ...
+    def chunks(self, delta: Delta) -> Events:
+        """Returns what is sent for a delta."""
 
     def closing(self, usage: Usage) -> Events:
-        """What follows the last delta."""
+        """Returns what follows the last delta."""
 
     def failed(self, error: ApiError, usage: Usage) -> Events:
-        """What follows instead when there is no whole answer."""
+        """Returns what follows instead when the answer fails."""
 
     def whole(self, choices: Sequence[Delta], usage: Usage) -> Mapping[str, object]:
-        """The response that is not streamed, from one complete delta per choice."""
+        """Returns the response that is not streamed, from one complete delta per choice."""
 
 
 class ChunkWriter(ABC):
-    """The streams of completions and chat: chunks of one kind, and an error object if it comes to that."""
+    """Writes the streams of completions and chat: chunks of one kind, and an error object if the answer fails."""
 
     named = False
 
@@ -55,11 +56,11 @@ class ChunkWriter(ABC):
 
     @abstractmethod
     def usage_chunk(self, usage: Usage) -> Mapping[str, object] | None:
-        """The last chunk; None when no usage was asked for."""
+        """Returns the last chunk, or None when no usage was asked for."""
 
 
 async def respond(http: HttpRequest, job: Job, writer: AnswerWriter, stream: bool) -> Response:
-    """Closes the job when the answer is complete, has failed, or is no longer wanted."""
+    """Sends the answer. Closes the job when it is complete, has failed, or is no longer wanted."""
     if stream:
         return EventStream(_events(job, writer), job.service.config.keep_alive, job.close)
     try:
@@ -70,7 +71,7 @@ async def respond(http: HttpRequest, job: Job, writer: AnswerWriter, stream: boo
 
 
 async def _events(job: Job, writer: AnswerWriter) -> AsyncGenerator[bytes, None]:
-    """Every stream without names ends in one [DONE], that of a failure too: after the error, which clients act on."""
+    """Yields the stream's bytes. A stream without names ends in one [DONE], also after an error."""
     framed = named_event if writer.named else event
     async with aclosing(_payloads(job, writer)) as payloads:
         async for payload in payloads:
@@ -95,7 +96,10 @@ async def _payloads(job: Job, writer: AnswerWriter) -> AsyncGenerator[Mapping[st
 
 
 async def _whole(job: Job, writer: AnswerWriter) -> bytes:
-    """Written in a thread: the log-probabilities of a long prompt take longer than the event loop may wait."""
+    """Returns the whole answer, written in a thread.
+
+    The log-probabilities of a long prompt take longer than the event loop may wait.
+    """
     answer, usage = await _collect(job), job.usage()
     return await asyncio.to_thread(lambda: encode_json(writer.whole(answer, usage)))
 
