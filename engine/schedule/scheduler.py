@@ -135,7 +135,8 @@ class Scheduler:
         shares = {seq: 1 for seq in self.running if seq.remaining == 1}
         prompts = [seq for seq in self.running if seq.remaining > 1]
         left = self.limits.max_num_batched_tokens - len(shares)  # at least one for each of `prompts`
-        for oldest in prompts[:1]:
+        if prompts:
+            oldest = prompts[0]
             shares[oldest] = min(oldest.remaining, -(-left // 2))
             left -= shares[oldest]
         for seq in sorted(prompts, key=lambda seq: min(seq.remaining, awaited.get(seq, seq.remaining))):
@@ -195,8 +196,8 @@ class Scheduler:
     def _look_up(self, seq: Sequence, claimed: dict[bytes, Sequence]) -> tuple[list[int], Sequence | None]:
         """Returns the cached blocks of a waiting sequence, and the running one that is about to compute its next block.
 
-        `claimed` has the blocks that running sequences are about to compute, by hash. If a sequence waits for the same
-        block as in an earlier step, its cached blocks are not looked up again: they are not needed yet.
+        `claimed` has the running sequences by the hashes of the blocks that they are about to compute. If a sequence
+        still waits for the same block, its cached blocks are not looked up again: they are not needed yet.
         """
         if seq.awaits in claimed:
             return [], claimed[seq.awaits]
@@ -278,7 +279,8 @@ class Scheduler:
             return self._end(seq, FinishReason.ERROR, sample.error)
         self._publish(seq, row.end)
         scores = seq.take_scores(row.start, sample.prompt_logprobs)
-        if row.end == len(seq.tokens):  # otherwise it was preempted, and had this token from an earlier step
+        # Otherwise more of the prompt follows, or the sequence was preempted and has this token from another step.
+        if row.end == len(seq.tokens):
             return self._append(seq, sample, scores)
         if scores:
             return Output(seq.request.id, cached_tokens=seq.cached_tokens or 0, prompt_logprobs=scores)
