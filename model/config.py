@@ -1,6 +1,7 @@
 """ModelConfig and GenerationConfig: the only readers of config.json and generation_config.json; no torch in here."""
 
 import json
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -278,7 +279,7 @@ class _Fields:
         value = self.values.get(name)
         if value is None:
             return None
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
+        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= sys.float_info.max:
             raise self.error(f"{name} is {value!r}, not a number from 0 on")
         return float(value)
 

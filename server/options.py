@@ -12,6 +12,7 @@ from octavo.server.http.errors import StartupError
 
 PREFIX = "OCTAVO_"
 EXAMPLE = "mistralai/Mixtral-8x7B-Instruct-v0.1"
+MOST_THREADS = 4096  # With many more, OpenMP ends the process instead of raising an error.
 
 
 def _integer(low: int, high: int | None = None) -> Callable[[str], int]:
@@ -140,7 +141,7 @@ GROUPS: dict[str, tuple[Option, ...]] = {
         ),
         Option("enforce-eager", "", _switch, "use no CUDA graphs: a GPU starts sooner and decodes more slowly"),
         Option("device", "DEVICE", _one_of(*DEVICES), f"{_listed(DEVICES)}, which is a GPU if there is one"),
-        Option("threads", "N", _integer(1), "number of CPU threads (default: one for each core that may be used)"),
+        Option("threads", "N", _integer(1, MOST_THREADS), "number of CPU threads (default: one for each usable core)"),
     ),
     "HTTP": (
         Option("host", "ADDRESS", str, "address to listen on; 0.0.0.0 is every interface"),

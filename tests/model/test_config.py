@@ -161,6 +161,7 @@ def test_llama_3_says_how_it_stretches_its_context(tmp_path: Path, older: bool) 
         ({"sliding_window": -1}, "sliding_window is -1"),
         ({"rms_norm_eps": "x"}, "rms_norm_eps is 'x'"),
         ({"rope_theta": 0}, "rope_theta is 0.0"),
+        ({"rope_theta": 10**400}, "not a number from 0 on"),
         ({"tie_word_embeddings": "yes"}, "tie_word_embeddings is 'yes'"),
         ({"eos_token_id": "</s>"}, "eos_token_id is '</s>'"),
         ({"num_key_value_heads": 3}, "not a multiple"),

@@ -109,6 +109,7 @@ def test_the_command_line_wins() -> None:
         ("port", "65536"),
         ("port", "tcp://10.0.0.1:8000"),
         ("threads", "0"),
+        ("threads", "4097"),
         ("max-model-len", "-1"),
         ("max-num-seqs", "1.5"),
         ("dtype", "int3"),
