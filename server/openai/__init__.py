@@ -1,1 +1,1 @@
-"""The endpoints of OpenAI's API, and vLLM's additions to it."""
+"""Serves OpenAI's API, and vLLM's additions to it."""

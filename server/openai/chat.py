@@ -1,6 +1,6 @@
-"""/v1/chat/completions: a conversation through the checkpoint's template; the answer as the assistant's message.
+"""Serves /v1/chat/completions: the assistant's next message in a conversation, which the chat template renders.
 
-/apply-template shows what the template makes of it.
+/apply-template returns the rendered prompt.
 """
 
 import asyncio
@@ -34,14 +34,14 @@ def router(service: Service) -> APIRouter:
 
     @routes.post("/v1/chat/completions", openapi_extra=CHAT.extra())
     async def create_chat_completion(http: HttpRequest) -> Response:
-        """The model's next message in a conversation."""
+        """Answers a conversation with the model's next message."""
         request = await read_body(service, http, ChatRequest)
         job, parser = await begin(service, http, request, "chatcmpl-")
         return await respond(http, job, ChatWriter(job, request, service.tokenizer, parser), request.stream is True)
 
     @routes.post("/apply-template", openapi_extra=APPLY_TEMPLATE.extra())
     async def apply_template(http: HttpRequest) -> Response:
-        """What the model would be given for the body of a chat request."""
+        """Shows the prompt that the model would be given for the body of a chat request."""
         request = await read_body(service, http, ChatRequest)
         prompt: RenderedPrompt = {"prompt": await asyncio.to_thread(rendered, service, request)}
         return Response(encode_json(prompt), media_type="application/json")

@@ -1,4 +1,4 @@
-"""Writes the answer of a chat: the objects of OpenAI's API, and the writer that makes them from deltas."""
+"""Writes the answer of /v1/chat/completions: its objects, and the writer that makes them from deltas."""
 
 from collections.abc import Sequence
 from typing import Literal, NotRequired
@@ -63,7 +63,7 @@ class FunctionDelta(TypedDict):
 
 
 class FunctionCallDelta(TypedDict):
-    """id, type and name come once, with the first delta of a call; the index with each."""
+    """Adds to a call. Its id, type and name come with its first delta only; the index comes with each."""
 
     index: int
     id: NotRequired[str]
@@ -85,7 +85,7 @@ class ChunkChoice(TypedDict):
 
 
 class ChatChunk(TypedDict):
-    """usage is absent unless the client asked for it, and null until the last chunk."""
+    """Is one chunk of a stream. usage is absent unless the client asked for it, and null until the last chunk."""
 
     id: str
     object: Literal["chat.completion.chunk"]
@@ -96,7 +96,7 @@ class ChatChunk(TypedDict):
 
 
 class ChatWriter(ChunkWriter):
-    """Implements respond.AnswerWriter. The first chunk of a choice names the role; no other does."""
+    """Implements respond.AnswerWriter. The first chunk of a choice names the role; the others do not."""
 
     def __init__(self, job: Job, request: ChatRequest, tokenizer: Tokenizer, parser: AnswerParser) -> None:
         self._job = job
@@ -106,7 +106,7 @@ class ChatWriter(ChunkWriter):
         self._begun: set[int] = set()  # indexes of choices whose role was sent
 
     def chunks(self, delta: Delta) -> list[ChatChunk]:
-        """One for each part; the log-probabilities go with the first, the finish reason with the last."""
+        """Returns a chunk for each part; log-probabilities go with the first, the finish reason with the last."""
         parsed = self._parser.feed(delta)
         if parsed is None:
             return []
@@ -191,7 +191,7 @@ def _delta(part: Part | None) -> MessageDelta:
 
 
 def _message(parsed: ParsedDelta) -> AssistantMessage:
-    """Content is null where there are only calls."""
+    """Returns the message; its content is null if there are only calls."""
     message: AssistantMessage = {"role": "assistant", "content": parsed.text, "refusal": None}
     if calls := parsed.tool_calls:
         message["content"] = parsed.text or None

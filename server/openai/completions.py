@@ -1,4 +1,4 @@
-"""/v1/completions: prompts as text or token ids; the answer as text."""
+"""Serves /v1/completions: text that continues prompts, which are text or token ids."""
 
 import asyncio
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ from octavo.server.openai.completions_answer import Completion, CompletionWriter
 from octavo.server.openai.completions_request import CompletionRequest
 from octavo.server.text.tokenizer import Tokenizer
 
-DEFAULT_MAX_TOKENS = 16  # OpenAI's
+DEFAULT_MAX_TOKENS = 16  # as in OpenAI's API
 EXAMPLE = {"prompt": "An octavo is a book", "max_tokens": 32}
 COMPLETION = Operation("Generation", Completion, CompletionRequest, Completion, GENERATING, EXAMPLE)
 
@@ -30,7 +30,7 @@ def router(service: Service) -> APIRouter:
 
     @routes.post("/v1/completions", openapi_extra=COMPLETION.extra())
     async def create_completion(http: HttpRequest) -> Response:
-        """Text that continues a prompt."""
+        """Continues a prompt with text."""
         request = await read_body(service, http, CompletionRequest)
         ready = require_ready(service.client)
         prompts = request.prompts()
@@ -64,7 +64,7 @@ def _encoded(tokenizer: Tokenizer, prompt: str | list[int]) -> tuple[int, ...]:
 
 
 def _text(tokenizer: Tokenizer, prompt: str | list[int], encoded: tuple[int, ...], task: Task) -> str:
-    """What is echoed: the prompt as it was sent, unless it was sent as ids or cut."""
+    """Returns the text to echo: the prompt as it was sent, or decoded if it was sent as ids or was cut."""
     if isinstance(prompt, str) and task.prompt == encoded:
         return prompt
     return tokenizer.backend.decode(list(task.prompt), skip_special_tokens=True)
@@ -79,11 +79,11 @@ def _task(request: CompletionRequest, prompt: tuple[int, ...], ready: Ready) -> 
 
 
 def _logprobs(request: CompletionRequest) -> int | None:
-    """Those of the request; the choice among candidates needs the tokens' own."""
+    """Returns the number that the request asks for; 0 if only the choice among candidates needs them."""
     return 0 if request.logprobs is None and request.candidates()[0] > (request.n or 1) else request.logprobs
 
 
 def _prompt_logprobs(request: CompletionRequest) -> int | None:
-    """As many as the echo or vLLM's form of them need."""
+    """Returns the number that the echo or vLLM's prompt_logprobs needs, whichever is larger."""
     wanted = (request.prompt_logprobs, request.logprobs if request.echo else None)
     return max((count for count in wanted if count is not None), default=None)

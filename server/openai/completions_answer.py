@@ -24,7 +24,7 @@ class CompletionChoice(TypedDict):
 
 
 class Completion(TypedDict):
-    """Chunks have the same shape, without usage: the specification does not let it be null here, as chat's may be."""
+    """Is a whole answer, or a chunk. Chunks have no usage: OpenAI does not let it be null here, as in chats."""
 
     id: str
     object: Literal["text_completion"]
@@ -35,13 +35,13 @@ class Completion(TypedDict):
 
 
 class CompletionWriter(ChunkWriter):
-    """Implements respond.AnswerWriter."""
+    """Implements respond.AnswerWriter: chunks and whole answers consist of the same choices."""
 
     def __init__(self, job: Job, request: CompletionRequest, tokenizer: Tokenizer) -> None:
         self._job = job
         self._request = request
         self._tokenizer = tokenizer
-        self._offsets: dict[int, int] = {}  # choice index -> characters of the tokens reported so far
+        self._offsets: dict[int, int] = {}  # index of the choice -> characters of the tokens reported so far
 
     def chunks(self, delta: Delta) -> list[Completion]:
         chunk = self._completion([self._choice(delta)])
@@ -57,13 +57,13 @@ class CompletionWriter(ChunkWriter):
         if (count := self._request.prompt_logprobs) is not None:
             n = self._request.n or 1
             for position, answer in enumerate(answers):
-                first = self._job.choices[position // n * self._job.n]  # of its prompt
+                first = self._job.choices[position // n * self._job.n]  # the first choice of the same prompt has them
                 entries = first.prompt_logprobs
                 answer["prompt_logprobs"] = prompt_logprobs(self._tokenizer, first.request.prompt, entries, count)
         return {**self._completion(answers), "usage": usage}
 
     def _best(self, choices: Sequence[Delta]) -> list[Delta]:
-        """Of the candidates of each prompt the n likeliest, the best first."""
+        """Returns the n likeliest candidates of each prompt, the best first."""
         n, candidates = self._request.n or 1, self._job.n
         if candidates == n:
             return list(choices)

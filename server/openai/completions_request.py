@@ -8,7 +8,7 @@ from octavo.server.generation.request import MAX_LOGPROBS, GenerationRequest, To
 from octavo.server.http.errors import InvalidRequest
 from octavo.server.http.fields import refused_as
 
-MAX_BEST_OF = 20  # OpenAI's
+MAX_BEST_OF = 20  # as in OpenAI's API
 
 
 Strings = Annotated[list[str], Field(fail_fast=True)]
@@ -20,18 +20,20 @@ Prompt = Annotated[
 
 class CompletionRequest(GenerationRequest):
     prompt: Prompt
-    """Text or token ids; an array of either asks for an answer to each."""
+    """Gives the prompt as text or token ids; an array of either asks for an answer to each."""
     max_tokens: int | None = Field(None, ge=0)
-    """The most tokens a choice may have; 0 only reads the prompt. Default: 16."""
+    """Limits the tokens of a choice; 0 only scores the prompt. The default is 16."""
     best_of: int | None = Field(None, ge=1, le=MAX_BEST_OF)
-    """How many choices to make, of which the n likeliest, by mean log-probability, are returned. Default: n."""
+    """Makes so many choices, and returns the n with the highest mean log-probability. The default is n."""
     echo: bool | None = None
-    """Whether the text begins with the prompt's, and the log-probabilities with its. Default: false."""
+    """Puts the prompt before the text, and its log-probabilities before the text's. The default is false."""
     suffix: str | None = None
-    """Refused: nothing is filled in between two texts."""
+    """Is refused: this model cannot fill in text between two others."""
     logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
-    """Tells the log-probability of each token and of as many likeliest, as the model has it: before bias, penalties,
-    temperature and filters. OpenAI stops at 5."""
+    """Asks for the log-probabilities of each token and of so many of the likeliest tokens in its place.
+
+    They are the model's own: before bias, penalties, temperature and filters. OpenAI allows 5.
+    """
 
     def check(self) -> None:
         super().check()
@@ -49,7 +51,7 @@ class CompletionRequest(GenerationRequest):
         return super().candidates() if self.best_of is None else (self.best_of, "best_of")
 
     def prompts(self) -> list[str] | list[list[int]]:
-        """One or several: an array of numbers is a single prompt."""
+        """Returns one prompt or several; an array of numbers is one."""
         if isinstance(self.prompt, str):
             return [self.prompt]
         if self.prompt and isinstance(self.prompt[0], int):

@@ -1,4 +1,4 @@
-"""Log-probabilities as OpenAI shows them: four parallel arrays in completions, objects with true bytes in chat."""
+"""Writes log-probabilities as OpenAI's API does: as parallel arrays in completions, as objects with bytes in chats."""
 
 from collections.abc import Sequence
 
@@ -10,7 +10,7 @@ from octavo.server.text.tokenizer import Tokenizer
 LOWEST = -9999.0  # JSON has no -inf
 
 Scored = Sequence[tuple[int, TokenLogprobs]]  # (token id, its log-probabilities)
-Echoed = Sequence[tuple[int, TokenLogprobs | None]]  # the first token of a text has none
+Echoed = Sequence[tuple[int, TokenLogprobs | None]]  # None for the first token of a text
 
 
 class CompletionLogprobs(TypedDict):
@@ -36,20 +36,22 @@ class ChatLogprobs(TypedDict):
 
 
 class PromptLogprob(TypedDict):
-    """vLLM's form."""
+    """Is the form in which vLLM tells the log-probability of a token of the prompt."""
 
     logprob: float
     rank: int | None
     decoded_token: str
 
 
-PromptLogprobs = list[dict[str, PromptLogprob] | None]  # of each token, by token id; of the first, None
+PromptLogprobs = list[
+    dict[str, PromptLogprob] | None
+]  # for each token of the prompt: token id -> its log-probability; None for the first token
 
 
 def prompt_logprobs(
     tokenizer: Tokenizer, prompt: Sequence[int], entries: Sequence[TokenLogprobs], count: int
 ) -> PromptLogprobs:
-    """Of each token of the prompt its own and the `count` likeliest; `entries` are those from the second on."""
+    """Returns those of each token and of the `count` likeliest in its place; `entries` begin with the second token."""
     found: PromptLogprobs = [None]
     for id, entry in zip(prompt[1:], entries, strict=True):
         ranked = ((candidate, logprob, rank) for rank, (candidate, logprob) in enumerate(entry.top[:count], 1))
@@ -67,7 +69,7 @@ def prompt_logprobs(
 
 
 def completion_logprobs(tokenizer: Tokenizer, scored: Echoed, offset: int) -> tuple[CompletionLogprobs, int]:
-    """text_offset counts the characters of the tokens reported before, from `offset` on; returns where it ends."""
+    """Returns the arrays, and where their text ends; text_offset counts characters from `offset` on."""
     tokens = [tokenizer.token_text(id) for id, _ in scored]
     offsets = []
     for token in tokens:
@@ -83,7 +85,7 @@ def completion_logprobs(tokenizer: Tokenizer, scored: Echoed, offset: int) -> tu
 
 
 def _top_by_text(tokenizer: Tokenizer, id: int, entry: TokenLogprobs) -> dict[str, float]:
-    """The most likely tokens and, always, the sampled one; of two tokens with the same text the likelier."""
+    """Returns the likeliest tokens and the sampled one; if two have the same text, the likelier of them."""
     top: dict[str, float] = {}
     for candidate, logprob in (*entry.top, (id, entry.logprob)):
         top.setdefault(tokenizer.token_text(candidate), _finite(logprob))
@@ -106,4 +108,4 @@ def _chat_entry(tokenizer: Tokenizer, id: int, logprob: float) -> TopLogprob:
 
 
 def _finite(logprob: float) -> float:
-    return logprob if logprob > LOWEST else LOWEST  # NaN, too, is not greater
+    return logprob if logprob > LOWEST else LOWEST  # NaN is not greater either

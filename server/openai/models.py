@@ -1,4 +1,4 @@
-"""/v1/models: the one model that is served, under each of its names."""
+"""Serves /v1/models: the model that is served, under each of its names."""
 
 import time
 from typing import Literal
@@ -34,17 +34,17 @@ def router(service: Service) -> APIRouter:
 
     @routes.get("/v1/models", openapi_extra=Operation("Models", ModelList).extra())
     async def list_models() -> Response:
-        """The models that are served."""
+        """Lists the models that are served."""
         models: ModelList = {"object": "list", "data": [model(name) for name in service.config.served_model_names]}
         return Response(encode_json(models), media_type="application/json")
 
     one = Operation(
-        "Models", Model, failures=(ModelNotFound,), parameters={"name": "A model's name; it may hold slashes."}
+        "Models", Model, failures=(ModelNotFound,), parameters={"name": "Names a model; it may hold slashes."}
     )
 
     @routes.get("/v1/models/{name:path}", openapi_extra=one.extra())  # names of hub models contain a slash
     async def retrieve_model(name: str) -> Response:
-        """One model."""
+        """Returns one model."""
         service.require_model(name)
         return Response(encode_json(model(name)), media_type="application/json")
 

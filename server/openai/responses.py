@@ -1,4 +1,4 @@
-"""/v1/responses: OpenAI's newer API, without its memory: a translation of the chat request, and of its answer."""
+"""Serves /v1/responses, OpenAI's newer API, without its memory, by translating it to and from chat requests."""
 
 from fastapi import APIRouter
 from starlette.requests import Request as HttpRequest
@@ -22,7 +22,7 @@ def router(service: Service) -> APIRouter:
 
     @routes.post("/v1/responses", openapi_extra=RESPONSES.extra())
     async def create_response(http: HttpRequest) -> Response:
-        """The model's answer to an input, as OpenAI's Responses API gives it. Nothing is kept between requests."""
+        """Answers an input in the form of OpenAI's Responses API. Nothing is kept between requests."""
         request = await read_body(service, http, ResponsesRequest)
         chat = translated(service, request.chat(), NAMES)
         with naming(NAMES):

@@ -48,7 +48,7 @@ class IncompleteDetails(TypedDict):
 
 
 class ResponseObject(TypedDict):
-    """What was asked for is repeated, as OpenAI does. Nothing is stored."""
+    """Is a whole answer. It repeats what was asked for, as OpenAI does. Nothing is stored."""
 
     id: str
     object: Literal["response"]
@@ -76,7 +76,7 @@ class ResponseObject(TypedDict):
 
 
 class ResponseEvent(TypedDict):
-    """One of OpenAI's events; each type has its own of the keys."""
+    """Is one of OpenAI's events; which keys it has depends on its type."""
 
     type: Literal[
         "response.created",
@@ -107,7 +107,7 @@ class ResponseEvent(TypedDict):
 
 
 class ResponseWriter:
-    """Implements respond.AnswerWriter. OutputItems makes the same items for a stream and for a whole answer."""
+    """Implements respond.AnswerWriter: OutputItems makes the same items for a stream and for a whole answer."""
 
     named = True
 

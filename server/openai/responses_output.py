@@ -1,4 +1,4 @@
-"""The output of /v1/responses: items, which come to be part by part, and the events that tell how."""
+"""Makes the output of /v1/responses: items, and the events that tell how they grow part by part."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Literal
@@ -11,13 +11,13 @@ from octavo.server.openai.logprobs import ChatTokenLogprob, chat_logprobs
 from octavo.server.text.tokenizer import Tokenizer
 
 ItemStatus = Literal["in_progress", "completed", "incomplete"]
-Event = Mapping[str, object]  # its type, and what that type has; responses_answer.ResponseEvent describes them
+Event = Mapping[str, object]  # described by responses_answer.ResponseEvent
 
 
 class OutputText(TypedDict):
     type: Literal["output_text"]
     text: str
-    annotations: list[str]  # there are none
+    annotations: list[str]  # always empty
     logprobs: list[ChatTokenLogprob]
 
 
@@ -44,7 +44,7 @@ class TopToken(TypedDict):
 
 
 class TextToken(TopToken):
-    """Unlike those of the whole text, the tokens of an event have no bytes."""
+    """Is a token in an event. It has no bytes, unlike the tokens of a whole text."""
 
     top_logprobs: list[TopToken]
 
@@ -53,7 +53,7 @@ OutputItem = OutputMessage | FunctionCallItem
 
 
 class OutputItems:
-    """Words the items of an answer as output items, and their changes as events.
+    """Turns the items of an answer into output items, and their changes into events.
 
     text "It is"    item.added part.added text.delta
     text " 5."      text.delta
@@ -63,7 +63,7 @@ class OutputItems:
     """
 
     def __init__(self, key: str, tokenizer: Tokenizer | None) -> None:
-        """key is what the ids of items are made of. tokenizer is None when no log-probabilities were asked for."""
+        """`key` is part of the items' ids. `tokenizer` is None when no log-probabilities were asked for."""
         self.items: list[OutputItem] = []  # those that are whole
         self._key = key
         self._tokenizer = tokenizer
@@ -86,7 +86,7 @@ class OutputItems:
             yield from self._events(change, (), status)
 
     def _events(self, change: Change, logprobs: Sequence[ChatTokenLogprob], status: ItemStatus) -> Iterator[Event]:
-        """logprobs are those of text that the change adds; status is that of an item that it closes."""
+        """`logprobs` belong to the text that the change adds; `status` is that of an item that it closes."""
         match change:
             case Opened(index, Text()):
                 self._logprobs = []
@@ -117,7 +117,7 @@ class OutputItems:
         return {"type": "output_text", "text": text, "annotations": [], "logprobs": [*self._logprobs]}
 
     def _message(self, index: int, status: ItemStatus, content: list[OutputText]) -> OutputMessage:
-        """The one part of a message is in its content once the message is whole; before, it has events of its own."""
+        """Returns the message. Its one part is in its content once it is whole; before, the part has its own events."""
         return {
             "type": "message",
             "id": self._id("msg", index),

@@ -1,4 +1,4 @@
-"""What clients send to /v1/responses, and the chat request that it amounts to."""
+"""Describes what clients send to /v1/responses, and translates it into a chat request."""
 
 from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal
@@ -10,7 +10,7 @@ from octavo.server.generation.request import MAX_LOGPROBS
 from octavo.server.http.errors import InvalidRequest
 from octavo.server.http.fields import Object, refused_as
 
-# The chat's complaints, in this body's words.
+# The chat request's fields, and what they are called in this body: for errors.
 NAMES = {
     "messages": "input",
     "max_completion_tokens": "max_output_tokens",
@@ -20,9 +20,9 @@ NAMES = {
     "verbosity": "text.verbosity",
     "reasoning_effort": "reasoning.effort",
 }
-# Nothing is kept between requests: what refers to something kept is refused.
+# These fields refer to something kept between requests. Nothing is kept here, so they are refused.
 STATEFUL = ("previous_response_id", "conversation", "background", "prompt")
-LOGPROBS = "message.output_text.logprobs"  # the one of `include` that there is something to include for
+LOGPROBS = "message.output_text.logprobs"  # the only value of `include` that has an effect
 REQUIRED = {
     "message": ("role", "content"),
     "function_call": ("call_id", "name", "arguments"),
@@ -32,9 +32,9 @@ REQUIRED = {
 
 class InputText(Object):
     type: Literal["input_text", "output_text"]
-    """Text; other parts this model does not read."""
+    """Says who wrote the text; this model reads no other parts."""
     text: str
-    """The text itself."""
+    """Holds the text."""
 
 
 def _as_parts(content: Any) -> Any:
@@ -49,25 +49,25 @@ Parts = Annotated[list[InputText], BeforeValidator(_as_parts, json_schema_input_
 
 
 class Item(Object):
-    """A message, a call that the model made, or what came of it; `check` says what each of them needs."""
+    """Is a message, a call that the model made, or its output; `check` says what each of them needs."""
 
     type: Literal["message", "function_call", "function_call_output"] = "message"
-    """A message unless it says otherwise."""
+    """Says which of the three the item is. The default is a message."""
     role: Literal["user", "assistant", "system", "developer"] | None = None
-    """Of a message: who says it; `developer` is the newer name of `system`."""
+    """Says who speaks in a message; `developer` is the newer name of `system`."""
     content: Parts | None = None
-    """Of a message: what is said, a string or text parts."""
+    """Holds what is said in a message, as a string or text parts."""
     call_id: str | None = None
-    """Of a call and of its output: what joins the two."""
+    """Identifies a call; its output has the same."""
     name: str | None = None
-    """Of a call: the function's name."""
+    """Names the function of a call."""
     arguments: str | None = None
-    """Of a call: the arguments, as JSON text."""
+    """Holds the arguments of a call, as JSON text."""
     output: Parts | None = None
-    """Of an output: what the function returned, a string or text parts."""
+    """Holds what the function returned, as a string or text parts."""
 
     def check(self, position: int) -> None:
-        """Raises InvalidRequest for what is missing."""
+        """Raises InvalidRequest if something is missing."""
         given = declared(self)
         for name in REQUIRED[self.type]:
             if name not in given:
@@ -76,15 +76,15 @@ class Item(Object):
 
 class FunctionTool(Object):
     type: Literal["function"]
-    """A function; tools of other types this server does not have."""
+    """Is always `function`: this server has no tools of other types."""
     name: str
-    """What the model calls it."""
+    """Names the function for the model."""
     description: str | None = None
-    """When and how to use it, for the model."""
+    """Tells the model when and how to use the function."""
     parameters: dict[str, Any] | None = None
-    """A JSON schema of the arguments. Default: none are taken."""
+    """Gives a JSON schema of the arguments. By default the function takes none."""
     strict: bool | None = None
-    """Whether the arguments must validate against the schema."""
+    """Changes nothing: calls that `tool_choice` demands keep to the schema whatever this says."""
 
     def chat(self) -> dict[str, Any]:
         return {"type": "function", "function": {key: value for key, value in declared(self).items() if key != "type"}}
@@ -92,9 +92,9 @@ class FunctionTool(Object):
 
 class NamedFunction(Object):
     type: Literal["function"]
-    """A function."""
+    """Is always `function`."""
     name: str
-    """One of those in `tools`."""
+    """Names one of the functions in `tools`."""
 
     def chat(self) -> dict[str, Any]:
         return {"type": "function", "function": {"name": self.name}}
@@ -102,11 +102,11 @@ class NamedFunction(Object):
 
 class AllowedTools(Object):
     type: Literal["allowed_tools"]
-    """Some of the tools."""
+    """Is always `allowed_tools`: the model may call some of the tools."""
     mode: Literal["auto", "required"]
-    """Whether one of them must be called."""
+    """Demands a call if it is `required`."""
     tools: list[NamedFunction]
-    """Those that may be called."""
+    """Lists the tools that may be called."""
 
 
 ToolChoice = Annotated[
@@ -120,24 +120,24 @@ ToolChoice = Annotated[
 
 class Format(Object):
     type: Literal["text", "json_object", "json_schema"]
-    """Any text, any JSON object, or JSON that validates against a schema."""
+    """Chooses between any text, any JSON object, and JSON that validates against a schema."""
     name: str | None = None
-    """Of a schema: its name."""
+    """Names the schema."""
     description: str | None = None
-    """Of a schema: what it is for."""
+    """Describes what the schema is for."""
     schema_: dict[str, Any] | None = Field(None, alias="schema")
-    """The JSON schema itself."""
+    """Gives the JSON schema."""
     strict: bool | None = None
-    """Whether the answer must validate against it."""
+    """Changes nothing: the answer always keeps to the schema."""
 
     def check(self) -> None:
-        """Raises InvalidRequest for a schema that is missing, or has no name."""
+        """Raises InvalidRequest if the schema is missing or has no name."""
         for name in ("name", "schema"):
             if self.type == "json_schema" and name not in declared(self):
                 raise InvalidRequest("The required parameter {param} is missing.", f"text.format.{name}")
 
     def repeated(self) -> dict[str, Any]:
-        """What of it means something."""
+        """Returns the fields that mean something for the type."""
         return declared(self) if self.type == "json_schema" else {"type": self.type}
 
     def chat(self) -> dict[str, Any]:
@@ -147,49 +147,49 @@ class Format(Object):
 
 class TextConfig(Object):
     format: Format | None = None
-    """Default: any text."""
+    """Says what the text must be. The default is any text."""
     verbosity: str | None = None
-    """Accepted where it is medium."""
+    """Is only accepted as medium."""
 
 
 class Reasoning(Object):
     effort: str | None = None
-    """Accepted where it is none: this model does not reason aside."""
+    """Is only accepted as none: this model does not reason before it answers."""
 
 
 class ResponsesRequest(TranslatedRequest):
     input: Annotated[
         list[Item], BeforeValidator(_as_items, json_schema_input_type=str | list[Item]), Field(min_length=1)
     ]
-    """What the user says, or the items of the conversation so far, oldest first."""
+    """Holds what the user says, or the items of the conversation so far, oldest first."""
     instructions: str | None = None
-    """A system message before the input."""
+    """Gives a system message that precedes the input."""
     max_output_tokens: int | None = Field(None, ge=1)
-    """The most tokens the answer may have. Default: the rest of the context."""
+    """Limits the tokens of the answer. The default is the rest of the context."""
     temperature: float | None = Field(None, ge=0, le=2)
-    """0 takes the likeliest token; more is more varied. Default: the checkpoint's, or 1."""
+    """Makes the choice of tokens more varied; 0 always takes the likeliest. The default is the checkpoint's, or 1."""
     top_p: float | None = Field(None, ge=0, le=1)
-    """Keeps the likeliest tokens that add up to this share. Default: the checkpoint's, or 1."""
+    """Keeps the likeliest tokens whose probabilities add up to this. The default is the checkpoint's, or 1."""
     text: TextConfig | None = None
-    """What the answer's text must be: `format` is text, json_object or json_schema."""
+    """Says what the answer's text must be: its `format` is text, json_object or json_schema."""
     tools: list[FunctionTool] | None = None
-    """Functions that the model may call. There are no built-in tools."""
+    """Lists the functions that the model may call. There are no built-in tools."""
     tool_choice: ToolChoice | None = None
-    """none, auto (the default), required, or the function to call."""
+    """Leaves calls to the model (auto, the default), demands (required) or forbids them (none), or names a function."""
     parallel_tool_calls: bool | None = None
-    """Whether there may be several calls in one answer. Default: true."""
+    """Allows several calls in one answer. The default is true."""
     include: list[str] | None = None
-    """`message.output_text.logprobs` adds log-probabilities to the text."""
+    """Adds log-probabilities to the text if it contains `message.output_text.logprobs`."""
     top_logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
-    """How many of the likeliest tokens to tell with the log-probabilities."""
+    """Asks for so many of the likeliest tokens in each place, with the log-probabilities."""
     reasoning: Reasoning | None = None
-    """Accepted where it asks for none."""
+    """Is only accepted if it asks for none."""
     truncation: Literal["disabled"] | None = None
-    """An input that does not fit is an error; nothing is left out of it."""
+    """Is always `disabled`: an input that does not fit is an error, and nothing is left out of it."""
     metadata: Annotated[dict[str, str], Field(max_length=16)] | None = None
-    """Up to 16 notes, which the answer repeats."""
+    """Gives up to 16 notes, which the answer repeats."""
     store: bool | None = None
-    """Accepted; nothing is stored, whatever it says."""
+    """Changes nothing: nothing is stored."""
 
     def check(self) -> None:
         super().check()
@@ -207,7 +207,7 @@ class ResponsesRequest(TranslatedRequest):
         return LOGPROBS in (self.include or ())
 
     def chat(self) -> dict[str, Any]:
-        """The body of the chat request."""
+        """Returns the body of the chat request."""
         text = self.text or TextConfig()
         return self.amounting_to(
             {
@@ -232,7 +232,7 @@ class ResponsesRequest(TranslatedRequest):
 
 
 def _messages(items: Sequence[Item]) -> list[dict[str, Any]]:
-    """Calls belong to the assistant's message that they follow: templates know them as one turn."""
+    """Returns the chat's messages. Calls join the assistant's message that they follow: templates want one turn."""
     messages: list[dict[str, Any]] = []
     for item in items:
         if item.type == "function_call":

@@ -1,4 +1,4 @@
-"""/tokenize and /detokenize: what the model reads for a text or a conversation, and the text of token ids."""
+"""Serves /tokenize and /detokenize: the token ids of a text or a conversation, and the text of token ids."""
 
 import asyncio
 from collections.abc import Mapping, Sequence
@@ -22,16 +22,19 @@ from octavo.server.text.tokenizer import Tokenizer
 
 
 class TokenizeRequest(ModelRequest):
-    """A prompt, or else a conversation: then fields unknown here are those of a chat request."""
+    """Holds a prompt or a conversation. With a conversation, other fields are those of a chat request."""
 
     prompt: str | None = None
-    """A text; or else give messages."""
+    """Gives a text. Either it or messages is required."""
     messages: list[Any] | None = None
-    """A conversation, with whatever else a chat request may have."""
+    """Gives a conversation; every other field of a chat request is allowed with it."""
     add_special_tokens: bool | None = None
-    """Whether to add the tokens that begin a text. Default: with a prompt, not with messages, whose template does."""
+    """Adds the tokens that begin a text. The default is true for a prompt, and false for messages.
+
+    The chat template adds them to messages.
+    """
     return_token_strs: bool | None = None
-    """Whether to spell each token as the vocabulary does."""
+    """Asks for each token as the vocabulary spells it, too."""
 
     def check(self) -> None:
         super().check()
@@ -44,17 +47,17 @@ class TokenizeRequest(ModelRequest):
         return super().unknown() if self.messages is None else {}  # the chat request judges what it is given
 
     def chat(self, model: str) -> dict[str, Any]:
-        """The body of the chat request whose prompt is asked for."""
+        """Returns the body of the chat request whose prompt is asked for."""
         return {**super().unknown(), "model": model, "messages": self.messages}
 
 
 class DetokenizeRequest(ModelRequest):
     tokens: TokenIds
-    """Ids from 0 to below the vocabulary's size."""
+    """Gives token ids, each at least 0 and below the vocabulary's size."""
 
 
 class Tokens(TypedDict):
-    """This and the requests have vLLM's shapes."""
+    """Holds token ids in the form that vLLM returns."""
 
     count: int
     max_model_len: int
@@ -76,12 +79,12 @@ def router(service: Service) -> APIRouter:
 
     @routes.post("/tokenize", openapi_extra=TOKENIZE.extra())
     async def tokenize(http: HttpRequest) -> Response:
-        """What the model reads for a text or a conversation.
+        """Returns the token ids of a text or a conversation, as the model is given them.
 
-        {model, prompt} or the body of a chat request; add_special_tokens and return_token_strs with either.
+        The body is {model, prompt} or that of a chat request, with add_special_tokens and return_token_strs.
         """
         request = await read_body(service, http, TokenizeRequest)
-        ready = service.client.ready or require_ready(service.client)  # a restart does not change what a token is
+        ready = service.client.ready or require_ready(service.client)  # tokens stay the same while the engine restarts
         ids = await asyncio.to_thread(_encoded, service, request)
         tokens: Tokens = {
             "count": len(ids),
@@ -93,7 +96,7 @@ def router(service: Service) -> APIRouter:
 
     @routes.post("/detokenize", openapi_extra=DETOKENIZE.extra())
     async def detokenize(http: HttpRequest) -> Response:
-        """The text of token ids; special tokens are shown."""
+        """Returns the text of token ids, with that of special tokens."""
         request = await read_body(service, http, DetokenizeRequest)
         check_token_ids(tokenizer, request.tokens, "tokens")
         text: Text = {"prompt": await asyncio.to_thread(_decoded, tokenizer, request.tokens)}
@@ -103,7 +106,7 @@ def router(service: Service) -> APIRouter:
 
 
 def _encoded(service: Service, request: TokenizeRequest) -> tuple[int, ...]:
-    """Runs in a thread, as everything that takes longer with the text."""
+    """Runs in a thread, because it takes longer for longer texts."""
     if request.prompt is not None:
         return service.tokenizer.encode(request.prompt, request.add_special_tokens is not False)
     chat = translated(service, request.chat(request.model or service.config.served_model_name), {})

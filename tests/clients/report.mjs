@@ -1,4 +1,4 @@
-// What the scripts share: the server they talk to, and how their checks are run and told.
+// Tells the scripts which server they talk to, runs their checks, and prints what came of them.
 
 export const [url, model] = process.argv.slice(2); // the URL is the server's, without /v1
 export const api = `${url}/v1`;

@@ -1,14 +1,14 @@
-"""What the scripts share: the server they talk to, and how their checks are run and told."""
+"""Tells the scripts which server they talk to, runs their checks, and prints what came of them."""
 
 import sys
 import traceback
 from collections.abc import Callable
 
-URL, MODEL = sys.argv[1:3]  # the URL is the server's, without /v1
+URL, MODEL = sys.argv[1:3]  # the server's URL, without /v1
 API = f"{URL}/v1"
 KEY = "none"
 QUESTION = "What is an octavo?"
-LIMIT = 24  # tokens: the model is slow on two cores, and what it says is not judged
+LIMIT = 24  # tokens; the model is slow on two cores, and its answers are not judged
 
 
 def run(*checks: Callable[[], None]) -> None:

@@ -1,8 +1,8 @@
-"""`make test-clients`: real clients, each in an environment of its own, against a live server on the default model.
+"""Runs real clients against a live server on the default model, for `make test-clients`.
 
-Their packages do not go together (LiteLLM wants openai below 3, Pydantic AI above), so that each script names what it
-needs in its first lines: Python's inline script metadata, or an npm comment. The model is tiny: scripts judge shapes,
-never wording.
+Each client has an environment of its own, since their packages do not go together: LiteLLM wants openai below 3,
+Pydantic AI above. Each script names what it needs in its first lines, as Python's inline script metadata or an npm
+comment. The model is tiny: scripts judge the form of answers, never their wording.
 """
 
 import re
@@ -24,11 +24,11 @@ SCRIPT_SECONDS = 600
 
 
 def main(names: Sequence[str]) -> int:
-    """Runs the scripts named, or all; returns how many failed."""
+    """Runs the named scripts, or all; returns the number that failed."""
     scripts = [path for path in sorted(HERE.glob("with_*")) if not names or path.stem in names or path.name in names]
     CACHE.mkdir(exist_ok=True)
     commands = {path: _prepared(path) for path in scripts}
-    subprocess.run([sys.executable, "-m", "octavo", "demo-model"], cwd=ROOT, check=True)  # built once
+    subprocess.run([sys.executable, "-m", "octavo", "demo-model"], cwd=ROOT, check=True)  # the model is built once
     with TemporaryDirectory() as directory, started(["-m", "octavo", "serve", *FLAGS], Path(directory)) as server:
         _wait(server)
         failed = [path.name for path, command in commands.items() if not _passes(path.name, command, server)]
@@ -40,7 +40,7 @@ def main(names: Sequence[str]) -> int:
 
 
 def _wait(server: Server) -> None:
-    """Loading takes longer than the harness waits for one state."""
+    """Waits in several steps, since loading takes longer than the harness waits for one state."""
     until(server.port_is_taken, "the server listens")
     until(lambda: "measuring steps" in server.output, "the weights are loaded")
     server.wait_for_health(200)

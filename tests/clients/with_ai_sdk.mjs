@@ -1,5 +1,5 @@
 // npm: ai @ai-sdk/openai-compatible zod
-// The Vercel AI SDK, through its provider for servers like this one.
+// Checks the Vercel AI SDK, with its provider for servers like this one.
 
 import assert from "node:assert/strict";
 import { createOpenAICompatible } from "@ai-sdk/openai-compatible";

@@ -1,7 +1,7 @@
 # /// script
 # dependencies = ["anthropic"]
 # ///
-"""Anthropic's own package, over /v1/messages, in strict validation."""
+"""Checks Anthropic's own package over /v1/messages, with strict validation."""
 
 from anthropic import Anthropic, BadRequestError, NotFoundError
 from report import KEY, LIMIT, MODEL, QUESTION, URL, run

@@ -1,7 +1,7 @@
 # /// script
 # dependencies = ["instructor"]
 # ///
-"""Instructor: answers as pydantic objects, by each way it knows."""
+"""Checks Instructor: it gets answers as pydantic objects, in each way that it has."""
 
 import instructor
 from openai import OpenAI
@@ -12,7 +12,7 @@ MESSAGES = [{"role": "user", "content": "Ada is 36 years old."}]
 CALL = {"model": MODEL, "messages": MESSAGES, "max_tokens": 400, "max_retries": 0}
 
 
-class Person(BaseModel, extra="forbid"):  # else a tiny model goes on with fields of its own
+class Person(BaseModel, extra="forbid"):  # otherwise a tiny model goes on with fields of its own
     name: str = Field(max_length=20)
     age: int = Field(ge=0, le=150)
 

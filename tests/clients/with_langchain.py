@@ -1,7 +1,7 @@
 # /// script
 # dependencies = ["langchain-openai"]
 # ///
-"""LangChain's ChatOpenAI."""
+"""Checks LangChain's ChatOpenAI."""
 
 from langchain_core.tools import tool as as_tool
 from langchain_openai import ChatOpenAI
@@ -19,7 +19,7 @@ class Book(BaseModel):
 
 @as_tool
 def get_weather(city: str) -> str:
-    """The weather in a city."""
+    """Returns the weather in a city."""
     return f"12 degrees in {city}"
 
 

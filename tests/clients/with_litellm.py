@@ -1,12 +1,12 @@
 # /// script
 # dependencies = ["litellm", "mcp"]
 # ///
-"""LiteLLM, which proxies and many agent frameworks are built on."""
+"""Checks LiteLLM, on which proxies and many agent frameworks are built."""
 
 import json
 import os
 
-os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # read at import: prices are not fetched
+os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # LiteLLM reads it when it is imported, and does not fetch prices
 import litellm  # noqa: E402
 from report import API, KEY, LIMIT, MODEL, QUESTION, run
 

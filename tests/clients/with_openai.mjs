@@ -1,5 +1,5 @@
 // npm: openai zod
-// OpenAI's own package for JavaScript.
+// Checks OpenAI's own package for JavaScript.
 
 import assert from "node:assert/strict";
 import OpenAI from "openai";

@@ -1,7 +1,7 @@
 # /// script
 # dependencies = ["openai>=3"]
 # ///
-"""OpenAI's own package, in strict validation: a field it does not expect, or misses, fails the check."""
+"""Checks OpenAI's own package with strict validation: an unexpected field fails a check, and so does a missing one."""
 
 import json
 

@@ -1,7 +1,7 @@
 # /// script
 # dependencies = ["pydantic-ai-slim[openai]"]
 # ///
-"""Pydantic AI's agents."""
+"""Checks Pydantic AI's agents."""
 
 import asyncio
 

@@ -1,4 +1,4 @@
-"""Every answer under /v1/messages against the types of Anthropic's own package."""
+"""Checks every answer under /v1/messages against the types of Anthropic's own package."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -19,7 +19,7 @@ def validate_whole(path: str, payload: Mapping[str, Any]) -> None:
 
 
 def validate_stream(lines: Sequence[str]) -> None:
-    """message_start, blocks one after the other, message_delta, message_stop; or an error instead of the rest."""
+    """Checks the order: message_start, blocks, message_delta, message_stop; or an error instead of the rest."""
     events = named_events(lines)
     for event in events:
         _check_event(event)
@@ -40,7 +40,7 @@ def _check_event(event: Mapping[str, Any]) -> None:
 
 
 def _check_blocks(events: Sequence[Mapping[str, Any]], complete: bool) -> None:
-    """Indexes count up from 0; each block is started, told in deltas of its kind, and stopped before the next."""
+    """Checks that each block is started, told in deltas of its kind and stopped before the next, and counted from 0."""
     kinds = {"text": "text_delta", "tool_use": "input_json_delta"}
     index, kind = -1, None
     for event in (event for event in events if event["type"] != "ping"):

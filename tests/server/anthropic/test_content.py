@@ -1,4 +1,4 @@
-"""Content: text and calls become blocks, one open at a time; the events tell the same as the blocks."""
+"""Tests that text and calls become content blocks, and that the events tell the same as the blocks."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -20,7 +20,7 @@ CALLS: tuple[Part, ...] = (
 
 
 def run(parts: Iterable[Part]) -> tuple[list[Any], list[Any]]:
-    """Each part in a delta of its own: the blocks, and the events."""
+    """Returns the blocks and the events, with each part in a delta of its own."""
     content = Content()
     events = [event for part in parts for event in content.feed(ParsedDelta(0, (part,)))]
     events += content.end()

@@ -1,4 +1,4 @@
-"""/v1/messages: the chat's answer as blocks and events; every one of them is validated on its way back."""
+"""Tests /v1/messages: the answer as blocks and events, each of which the client here validates."""
 
 import json
 from typing import Any
@@ -24,7 +24,7 @@ def prompt_of(client: Client) -> str:
 
 
 def joined(reply: Reply) -> dict[str, Any]:
-    """What the events add up to, as Anthropic's clients do it."""
+    """Returns what the events add up to, put together as Anthropic's clients do it."""
     events = reply.named_events()
     inputs: dict[int, str] = {}
     message: dict[str, Any] = events[0]["message"]

@@ -1,4 +1,4 @@
-"""The chat request that a body of /v1/messages amounts to."""
+"""Tests which chat request a body of /v1/messages becomes."""
 
 from typing import Any
 
@@ -11,7 +11,7 @@ SCHEMA = {"type": "object", "properties": {"x": {"type": "integer"}}}
 
 
 def chat(**fields: Any) -> dict[str, Any]:
-    """What is not null of it."""
+    """Returns the chat request's fields that are not null."""
     body = {"model": "m", "max_tokens": 5, "messages": [USER]} | fields
     return {name: value for name, value in MessagesRequest.model_validate(body).chat().items() if value is not None}
 

@@ -1,4 +1,4 @@
-"""How a chat request becomes a prompt: prefill, the generation prompt, templates that clients bring."""
+"""Tests how a chat request becomes a prompt: prefill, the generation prompt, templates of clients."""
 
 from typing import Any
 

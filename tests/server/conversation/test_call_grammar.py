@@ -1,4 +1,4 @@
-"""Calls that are demanded: whatever the grammar lets through is read back as calls whose arguments validate."""
+"""Tests that whatever the grammar of demanded calls lets through is parsed as calls whose arguments validate."""
 
 import json
 import random
@@ -40,7 +40,7 @@ def grammar_of(client: Client, **parameters: Any) -> Grammar | None:
 
 
 def sampled(tokenizer: Tokenizer, grammar: Grammar, seed: int) -> list[int]:
-    """Ids that follow the grammar, drawn at random; what would end it is preferred, so that strings stay short."""
+    """Draws ids that follow the grammar. It prefers those that end something, so that strings stay short."""
     rng = random.Random(seed)
     model = LLTokenizer(tokenizer.backend.to_str(), eos_token=[EOS])
     matcher = LLMatcher(model, grammar_from("grammar", grammar.text), log_level=0)
@@ -138,7 +138,7 @@ def roomy_of(client: Client) -> Client:
 
 
 class Refusing(FakeEngineClient):
-    """Refuses one grammar."""
+    """Refuses every grammar that contains `refused`."""
 
     refused = ""
 

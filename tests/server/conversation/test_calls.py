@@ -1,4 +1,4 @@
-"""Calls in the text of a model: both formats, cut anywhere; what is malformed stays text, and nothing raises."""
+"""Tests that calls are found in a model's text, cut anywhere; what is malformed stays text, and nothing raises."""
 
 import json
 import re
@@ -29,7 +29,7 @@ def read(format: CallFormat, pieces: Sequence[str], parallel: bool = True) -> li
 
 
 def whole(format: CallFormat, text: str, parallel: bool = True) -> tuple[str, list[tuple[str, str]]]:
-    """The same, however the text is cut; as text and calls."""
+    """Returns text and calls, and checks that they are the same however the text is cut."""
     pieces = [[text], list(text), re.findall(r"(?s).{1,3}", text)]
     pieces += [[text[:cut], text[cut:]] for cut in range(len(text))]
     answers = [ParsedDelta(0, tuple(read(format, cut, parallel))) for cut in pieces]

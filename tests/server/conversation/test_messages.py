@@ -1,4 +1,4 @@
-"""Messages: what each role needs and may have, and the prompt that each becomes."""
+"""Tests what the messages of each role need and may have, and the prompt that each becomes."""
 
 from typing import Any
 

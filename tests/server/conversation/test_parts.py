@@ -1,4 +1,4 @@
-"""Parts: what a delta holds, read; the finish reason and the log-probabilities go where they belong."""
+"""Tests that deltas are split into parts, and that finish reasons and log-probabilities go with the right ones."""
 
 from collections.abc import Sequence
 
@@ -19,7 +19,7 @@ SCORE = TokenLogprobs(-1.0)
 
 
 class Scripted:
-    """A parser that shows nothing before its end."""
+    """Implements PartParser, and shows nothing before its end."""
 
     def __init__(self, *parts: Part) -> None:
         self.parts = parts

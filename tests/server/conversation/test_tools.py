@@ -1,4 +1,4 @@
-"""Tools: what may be offered and demanded, what the model is told of it, and its calls as clients receive them."""
+"""Tests which tools may be offered and demanded, what the model is told of them, and its calls as clients get them."""
 
 import json
 from dataclasses import replace
@@ -30,7 +30,7 @@ CALLS = (
 
 
 def mistral(source: str = MISTRAL_TOOLS, *more: str) -> Tokenizer:
-    """Its markers are special tokens, which decoding hides elsewhere."""
+    """Returns a tokenizer whose markers are special tokens, which decoding hides elsewhere."""
     backend = byte_level().backend
     backend.add_special_tokens(["[TOOL_CALLS]", *more])
     return Tokenizer(backend, ChatTemplate(source, SPECIAL))
@@ -43,7 +43,7 @@ def marker(tokenizer: Tokenizer) -> int:
 
 
 def roomy(script: Script, tokenizer: Tokenizer | None = None) -> Client:
-    """With a context that holds the description of tools."""
+    """Returns a client whose context holds the description of tools."""
     client = Client.replaying(script, tokenizer)
     assert client.engine.ready is not None
     client.engine.state = replace(client.engine.ready, max_model_len=4096)
@@ -57,7 +57,7 @@ def prompt(client: Client, **parameters: Any) -> str:
 
 
 def streamed(reply: Reply) -> dict[int, dict[str, Any]]:
-    """What the chunks of each choice add up to, put together as clients do it; ids are left out."""
+    """Returns what the chunks of each choice add up to, put together as clients do it, without ids."""
     choices: dict[int, dict[str, Any]] = {}
     for event in reply.events():
         for part in event["choices"]:
@@ -118,7 +118,7 @@ def test_calls_in_the_form_of_mistral() -> None:
 
 @pytest.mark.parametrize("form", ["json", "mistral"])
 def test_the_stream_is_the_whole(form: str) -> None:
-    """Three choices, with log-probabilities, ended at many places."""
+    """Compares three choices, with log-probabilities, ended at many places."""
     tokenizer = mistral() if form == "mistral" else byte_level()
     calls = ids_of(CALLS)
     if form == "mistral":

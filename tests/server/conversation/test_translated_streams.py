@@ -1,4 +1,4 @@
-"""Whatever a model writes: streamed, /v1/responses and /v1/messages give the very answer that they give whole."""
+"""Tests that /v1/responses and /v1/messages give the same answer streamed and whole, whatever a model writes."""
 
 import random
 from typing import Any
@@ -16,7 +16,7 @@ TEXTS = ("", "héllo ", "🦑你", "\x85\u2028", CALLS, '<tool_call>{"name": "f"
 
 
 def answer(seed: int) -> list[int]:
-    """Texts, lone bytes and calls in any order; it may end where the engine cuts it."""
+    """Returns texts, lone bytes and calls in any order; the end token may be missing."""
     random_ = random.Random(seed)
     ids: list[int] = []
     for _ in range(random_.randrange(8)):
@@ -25,7 +25,7 @@ def answer(seed: int) -> list[int]:
 
 
 def without_ids(value: Any) -> Any:
-    """Ids are random, or the time; what they join is tested elsewhere."""
+    """Returns the value without ids, which are random; what they join is tested elsewhere."""
     if isinstance(value, dict):
         return {key: without_ids(item) for key, item in value.items() if key not in ("id", "call_id")}
     return [without_ids(item) for item in value] if isinstance(value, list) else value

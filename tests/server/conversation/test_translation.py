@@ -47,7 +47,7 @@ def test_every_field_of_a_message_is_named_as_the_body_does_and_nothing_else() -
 
 
 def test_templates_are_literals() -> None:
-    """What a client sends is a value of a template, never part of it: it may hold braces."""
+    """Checks that what a client sends is a value of a template, never part of it, since it may hold braces."""
     errors = {name for name, value in vars(octavo.server.http.errors).items() if isinstance(value, type)}
     templates: list[ast.expr] = []
     for path in (Path(__file__).parents[3] / "server").rglob("*.py"):

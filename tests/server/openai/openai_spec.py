@@ -1,11 +1,11 @@
-"""Every response against OpenAI's own types and, where OPENAI_SPEC names the file, OpenAI's published specification.
+"""Checks every response against OpenAI's own types and, if OPENAI_SPEC names the file, OpenAI's specification.
 
-The corrections to both, and there are no others:
+These corrections are made to both, and no others:
 1. `nullable: true` is read as OpenAPI 3.0 means it; the file says 3.1, whose validators ignore the word.
 2. A completion's chunk may have `finish_reason: null`, as OpenAI itself sends.
 3. 400, 401, 404, 405, 413, 429, 500 and 503 answer with ErrorResponse; the file names no failures.
 4. The first token of an echoed prompt has no log-probability: null.
-Extensions that are asked for: `prompt_logprobs`, and usage in every chunk.
+The extensions `prompt_logprobs` and usage in every chunk are allowed where they were asked for.
 """
 
 import copy
@@ -34,11 +34,11 @@ OUR_OWN = (
     "/apply-template",
     "/tokenize",
     "/detokenize",
-)  # failures are OpenAI's even there
+)  # these are not OpenAI's, but their failures have OpenAI's form
 
 
 class _ModelList(pydantic.BaseModel):
-    """The package has no type for the whole list: it pages through it."""
+    """Stands for the list of models, for which the package has no type of its own."""
 
     object: str
     data: list[Model]
@@ -60,7 +60,7 @@ CHUNKS: dict[str, tuple[type[pydantic.BaseModel], str]] = {
 
 
 def validate(path: str, method: str, status: int, body: bytes) -> None:
-    """A response that is not a stream. Raises AssertionError or a validation error."""
+    """Checks a response that is not a stream. Raises AssertionError or a validation error."""
     payload = json.loads(body, parse_constant=refuse_constant)
     if status != 200:
         assert status in FAILURES, f"{method} {path} answered {status}"
@@ -81,7 +81,7 @@ def validate_error(payload: Mapping[str, Any]) -> None:
 
 
 def validate_stream(path: str, lines: Sequence[str]) -> None:
-    """A whole stream, as lines without their ends: its framing, each chunk, and what holds across chunks."""
+    """Checks a whole stream, given as lines without their ends: its framing, each chunk, and all chunks together."""
     if path == "/v1/responses":
         responses_spec.validate_stream(lines)
     elif path == "/v1/messages":
@@ -104,7 +104,7 @@ def _validate_chunks(path: str, lines: Sequence[str]) -> None:
 
 
 def _unframed(lines: Sequence[str]) -> list[dict[str, Any]]:
-    """`data: ...`, an empty line, and so on, comments between them; one [DONE], at the end."""
+    """Checks that data lines and empty lines alternate, with comments between them, and that [DONE] is the last."""
     assert all(line == "" or line.startswith((": ", "data: ")) for line in lines), lines
     for line, following in zip(lines, lines[1:], strict=False):
         assert line == "" or following == "", "an event is one line and an empty one"
@@ -115,7 +115,7 @@ def _unframed(lines: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def _corrected(payload: dict[str, Any]) -> dict[str, Any]:
-    """Correction 4, and without prompt_logprobs."""
+    """Applies correction 4, and leaves out prompt_logprobs."""
     payload = copy.deepcopy(payload)
     for holder in (payload, *payload.get("choices", ())):
         _check_prompt_logprobs(holder.pop("prompt_logprobs", [None]))
@@ -142,14 +142,14 @@ def _check_chunk(path: str, chunk: dict[str, Any]) -> None:
     chunk = _corrected(chunk)
     model, schema = CHUNKS[path]
     _check_schema(schema, chunk)
-    if model is Completion:  # correction 2
+    if model is Completion:  # this is correction 2
         choices = [choice | {"finish_reason": choice["finish_reason"] or "stop"} for choice in chunk["choices"]]
         chunk = chunk | {"choices": choices}
     check_types(model, chunk)
 
 
 def _check_usage(path: str, chunks: Sequence[Mapping[str, Any]]) -> None:
-    """Empty choices only in the usage chunk, the last; then, in chat, all others say `usage: null`.
+    """Checks that only the usage chunk, the last one, has no choices; in chats, all others then say `usage: null`.
 
     Usage in every chunk only grows.
     """
@@ -165,7 +165,7 @@ def _check_usage(path: str, chunks: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _check_choices(path: str, chunks: Sequence[Mapping[str, Any]], complete: bool) -> None:
-    """Of each choice: the role first and once, one finish reason, and nothing after it."""
+    """Checks that each choice has its role first and once, one finish reason, and nothing after it."""
     parts: dict[int, list[Mapping[str, Any]]] = {}
     for chunk in chunks:
         for choice in chunk["choices"]:
@@ -198,7 +198,7 @@ def components(path: str) -> dict[str, Any]:
     found = json.loads(Path(path).read_text("utf-8"))["components"]
     schemas = found["schemas"]
     chunk = copy.deepcopy(schemas["CreateCompletionResponse"])
-    chunk["properties"]["choices"]["items"]["properties"]["finish_reason"]["nullable"] = True  # correction 2
+    chunk["properties"]["choices"]["items"]["properties"]["finish_reason"]["nullable"] = True  # this is correction 2
     schemas["CompletionChunk"] = chunk
     corrected = _with_nulls(found)
     assert isinstance(corrected, dict)
@@ -206,7 +206,7 @@ def components(path: str) -> dict[str, Any]:
 
 
 def _with_nulls(node: Any) -> Any:
-    """Correction 1: whatever is nullable is itself or null."""
+    """Applies correction 1: whatever is nullable is itself or null."""
     if isinstance(node, list):
         return [_with_nulls(item) for item in node]
     if not isinstance(node, dict):

@@ -1,4 +1,4 @@
-"""Every answer of /v1/responses against the types of OpenAI's own package, and what must hold across events."""
+"""Checks every answer of /v1/responses against the types of OpenAI's own package, and its events against each other."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -16,7 +16,7 @@ def validate_whole(payload: Mapping[str, Any]) -> None:
 
 
 def validate_stream(lines: Sequence[str]) -> None:
-    """created, in_progress, items one after the other, and one end, whose response has what the events told."""
+    """Checks the order: created, in_progress, items one after the other, and one end that has what the events told."""
     events = named_events(lines)
     for event in events:
         check_types(ResponseStreamEvent, event)
@@ -30,7 +30,7 @@ def validate_stream(lines: Sequence[str]) -> None:
 
 
 def _items(events: Sequence[Mapping[str, Any]], complete: bool) -> list[Any]:
-    """The items that the events build."""
+    """Returns the items that the events build."""
     done: list[Any] = []
     rest = list(events)
     while rest:

@@ -1,4 +1,4 @@
-"""/v1/chat/completions: messages of every form, the chunks clients rely on, log-probabilities with true bytes."""
+"""Tests /v1/chat/completions: messages of every form, the chunks that clients rely on, log-probabilities with bytes."""
 
 from typing import Any
 
@@ -12,7 +12,7 @@ HELLO = [*ids_of("héllo 🦑"), EOS]
 
 
 def streamed(reply: Reply) -> dict[int, dict[str, Any]]:
-    """What the chunks of each choice add up to, in the shape of the whole response."""
+    """Returns what the chunks add up to, in the form of the whole response."""
     whole: dict[int, dict[str, Any]] = {}
     for event in reply.events():
         for part in event["choices"]:

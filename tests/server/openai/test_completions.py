@@ -1,4 +1,4 @@
-"""/v1/completions: prompts of every form, usage, log-probabilities, and chunks that add up to the whole."""
+"""Tests /v1/completions: prompts of every form, usage, log-probabilities, and chunks that add up to the whole."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ HELLO = [*ids_of("héllo 你"), EOS]
 
 
 def streamed(reply: Reply) -> dict[int, dict[str, Any]]:
-    """What the chunks of each choice add up to, in the shape of the whole response."""
+    """Returns what the chunks add up to, in the form of the whole response."""
     whole: dict[int, dict[str, Any]] = {}
     for event in reply.events():
         for choice in event["choices"]:
@@ -108,7 +108,7 @@ def test_logprobs_are_four_parallel_arrays() -> None:
     assert logprobs["tokens"] == ["a", "bytes:\\xc3", "bytes:\\xa9", "</s>"]
     assert logprobs["text_offset"] == [0, 1, 11, 21]
     assert logprobs["token_logprobs"] == [-0.75] * 4
-    assert logprobs["top_logprobs"][0] == {"b": -0.5, "a": -0.75}  # k and the sampled one
+    assert logprobs["top_logprobs"][0] == {"b": -0.5, "a": -0.75}  # the likeliest token and the sampled one
 
 
 def test_logprobs_0_is_the_sampled_token_alone() -> None:
@@ -162,7 +162,7 @@ def test_an_echo_that_is_streamed_adds_up_to_the_whole(prompt: Any, max_tokens: 
 
 
 def test_nothing_is_generated_where_nothing_is_wanted() -> None:
-    """How harnesses score a text: echo, logprobs and max_tokens 0."""
+    """Harnesses score a text with echo, logprobs and max_tokens 0."""
     client = Client()
     reply = client.complete(prompt=[65] * 256, echo=True, logprobs=0, max_tokens=0).json()
     choice = reply["choices"][0]
@@ -203,7 +203,7 @@ def test_the_log_probabilities_of_a_prompt_are_computed_once_for_all_choices() -
 
 
 def scripted(*logprobs: float) -> Client:
-    """The k-th candidate says its letter twice, with such log-probabilities."""
+    """Makes the k-th candidate say its letter twice, with such log-probabilities."""
 
     def script(request: Request) -> list[Output]:
         assert request.params.logprobs is not None

@@ -1,4 +1,4 @@
-"""Log-probabilities on the wire: finite, and the sampled token always among them."""
+"""Tests that log-probabilities are finite, and that the sampled token is always among them."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""/v1/models: the one model that is served, under each of its names, which may hold slashes."""
+"""Tests /v1/models: the model is listed under each of its names, which may hold slashes."""
 
 from octavo.server.config import ServerConfig
 from tests.server.client import MODEL, Client
@@ -17,7 +17,9 @@ def test_every_name_is_listed_and_serves() -> None:
     assert [model["id"] for model in models] == ["first", "org/second"]
     for model in models:
         assert client.get(f"/v1/models/{model['id']}").json() == model
-        assert client.chat(model=model["id"]).json()["model"] == model["id"]  # the name that was asked for
+        assert (
+            client.chat(model=model["id"]).json()["model"] == model["id"]
+        )  # the answer has the name that was asked for
         assert client.chat(model=model["id"], stream=True).events()[0]["model"] == model["id"]
     refused = client.chat(model="third")
     assert refused.status == 404

@@ -1,4 +1,4 @@
-"""The validator refuses what it should: a check that accepts everything proves nothing."""
+"""Tests that the validator refuses what it should: a check that accepts everything proves nothing."""
 
 import copy
 import json

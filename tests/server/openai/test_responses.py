@@ -1,4 +1,4 @@
-"""/v1/responses: the chat's answer as items and events; every one of them is validated on its way back."""
+"""Tests /v1/responses: the answer as items and events, each of which the client here validates."""
 
 import json
 from typing import Any
@@ -30,7 +30,7 @@ def last_response(reply: Reply) -> dict[str, Any]:
 
 
 def same(response: dict[str, Any]) -> dict[str, Any]:
-    """Without what differs from one request to the next."""
+    """Returns the response without what differs from one request to the next."""
     items = [{key: value for key, value in item.items() if key != "id"} for item in response["output"]]
     times = {"id", "created_at", "completed_at"}
     return {key: value for key, value in response.items() if key not in times} | {"output": items}

@@ -1,4 +1,4 @@
-"""OutputItems: text and calls become items, one open at a time; the events tell the same as the items."""
+"""Tests that text and calls become output items, and that the events tell the same as the items."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -18,7 +18,7 @@ CALLS: tuple[Part, ...] = (
 
 
 def run(parts: Iterable[Part]) -> tuple[list[Any], list[Any]]:
-    """Each part in a delta of its own: the items, and the events."""
+    """Returns the items and the events, with each part in a delta of its own."""
     output = OutputItems("key", None)
     events = [event for part in parts for event in output.feed(ParsedDelta(0, (part,)))]
     events += output.end("completed")

@@ -1,4 +1,4 @@
-"""The chat request that a body of /v1/responses amounts to."""
+"""Tests which chat request a body of /v1/responses becomes."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from octavo.server.openai.responses_request import ResponsesRequest
 
 
 def chat(**fields: Any) -> dict[str, Any]:
-    """What is not null of it."""
+    """Returns the chat request's fields that are not null."""
     given = ResponsesRequest.model_validate({"model": "m", "input": "a"} | fields).chat()
     return {name: value for name, value in given.items() if value is not None}
 

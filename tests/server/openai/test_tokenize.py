@@ -1,4 +1,4 @@
-"""/tokenize and /detokenize: the very tokens that generation would see, in vLLM's shapes."""
+"""Tests that /tokenize and /detokenize show the very tokens that generation would see, in vLLM's form."""
 
 from typing import Any
 
