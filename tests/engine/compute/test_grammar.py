@@ -20,7 +20,7 @@ from octavo.engine.config import EngineConfig
 from octavo.engine.engine import Engine
 from octavo.engine.startup.build import build
 from tests.engine.compute.random_schemas import random_schema
-from tests.engine.fakes import Collector, check
+from tests.engine.fakes import Collector, run
 from tests.server.vocab import BYTES, EOS, byte_level
 from tests.tiny import write_tiny_checkpoint
 
@@ -67,10 +67,7 @@ def serve(core: Engine, *requests: Request) -> Collector:
     collector = Collector()
     for each in requests:
         collector.take(core.add(each))
-    while core.has_work():
-        for output in core.step().outputs:
-            collector.take(output)
-        check(core)
+    run(core, collector)
     assert collector.ended.keys() == {each.id for each in requests}
     assert core.runner.grammars._states == {} and core.runner.grammars.compiling == 0
     return collector
@@ -291,9 +288,7 @@ def test_nobody_waits_for_a_grammar_that_is_being_compiled(directory, monkeypatc
             collector.take(output)
     assert core.has_work() and core.step().outputs == ()
     may_end.set()
-    while core.has_work():
-        for output in core.step().outputs:
-            collector.take(output)
+    run(core, collector)
     assert re.fullmatch("[0-9]{3}", text(collector.tokens["bound"]))
 
 
