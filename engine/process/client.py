@@ -37,6 +37,7 @@ from octavo.engine.process.main import Build
 from octavo.engine.process.supervisor import Restarts, Supervisor
 
 DEFAULT_RESTARTS = Restarts()
+STOPPED = "The server is shutting down."  # Open requests end with this sentence when the engine is stopped.
 
 
 class ProcessClient:
@@ -101,18 +102,18 @@ class ProcessClient:
 
     async def drain(self, timeout: float) -> None:
         """Takes no new requests; returns when the open ones have ended, after `timeout` seconds by an error."""
-        self._close_door()
+        self._begin_draining()
         try:
             await asyncio.wait_for(self._idle.wait(), timeout)
         except TimeoutError:
             pass
         finally:
-            self._fail_open("The server is shutting down.")
+            self._fail_open(STOPPED)
 
     async def stop(self) -> None:
         """Ends the engine process, whatever it is doing, and with it every open request."""
-        self._close_door()
-        self._fail_open("The server is shutting down.")
+        self._begin_draining()
+        self._fail_open(STOPPED)
         self._checker.close()
         if self._supervision is not None:
             self._supervision.cancel()
@@ -211,7 +212,7 @@ class ProcessClient:
         if not self._open:
             self._idle.set()
 
-    def _close_door(self) -> None:
+    def _begin_draining(self) -> None:
         if not isinstance(self._state, Failed):
             self._enter(Draining())
 

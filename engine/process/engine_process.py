@@ -1,4 +1,4 @@
-"""EngineProcess is one engine process as its parent sees it: started, sent to, heard of and ended."""
+"""EngineProcess is one engine process as its parent sees it, which starts it, talks to it and ends it."""
 
 import asyncio
 import os
@@ -23,7 +23,7 @@ ABORT_TIME = 2.0  # seconds that a process has to write its stacks and end after
 
 
 class EngineProcess:
-    """Runs an engine process, with a thread for each direction. It is made, used and stopped on one event loop."""
+    """Runs an engine process, with a thread for each pipe. It is made, used and stopped on one event loop."""
 
     def __init__(self, config: EngineConfig, build: Build, deliver: Callable[[FromEngine | Died], None]) -> None:
         """Starts the process. `deliver` is called on the event loop with every message, and with Died at the end.

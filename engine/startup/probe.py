@@ -65,8 +65,8 @@ class Capacity:
             ) from None
         free, total = torch.cuda.mem_get_info(model.device)
         elsewhere = total - free - torch.cuda.memory_reserved(model.device)
-        used = elsewhere + torch.cuda.max_memory_reserved(model.device) - probe.cache_bytes
-        used += _graph_bytes(config, probe.runner, max_num_seqs)
+        peak = torch.cuda.max_memory_reserved(model.device) - probe.cache_bytes  # weights and the largest step
+        used = elsewhere + peak + _graph_bytes(config, probe.runner, max_num_seqs)
         del probe
         torch.cuda.empty_cache()
         return cls(max_num_seqs, step_tokens, sizing.gpu_cache_bytes(config, total, used))
@@ -80,6 +80,7 @@ def _graph_bytes(config: EngineConfig, runner: ModelRunner, max_num_seqs: int) -
         return 0
 
     def free() -> int:
+        """Returns the bytes that nobody has, in the GPU's memory."""
         torch.cuda.synchronize(model.device)
         torch.cuda.empty_cache()
         return torch.cuda.mem_get_info(model.device)[0]
