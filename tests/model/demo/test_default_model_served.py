@@ -13,6 +13,7 @@ from octavo.model.config import ModelConfig, ModelError
 from octavo.model.demo.default_model import build, default_directory
 from octavo.model.demo.dense_gguf import GGUFSource
 from octavo.model.demo.pinned import SMOLLM2, obtain
+from octavo.model.kernels.choice import select_backend
 from octavo.model.loading.checkpoint import load_model
 from octavo.model.weights.precision import Precision
 from tests.model.pages import Pages
@@ -67,7 +68,7 @@ def answers(directory: Path, prompts: list[list[int]]) -> list[list[int]]:
 def octavo(directory: Path, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
     """What Octavo generates in fp32, all prompts in one batch."""
     config = ModelConfig.from_pretrained(directory)
-    model = load_model(directory, config, torch.device("cpu"), Precision.plain(torch.float32), quiet)
+    model = load_model(directory, config, select_backend(config, torch.device("cpu")), Precision.plain(torch.float32))
     pages = Pages(model, len(prompts), max(map(len, prompts)) + NEW_TOKENS, block_size=16)
     rows = [(index, 0, prompt) for index, prompt in enumerate(prompts)]
     results: list[list[int]] = [[] for _ in prompts]
