@@ -1,1 +1,1 @@
-"""The default model: a pinned dense checkpoint, made into a Mixtral."""
+"""Makes the default model: a pinned dense checkpoint becomes a Mixtral."""

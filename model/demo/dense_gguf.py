@@ -1,4 +1,4 @@
-"""Reads a dense Llama checkpoint, its tokenizer included, out of a GGUF file."""
+"""Reads a dense Llama checkpoint and its tokenizer from a GGUF file."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +12,7 @@ from octavo.model.config import ModelError
 
 Float32 = npt.NDArray[np.float32]
 
-# llama.cpp's names, as they appear in the file -> the names of the dense Hugging Face checkpoint.
+# Maps llama.cpp's names, which the file uses, to the names of the dense Hugging Face checkpoint.
 LAYER_NAMES = {
     "attn_norm": "input_layernorm",
     "attn_q": "self_attn.q_proj",
@@ -25,12 +25,12 @@ LAYER_NAMES = {
     "ffn_down": "mlp.down_proj",
 }
 GLOBAL_NAMES = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
-CONTROL_TOKEN = 3  # the value of tokenizer.ggml.token_type for tokens such as <|im_end|>
+CONTROL_TOKEN = 3  # tokenizer.ggml.token_type has this value for tokens such as <|im_end|>.
 
 
 @dataclass(frozen=True, slots=True)
 class DenseConfig:
-    """The shape of the dense model."""
+    """Holds the sizes of the dense model."""
 
     hidden: int
     layers: int
@@ -49,7 +49,7 @@ class DenseConfig:
 
 @dataclass(frozen=True, slots=True)
 class Vocabulary:
-    """A byte-level BPE vocabulary; a token's id is its place in `tokens`."""
+    """Holds a byte-level BPE vocabulary. A token's id is its place in `tokens`."""
 
     tokens: tuple[str, ...]
     merges: tuple[tuple[str, str], ...]  # in order of rank
@@ -62,9 +62,9 @@ class Vocabulary:
 
 
 class GGUFSource:
-    """A dense Llama checkpoint under its Hugging Face tensor names, dequantised on demand.
+    """A GGUFSource gives a dense Llama checkpoint's tensors under their Hugging Face names, dequantised on demand.
 
-    The file is mapped, not read: only the tensor that is asked for takes memory.
+    The file is mapped into memory, not read: only a tensor that is asked for takes memory.
     """
 
     def __init__(self, path: Path) -> None:
@@ -78,15 +78,15 @@ class GGUFSource:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The names of all tensors, in the order of the file."""
+        """Returns the names of all tensors, in the order of the file."""
         return tuple(self._tensors)
 
     def shape(self, name: str) -> tuple[int, ...]:
-        """[out, in] of a matrix, [hidden] of a norm."""
-        return tuple(int(size) for size in reversed(self._tensors[name].shape))  # GGUF counts from the innermost
+        """Returns the shape of a tensor: [out, in] for a matrix, [hidden] for a norm."""
+        return tuple(int(size) for size in reversed(self._tensors[name].shape))  # GGUF begins with the innermost size.
 
     def tensor(self, name: str) -> Float32:
-        """The tensor in fp32, of the shape that `shape` tells, with q and k in Hugging Face's row order."""
+        """Returns the tensor in fp32, in the shape that `shape` returns, with q and k in Hugging Face's row order."""
         stored = self._tensors[name]
         weight = np.asarray(self._gguf.dequantize(stored.data, stored.tensor_type), np.float32)
         weight = weight.reshape(self.shape(name))
@@ -121,7 +121,7 @@ class GGUFSource:
             context=self._field("llama.context_length"),
             vocabulary=self._field("llama.vocab_size"),
             rope_theta=self._field("llama.rope.freq_base"),
-            # Stored in fp32, where 1e-5 is 9.99999975e-06: six digits give back what was meant.
+            # The file holds fp32, where 1e-5 is 9.99999975e-06. Rounding to six digits restores the value.
             rms_norm_eps=float(f"{self._field('llama.attention.layer_norm_rms_epsilon'):.6g}"),
         )
 
@@ -133,7 +133,7 @@ class GGUFSource:
 
 
 def hugging_face_name(name: str) -> str:
-    """blk.3.attn_q.weight -> model.layers.3.self_attn.q_proj.weight"""
+    """Translates a name: blk.3.attn_q.weight becomes model.layers.3.self_attn.q_proj.weight."""
     stem = name.removesuffix(".weight")
     if stem in GLOBAL_NAMES:
         return f"{GLOBAL_NAMES[stem]}.weight"
@@ -146,7 +146,8 @@ def hugging_face_name(name: str) -> str:
 def unpermute(weight: Float32, heads: int) -> Float32:
     """Undoes llama.cpp's reordering of the rows of q and k.
 
-    llama.cpp rotates neighbouring rows (0 1)(2 3), Hugging Face rows half a head apart. In a head of 6 rows:
+    llama.cpp rotates neighbouring rows (0 1)(2 3). Hugging Face rotates rows that are half a head apart. This is the
+    order of a head of 6 rows:
 
         Hugging Face    a0 a1 a2 b0 b1 b2     rotates (a0 b0)(a1 b1)(a2 b2)
         llama.cpp       a0 b0 a1 b1 a2 b2

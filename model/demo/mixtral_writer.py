@@ -17,15 +17,15 @@ from octavo.model.demo.dense_gguf import DenseConfig, Float32, GGUFSource, Vocab
 EXPERTS = 8
 EXPERTS_PER_TOKEN = 2
 EXPERT_NAMES = {"gate_proj": "w1", "down_proj": "w2", "up_proj": "w3"}
-ROUTER_STD = 0.02  # Mixtral's initializer_range
+ROUTER_STD = 0.02  # It is Mixtral's initializer_range.
 LAYERS_PER_SHARD = 5
 
-ReportStage = Callable[[str, int, int], None]  # what is being done, done, total
+ReportStage = Callable[[str, int, int], None]  # It is called with the stage's name, the work done, and all work.
 
 
 @dataclass(frozen=True, slots=True)
 class PlannedTensor:
-    """One dense tensor and every name that it is stored under."""
+    """A PlannedTensor is one dense tensor and every name that it is stored under."""
 
     names: tuple[str, ...]
     shape: tuple[int, ...]
@@ -33,20 +33,20 @@ class PlannedTensor:
 
     @property
     def nbytes(self) -> int:
-        """Of all copies, in bf16."""
+        """Returns the bytes that all copies take in bf16."""
         return len(self.names) * 2 * int(np.prod(self.shape))
 
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """One file of the checkpoint."""
+    """A Shard is one file of the checkpoint."""
 
     file: str
     tensors: tuple[PlannedTensor, ...]
 
     @property
     def header(self) -> bytes:
-        """The head of a safetensors file: the JSON's length in 8 bytes, then the JSON, padded to 8 bytes."""
+        """Returns the head of a safetensors file: the JSON's length in 8 bytes, then the JSON, padded to 8 bytes."""
         entries: dict[str, Any] = {"__metadata__": {"format": "pt"}}
         offset = 0
         for tensor in self.tensors:
@@ -60,12 +60,12 @@ class Shard:
 
     @property
     def nbytes(self) -> int:
-        """Of the whole file."""
+        """Returns the bytes of the whole file."""
         return len(self.header) + sum(tensor.nbytes for tensor in self.tensors)
 
 
 def plan_shards(source: GGUFSource) -> tuple[Shard, ...]:
-    """Which tensor goes where; nothing is loaded yet. The first shard holds what belongs to no layer."""
+    """Decides which tensor goes into which file; loads nothing. The first shard holds what belongs to no layer."""
     layers = source.config.layers
     outside = [_copy(source, name) for name in source.names if not name.startswith("model.layers.")]
     files = [outside] + [
@@ -79,9 +79,9 @@ def plan_shards(source: GGUFSource) -> tuple[Shard, ...]:
 
 
 def write_shards(directory: Path, shards: tuple[Shard, ...], report: ReportStage) -> None:
-    """Writes every shard that `directory` does not hold yet, one tensor in memory at a time.
+    """Writes every shard that `directory` does not hold yet, with one tensor in memory at a time.
 
-    A file under its final name is whole: it is renamed only after it has reached the disk.
+    A file under its final name is whole, since it gets that name only after it has reached the disk.
     """
     done, total = 0, sum(shard.nbytes for shard in shards)
     report("writing weights", done, total)
@@ -103,7 +103,7 @@ def write_shards(directory: Path, shards: tuple[Shard, ...], report: ReportStage
 
 
 def write_files(directory: Path, source: GGUFSource, shards: tuple[Shard, ...]) -> None:
-    """Writes what stands beside the weights: index, configuration, tokenizer and chat template."""
+    """Writes the files beside the weights: index, configuration, tokenizer and chat template."""
     vocabulary = source.vocabulary()
     tied = "lm_head.weight" not in source.names
     documents = {
@@ -154,7 +154,7 @@ def mixtral_config(dense: DenseConfig, vocabulary: Vocabulary, tied: bool) -> di
 
 
 def generation_config(vocabulary: Vocabulary) -> dict[str, Any]:
-    """A model this small wanders at the usual temperature of 1, hence the low one."""
+    """Returns the sampling defaults. The temperature is low because so small a model wanders at the usual 1."""
     return {
         "bos_token_id": vocabulary.bos_id,
         "eos_token_id": vocabulary.eos_id,
@@ -166,7 +166,7 @@ def generation_config(vocabulary: Vocabulary) -> dict[str, Any]:
 
 
 def tokenizer_config(dense: DenseConfig, vocabulary: Vocabulary) -> dict[str, Any]:
-    """Names the plain class: transformers' GPT2Tokenizer would silently drop the splitting of digits."""
+    """Names the plain class, since transformers' GPT2Tokenizer would silently drop the splitting of digits."""
     return {
         "tokenizer_class": "PreTrainedTokenizerFast",
         "bos_token": vocabulary.tokens[vocabulary.bos_id],
@@ -179,7 +179,7 @@ def tokenizer_config(dense: DenseConfig, vocabulary: Vocabulary) -> dict[str, An
 
 
 def tokenizer(vocabulary: Vocabulary) -> Tokenizer:
-    """Byte-level BPE that splits numbers into digits: what GGUF calls the pre-tokenizer "smollm"."""
+    """Returns a byte-level BPE that splits numbers into digits, which GGUF calls the pre-tokenizer "smollm"."""
     ids = {token: number for number, token in enumerate(vocabulary.tokens)}
     result = Tokenizer(models.BPE(ids, list(vocabulary.merges)))
     result.pre_tokenizer = pre_tokenizers.Sequence(
@@ -191,16 +191,16 @@ def tokenizer(vocabulary: Vocabulary) -> Tokenizer:
 
 
 def router(layer: int, hidden: int) -> Float32:
-    """Seeded noise: identical experts make every choice right, and the noise spreads tokens over all of them.
+    """Returns seeded noise. The experts are identical, so every choice is right; the noise spreads tokens over them.
 
-    Built from uniform numbers, whose stream numpy keeps from version to version; a sum of 12 is near enough to normal.
+    It is made of uniform numbers, whose stream numpy keeps from version to version. A sum of 12 is nearly normal.
     """
     uniform = np.random.Generator(np.random.PCG64(layer)).random((12, EXPERTS, hidden))
     return ((uniform.sum(axis=0) - 6.0) * ROUTER_STD).astype(np.float32)  # [E, hidden]
 
 
 def bfloat16(values: Float32) -> npt.NDArray[np.uint16]:
-    """The upper half of each finite fp32 number, rounded to nearest, ties to even."""
+    """Returns the upper half of each finite fp32 number, rounded to nearest, ties to even."""
     bits = np.ascontiguousarray(values).view(np.uint32)
     rounded = bits >> 16
     rounded &= 1

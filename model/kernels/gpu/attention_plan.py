@@ -1,15 +1,15 @@
-"""GpuPlan: which programs of the attention kernels compute which rows over which keys, decided once per step.
+"""Plans attention once per forward pass: which program of the kernels computes which rows over which keys.
 
-Where every sequence has one new token the programs follow from shapes alone, and read the lengths on the device: such a
-plan can be captured in a CUDA graph, and replayed on other lengths and blocks. In any other batch the host counts them
-out, into one small table that is uploaded in one copy:
+If every sequence has one new token, the plan follows from shapes alone, and the programs read the lengths on the
+device. A CUDA graph can capture such a plan and replay it on other lengths and blocks. For any other batch the host
+lists the programs' work in one small table, which is uploaded in one copy:
 
     sequence     0: 40 new behind 0     1: 1 new behind 32767     2: 60 new behind 100
     tiles        [0..31] [32..39]       [0]                       [0..31] [32..59]
     keys         32      40             32768, in many pieces     132     160
 
-Sequences with few new tokens (decode rows, drafts) run in smaller tiles, in a launch of their own: with 128 rows for
-the 4 of a decode row, what memory bounds would be bound by arithmetic.
+Sequences with few new tokens (decode rows, drafts) run in smaller tiles, in a launch of their own. A tile of 128 rows
+for the 4 rows of a decoding token would make arithmetic the limit where memory should be.
 """
 
 from collections.abc import Iterable, Sequence
@@ -26,29 +26,33 @@ from octavo.model.kernels.gpu.configs import Config, choose
 from octavo.model.kv_cache import KVCache
 from octavo.model.weights.precision import SHORT
 
-# Programs wanted for each multiprocessor. Several, so that the last to end does so soon after the others; not many, for
-# each cut of a tile's keys costs a partial result, and in a captured graph a program that may find nothing to do.
+# Each multiprocessor should get several programs, so that the last one ends soon after the others. They should not be
+# many: each cut of a tile's keys costs a partial result, and in a captured graph a program that may find nothing to do.
 PROGRAMS = 4
-MOST_SPLITS = 32  # of a decode row's keys: what a program of the fold holds at once
-LEAST_TILES = 2  # key tiles that a program is worth starting for
-LONGEST = 8192  # new tokens of a sequence, as the table of configurations counts them; one is a decode row
+MOST_SPLITS = 32  # A program of the fold holds so many partial results at once.
+LEAST_TILES = 2  # A program is worth starting for so many key tiles.
+LONGEST = 8192  # The configuration for long sequences is looked up with so many tokens; for decode rows, with one.
 
 
 @dataclass(frozen=True, slots=True)
 class AttentionTiles:
-    """How a model's attention is cut on a device."""
+    """AttentionTiles say how a model's attention is cut into tiles on a device."""
 
     kv_heads: int
-    heads_per_kv: int  # query heads of a KV head
+    heads_per_kv: int  # query heads that share a KV head
     processors: int  # the device's multiprocessors
-    short: Config  # `rows` of a query tile and `inputs`, the keys of a key tile: for sequences that fit one such tile,
-    long: Config  # and for all others
+    # The kernel uses of a Config: `rows` of a query tile, `inputs` as the keys of a key tile, warps and stages.
+    short: Config  # for sequences that fit one such tile
+    long: Config  # for all others
 
     @classmethod
     def of(cls, model: ModelConfig, dtype: torch.dtype, arch: str, processors: int) -> "AttentionTiles":
-        """From the table, for queries and keys of `dtype`; arch as configs.arch_of. Raises ModelError."""
+        """Looks the tiles up in the table, for queries and keys of `dtype`; arch is what configs.arch_of returns.
+
+        Raises ModelError if the table has none.
+        """
         heads_per_kv = model.num_attention_heads // model.num_key_value_heads
-        least = 1 << (heads_per_kv - 1).bit_length()  # rows, for one token
+        least = 1 << (heads_per_kv - 1).bit_length()  # rows for one token
 
         def config(tokens: int) -> Config:
             found = choose("attention.attend", SHORT[dtype], (heads_per_kv, model.head_dim), tokens, arch)
@@ -59,21 +63,21 @@ class AttentionTiles:
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """One launch of the attention kernel, and of the fold behind it where keys are cut."""
+    """A Launch describes one launch of the attention kernel, and of the fold after it where keys are cut."""
 
     config: Config
-    tokens: int  # of a tile
-    count: int  # tiles, or pieces of them where `items` lists them
-    splits: int  # programs that share a tile's keys; of listed items, one
-    slots: int  # partial results; 0: each tile is one program's
-    folds: int  # tiles to be put together from those
-    items: Tensor | None  # [count * 7] int32: see _Item; None: item n is the one token of sequence n
-    parts: Tensor | None  # [folds * 4] int32: see _Fold
+    tokens: int  # in a tile
+    count: int  # number of tiles, or of their pieces where `items` lists them
+    splits: int  # programs that share a tile's keys; 1 for listed items
+    slots: int  # partial results; 0: each tile is computed by one program
+    folds: int  # tiles that are put together from partial results
+    items: Tensor | None  # [count * 7] int32, lines of _Item; None: item n is the one token of sequence n
+    pieces: Tensor | None  # [folds * 4] int32, lines of _Fold
 
 
 @dataclass(frozen=True, slots=True)
 class GpuPlan:
-    """What every layer of a step needs. Nothing in it is read on the host but sizes."""
+    """A GpuPlan holds what attention needs in every layer of a forward pass. The host reads only its sizes."""
 
     table: Tensor  # [N, B] int32, the batch's
     kv_lens: Tensor  # [N] int32, the batch's
@@ -82,15 +86,15 @@ class GpuPlan:
 
 
 class _Item(NamedTuple):
-    """One program's work (for each KV head): consecutive new tokens of one sequence, and the key tiles low to high."""
+    """An _Item is one program's work for each KV head: adjacent new tokens of a sequence over key tiles low to high."""
 
     sequence: int
-    row: int  # of the batch, the first token's
+    row: int  # the first token's, in the batch
     position: int  # the first token's
     tokens: int
     low: int
     high: int  # exclusive
-    slot: int = -1  # where the partial result goes; -1: the result is whole
+    slot: int = -1  # place of the partial result; -1: the result is whole
 
     @property
     def key_tiles(self) -> int:
@@ -98,16 +102,19 @@ class _Item(NamedTuple):
 
 
 class _Fold(NamedTuple):
-    """A tile whose results lie in slots, `pieces` of them."""
+    """A _Fold is a tile whose partial results lie in `pieces` slots, from `slot` on."""
 
     row: int
     tokens: int
-    slot: int  # the first
+    slot: int
     pieces: int
 
 
 def plan(batch: ForwardBatch, cache: KVCache, window: int | None, tiles: AttentionTiles) -> GpuPlan:
-    """window: position p sees the keys of (p - window, p]. Makes no sync, and no copy for a batch of single tokens."""
+    """Plans the attention of a batch, without a sync, and for a batch of single tokens without a copy.
+
+    With a window, position p sees the keys of (p - window, p].
+    """
     if all(count == 1 for count in batch.q_lens_host):
         launches: tuple[Launch, ...] = (_decode(batch, cache.block_size, window, tiles),)
     else:
@@ -116,7 +123,7 @@ def plan(batch: ForwardBatch, cache: KVCache, window: int | None, tiles: Attenti
 
 
 def _decode(batch: ForwardBatch, block_size: int, window: int | None, tiles: AttentionTiles) -> Launch:
-    """One token of each sequence: from shapes alone, so for the longest sequences that the block table can hold."""
+    """Plans one token of each sequence from shapes alone: for the longest sequences that the block table can hold."""
     count, width = batch.block_table.shape
     longest = width * block_size if window is None else min(width * block_size, window + tiles.short.inputs)
     wanted = -(-PROGRAMS * tiles.processors // (count * tiles.kv_heads))
@@ -149,7 +156,7 @@ def _mixed(batch: ForwardBatch, window: int | None, tiles: AttentionTiles) -> tu
             slots=sum(fold.pieces for fold in folds),
             folds=len(folds),
             items=uploaded[2 * n],
-            parts=uploaded[2 * n + 1],
+            pieces=uploaded[2 * n + 1],
         )
         for n, (config, items, folds) in enumerate(cuts)
     )
@@ -160,7 +167,7 @@ def _tokens(config: Config, tiles: AttentionTiles) -> int:
 
 
 def _query_tiles(whole: _Item, end: int, window: int | None, config: Config, tiles: AttentionTiles) -> Iterable[_Item]:
-    """A sequence's new tokens, tile by tile, each with all of the keys that it sees; with none in a padding row."""
+    """Yields a sequence's new tokens tile by tile, each tile with all keys that it sees; a padding row sees none."""
     size = _tokens(config, tiles)
     for first in range(0, whole.tokens, size):
         tokens = min(size, whole.tokens - first)
@@ -171,11 +178,11 @@ def _query_tiles(whole: _Item, end: int, window: int | None, config: Config, til
 
 
 def _cut(whole: Sequence[_Item], tiles: AttentionTiles) -> tuple[list[_Item], list[_Fold]]:
-    """The tiles, the long ones in pieces, and how those fit together; the longest first: the last to start are short.
+    """Cuts long tiles into pieces; returns all items and the folds. The longest come first, so that the last are short.
 
-    A piece is less than two shares of the work, of which there are PROGRAMS for each processor: so however long one
-    sequence is, the launch takes little longer than its work, evenly spread. And the partial results are few: at most
-    a slot a share.
+    The work is divided into PROGRAMS shares for each processor, and a piece is less than two shares. So however long
+    one sequence is, the launch takes little longer than if its work were evenly spread. The partial results are few:
+    at most one slot a share.
     """
     work = sum(tile.key_tiles for tile in whole) * tiles.kv_heads
     share = max(LEAST_TILES, -(-work // (PROGRAMS * tiles.processors)))
@@ -196,7 +203,7 @@ def _cut(whole: Sequence[_Item], tiles: AttentionTiles) -> tuple[list[_Item], li
 
 
 def _upload(tables: Sequence[Sequence[tuple[int, ...]]], device: torch.device) -> tuple[Tensor, ...]:
-    """Each of the tables on the device, all in one copy; from pinned memory, for which the host need not wait."""
+    """Copies all tables to the device at once, from pinned memory, so that the host need not wait."""
     numbers = list(chain.from_iterable(chain.from_iterable(tables)))
     copied = torch.tensor(numbers, dtype=torch.int32, pin_memory=device.type == "cuda").to(device, non_blocking=True)
     return copied.split([sum(map(len, table)) for table in tables])

@@ -1,13 +1,13 @@
-"""What the chosen experts said becomes part of the residual stream: one row in one program, in a fixed order.
+"""Adds the outputs of the chosen experts to the residual stream: one program takes one row, in a fixed order.
 
     partials [S, T * k, H]     x' = x + sum over c of weights[t, c] * (sum over s of partials[s, t * k + c])
 
-Splits are added first, then choices, each in their order, in float32; the sum is rounded once, with x in it. No
-atomics: a row's bits depend on no other row, and not on when which program ran. The next layer's norm comes along, as
-the row is in registers already: a launch less.
+Splits are added first, then choices, each in their order, in float32. The sum is rounded once, with x in it. There are
+no atomics, so a row's bits depend neither on other rows nor on the order in which programs run. The next layer's norm
+is computed in the same launch, since the row is in registers already.
 
-Floor: S * k rows of 4 H bytes. 64 tokens of 4096, two choices, four splits: 8.4 MB, 2.8 us at 3 TB/s. A lone token is
-one program on one SM, which takes 128 KB in a microsecond or two.
+The floor is to read S * k rows of 4 H bytes. For 64 tokens of 4096, two choices and four splits this is 8.4 MB, 2.8 us
+at 3 TB/s. A lone token is one program on one SM, which takes 128 KB in a microsecond or two.
 """
 
 import torch
@@ -21,9 +21,10 @@ from octavo.model.kernels.gpu.norm import add_norm_reference, normalise
 def combine(
     partials: Tensor, weights: Tensor, x: Tensor, norm_weight: Tensor | None, eps: float
 ) -> tuple[Tensor, Tensor | None]:
-    """partials [S, T * k, H] and weights [T, k] float32, x [T, H] -> x' [T, H], and with norm_weight [H] x' normed.
+    """Returns x' [T, H] and, with a norm_weight [H], x' normed; x is [T, H], partials [S, T * k, H], weights [T, k].
 
-    Row t * k + c of partials is token t's choice c. All are contiguous; x and norm_weight are of one dtype.
+    Row t * k + c of partials is token t's choice c. All are contiguous; partials and weights are float32, x and
+    norm_weight of one dtype.
     """
     tokens, hidden = x.shape
     total = torch.empty_like(x)
@@ -42,9 +43,8 @@ def combine(
         TOP_K=weights.shape[1],
         HIDDEN=hidden,
         BLOCK=block,
-        num_warps=min(
-            max(block // 256, 1), 16
-        ),  # one row must keep an SM's loads under way: more threads than in norm.py
+        # More threads than in norm.py, since one row must keep an SM's loads under way.
+        num_warps=min(max(block // 256, 1), 16),
     )
     return total, normed
 
@@ -87,7 +87,7 @@ def _combine(
 def combine_reference(
     partials: Tensor, weights: Tensor, x: Tensor, norm_weight: Tensor | None, eps: float
 ) -> tuple[Tensor, Tensor | None]:
-    """In float64."""
+    """Computes what combine does, in float64."""
     outputs = partials.double().sum(0).unflatten(0, weights.shape)  # [T, k, H]
     total = (x.double() + (weights.double()[..., None] * outputs).sum(1)).to(x.dtype)
     return total, None if norm_weight is None else add_norm_reference(total, None, norm_weight, eps)[1]

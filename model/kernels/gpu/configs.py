@@ -1,6 +1,6 @@
-"""Which tile sizes a kernel runs with: a table by device, operation, kind of weights, shape and tokens; no torch.
+"""Chooses a kernel's tile sizes from a table by device, operation, kind of weights, shape and tokens; needs no torch.
 
-The table is configs.json, one configuration a line. A tuning run measures candidates and writes it (see save).
+The table is configs.json, with one configuration a line. A tuning run measures candidates and writes it (see save).
 """
 
 import json
@@ -12,54 +12,54 @@ from octavo.model.config import ModelError
 
 FILE = Path(__file__).with_name("configs.json")
 ANY = "*"  # shape
-# The GeForce generation of Blackwell is newer than Hopper, and as small as Ada in shared memory and instructions.
+# GeForce's Blackwell is newer than Hopper, but its shared memory and its instructions are those of Ada.
 AS_SMALL_AS = {"sm_120": "sm_89", "sm_121": "sm_89"}
-SAME_BYTES = {"fp16": "bf16"}  # a kind of weights that runs with the lines of another
+SAME_BYTES = {"fp16": "bf16"}  # A kind of weights uses the lines of another kind that has as many bytes.
 
 
 @dataclass(frozen=True, slots=True)
 class Config:
-    """How the work of one kernel is cut. Which of these a kernel uses is said at its wrapper."""
+    """A Config says how the work of one kernel is cut. The kernel's wrapper says which of these fields it uses."""
 
-    rows: int  # of the weights in a tile: M of the matrix instruction
-    tokens: int  # in a tile: N of the matrix instruction
-    inputs: int  # in a tile: one step along K
+    rows: int  # rows of weights in a tile, M of the matrix instruction
+    tokens: int  # tokens in a tile, N of the matrix instruction
+    inputs: int  # inputs in a tile, its extent along K
     splits: int = 1  # programs that share K, each with partial sums of its own
     warps: int = 4
-    stages: int = 3  # tiles along K under way at once
+    stages: int = 3  # tiles along K that are under way at once
 
 
 @dataclass(frozen=True, slots=True, order=True)
 class Entry:
-    """One line of the table: for whom a configuration is."""
+    """An Entry says what a line of the table is for."""
 
-    arch: str  # the first that it is for: sm_80, sm_86, sm_90
+    arch: str  # the oldest architecture that it is for: sm_80, sm_86, sm_90
     op: str  # module.function of the wrapper; few.* are experts.* without a sort
-    kind: str  # of the weights: Stack.kind; or of the activations, where there are no weights
-    shape: str  # of one matrix, "out x in", or ANY
-    up_to: int  # tokens of the batch; the last entry is also for more
+    kind: str  # kind of the weights (Stack.kind), or of the activations where there are no weights
+    shape: str  # shape of one matrix, "out x in", or ANY
+    up_to: int  # most tokens of the batch; the last entry is also for more
 
 
 Table = dict[Entry, Config]
 
 
 def arch_of(capability: tuple[int, int]) -> str:
-    """The table's name of a compute capability, as torch.cuda.get_device_capability gives it."""
+    """Returns the table's name of a compute capability, which torch.cuda.get_device_capability gives."""
     major, minor = capability
     return f"sm_{major}{minor}"
 
 
 def shape_of(shape: tuple[int, int]) -> str:
-    """The table's name of a matrix [out, in]."""
+    """Returns the table's name of a matrix [out, in]."""
     return f"{shape[0]}x{shape[1]}"
 
 
-@cache  # it is asked for in every layer of every step that is no graph
+@cache  # Every layer asks for it in every forward pass that is not a graph.
 def choose(op: str, kind: str, shape: tuple[int, int], tokens: int, arch: str) -> Config:
-    """The configuration for a batch of `tokens` on a device (see arch_of), with matrices of `shape` [out, in].
+    """Returns the configuration for a batch of `tokens` on a device (see arch_of), with matrices of `shape` [out, in].
 
-    Entries of the device itself come before those of smaller ones, and those of the shape before those of any. Raises
-    ModelError where there are none: the kind is not for so small a device, or there is no such operation.
+    An entry for the device itself comes before those for older devices, and one for the shape before those for any.
+    Raises ModelError if there is none: the kind is not for so old a device, or there is no such operation.
     """
     kind, limit = SAME_BYTES.get(kind, kind), AS_SMALL_AS.get(arch, arch)
     entries = [entry for entry in table() if (entry.op, entry.kind) == (op, kind)]
@@ -76,12 +76,12 @@ def choose(op: str, kind: str, shape: tuple[int, int], tokens: int, arch: str) -
 
 @cache
 def table() -> Table:
-    """What is committed. Not to be changed in place."""
+    """Returns the committed table, which nobody may change in place."""
     return parse(FILE.read_text(encoding="utf-8"))
 
 
 def parse(text: str) -> Table:
-    """The table of a file's text. Raises ValueError or TypeError where it is not one, or says something twice."""
+    """Parses a file's text. Raises ValueError or TypeError if it is no table, or has two lines for the same."""
     lines = [({name: line.pop(name) for name in _keys()}, line) for line in json.loads(text)]
     parsed = {Entry(**key): Config(**line) for key, line in lines}
     if len(parsed) != len(lines):
@@ -90,20 +90,20 @@ def parse(text: str) -> Table:
 
 
 def dump(entries: Table) -> str:
-    """The text of a table: sorted, one line an entry, so that a difference shows what was tuned."""
+    """Returns the text of a table, sorted, with one line an entry, so that a difference shows what was tuned."""
     lines = (json.dumps(asdict(entry) | asdict(entries[entry])) for entry in sorted(entries))
     return "[\n" + ",\n".join(f"  {line}" for line in lines) + "\n]\n"
 
 
 def save(entries: Table, path: Path = FILE) -> None:
-    """Writes a table; choose() in this process sees it from now on."""
+    """Writes a table. From then on choose() uses it in this process."""
     path.write_text(dump(entries), encoding="utf-8")
     table.cache_clear()
     choose.cache_clear()
 
 
 def _level(arch: str) -> int:
-    return int(arch.removeprefix("sm_"))  # sm_120 is after sm_90
+    return int(arch.removeprefix("sm_"))  # As a number, sm_120 comes after sm_90.
 
 
 def _keys() -> list[str]:

@@ -1,28 +1,30 @@
-"""SwiGLU experts over (token, choice) pairs sorted by expert: gate_up with the activation, and down with split K.
+"""Computes SwiGLU experts over (token, choice) pairs sorted by expert: gate_up with the activation, down with split K.
 
     order   pairs of expert 0  | expert 1        | ...       a program: one tile of pairs, all of one expert,
             tile 0 | tile 1    | tile 2 | tile 3 | ...                  times one block of that expert's rows
 
-Programs run in bands of eight blocks of rows: within one the tiles come one after the other, so tiles of the same
-expert find its weights in the L2 cache, and neighbouring blocks find the tile's tokens there. Tiles without work (-1)
-cost a launch slot. Down cuts the inputs into config.splits ranges where the blocks alone would leave SMs idle; each
-range has partial sums of its own, which combine.py adds in a fixed order. No atomics: a row's bits are its own.
+Programs run in bands of eight blocks of rows. Within a band the tiles follow each other, so tiles of the same expert
+find its weights in the L2 cache, and neighbouring blocks find the tile's tokens there. A tile without work (-1) costs a
+launch slot. Where the blocks alone would leave SMs idle, down cuts the inputs into config.splits ranges; each range has
+partial sums of its own, which combine.py adds in a fixed order. There are no atomics, so a row's bits depend on that
+row alone.
 
 One or two tokens need no sort (few.* in the table of configurations): each of their two to four pairs is a tile of its
-own. A sort, one program and a chain of dependent steps, would only bring equal experts together, and those find each
-other in the L2 cache. The matrix unit takes one column as it takes eight, and its weights are made in pairs of 16 bits;
-elementwise products would need each of them in float32.
+own. A sort, which is one program with a chain of dependent operations, would only bring equal experts together, and
+those share weights through the L2 cache anyway. The matrix unit takes one column in the time of eight, and its weights
+are unpacked two at a time, in 16 bits each; elementwise products would need each weight in float32.
 
-Floor: the weights of the experts that the tokens chose, once. Mixtral 8x7B, a layer of 3 * 4096 * 14336 * e weights for
-e experts, in microseconds at 3.0 TB/s (H100; on an H200 0.70 of it), two thirds of it gate_up and one third down:
+The floor is to read the weights of the chosen experts once. A layer of Mixtral 8x7B has 3 * 4096 * 14336 * e weights
+for e experts. This takes, in microseconds at the 3.0 TB/s of an H100 (0.70 of it on an H200), two thirds of it in
+gate_up:
 
     tokens           1     2     4     8    16   32-128
     experts          2   3.5  5.47   7.2  7.92        8
     bf16           235   411   642   845   930      940
     int8, fp8      117   205   321   423   465      470
-    int4            62   109   171   225   247      250    with a step and a min, 4 bytes, per 128 weights
+    int4            62   109   171   225   247      250    with a scale and a min, 4 bytes, per 128 weights
 
-Beyond some hundred tokens the floor is the matrix unit's: 352 MFLOP a token, 0.5 us at 700 TFLOP/s.
+Beyond some hundred tokens the matrix unit sets the floor: 352 MFLOP a token, 0.5 us at 700 TFLOP/s.
 """
 
 import torch
@@ -31,20 +33,22 @@ import triton.language as tl
 from torch import Tensor
 
 from octavo.model.kernels.gpu.configs import Config
-from octavo.model.kernels.gpu.product import product, steps_of
+from octavo.model.kernels.gpu.product import product, tiles_of
 from octavo.model.kernels.gpu.sort import SortedPairs, max_tiles
 from octavo.model.weights.row_major import ROW_GROUP, Stack
 
 _BAND = tl.constexpr(8)  # blocks of rows
-_OF_TILES = ["tile_expert_ptr", "tile_start_ptr", "tile_end_ptr"]  # rows of one table, as far apart as it is wide
+# These are rows of one table, so the alignment of their pointers changes with its width.
+_OF_TILES = ["tile_expert_ptr", "tile_start_ptr", "tile_end_ptr"]
 
 
 def gate_up(normed: Tensor, gate_up: Stack, pairs: SortedPairs | Tensor, top_k: int, config: Config) -> Tensor:
-    """silu(x w1) * (x w3) of every pair: normed [T, H] -> inner [P, I], row p of the p-th pair of `order`.
+    """Computes silu(x w1) * (x w3) for every pair: normed [T, H] -> inner [P, I]; row p is for pair order[p].
 
-    pairs: or the experts of unsorted pairs, [P] int32, each a tile of its own. config.rows of a tile are half gate and
-    half up; config.inputs are one group at most where groups have scales of their own, and exactly one of int4. Raises
-    ValueError where the rows are not those of the weights, or the pairs not sorted into such tiles.
+    `pairs` are sorted, or they are the experts of unsorted pairs, [P] int32, each a tile of its own. Of a tile's
+    config.rows, half are gate and half are up. config.inputs are at most one group where groups have scales of their
+    own, and for int4 exactly one. Raises ValueError if the inputs do not match the weights, or if the pairs were sorted
+    into tiles of another size.
     """
     hidden = gate_up.shape[0] // 2
     count, tiles = _counts(pairs)
@@ -66,9 +70,9 @@ def gate_up(normed: Tensor, gate_up: Stack, pairs: SortedPairs | Tensor, top_k: 
 
 
 def down(inner: Tensor, down: Stack, pairs: SortedPairs | Tensor, config: Config) -> Tensor:
-    """inner [P, I] -> partials [S, P, H] float32, row t * k + c of token t's choice c; their sum over S is x w2.
+    """Computes inner [P, I] -> partials [S, P, H] float32; row t * k + c is for token t's choice c.
 
-    pairs and errors are as of gate_up.
+    The sum over S is inner times w2. It takes the pairs that gate_up takes, and raises the same errors.
     """
     outputs = down.shape[0]
     _, tiles = _counts(pairs)
@@ -90,13 +94,14 @@ def down(inner: Tensor, down: Stack, pairs: SortedPairs | Tensor, config: Config
 
 
 def _counts(pairs: SortedPairs | Tensor) -> tuple[int, int]:
-    """Pairs and tiles."""
+    """Returns the number of pairs and the number of tiles."""
     if isinstance(pairs, Tensor):
         return pairs.shape[0], pairs.shape[0]
     return pairs.order.shape[0], pairs.tile_expert.shape[0]
 
 
 def _check(x: Tensor, stack: Stack, pairs: SortedPairs | Tensor, config: Config) -> None:
+    """Raises ValueError if the pairs or the rows do not fit."""
     count, tiles = _counts(pairs)
     if isinstance(pairs, SortedPairs) and tiles != max_tiles(count, stack.quants.shape[0], config.tokens):
         raise ValueError(f"The pairs were not sorted into tiles of {config.tokens}.")
@@ -105,23 +110,23 @@ def _check(x: Tensor, stack: Stack, pairs: SortedPairs | Tensor, config: Config)
 
 
 def _weight_arguments(stack: Stack) -> tuple[Tensor, Tensor, int, int, int]:
-    """Of all experts: quants, scales, and how many inputs, quants and scales a row has."""
+    """Returns the quants and scales of all experts, and how many inputs, quants and scales a row has."""
     inputs, width = stack.shape[1], stack.quants.shape[2]
     if stack.scales is None:
-        return stack.quants, stack.quants, inputs, width, 0  # no scales are read
-    scales = stack.scales.view(torch.int32) if stack.kind == "int4" else stack.scales  # step and min are one word
+        return stack.quants, stack.quants, inputs, width, 0  # The kernel reads no scales.
+    scales = stack.scales.view(torch.int32) if stack.kind == "int4" else stack.scales  # a word holds scale and min
     return stack.quants, scales, inputs, width, scales.shape[1]
 
 
 def _tile_arguments(pairs: SortedPairs | Tensor) -> tuple[Tensor | None, Tensor, Tensor | None, Tensor | None, int]:
-    """Order, each tile's expert, start and end, and how many tiles."""
+    """Returns the order, each tile's expert, start and end, and the number of tiles."""
     if isinstance(pairs, Tensor):
         return None, pairs, None, None, pairs.shape[0]
     return pairs.order, pairs.tile_expert, pairs.tile_start, pairs.tile_end, pairs.tile_expert.shape[0]
 
 
 def _constants(stack: Stack, config: Config) -> dict[str, int | bool | str]:
-    """The compile-time arguments of both kernels."""
+    """Returns the compile-time arguments of both kernels."""
     grouped = stack.scales is not None and stack.scales.shape[1] > 1
     inputs = ROW_GROUP if stack.kind == "int4" else min(config.inputs, ROW_GROUP if grouped else config.inputs)
     return {
@@ -137,7 +142,7 @@ def _constants(stack: Stack, config: Config) -> dict[str, int | bool | str]:
     }
 
 
-# What depends on the number of tokens: one kernel serves all that share a configuration.
+# Triton must not specialise on what depends on the number of tokens: one kernel serves all that share a configuration.
 @triton.jit(do_not_specialize=["tiles"], do_not_specialize_on_alignment=_OF_TILES)
 def _gate_up(
     x_ptr,
@@ -175,8 +180,8 @@ def _gate_up(
     place, there = _tile_places(tile_start_ptr, tile_end_ptr, tile, TOKENS)
     token = _load_pairs(order_ptr, place, there) // top_k
     x = x_ptr + token.to(tl.int64)[None, :] * inputs
-    steps = steps_of(inputs, KIND, INPUTS)
-    acc = product(x, there, quants, scales, 2 * hidden, inputs, 0, steps, KIND, GROUPED, INPUTS, EVEN, STAGES)
+    tiles_in_k = tiles_of(inputs, KIND, INPUTS)
+    acc = product(x, there, quants, scales, 2 * hidden, inputs, 0, tiles_in_k, KIND, GROUPED, INPUTS, EVEN, STAGES)
     gate, up = tl.split(tl.permute(tl.reshape(acc, (2, half, TOKENS)), (1, 2, 0)))
     swiglu = gate * tl.sigmoid(gate) * up  # [half, TOKENS]
     at = block * half + tl.arange(0, half)
@@ -219,10 +224,10 @@ def _down(
     quants, scales = _weight_pointers(quants_ptr, scales_ptr, expert, row, outputs, width, groups)
     place, there = _tile_places(tile_start_ptr, tile_end_ptr, tile, TOKENS)
     x = inner_ptr + place.to(tl.int64)[None, :] * inputs
-    steps = steps_of(inputs, KIND, INPUTS)
-    share = tl.cdiv(steps, tl.num_programs(1))
+    tiles_in_k = tiles_of(inputs, KIND, INPUTS)
+    share = tl.cdiv(tiles_in_k, tl.num_programs(1))
     first = tl.program_id(1) * share
-    last = tl.minimum(first + share, steps)
+    last = tl.minimum(first + share, tiles_in_k)
     acc = product(x, there, quants, scales, outputs, inputs, first, last, KIND, GROUPED, INPUTS, EVEN, STAGES)
     target = (tl.program_id(1) * num_pairs + _load_pairs(order_ptr, place, there)).to(tl.int64)
     tl.store(partials_ptr + target[None, :] * outputs + at[:, None], acc, mask=there[None, :] & (at < outputs)[:, None])
@@ -230,7 +235,7 @@ def _down(
 
 @triton.jit
 def _tile_and_block(tiles, blocks):
-    """This program's tile and block: bands of blocks; in a band tile after tile, in a tile block after block."""
+    """Returns this program's tile and block; programs go by bands of blocks, in a band by tiles, in those by blocks."""
     program = tl.program_id(0)
     band = program // (_BAND * tiles)
     within = program % (_BAND * tiles)
@@ -240,7 +245,7 @@ def _tile_and_block(tiles, blocks):
 
 @triton.jit
 def _tile_places(tile_start_ptr, tile_end_ptr, tile, TOKENS: tl.constexpr):
-    """Where the pairs of a tile are in `order`, and which of them there are, both [TOKENS]."""
+    """Returns the places in `order` of a tile's pairs, and whether there is a pair at each; both are [TOKENS]."""
     columns = tl.arange(0, TOKENS)
     if tile_start_ptr is None:  # unsorted
         place = tile + columns
@@ -253,19 +258,19 @@ def _tile_places(tile_start_ptr, tile_end_ptr, tile, TOKENS: tl.constexpr):
 
 @triton.jit
 def _load_pairs(order_ptr, place, there):
-    """The numbers of the pairs, [TOKENS]."""
+    """Returns the numbers of the pairs, [TOKENS]."""
     return place if order_ptr is None else tl.load(order_ptr + place, mask=there, other=0)
 
 
 @triton.jit
 def _weight_pointers(quants_ptr, scales_ptr, expert, row, rows, width, groups):
-    """Pointers to the first quant of each row of an expert, and to the scale of its first group."""
-    before = expert.to(tl.int64) * rows  # all experts together are beyond 32 bits
+    """Returns pointers to the first quant of each row of an expert, and to the scale of its first group."""
+    before = expert.to(tl.int64) * rows  # The offsets of all experts together need more than 32 bits.
     return quants_ptr + (before * width + row * width)[:, None], scales_ptr + before * groups + row
 
 
 def gate_up_reference(normed: Tensor, gate_up: Tensor, ids: Tensor, order: Tensor) -> Tensor:
-    """One pair at a time, in float64: gate_up [E, 2I, H] dense, ids [T, k], order [P] -> inner [P, I] float64."""
+    """Does what gate_up does, pair by pair in float64: gate_up [E, 2I, H] dense, ids [T, k], order [P] -> [P, I]."""
     rows = []
     for pair in order.tolist():
         gate, up = (gate_up[ids.flatten()[pair]].double() @ normed[pair // ids.shape[1]].double()).chunk(2)
@@ -274,7 +279,7 @@ def gate_up_reference(normed: Tensor, gate_up: Tensor, ids: Tensor, order: Tenso
 
 
 def down_reference(inner: Tensor, down: Tensor, ids: Tensor, order: Tensor) -> Tensor:
-    """inner [P, I], down [E, H, I] dense -> [P, H] float64, the sum of the partials."""
+    """Computes the sum of down's partials in float64: inner [P, I], down [E, H, I] dense -> [P, H]."""
     out = inner.new_empty(len(order), down.shape[1], dtype=torch.float64)
     for row, pair in enumerate(order.tolist()):
         out[pair] = down[ids.flatten()[pair]].double() @ inner[row].double()

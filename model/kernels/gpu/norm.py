@@ -1,8 +1,8 @@
-"""RMSNorm, and the addition to the residual stream that comes before it: one row in one program.
+"""Computes RMSNorm and the addition to the residual stream before it; one program takes one row.
 
-Floor: x and delta are read, x' and the normed row written, 8 bytes an element in 16 bits: 0.7 us for 64 tokens of 4096
-at 3 TB/s, less than a launch takes; 90 us for 8192 tokens. So a row is read once and stays in registers, and what a row
-becomes depends on no other row.
+The floor is to read x and delta and to write x' and the normed row: 8 bytes an element in 16 bits. This takes 0.7 us
+for 64 tokens of 4096 at 3 TB/s, less than a launch, and 90 us for 8192 tokens. So a row is read once and stays in
+registers. Its result depends on no other row.
 """
 
 import torch
@@ -12,9 +12,9 @@ from torch import Tensor
 
 
 def add_norm(x: Tensor, delta: Tensor | None, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """x [T, H], delta [T, H] or None, weight [H] -> x' = x + delta, and x' normalised as model.layers.RMSNorm does it.
+    """Returns x' = x + delta, and x' normalised like model.layers.RMSNorm; x and delta are [T, H], weight is [H].
 
-    All are contiguous and of one dtype; x' is x itself where there is no delta.
+    All are contiguous and of one dtype. If delta is None, x' is x itself.
     """
     tokens, hidden = x.shape
     total = x if delta is None else torch.empty_like(x)
@@ -40,7 +40,7 @@ def _add_norm(x_ptr, delta_ptr, weight_ptr, total_ptr, normed_ptr, eps, HIDDEN: 
 
 @triton.jit
 def load_sum(x_ptr, delta_ptr, at, inside):
-    """x, or x + delta rounded as it is stored, at these offsets; float32, 0 outside."""
+    """Loads x, or x + delta rounded to the dtype that is stored, at these offsets; gives float32, and 0 outside."""
     row = tl.load(x_ptr + at, mask=inside, other=0).to(tl.float32)
     if delta_ptr is not None:
         row += tl.load(delta_ptr + at, mask=inside, other=0).to(tl.float32)
@@ -50,16 +50,16 @@ def load_sum(x_ptr, delta_ptr, at, inside):
 
 @triton.jit
 def normalise(row, weight, eps, HIDDEN: tl.constexpr, DTYPE: tl.constexpr):
-    """row and weight [BLOCK] float32, 0 beyond HIDDEN -> float32 of what DTYPE can hold.
+    """Normalises a row: row and weight [BLOCK] float32, 0 beyond HIDDEN -> [BLOCK] float32, rounded to DTYPE.
 
-    Rounded twice, as the plain path and the models' authors do: before the weight, and behind it.
+    It rounds twice, before the weight and after it, like the plain path and the models' authors.
     """
     inverse = tl.rsqrt(tl.sum(row * row, 0) / HIDDEN + eps)
     return ((row * inverse).to(DTYPE).to(tl.float32) * weight).to(DTYPE).to(tl.float32)
 
 
 def add_norm_reference(x: Tensor, delta: Tensor | None, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-    """The mean in float64."""
+    """Does what add_norm does, with the mean in float64."""
     total = x if delta is None else x + delta
     wide = total.double()
     rms = (wide.square().mean(-1, keepdim=True) + eps).sqrt()

@@ -1,11 +1,11 @@
-"""Rotary positions and the cache write: the qkv projection is read once, and each head goes where it is read next.
+"""Applies rotary positions and writes the cache: qkv is read once, and each head is stored where it is read next.
 
-Floor: 24 KB a token of Mixtral 8x7B in 16 bits, half read and half written: 0.5 us for 64 tokens at 3 TB/s, less than a
-launch takes; 67 us for 8192. A program has some heads of one token, whichever they are:
+The floor is 24 KB a token for Mixtral 8x7B in 16 bits, half read and half written. This takes 0.5 us for 64 tokens at
+3 TB/s, less than a launch, and 67 us for 8192. A program takes some heads of one token, of whatever kind they are:
 
     qkv of a token    q0 .. q31 | k0 .. k7 | v0 .. v7       programs of 16 heads: three a token
-                      rotated     rotated    as it is
-                      q           keys       values         keys and values lie at the token's slot of the pages
+                      rotated     rotated    unchanged
+                      q           keys       values         keys and values go to the token's slot of the pages
 """
 
 import triton
@@ -15,15 +15,16 @@ from torch import Tensor
 from octavo.model.kv_cache import LayerCache
 from octavo.model.layers import Rotation
 
-ELEMENTS_PER_THREAD = 8  # of each half of a head: a load of 16 bytes
+ELEMENTS_PER_THREAD = 8  # in each half of a head; a load of 16 bytes
 
 
 def rotate_and_store(
     qkv: Tensor, rotation: Rotation, slots: Tensor, pages: LayerCache, heads: tuple[int, int]
 ) -> Tensor:
-    """qkv [T, (Hq + 2 Hkv) * D] -> q [T, Hq, D], rotated; the pages then have the keys, rotated, and the values.
+    """Returns q [T, Hq, D], rotated, from qkv [T, (Hq + 2 Hkv) * D]; writes rotated keys and the values to the pages.
 
-    slots [T] int64, where -1 writes nothing; heads: (Hq, Hkv). All are contiguous, and the pages of qkv's dtype.
+    slots are [T] int64, and -1 writes nothing. heads are (Hq, Hkv). All tensors are contiguous, and the pages have
+    qkv's dtype.
     """
     tokens, dim = qkv.shape[0], pages.keys.shape[-1]
     num_heads, num_kv_heads = heads
@@ -66,24 +67,24 @@ def _rotate_and_store(
     HALF: tl.constexpr = DIM // 2
     token = tl.program_id(0).to(tl.int64)
     head = tl.program_id(1) * HEADS + tl.arange(0, HEADS)[:, None]  # [HEADS, 1]
-    pair = tl.arange(0, BLOCK)[None, :]  # of elements i and i + D/2
-    inside = (head < Q_HEADS + 2 * KV_HEADS) & (pair < HALF)
+    element = tl.arange(0, BLOCK)[None, :]  # [1, BLOCK]; element i is rotated with element i + D/2
+    inside = (head < Q_HEADS + 2 * KV_HEADS) & (element < HALF)
     slot = tl.load(slots_ptr + token).to(tl.int64)
-    at = (token * (Q_HEADS + 2 * KV_HEADS) + head) * DIM + pair
+    at = (token * (Q_HEADS + 2 * KV_HEADS) + head) * DIM + element
     first = tl.load(qkv_ptr + at, mask=inside, other=0).to(tl.float32)
     second = tl.load(qkv_ptr + at + HALF, mask=inside, other=0).to(tl.float32)
 
-    # The second halves: cosines are twice the same, and there the sines are not negated.
-    angle = token * DIM + HALF + pair
-    cos = tl.load(cos_ptr + angle, mask=pair < HALF, other=0)
-    sin = tl.load(sin_ptr + angle, mask=pair < HALF, other=0)
+    # These are the second halves of the tables: both halves of the cosines are equal, and these sines are not negated.
+    angle = token * DIM + HALF + element
+    cos = tl.load(cos_ptr + angle, mask=element < HALF, other=0)
+    sin = tl.load(sin_ptr + angle, mask=element < HALF, other=0)
     rotated = head < Q_HEADS + KV_HEADS
     left = tl.where(rotated, first * cos - second * sin, first)
     right = tl.where(rotated, second * cos + first * sin, second)
 
     written = inside & (slot >= 0)
-    page = slot * (KV_HEADS * DIM) + pair
-    _store(q_ptr + (token * Q_HEADS + head) * DIM + pair, left, right, inside & (head < Q_HEADS), HALF)
+    page = slot * (KV_HEADS * DIM) + element
+    _store(q_ptr + (token * Q_HEADS + head) * DIM + element, left, right, inside & (head < Q_HEADS), HALF)
     _store(keys_ptr + page + (head - Q_HEADS) * DIM, left, right, written & (head >= Q_HEADS) & rotated, HALF)
     _store(values_ptr + page + (head - Q_HEADS - KV_HEADS) * DIM, left, right, written & (rotated == 0), HALF)
 
@@ -97,7 +98,7 @@ def _store(at, left, right, mask, HALF: tl.constexpr):
 def rotate_and_store_reference(
     qkv: Tensor, rotation: Rotation, slots: Tensor, pages: LayerCache, heads: tuple[int, int]
 ) -> Tensor:
-    """The model's own rotation, and one token's slot at a time."""
+    """Does what rotate_and_store does, with the model's own rotation, and slot by slot."""
     num_heads, num_kv_heads = heads
     split = qkv.view(qkv.shape[0], -1, pages.keys.shape[-1])  # [T, Hq + 2 Hkv, D]
     q, k, v = split.split((num_heads, num_kv_heads, num_kv_heads), dim=1)

@@ -1,12 +1,13 @@
-"""The router of a sparse layer with the norm before it: gate logits, the top k of them, and their softmax.
+"""Computes the router of a sparse layer with the norm before it: gate logits, the top k of them, and their softmax.
 
-Floor: the norm's (norm.py), and the gate's matrix, 64 KB for 8 experts of 4096 inputs: from memory once, then from L2
-for every row. Up to some hundred tokens a launch and one trip to memory are all the time there is, so everything a row
-needs is asked for before anything is computed, and a row is one program: its choice depends on no other row.
+The floor is the norm's (norm.py) plus the gate's matrix, which is 64 KB for 8 experts of 4096 inputs; it comes from
+memory once, and from L2 for each further row. For up to some hundred tokens the time is one launch and one trip to
+memory. So everything that a row needs is loaded before anything is computed. A row is one program, and its choice
+depends on no other row.
 
-Logits stay float32, where the plain path rounds them to the activations' dtype: an expert is chosen by what the
-products of the rounded values are, and not by which of two nearly equal ones bfloat16 rounds up. Of exactly equal
-logits the lowest expert comes first (torch.topk leaves the order of equals open).
+Logits stay float32, whereas the plain path rounds them to the activations' dtype: then the choice between two nearly
+equal experts does not depend on how bfloat16 rounds. Among equal logits the lowest expert comes first (torch.topk
+leaves this order open).
 """
 
 from dataclasses import dataclass
@@ -18,21 +19,24 @@ from torch import Tensor
 
 from octavo.model.kernels.gpu.norm import add_norm_reference, load_sum, normalise
 
-MOST_AT_ONCE = 8  # gate rows in registers: 8 of 4096 inputs in 16 bits are 32 registers a thread of 16 warps
+MOST_AT_ONCE = 8  # gate rows in registers; 8 rows of 4096 inputs in 16 bits take 32 registers a thread of 16 warps
 
 
 @dataclass(frozen=True, slots=True)
 class Routed:
-    """A step's rows after the router."""
+    """Routed holds the rows of a forward pass after the router."""
 
     x: Tensor  # [T, H], the residual stream
-    normed: Tensor  # [T, H], what the experts work on
-    weights: Tensor  # [T, k] float32, they sum to 1 in each row
-    ids: Tensor  # [T, k] int32, always experts that exist, even of rows that are no numbers
+    normed: Tensor  # [T, H], the experts' input
+    weights: Tensor  # [T, k] float32, the sum of each row is 1
+    ids: Tensor  # [T, k] int32; every id is an expert's, even in rows of NaN
 
 
 def route(x: Tensor, delta: Tensor | None, norm_weight: Tensor, eps: float, gate: Tensor, top_k: int) -> Routed:
-    """x [T, H], delta [T, H] or None, norm_weight [H], gate [E, H] with E >= top_k; contiguous and of one dtype."""
+    """Routes x + delta, both [T, H], with norm_weight [H] and gate [E, H]; delta may be None.
+
+    All tensors are contiguous and of one dtype, and E >= top_k.
+    """
     tokens, hidden = x.shape
     total = x if delta is None else torch.empty_like(x)
     routed = Routed(
@@ -104,7 +108,8 @@ def _route(
         logits = tl.where((experts >= first) & (experts < first + EXPERTS_AT_ONCE), placed, logits)
         if first + EXPERTS_AT_ONCE < PADDED:
             gate = _gate_rows(gate_ptr, first + EXPERTS_AT_ONCE, HIDDEN, BLOCK, EXPERTS, EXPERTS_AT_ONCE)
-    # What is no number counts as -inf: the lowest expert is then the first of equals, and the weights are no numbers.
+    # A NaN counts as -inf. If all logits are NaN, they are equal: the lowest experts are chosen, and the weights are
+    # NaN.
     logits = tl.where((experts < EXPERTS) & (logits == logits), logits, float("-inf"))
 
     weights, ids = _choose(logits, PADDED, TOP_K, CHOICES)
@@ -117,7 +122,7 @@ def _route(
 def _gate_rows(
     gate_ptr, first, HIDDEN: tl.constexpr, BLOCK: tl.constexpr, EXPERTS: tl.constexpr, EXPERTS_AT_ONCE: tl.constexpr
 ):
-    """The gate's rows first : first + EXPERTS_AT_ONCE, [EXPERTS_AT_ONCE, BLOCK], as they are stored."""
+    """Loads the gate's rows first : first + EXPERTS_AT_ONCE in their own dtype, [EXPERTS_AT_ONCE, BLOCK]."""
     expert = first + tl.arange(0, EXPERTS_AT_ONCE)[:, None]
     column = tl.arange(0, BLOCK)[None, :]
     return tl.load(gate_ptr + expert * HIDDEN + column, mask=(expert < EXPERTS) & (column < HIDDEN), other=0)
@@ -125,9 +130,9 @@ def _gate_rows(
 
 @triton.jit
 def _choose(logits, PADDED: tl.constexpr, TOP_K: tl.constexpr, CHOICES: tl.constexpr):
-    """The largest of logits [PADDED], one by one: weights and ids [CHOICES].
+    """Picks the largest of logits [PADDED], one by one; returns weights and ids [CHOICES].
 
-    The softmax over all experts, renormalised over the chosen ones, is the softmax of these: its denominator cancels.
+    The softmax over all experts, renormalised over the chosen ones, equals the softmax over the chosen ones alone.
     """
     experts, choices = tl.arange(0, PADDED), tl.arange(0, CHOICES)
     chosen = tl.full((CHOICES,), float("-inf"), tl.float32)
@@ -144,7 +149,7 @@ def _choose(logits, PADDED: tl.constexpr, TOP_K: tl.constexpr, CHOICES: tl.const
 def route_reference(
     x: Tensor, delta: Tensor | None, norm_weight: Tensor, eps: float, gate: Tensor, top_k: int
 ) -> Routed:
-    """In float64 from the normed rows on, with the softmax over all experts."""
+    """Does what route does, in float64 from the normed rows on, with the softmax over all experts."""
     total, normed = add_norm_reference(x, delta, norm_weight, eps)
     shares = (normed.double() @ gate.double().T).softmax(-1)  # [T, E]
     ids = shares.sort(dim=-1, descending=True, stable=True).indices[:, :top_k]

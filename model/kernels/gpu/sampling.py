@@ -1,24 +1,25 @@
-"""Drawing a token for each row: top-k, top-p, min-p and the draw itself, without a sort and without the host.
+"""Draws a token for each row: top-k, top-p, min-p and the draw itself, without a sort and without the host.
 
-A row is one program that passes over its logits a few times. What a filter keeps is a prefix of the most likely, so it
-is found by bisection over where the prefix ends:
+A row is one program that passes over its logits a few times. A filter keeps a prefix of the most likely tokens, so
+bisection finds where the prefix ends. These words are used:
 
-    key      bits of (largest logit - logit), which order as the distances themselves: 0 is the most likely
-    amount   of one token: 1 for top-k, its weight for top-p
+    key      the bits of (largest logit - logit), which have the order of the distances; 0 is the most likely token
+    amount   what one token counts: 1 for top-k, its weight for top-p
     cut      the smallest key at which the amounts of all keys up to it reach k, or p of the mass
-    last     of equal keys at the cut the lowest ids belong to the prefix, up to this one
+    last     the highest id that belongs to the prefix among the tokens whose key is the cut
 
-A weight is a whole number of 2**-44 of the most likely one's, so sums are exact in any order: a row's token does not
-depend on its neighbours, the block or the device's scheduling, and the last of the running sums is the total. Against
-the reference, in float64, a weight is off by what exp2 and its argument lose in float32, some 1e-6 of it: the tokens
-are the same unless the noise or top_p lies as close to a border.
+A weight is a whole number of 2**-44 of the most likely token's weight, so sums are exact in any order. A row's token
+therefore depends neither on its neighbours nor on the block or the device's scheduling, and the last of the running
+sums is the total. Compared with the reference, which uses float64, a weight is off by what exp2 and its argument lose
+in float32, some 1e-6 of it. So the tokens are the same unless the noise or top_p lies as close to a border.
 
-Floor: a row is read by one multiprocessor, from L2, at some 64 bytes a cycle: 1.2 us a pass for 32,000 logits and 5.4
-us for 152,000 at 1.75 GHz, rows beside each other as long as there are multiprocessors. A greedy row is one pass, and
-nearly that (9 instructions a logit, of 128 a cycle: 1.3 us); without filters there is one more, with the weights (27
-instructions, 4 us). A filter bisects 31 bits by two a pass and closes in on the keys that occur: 6 to 10 passes for
-top-k (22 instructions, 3 us each) and 2 to 14 for top-p (30 instructions, 4 us each) where logits are normal, 16 at
-most. So filters are bound by arithmetic: some 30 and 50 us at 32,000 logits, five times that at 152,000.
+The floor follows from one multiprocessor reading a row from L2 at some 64 bytes a cycle: at 1.75 GHz a pass takes 1.2
+us for 32,000 logits and 5.4 us for 152,000. Rows run beside each other as long as there are multiprocessors. A greedy
+row takes one pass and little more than that (9 instructions a logit, of 128 a cycle: 1.3 us). Without filters a second
+pass computes weights (27 instructions, 4 us). A filter bisects 31 bits, two bits a pass, and closes in on the keys that
+occur: where logits are normally distributed, top-k takes 6 to 10 passes (22 instructions, 3 us each) and top-p 2 to 14
+(30 instructions, 4 us each); both take 16 at most. So arithmetic bounds the filters: some 30 and 50 us for 32,000
+logits, and five times that for 152,000.
 """
 
 import torch
@@ -29,13 +30,13 @@ from torch import Tensor
 from octavo.model.config import ModelError
 from octavo.model.ops import sampling
 
-BLOCK = 4096  # logits at once
-LARGEST_VOCAB = 2**19 - 1  # weights of the largest kind stay below 2**63 together
+BLOCK = 4096  # logits that are read at once
+LARGEST_VOCAB = 2**19 - 1  # The sum of so many weights of the largest size stays below 2**63.
 CONTROLS = tl.constexpr(5)
 NOISE, TEMPERATURE = tl.constexpr(sampling.NOISE), tl.constexpr(sampling.TEMPERATURE)
 TOP_K, TOP_P, MIN_P = tl.constexpr(sampling.TOP_K), tl.constexpr(sampling.TOP_P), tl.constexpr(sampling.MIN_P)
 GREEDY = tl.constexpr(sampling.GREEDY)
-FARTHEST = tl.constexpr(0x7F800000)  # the key of an infinite distance: of what is forbidden, or beyond the vocabulary
+FARTHEST = tl.constexpr(0x7F800000)  # the key of an infinite distance: forbidden tokens, and ids beyond the vocabulary
 UNIT = tl.constexpr(2.0**44)  # the largest weight
 LOG2_E = tl.constexpr(1.4426950408889634)
 
@@ -43,7 +44,7 @@ draw_reference = sampling.draw_reference
 
 
 def draw(logits: Tensor, controls: Tensor, block: int = BLOCK) -> Tensor:
-    """As model.ops.sampling.draw: logits [R, V] of any float dtype, controls [R, 5] float64 -> [R] int64.
+    """Does what model.ops.sampling.draw does: logits [R, V] of any float dtype, controls [R, 5] float64 -> [R] int64.
 
     Raises ModelError for a vocabulary whose weights might overflow their sum.
     """
@@ -90,7 +91,7 @@ def _draw(logits_ptr, controls_ptr, tokens_ptr, stride, vocab, BLOCK: tl.constex
 
 @triton.jit
 def _first_maximum(logits_ptr, vocab, BLOCK: tl.constexpr):
-    """The largest logit, NaN if there is any, and the lowest id that has it."""
+    """Returns the largest logit, or NaN if a logit is NaN, and the lowest id that has it."""
     best = tl.full((BLOCK,), float("-inf"), tl.float32)
     place = tl.zeros((BLOCK,), tl.int32)
     odd = tl.zeros((BLOCK,), tl.int32)
@@ -107,7 +108,7 @@ def _first_maximum(logits_ptr, vocab, BLOCK: tl.constexpr):
 
 @triton.jit
 def _below(logits_ptr, start, vocab, top, BLOCK: tl.constexpr):
-    """How far the logits from `start` on lie below the largest, [BLOCK] float32, and as keys."""
+    """Returns the distances of the logits from `start` on to the largest one, [BLOCK] float32, and their keys."""
     ids = start + tl.arange(0, BLOCK)
     logits = tl.load(logits_ptr + ids, mask=ids < vocab, other=float("-inf")).to(tl.float32)
     below = top - logits
@@ -116,13 +117,13 @@ def _below(logits_ptr, start, vocab, top, BLOCK: tl.constexpr):
 
 @triton.jit
 def _weigh(below, scale):
-    """exp(-below / temperature), in whole units."""
+    """Returns exp(-below / temperature) in whole units."""
     return (tl.exp2(-below * scale) * UNIT).to(tl.int64)
 
 
 @triton.jit
 def _filter(logits_ptr, controls_ptr, vocab, top, scale, BLOCK: tl.constexpr):
-    """Where the prefix ends that top-k, of it top-p, and min-p leave: the cut, and how many of its equals are in it."""
+    """Applies top-k, then top-p to what it leaves, then min-p; returns the cut, and how many tokens at the cut stay."""
     top_k, top_p = tl.load(controls_ptr + TOP_K), tl.load(controls_ptr + TOP_P)
     cut, quota = tl.cast(FARTHEST, tl.int32), tl.cast(vocab, tl.int64)
     if (top_k > 0) & (top_k < vocab):
@@ -133,10 +134,10 @@ def _filter(logits_ptr, controls_ptr, vocab, top, scale, BLOCK: tl.constexpr):
         weight = _weigh(cut.to(tl.float32, bitcast=True), scale)
         mass = _mass(logits_ptr, vocab, top, scale, cut, BLOCK) + quota * weight
         target = tl.ceil(top_p * mass.to(tl.float64)).to(tl.int64)
-        target = tl.minimum(tl.maximum(target, 1), mass)  # the most likely stays
+        target = tl.minimum(tl.maximum(target, 1), mass)  # The most likely token stays.
         cut, before = _cut(logits_ptr, vocab, top, scale, cut, target, True, BLOCK)
         weight = _weigh(cut.to(tl.float32, bitcast=True), scale)
-        quota = (target - before + weight - 1) // weight  # an equal one is kept while those before it are too little
+        quota = (target - before + weight - 1) // weight  # Tokens at the cut are kept until the sum reaches the target.
     min_p = tl.load(controls_ptr + MIN_P)
     if min_p > 0:
         farthest = _key_within(0.0 - tl.load(controls_ptr + TEMPERATURE) * tl.log(min_p))
@@ -147,14 +148,14 @@ def _filter(logits_ptr, controls_ptr, vocab, top, scale, BLOCK: tl.constexpr):
 
 @triton.jit
 def _key_within(distance):
-    """The largest key of a float32 that is at most `distance`, a float64 that is not negative."""
+    """Returns the largest key whose float32 is at most `distance`, a float64 that is not negative."""
     rounded = distance.to(tl.float32)
     return rounded.to(tl.int32, bitcast=True) - (rounded.to(tl.float64) > distance).to(tl.int32)
 
 
 @triton.jit
 def _mass(logits_ptr, vocab, top, scale, cut, BLOCK: tl.constexpr):
-    """The weight of all keys before the cut."""
+    """Returns the sum of the weights of all keys before the cut."""
     sums = tl.zeros((BLOCK,), tl.int64)
     for start in range(0, vocab, BLOCK):
         below, key = _below(logits_ptr, start, vocab, top, BLOCK)
@@ -164,9 +165,9 @@ def _mass(logits_ptr, vocab, top, scale, cut, BLOCK: tl.constexpr):
 
 @triton.jit
 def _cut(logits_ptr, vocab, top, scale, high, target, WEIGHTED: tl.constexpr, BLOCK: tl.constexpr):
-    """The smallest key at which the amount of all keys up to it reaches `target`, and the amount of those before it.
+    """Returns the cut, the smallest key up to which the amount of all keys reaches `target`, and the amount before it.
 
-    amount(low) < target <= amount(high), which is granted at the beginning; the cut is a key that occurs.
+    The loop keeps amount(low) < target <= amount(high), which holds at the beginning. The cut is a key that occurs.
     """
     low, before = tl.cast(-1, tl.int32), tl.cast(0, tl.int64)
     while high - low > 1:
@@ -185,7 +186,7 @@ def _cut(logits_ptr, vocab, top, scale, high, target, WEIGHTED: tl.constexpr, BL
 
 @triton.jit
 def _amounts(logits_ptr, vocab, top, scale, a, b, c, low, high, WEIGHTED: tl.constexpr, BLOCK: tl.constexpr):
-    """What there is up to the keys a, b and c; and the nearest and the farthest key that occur in (low, high]."""
+    """Returns the amounts up to the keys a, b and c, and the nearest and the farthest key that occur in (low, high]."""
     dtype: tl.constexpr = tl.int64 if WEIGHTED else tl.int32
     to_a, to_b, to_c = tl.zeros((BLOCK,), dtype), tl.zeros((BLOCK,), dtype), tl.zeros((BLOCK,), dtype)
     nearest, farthest = tl.full((BLOCK,), FARTHEST, tl.int32), tl.full((BLOCK,), -1, tl.int32)
@@ -203,7 +204,7 @@ def _amounts(logits_ptr, vocab, top, scale, a, b, c, low, high, WEIGHTED: tl.con
 
 @triton.jit
 def _last_of_equals(logits_ptr, vocab, top, cut, quota, BLOCK: tl.constexpr):
-    """The id of the `quota`-th token whose key is `cut`; beyond the vocabulary where there are not so many."""
+    """Returns the id of the `quota`-th token whose key is `cut`; if there are fewer, an id beyond the vocabulary."""
     last, seen, start = tl.cast(vocab, tl.int32), tl.cast(0, tl.int64), tl.cast(0, tl.int32)
     if quota < vocab:
         while (start < vocab) & (last == vocab):
@@ -220,7 +221,7 @@ def _last_of_equals(logits_ptr, vocab, top, cut, quota, BLOCK: tl.constexpr):
 
 @triton.jit
 def _invert(logits_ptr, vocab, top, scale, cut, last, noise, BLOCK: tl.constexpr, CHUNKS: tl.constexpr):
-    """Inverse CDF over what is kept, in the order of the vocabulary: first the block, then the token in it."""
+    """Inverts the CDF of the kept tokens, in the order of the vocabulary; it finds first the block, then the token."""
     chunks = tl.arange(0, CHUNKS)
     sums = tl.zeros((CHUNKS,), tl.int64)
     for chunk in range(0, tl.cdiv(vocab, BLOCK)):
@@ -236,7 +237,7 @@ def _invert(logits_ptr, vocab, top, scale, cut, last, noise, BLOCK: tl.constexpr
 
 @triton.jit
 def _kept(logits_ptr, start, vocab, top, scale, cut, last, BLOCK: tl.constexpr):
-    """The weights from `start` on, 0 where a token is not in the prefix. [BLOCK] int64"""
+    """Returns the weights from `start` on, [BLOCK] int64, with 0 for tokens that are not in the prefix."""
     below, key = _below(logits_ptr, start, vocab, top, BLOCK)
     ids = start + tl.arange(0, BLOCK)
     return tl.where((key < cut) | ((key == cut) & (ids <= last)), _weigh(below, scale), 0)

@@ -1,22 +1,22 @@
-"""A stable counting sort of (token, choice) pairs by expert, and the tiles that cover each expert's range of it.
+"""Sorts (token, choice) pairs by expert, with a stable counting sort, and cuts each expert's range into tiles.
 
-Pair p = t * k + c is token t's choice c. With two choices of three experts, and tiles of two pairs:
+Pair p = t * k + c is token t's choice c. This is an example with two choices of three experts, and tiles of two pairs:
 
     ids         [[2, 0],      pair    0  1  2  3  4  5      order        1  2  3  4  0  5
                  [0, 1],      expert  2  0  0  1  1  2      expert       0  0  1  1  2  2
                  [1, 2]]
-                                          tile_expert  0  1  2 -1 -1        the bound is 3 + 6 // 2 = 5 tiles:
-                                          tile_start   0  2  4 -1 -1        how many are used, only the device knows
+                                          tile_expert  0  1  2 -1 -1        there can be 3 + 6 // 2 = 5 tiles;
+                                          tile_start   0  2  4 -1 -1        only the device knows how many are used
                                           tile_end     2  4  6 -1 -1
 
-Floor: nothing but the launch. 128 pairs are 512 bytes, and even 16,384 are 64 KB; the work is a chain of dependent
-steps. So it is one program, which needs no atomics and no second launch: the order is the same in every run, and the
-rows of a product meet in the same tile wherever their pairs are the same. Padding rows of a CUDA graph's bucket are
-sorted like others: they are equal, so all of them together read two experts at most that nobody else chose.
+The launch is the only floor: 128 pairs are 512 bytes, and even 16,384 are 64 KB. The work is a chain of dependent
+operations. So it is one program, which needs neither atomics nor a second launch: the order is the same in every run,
+and equal pairs meet in the same tiles. Padding rows of a CUDA graph's bucket are sorted like others. They are equal, so
+all of them together read at most two experts that nobody else chose.
 
-The last of the router's programs to finish could sort as well, since the result depends on the ids alone: a launch
-less, some 1 us of a layer's 300 and more, for a counter that every step must find at zero, and for fences whose lack no
-test would show.
+The router's last program could sort as well, since the result depends on the ids alone. This would save a launch, some
+1 us of a layer's 300 and more. But it would need a counter that every forward pass must find at zero, and fences; if
+one of these were missing, no test would show it.
 """
 
 from dataclasses import dataclass
@@ -26,26 +26,26 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-BLOCK_CELLS = 8192  # of the table pairs x experts that is summed at a time: 32 registers a thread
+BLOCK_CELLS = 8192  # cells of the table pairs x experts that are summed at a time; they take 32 registers a thread
 
 
 @dataclass(frozen=True, slots=True)
 class SortedPairs:
-    """All (token, choice) pairs in the order of their experts, and what each program of a product works on."""
+    """SortedPairs are all (token, choice) pairs in the order of their experts, and the tiles that programs work on."""
 
-    order: Tensor  # [P] int32: the pair t * k + c at each place
-    tile_expert: Tensor  # [N] int32, the expert of each tile, or -1: no work
-    tile_start: Tensor  # [N] int32, the places start : end of order, all of one expert; -1 : -1 without work
+    order: Tensor  # [P] int32, the pair t * k + c at each place
+    tile_expert: Tensor  # [N] int32, the expert of each tile; -1: no work
+    tile_start: Tensor  # [N] int32; places start : end of order belong to one expert; -1 : -1 without work
     tile_end: Tensor  # [N] int32
 
 
 def max_tiles(num_pairs: int, num_experts: int, tile: int) -> int:
-    """How many tiles any distribution of the pairs can take: each expert's last one may be almost empty."""
+    """Returns the most tiles that any distribution of pairs can take; each expert's last one may be almost empty."""
     return min(num_pairs, num_experts + num_pairs // tile)
 
 
 def sort_pairs(ids: Tensor, num_experts: int, tile: int) -> SortedPairs:
-    """ids [T, k] int32 from 0 to num_experts - 1; tile: the most pairs of a tile."""
+    """Sorts the pairs of ids [T, k] int32, which are from 0 to num_experts - 1; `tile` is the most pairs of a tile."""
     num_pairs = ids.numel()
     tiles = max_tiles(num_pairs, num_experts, tile)
     sorted_pairs = SortedPairs(
@@ -69,7 +69,7 @@ def sort_pairs(ids: Tensor, num_experts: int, tile: int) -> SortedPairs:
     return sorted_pairs
 
 
-@triton.jit(do_not_specialize=["num_pairs", "tiles"])  # compiled once, not for each kind of number
+@triton.jit(do_not_specialize=["num_pairs", "tiles"])  # It is compiled once, not for each kind of number.
 def _sort_pairs(
     ids_ptr,
     order_ptr,
@@ -87,11 +87,11 @@ def _sort_pairs(
     for first in range(0, num_pairs, BLOCK):
         chosen = _chosen(ids_ptr, first, num_pairs, EXPERTS, BLOCK)  # [BLOCK, EXPERTS]
         counts += tl.sum(chosen, 0)
-    starts = tl.cumsum(counts, 0) - counts  # of each expert's range in order
+    starts = tl.cumsum(counts, 0) - counts  # where each expert's range of `order` begins
     _store_order(ids_ptr, order_ptr, num_pairs, starts, EXPERTS, BLOCK)
 
     tile_counts = (counts + TILE - 1) // TILE
-    behind = tl.cumsum(tile_counts, 0)  # the tile behind each expert's last
+    behind = tl.cumsum(tile_counts, 0)  # the tile after each expert's last
     used = tl.sum(tile_counts, 0)
     for first in range(0, tiles, BLOCK):
         n = first + tl.arange(0, BLOCK)
@@ -108,7 +108,7 @@ def _sort_pairs(
 
 @triton.jit
 def _chosen(ids_ptr, first, num_pairs, EXPERTS: tl.constexpr, BLOCK: tl.constexpr):
-    """1 where a pair's expert is this one, [BLOCK, EXPERTS] int32."""
+    """Returns 1 where a pair's expert is this one and 0 elsewhere, [BLOCK, EXPERTS] int32."""
     pair = first + tl.arange(0, BLOCK)
     ids = tl.load(ids_ptr + pair, mask=pair < num_pairs, other=-1)
     return (ids[:, None] == tl.arange(0, EXPERTS)[None, :]).to(tl.int32)
@@ -116,7 +116,7 @@ def _chosen(ids_ptr, first, num_pairs, EXPERTS: tl.constexpr, BLOCK: tl.constexp
 
 @triton.jit
 def _store_order(ids_ptr, order_ptr, num_pairs, starts, EXPERTS: tl.constexpr, BLOCK: tl.constexpr):
-    """Each pair goes behind those of smaller experts, and behind the earlier ones of its own."""
+    """Stores each pair after those of smaller experts, and after the earlier pairs of its own expert."""
     for first in range(0, num_pairs, BLOCK):
         chosen = _chosen(ids_ptr, first, num_pairs, EXPERTS, BLOCK)
         places = starts[None, :] + tl.cumsum(chosen, 0) - 1  # [BLOCK, EXPERTS], where chosen
@@ -126,7 +126,7 @@ def _store_order(ids_ptr, order_ptr, num_pairs, starts, EXPERTS: tl.constexpr, B
 
 
 def sort_pairs_reference(ids: Tensor, num_experts: int, tile: int) -> SortedPairs:
-    """One expert and one tile at a time."""
+    """Does what sort_pairs does, expert by expert and tile by tile."""
     experts = ids.flatten().tolist()
     order: list[int] = []
     tiles: list[tuple[int, int, int]] = []

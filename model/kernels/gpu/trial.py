@@ -1,4 +1,4 @@
-"""One small kernel, compiled and run: whether Triton has all that it needs on this machine."""
+"""Compiles and runs one small kernel, to find out whether Triton has all that it needs on this machine."""
 
 import subprocess
 import sys
@@ -13,11 +13,11 @@ SIDE = 16
 
 
 def compile_one(device: torch.device) -> None:
-    """Raises ModelError, which says what was missing, and what must be there."""
+    """Compiles and runs a kernel. Raises ModelError, which says what failed and what must be there."""
     x = torch.ones(1, SIDE, device=device)
     try:
         add_norm(x, None, x[0], 1e-5)[1].sum().item()
-    except Exception as error:  # of Triton, of the compilers that it runs, of the files that it keeps: no common class
+    except Exception as error:  # Errors of Triton, its compilers and its files have no common class.
         python = f"{sys.version_info.major}.{sys.version_info.minor}"
         raise ModelError(
             f"Triton cannot compile kernels for this GPU ({_reason(error)}): install a C compiler and the headers of "
@@ -27,7 +27,7 @@ def compile_one(device: torch.device) -> None:
 
 
 def _reason(error: Exception) -> str:
-    """In a line. What a compiler has to say is in the log already."""
+    """Returns the error in one line. The compiler's own message is already in the log."""
     if isinstance(error, subprocess.CalledProcessError):
         return f"{Path(error.cmd[0]).name} failed with status {error.returncode}, see above"
     return (str(error).strip() or type(error).__name__).split("\n")[0].rstrip(".")
