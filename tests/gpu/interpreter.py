@@ -1,7 +1,8 @@
-"""Makes Triton's interpreter right in bfloat16, which it holds as 16 bits of an integer and computes with as such.
+"""Corrects bfloat16 in Triton's interpreter, which computes with its 16 bits as if they were integers; also saves time.
 
-For triton 3.6 and 3.7. Conversions round to nearest even and products of matrices are taken in float32, as on a GPU.
-Arithmetic in bfloat16 raises: kernels convert to float32 right after a load, and keep bfloat16 for tl.dot alone.
+This is for triton 3.6 and 3.7. Conversions round to nearest even, and products of matrices are computed in float32, as
+on a GPU. Arithmetic in bfloat16 raises: kernels convert to float32 right after a load, and use bfloat16 for tl.dot
+only.
 """
 
 from typing import Any
@@ -10,16 +11,16 @@ import numpy as np
 import pytest
 import triton.language as tl
 from triton.runtime import interpreter
-from triton.runtime.interpreter import InterpreterBuilder, TensorHandle
+from triton.runtime.interpreter import GridExecutor, InterpreterBuilder, TensorHandle
 
 
 def widen(bits: np.ndarray) -> np.ndarray:
-    """float32 of bfloat16 given as uint16: the upper half of the same bits."""
+    """Returns float32 for bfloat16 that is given as uint16, the upper half of the same bits."""
     return (bits.astype(np.uint32) << 16).view(np.float32)
 
 
 def narrow(values: np.ndarray) -> np.ndarray:
-    """bfloat16 as uint16 of float32, to nearest, ties to even; a NaN stays one."""
+    """Rounds float32 to bfloat16, given as uint16, to nearest, ties to even; a NaN stays NaN."""
     bits = np.ascontiguousarray(values, dtype=np.float32).view(np.uint32)
     rounded = (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16
     return np.where(np.isnan(values), 0x7FC0, rounded).astype(np.uint16)
@@ -66,11 +67,40 @@ def check_reduced(original: Any) -> Any:
     return check
 
 
+class PatchingOnce:
+    """Replaces Triton's functions once for each launch. The interpreter does it in each call of a function by a kernel.
+
+    That takes a quarter of all time, and changes nothing: the functions of one module have the same language in sight.
+    """
+
+    def __init__(self) -> None:
+        self.modules: set[int] = set()  # ids of the global names of modules for which it has been done in this launch
+
+    def launching(self, launch: Any) -> Any:
+        def call(executor: GridExecutor, *args: Any, **kwargs: Any) -> Any:
+            self.modules.clear()
+            return launch(executor, *args, **kwargs)
+
+        return call
+
+    def replacing(self, replace: Any) -> Any:
+        def once(function: Any) -> Any:
+            if id(function.__globals__) in self.modules:
+                return None  # The caller inside a launch does not use what is returned.
+            self.modules.add(id(function.__globals__))
+            return replace(function)
+
+        return once
+
+
 def install(patch: pytest.MonkeyPatch) -> None:
-    """Until `patch` is undone. Only where TRITON_INTERPRET was set when triton was imported."""
+    """Corrects the interpreter until `patch` is undone. TRITON_INTERPRET must be set before triton is imported."""
     builder, reduction = InterpreterBuilder, interpreter.ReduceScanOpInterface
     patch.setattr(builder, "cast_impl", cast)
     patch.setattr(builder, "create_dot", computing_in_float32(builder.create_dot))
     for name in ("binary_op", "unary_op", "create_fma", "create_clampf"):
         patch.setattr(builder, name, refusing_bfloat16(getattr(builder, name)))
     patch.setattr(reduction, "check_tensor", check_reduced(reduction.check_tensor))
+    once = PatchingOnce()
+    patch.setattr(GridExecutor, "__call__", once.launching(GridExecutor.__call__))
+    patch.setattr(interpreter, "_patch_lang", once.replacing(interpreter._patch_lang))
