@@ -1,1 +1,1 @@
-"""What measures Octavo, alone and against peers; the product never imports it."""
+"""Measures Octavo, alone and beside peers. The product never imports it."""

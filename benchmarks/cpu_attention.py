@@ -47,7 +47,7 @@ class Pool:
 
     @classmethod
     def random(cls, kernels: Library, size: int = POOL) -> "Pool":
-        """Pages of `size` bytes in all."""
+        """Makes pages of `size` bytes in all."""
         shape = size // (2 * BLOCK * KV_HEADS * DIM * ITEM), BLOCK, KV_HEADS, DIM
         keys, values = (zeros_on(torch.device("cpu"))(shape, torch.float32).normal_() for _ in range(2))
         return cls(kernels, LayerCache(keys, values, keys.flatten(0, 1), values.flatten(0, 1)))

@@ -36,7 +36,7 @@ class Comparison:
 
     choice: str  # its fastest dtype and implementation of the experts
     row: LoadSummary
-    ratio: Spread  # Octavo's tokens/s at one stream over its own, round by round
+    ratio: Spread  # Octavo's tokens/s at one stream divided by its own, round by round
 
 
 @dataclass(frozen=True, slots=True)

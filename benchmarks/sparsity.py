@@ -42,7 +42,7 @@ class ModelFigures:
     """A ModelFigures is one model, and its tokens a second in each round of each load."""
 
     parameters: int
-    active: int  # that a token is multiplied with: it reads only one line of the embedding
+    active: int  # parameters that a token is multiplied with: those of the embedding are only looked up
     description: str
     load_seconds: float
     anonymous_bytes: int  # when it is loaded

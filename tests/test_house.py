@@ -60,6 +60,11 @@ def sources() -> tuple[Source, ...]:
 
 
 @cache
+def benchmarks() -> tuple[Source, ...]:
+    return tuple(source(path) for path in sorted((ROOT / "benchmarks").rglob("*.py")))
+
+
+@cache
 def rooms() -> tuple[str, ...]:
     """The rooms of the table in ARCHITECTURE.md, from the top floor down; a row may hold several files."""
     rows = re.findall(r"^\| ((?:`[\w/.]+`,? ?)+)\|", (ROOT / "ARCHITECTURE.md").read_text("utf-8"), re.MULTILINE)
@@ -158,9 +163,28 @@ def reads_environment(node: ast.AST) -> bool:
     return isinstance(node, ast.Attribute) and node.attr in {"environ", "getenv"}
 
 
+def test_benchmarks_share_only_what_is_common() -> None:
+    """A room of benchmarks/ imports from itself and from common/, and nothing else imports from benchmarks/."""
+
+    def room(name: str) -> str:
+        parts = name.split("/")
+        return parts[1] if len(parts) > 2 else ""
+
+    offenders = [f"{each.name} imports {name}" for each in sources() for name in each.imported() if is_benchmark(name)]
+    for each in benchmarks():
+        allowed = {"common", room(each.name)}
+        strange = (name for name in each.imported() if is_benchmark(name) and name.split(".")[1] not in allowed)
+        offenders += [f"{each.name} imports {name}" for name in strange]
+    assert offenders == []
+
+
+def is_benchmark(name: str) -> bool:
+    return name.split(".")[0] == "benchmarks"
+
+
 def test_everything_fits_on_a_screen() -> None:
     offenders = []
-    for each in sources():
+    for each in (*sources(), *benchmarks()):
         lines = len(each.text.splitlines())
         if lines > LONGEST_FILE:
             offenders.append(f"{each.name} has {lines} lines")
@@ -176,7 +200,7 @@ def test_everything_fits_on_a_screen() -> None:
 
 def test_only_kernels_go_without_types() -> None:
     offenders = []
-    for each in sources():
+    for each in (*sources(), *benchmarks()):
         for function in each.functions():
             arguments = [arg for arg in function.args.args + function.args.kwonlyargs if arg.arg not in {"self", "cls"}]
             typed = function.returns is not None and all(arg.annotation for arg in arguments)
@@ -187,7 +211,7 @@ def test_only_kernels_go_without_types() -> None:
 
 def test_every_module_states_its_rule() -> None:
     """A module's docstring is its one-sentence rule."""
-    assert [each.name for each in sources() if not ast.get_docstring(each.tree)] == []
+    assert [each.name for each in (*sources(), *benchmarks()) if not ast.get_docstring(each.tree)] == []
 
 
 @pytest.mark.parametrize(

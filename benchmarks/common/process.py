@@ -87,7 +87,7 @@ class JsonLines:
     def ask(self, question: Any) -> Any:
         """Sends a question and returns the answer. Raises SystemExit if the process has ended."""
         assert self._process.stdin is not None
-        with suppress(BrokenPipeError):  # it has ended, which receive() will say
+        with suppress(BrokenPipeError):  # the process has ended, as receive() will say
             self._process.stdin.write(json.dumps(question) + "\n")
             self._process.stdin.flush()
         return self.receive()

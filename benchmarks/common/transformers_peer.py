@@ -96,7 +96,7 @@ class ForwardPeer:
 
 
 def _trim_memory() -> None:
-    """Returns what loading has freed to the system: glibc keeps gigabytes of it, and others are measured beside."""
+    """Gives the system back what loading has freed: glibc would keep gigabytes of it while others are measured."""
     gc.collect()
     with suppress(AttributeError, OSError):
         ctypes.CDLL(None).malloc_trim(0)

@@ -1,4 +1,4 @@
-"""Section `attention`: measures paged attention of one layer in decoding, in prefill, and in steps that do both."""
+"""Measures one layer's paged attention in decoding, in prefill, and in steps that do both: section `attention`."""
 
 from dataclasses import dataclass, replace
 

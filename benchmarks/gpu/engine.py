@@ -1,4 +1,4 @@
-"""Sections `host` and `generate`: measures the engine's own loop over random weights on a GPU, without a server.
+"""Measures the engine's own loop over random weights on a GPU, without a server: sections `host` and `generate`.
 
 `host` shows what a step takes beside the GPU's own time: scheduling, launching, sampling, and waiting for the tokens.
 `generate` compares the engine with transformers' `generate`, both in bfloat16, in the same shape with as many layers.
@@ -24,7 +24,7 @@ from octavo.model.decoder import Decoder
 from octavo.model.kv_cache import KVCache
 
 TIMING = DecodeTiming(prompt_tokens=128, warm_up=20, steps=25, parts=4)
-SMALL_TIMING = DecodeTiming(prompt_tokens=3, warm_up=1, steps=1, parts=1)
+SMALL_TIMING = DecodeTiming(prompt_tokens=3, warm_up=0, steps=1, parts=1)
 POOL, SMALL_POOL = 32768, 256  # tokens of KV cache, all of which one sequence may have
 STEP_TOKENS = 8192
 HOST, SMALL_HOST = (1, 8, 64), (2,)  # sequences of a step

@@ -1,6 +1,6 @@
-"""Section `experts`: measures one layer's experts in every kind of weights, beside torch's grouped product and peers.
+"""Measures one layer's experts in every kind of weights, beside torch's grouped product and peers: section `experts`.
 
-Their two products are measured one by one, too. benchmarks.gpu.tune works on these.
+Their two products are measured one by one, too. benchmarks.gpu.tune tunes these.
 """
 
 from collections.abc import Callable

@@ -1,4 +1,4 @@
-"""Section `kernels`: compares a layer's small operations, and the draw of tokens, with their references and times them.
+"""Compares a layer's small operations and the draw of tokens with references, and times them: section `kernels`.
 
 Their inputs were just written and are still in the L2 cache, in a step as well as here, so the caches are not emptied.
 Up to some hundred tokens an operation takes as long as a launch, whatever its floor.
@@ -24,7 +24,7 @@ from octavo.model.kernels.gpu.sort import SortedPairs, sort_pairs, sort_pairs_re
 from octavo.model.kv_cache import KVCache, LayerCache
 from octavo.model.layers import RotaryEmbedding
 
-TOKENS, SMALL_TOKENS = (1, 64, 4096), (3,)
+TOKENS, SMALL_TOKENS = (1, 64, 4096), (2,)
 DRAWN = 256  # the most tokens that a step draws
 TILE, SPLITS = 16, 4
 ALLOWED = 0.005

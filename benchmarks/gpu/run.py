@@ -1,4 +1,4 @@
-"""A Run holds what the sections of the GPU's benchmark share: the device, its clock, the wishes and the findings."""
+"""A Run holds what the sections of the GPU's benchmark share: the device, its clock, the options and the figures."""
 
 import gc
 import sys

@@ -1,4 +1,4 @@
-"""Section `steps`: measures decoding and prefill through all layers, or as many as fit, and profiles their kernels."""
+"""Measures decoding and prefill through all layers, or as many as fit, and profiles them: section `steps`."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -50,7 +50,7 @@ def model_of(run: Run, name: str) -> Decoder:
     ops = GpuOps.on(config, run.device) if run.is_real else GpuOps(config, run.processors, run.arch)
     model = replace(model, ops=ops.ops())
     run.say(f"made {layers} layers in {name}")
-    return replace(model, fused=GpuDecoder.of(model.layers, config.rms_norm_eps, run.arch))
+    return replace(model, fused=GpuDecoder.of(model, run.arch))
 
 
 def layers_note(run: Run, model: Decoder) -> str:
@@ -72,7 +72,7 @@ def step_flop(model: Decoder, lengths: Lengths) -> float:
     """Returns the FLOP of a step in which the last token of each sequence gets logits."""
     config = model.config
     table = config.vocab_size * config.hidden_size
-    each = config.num_active_parameters() - 2 * table  # the embedding is looked up, and the head has less to do
+    each = config.num_active_parameters() - 2 * table  # without the embedding and the head
     attention = config.num_hidden_layers * config.num_attention_heads * config.head_dim
     tokens = sum(new for new, _ in lengths)
     return 2.0 * each * tokens + 2.0 * table * len(lengths) + 4.0 * attention * keys_seen(lengths)
@@ -131,7 +131,8 @@ def profile(run: Run, title: str, step: Callable[[], object]) -> None:
     A step takes longer than all kernels together: there are gaps between them.
     """
     steps = PROFILED_STEPS if run.is_real else SMALL_PROFILED_STEPS
-    step()
+    if run.is_real:
+        step()  # warms up
     activity = ProfilerActivity.CUDA if run.is_real else ProfilerActivity.CPU
     with torch.profiler.profile(activities=[activity]) as profiler:
         for _ in range(steps):

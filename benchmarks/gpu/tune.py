@@ -74,7 +74,7 @@ class Job:
             return inf
 
     def compile(self, configs: Sequence[Config]) -> None:
-        """Runs each once, at the same time, since most of the time is compiling. Failures are told when it is timed."""
+        """Runs all at the same time, so that they compile together. Failures are told when they are timed."""
 
         def run(config: Config) -> None:
             with suppress(Exception):

@@ -53,7 +53,7 @@ class Entry:
 
 
 def interleave(matrix: Tensor, heads: int) -> Tensor:
-    """Reorders the outputs of [heads * D, in]: llama.cpp rotates neighbours together, and Octavo outputs D / 2 apart.
+    """Reorders a matrix [heads * D, in]: llama.cpp rotates neighbouring outputs together, Octavo those D / 2 apart.
 
     A head's outputs 0 1 2 3 | 4 5 6 7 become 0 4 1 5 2 6 3 7.
     """
@@ -62,7 +62,7 @@ def interleave(matrix: Tensor, heads: int) -> Tensor:
 
 
 def convert(directory: Path, report: ReportBytes) -> Path:
-    """Returns the F16 file beside the checkpoint. It is written, and appears when it is whole, unless it is newer."""
+    """Returns the F16 file beside the checkpoint, written if it is missing or older; it appears when it is whole."""
     target = directory / "model-F16.gguf"
     source = directory / "model.safetensors"
     if target.is_file() and target.stat().st_mtime > source.stat().st_mtime:

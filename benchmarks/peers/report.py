@@ -87,7 +87,7 @@ class ContenderFigures:
 
 
 def ratio(ours: Iterable[float], theirs: Iterable[float]) -> Spread:
-    """Divides round by round."""
+    """Returns ours divided by theirs, round by round."""
     return Spread.over(our / their for our, their in zip(ours, theirs, strict=True))
 
 

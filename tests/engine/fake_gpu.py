@@ -19,8 +19,7 @@ from octavo.engine.startup.sizing import GIB
 from octavo.model.batch import ForwardBatch
 from octavo.model.decoder import Decoder
 from octavo.model.kv_cache import KVCache
-from octavo.model.ops.attention import Plan
-from octavo.model.ops.seams import TORCH, Ops
+from octavo.model.ops.seams import TORCH, Ops, Plan
 
 Pool = tuple[int, int]
 
@@ -38,7 +37,8 @@ def reading_the_device() -> Ops:
 
 def capturable(model: Decoder) -> Decoder:
     """Returns the model with such operations, and without fused layers."""
-    return replace(model, ops=reading_the_device(), fused=None)
+    layers = tuple(replace(layer, fused=None) for layer in model.layers)
+    return replace(model, ops=reading_the_device(), layers=layers, fused=None)
 
 
 @dataclass

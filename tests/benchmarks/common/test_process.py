@@ -1,4 +1,4 @@
-"""A process that is measured is asked, watched and ended; if it fails, the benchmark ends with a sentence."""
+"""A measured process is asked, watched and ended; if it fails, the benchmark ends with a sentence."""
 
 import subprocess
 import sys
