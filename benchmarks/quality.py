@@ -26,6 +26,7 @@ from octavo.engine.schedule.batch import Batch, Row
 from octavo.model.config import ModelConfig
 from octavo.model.decoder import Decoder
 from octavo.model.demo.default_model import default_directory
+from octavo.model.kernels.choice import select_backend
 from octavo.model.kernels.cpu.library import library
 from octavo.model.kv_cache import KVCache
 from octavo.model.loading.checkpoint import load_model
@@ -136,7 +137,7 @@ def load_as(directory: Path, dtype: str, quantization: str) -> Decoder:
     """Loads the model on the CPU with these flags of `octavo serve`."""
     config = ModelConfig.from_pretrained(directory)
     precision = choose_precision(Wanted(dtype, quantization), config.dtype, CPU, library() is not None)
-    return load_model(directory, config, CPU, precision, lambda done, total: None)
+    return load_model(directory, config, select_backend(config, CPU), precision)
 
 
 def weight_types(directory: Path) -> dict[str, Callable[[], Decoder]]:

@@ -262,8 +262,8 @@ class _Fields:
 
     def optional_integer(self, name: str) -> int | None:
         value = self.values.get(name)
-        if value is not None and (type(value) is not int or value <= 0):
-            raise self.error(f"{name} is {value!r}, not a positive integer")
+        if value is not None and (type(value) is not int or not 0 < value < 2**63):
+            raise self.error(f"{name} is {value!r}, not a positive integer of 64 bits")
         return value
 
     def number(self, name: str) -> float:

@@ -1,7 +1,7 @@
 """Decoder: tokens in, logits out, for a flat batch of many sequences; sparse (Mixtral) or dense (Mistral, Llama)."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Protocol
 
 import torch
@@ -10,9 +10,10 @@ from torch import Tensor
 from octavo.model.batch import ForwardBatch
 from octavo.model.config import ModelConfig
 from octavo.model.kv_cache import KVCache, LayerCache
-from octavo.model.layers import Embedding, RMSNorm, RotaryEmbedding, Rotation, RowNorm
-from octavo.model.moe import MoEBlock, Observe
-from octavo.model.ops.seams import Ops, Plan
+from octavo.model.layers import Embedding, RMSNorm, RotaryEmbedding, Rotation
+from octavo.model.moe import MoEBlock
+from octavo.model.ops.attention import Plan
+from octavo.model.ops.seams import Ops
 from octavo.model.weights.kinds import Weight
 from octavo.model.weights.precision import SHORT, Precision
 
@@ -51,28 +52,18 @@ class DecoderLayer:
     attention: Attention
     post_norm: RMSNorm
     moe: MoEBlock
-    fused: "Fused | None" = None  # another way to the same result, of which the plain one is the reference
 
-    def __call__(self, x: Tensor, pages: LayerCache, forward: ForwardPass, observe: Observe | None = None) -> Tensor:
-        """x [T, H] -> [T, H]; x may be overwritten."""
-        if self.fused is not None:
-            return self.fused(x, pages, forward, observe)
+    def __call__(self, x: Tensor, pages: LayerCache, forward: ForwardPass) -> Tensor:
+        """Maps x [T, H] to [T, H]."""
         x = x + self.attention(self.input_norm(x), pages, forward)
-        return x + self.moe(self.post_norm(x), forward.ops, observe)
-
-
-class Fused(Protocol):
-    """A whole layer in fewer, larger operations."""
-
-    def __call__(self, x: Tensor, pages: LayerCache, forward: ForwardPass, observe: Observe | None = None) -> Tensor:
-        """As DecoderLayer."""
+        return x + self.moe(self.post_norm(x), forward.ops)
 
 
 class FusedLayers(Protocol):
-    """All layers in operations that cross the borders between them."""
+    """FusedLayers compute what a decoder's layers compute one after the other, in fewer and larger operations."""
 
-    def __call__(self, x: Tensor, cache: KVCache, forward: ForwardPass, observe: Observe | None = None) -> Tensor:
-        """x [T, H] -> [T, H], as the layers one after the other."""
+    def __call__(self, x: Tensor, cache: KVCache, forward: ForwardPass) -> Tensor:
+        """Maps x [T, H] to [T, H]; x may be overwritten."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,25 +82,25 @@ class Decoder:
     layers: tuple[DecoderLayer, ...]
     norm: RMSNorm
     head: Weight  # [V, H]
-    fused: FusedLayers | None = None  # another way through all layers, of which the plain one is the reference
+    fused: FusedLayers | None = None  # None: the layers run one after the other, which is the reference of all others
 
-    def forward(self, batch: ForwardBatch, cache: KVCache, observe: Observe | None = None) -> Tensor:
-        """Logits [R, V] float32 of batch.logit_rows; the batch's keys and values are in the cache afterwards.
+    def forward(self, batch: ForwardBatch, cache: KVCache) -> Tensor:
+        """Returns the logits [R, V] float32 of batch.logit_rows; then the cache holds the batch's keys and values."""
+        return self.logits(self.hidden(batch, cache))
 
-        observe(layer, ids [T, k]) is called with the experts that each layer chose; a dense layer chooses none.
+    def hidden(self, batch: ForwardBatch, cache: KVCache) -> Tensor:
+        """Does what `forward` does up to the last layer, and returns hidden states [R, H].
+
+        A caller that needs the logits of a few rows at a time gives them to `logits` piece by piece.
         """
-        return self.logits(self.hidden(batch, cache, observe))
-
-    def hidden(self, batch: ForwardBatch, cache: KVCache, observe: Observe | None = None) -> Tensor:
-        """The same up to the last layer: hidden states [R, H], for whoever wants the logits of a few at a time."""
         x = self.embedding(batch.tokens)  # [T, H]
         plan = self.ops.plan_attention(batch, cache, self.config.sliding_window)
         forward = ForwardPass(self.ops, plan, self.rotary.at(batch.positions))
         if self.fused is not None:
-            x = self.fused(x, cache, forward, observe)
+            x = self.fused(x, cache, forward)
         else:
             for layer, pages in zip(self.layers, cache.layers, strict=True):
-                x = layer(x, pages, forward, observe)
+                x = layer(x, pages, forward)
         return x[batch.logit_rows]  # [R, H]
 
     def logits(self, hidden: Tensor) -> Tensor:
@@ -117,18 +108,6 @@ class Decoder:
         if not hidden.shape[0]:  # a chunk that does not end its prompt
             return hidden.new_empty(0, self.config.vocab_size, dtype=torch.float32)
         return self.ops.linear(self.norm(hidden), self.head).float()
-
-    def row_by_row(self, ops: Ops) -> "Decoder":
-        """The plain composition over such operations, with norms of which no row depends on the others either."""
-
-        def alone(norm: RMSNorm) -> RMSNorm:
-            return RowNorm(norm.weight, norm.root_eps)
-
-        layers = (
-            replace(layer, input_norm=alone(layer.input_norm), post_norm=alone(layer.post_norm), fused=None)
-            for layer in self.layers
-        )
-        return replace(self, ops=ops, layers=tuple(layers), norm=alone(self.norm), fused=None)
 
     def matrices(self) -> Iterator[Weight]:
         """Everything that tokens are multiplied with, except the routers."""
@@ -144,11 +123,12 @@ class Decoder:
     @property
     def weight_bytes(self) -> int:
         """Memory that the weights take as they are held; a tied table counts once unless it is held twice."""
-        small = [self.embedding.table, self.norm.weight]
+        others = [self.embedding.table, self.norm.weight]
         for layer in self.layers:
-            small += [layer.input_norm.weight, layer.post_norm.weight]
-            small += [] if layer.moe.router is None else [layer.moe.router.weight]
-        return sum({id(weight): weight.nbytes for weight in (*small, *self.matrices())}.values())
+            others += [layer.input_norm.weight, layer.post_norm.weight]
+            others += [] if layer.moe.router is None else [layer.moe.router.weight]
+        twice = self.head.nbytes if self.head is self.embedding.table else 0
+        return sum(weight.nbytes for weight in (*others, *self.matrices())) - twice
 
     def describe(self) -> str:
         """One line for the log: size, and how the weights are held and computed."""

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -17,7 +18,7 @@ class RMSNorm:
     root_eps: Tensor  # [] float32, the square root of epsilon
 
     @classmethod
-    def create(cls, weight: Tensor, eps: float) -> "RMSNorm":
+    def create(cls, weight: Tensor, eps: float) -> Self:
         return cls(weight, torch.tensor(eps**0.5, device=weight.device))
 
     def __call__(self, x: Tensor) -> Tensor:

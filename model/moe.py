@@ -1,6 +1,5 @@
 """The sparse block: a router that chooses experts for each token, and the experts it chooses."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -8,8 +7,6 @@ from torch import Tensor
 
 from octavo.model.ops.seams import Ops
 from octavo.model.weights.kinds import ExpertWeights
-
-Observe = Callable[[int, Tensor], None]  # (layer, ids [T, k])
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,15 +28,12 @@ class Router:
 class MoEBlock:
     """x -> the weighted sum of the chosen experts' outputs; in a dense model, the output of its only one."""
 
-    layer: int
-    router: Router | None  # None: nothing is chosen, the one expert always runs, and nobody observes it
+    router: Router | None  # None: nothing is chosen, and the one expert always runs
     experts: ExpertWeights
 
-    def __call__(self, x: Tensor, ops: Ops, observe: Observe | None = None) -> Tensor:
+    def __call__(self, x: Tensor, ops: Ops) -> Tensor:
         if self.router is None:
             always = torch.zeros(x.shape[0], 1, dtype=torch.int64, device=x.device)
             return ops.experts(x, always, torch.ones(x.shape[0], 1, device=x.device), self.experts)  # [T, H]
         weights, ids = self.router(x, ops)
-        if observe is not None:
-            observe(self.layer, ids)
         return ops.experts(x, ids, weights, self.experts)  # [T, H]

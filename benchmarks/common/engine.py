@@ -12,6 +12,7 @@ asks for what measure_expert_layer returns.
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -31,7 +32,7 @@ from octavo.engine.engine import Engine
 from octavo.engine.startup.build import build
 from octavo.model.config import ModelConfig, ModelError
 from octavo.model.decoder import Decoder, DecoderLayer
-from octavo.model.kernels.cpu.decoder import FusedLayer
+from octavo.model.kernels.cpu.decoder import CpuDecoder, CpuLayer
 
 LAYER_PASSES = 2  # over all layers; the last one counts
 
@@ -149,7 +150,7 @@ def measure_expert_layer(model: Decoder, tokens: int) -> tuple[float, float]:
     weights = torch.full((tokens, config.num_experts_per_tok), 1 / config.num_experts_per_tok)  # [T, k]
     for _ in range(LAYER_PASSES):
         started = perf_counter()
-        for layer, ids in zip(model.layers, choices, strict=True):
+        for layer, ids in zip(_layers(model), choices, strict=True):
             _run_experts(model, layer, x, ids, weights)
         seconds = (perf_counter() - started) / len(model.layers)
     touched = [
@@ -160,11 +161,16 @@ def measure_expert_layer(model: Decoder, tokens: int) -> tuple[float, float]:
     return seconds, sum(touched) / len(model.layers)
 
 
-def _run_experts(model: Decoder, layer: DecoderLayer, x: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
-    """Computes the experts as decoding does: a fused layer has its structs, and a step first sets the threads."""
-    if isinstance(layer.fused, FusedLayer):
-        layer.fused.kernels.follow_torch()
-        return layer.fused.kernels.experts(x, ids, weights, layer.fused.experts)
+def _layers(model: Decoder) -> Sequence[CpuLayer | DecoderLayer]:
+    """Returns the layers as decoding runs them."""
+    return model.fused.layers if isinstance(model.fused, CpuDecoder) else model.layers
+
+
+def _run_experts(model: Decoder, layer: CpuLayer | DecoderLayer, x: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
+    """Computes the experts as decoding does: a CpuLayer has its structs, and a pass first sets the threads."""
+    if isinstance(layer, CpuLayer):
+        layer.kernels.follow_torch()
+        return layer.kernels.experts(x, ids, weights, layer.experts)
     return model.ops.experts(x, ids, weights, layer.moe.experts)
 
 

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from octavo.model.config import ModelConfig
 from octavo.model.decoder import Attention, Decoder, DecoderLayer
-from octavo.model.kernels.choice import select_ops
+from octavo.model.kernels.choice import select_backend
 from octavo.model.layers import Embedding, RMSNorm, RotaryEmbedding
 from octavo.model.moe import MoEBlock, Router
 from octavo.model.weights.kinds import ExpertWeights, Weight
@@ -83,7 +83,7 @@ def random_model(
         rows = width + 2 * config.num_key_value_heads * config.head_dim
         qkv, o = matrix((rows, config.hidden_size)), matrix((config.hidden_size, width))
         router = Router(matrix((config.num_experts, config.hidden_size)), config.num_experts_per_tok)
-        moe = MoEBlock(index, router, copy_of(first) if index else first)
+        moe = MoEBlock(router, copy_of(first) if index else first)
         done()
         return DecoderLayer(norm(), Attention(qkv, o, *heads), norm(), moe)
 
@@ -97,7 +97,7 @@ def random_model(
         config=config,
         device=device,
         precision=Precision(dtype, experts, dtype),
-        ops=select_ops(config, device),
+        ops=select_backend(config, device).ops,
         embedding=Embedding(matrix((config.vocab_size, config.hidden_size)).mul_(config.hidden_size**0.5), dtype),
         rotary=RotaryEmbedding.create(config, device),
         layers=tuple(map(layer, range(config.num_hidden_layers))),

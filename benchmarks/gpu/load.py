@@ -15,6 +15,7 @@ from benchmarks.gpu.inputs import Kind, matrix_of
 from benchmarks.gpu.run import Measurement, Run
 from benchmarks.gpu.steps import served
 from octavo.model.config import ModelConfig
+from octavo.model.kernels.choice import select_backend
 from octavo.model.loading.checkpoint import load_model
 from octavo.model.loading.names import ExpertNaming, names_for
 from octavo.model.weights.precision import Precision
@@ -58,7 +59,7 @@ def load_seconds(directory: Path, config: ModelConfig, run: Run, kind: Kind) -> 
     """Returns the seconds until the last weight is on the device."""
     precision = Precision(run.dtype, kind, run.dtype)
     started = perf_counter()
-    model = load_model(directory, config, run.device, precision, lambda done, total: None)
+    model = load_model(directory, config, select_backend(config, run.device), precision)
     if run.is_real:
         torch.cuda.synchronize()
     seconds = perf_counter() - started

@@ -50,7 +50,7 @@ def model_of(run: Run, name: str) -> Decoder:
     ops = GpuOps.on(config, run.device) if run.is_real else GpuOps(config, run.processors, run.arch)
     model = replace(model, ops=ops.ops())
     run.say(f"made {layers} layers in {name}")
-    return replace(model, fused=GpuDecoder.of(model, run.arch))
+    return replace(model, fused=GpuDecoder.of(model.layers, config.rms_norm_eps, run.arch))
 
 
 def layers_note(run: Run, model: Decoder) -> str:

@@ -1,6 +1,5 @@
 """Makes a model that runs from the flags, and the limits of what it can be asked for."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -15,7 +14,7 @@ from octavo.engine.startup import machine, sizing
 from octavo.engine.startup.probe import Capacity, allocate
 from octavo.model.config import GenerationConfig, ModelConfig, ModelError
 from octavo.model.decoder import Decoder
-from octavo.model.kernels.choice import select_ops, try_out
+from octavo.model.kernels.choice import select_backend, try_out
 from octavo.model.kernels.cpu.library import how_to_build, library, why_missing
 from octavo.model.kv_cache import KVCache
 from octavo.model.loading.checkpoint import load_model
@@ -99,23 +98,25 @@ def load(
     # These threads read the checkpoint for a GPU, too. Torch counts processors that a container may not use.
     torch.set_num_threads(config.threads or min(machine.processors(), torch.get_num_threads()))
     precision = _precision(config, model_config, device)
+    backend = select_backend(
+        model_config, device, config.batch_invariant or _invariance_costs_little(device, precision)
+    )
     zeros = _zeros(device, precision, reserve)
 
     def loaded(done: int, total: int) -> None:
         report(Progress("loading weights", done, total))
 
     try:
-        model = load_model(Path(config.model), model_config, device, precision, loaded, zeros)
+        return load_model(Path(config.model), model_config, backend, precision, loaded, zeros)
     except torch.OutOfMemoryError:
         raise ModelError(
             "The GPU's memory ran out while the weights were loaded: free some, or choose a smaller --quantization."
         ) from None
-    nearly_free = device.type == "cpu" and library() is not None and invariant.costs_little(model.matrices())
-    if not (config.batch_invariant or nearly_free):
-        return model
-    ops = select_ops(model_config, device, batch_invariant=True)
-    # A GPU's fused layers and its norms round as the batch has it; a CPU's do not, and stay.
-    return replace(model, ops=ops) if device.type == "cpu" else model.row_by_row(ops)
+
+
+def _invariance_costs_little(device: torch.device, precision: Precision) -> bool:
+    """Returns whether the batch may be kept out of a row's rounding without being asked to."""
+    return device.type == "cpu" and library() is not None and invariant.costs_little(precision)
 
 
 def _zeros(device: torch.device, precision: Precision, reserve: Reserve | None) -> Zeros:

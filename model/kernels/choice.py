@@ -1,37 +1,75 @@
-"""The four seams where fast code plugs in, and the one place that chooses what is behind them."""
+"""select_backend: the one place that chooses which code computes a model."""
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 
 import torch
+from torch import Tensor
 
 from octavo.model.config import ModelConfig, ModelError
+from octavo.model.decoder import DecoderLayer, FusedLayers
+from octavo.model.kernels.cpu.decoder import CpuDecoder
 from octavo.model.kernels.cpu.library import library
 from octavo.model.kernels.cpu.ops import CpuOps
+from octavo.model.layers import RMSNorm, RowNorm
 from octavo.model.ops.invariant import INVARIANT
 from octavo.model.ops.seams import TORCH, Ops
+from octavo.model.weights.tiles import GroupedWeight
 
 OLDEST = (8, 0)  # compute capability: on older GPUs, which have no product of bfloat16, torch's operations run
 
 
-def select_ops(config: ModelConfig, device: torch.device, batch_invariant: bool = False) -> Ops:
-    """Chooses once per model. Raises ModelError for a device that nothing here was tried on.
+Fuse = Callable[[tuple[DecoderLayer, ...]], FusedLayers | None]
+Fill = Callable[[GroupedWeight, Tensor, int], None]  # does what GroupedWeight.fill does
 
-    batch_invariant: a row's bits must not depend on the rest of the batch, whatever that costs.
+
+def unfused(layers: tuple[DecoderLayer, ...]) -> FusedLayers | None:
+    """Fuses nothing: the layers run one after the other."""
+    return None
+
+
+@dataclass(frozen=True, slots=True)
+class Backend:
+    """A Backend is the code that computes a model on its device; it is chosen before the model is loaded."""
+
+    device: torch.device
+    ops: Ops
+    fuse: Fuse = unfused
+    norm: type[RMSNorm] = RMSNorm
+    fill: Fill = GroupedWeight.fill  # quantises rows as they are read
+
+
+def select_backend(config: ModelConfig, device: torch.device, batch_invariant: bool = False) -> Backend:
+    """Chooses the code for a model of this shape. Raises ModelError for a device that nothing here was tried on.
+
+    If batch_invariant is set, no bit of a row's result depends on the rest of the batch, whatever that costs.
     """
     plain = INVARIANT if batch_invariant else TORCH
     match device.type:
-        case "cpu" if (kernels := library()) is not None:
-            return CpuOps(kernels, plain).ops()
+        case "cpu" if (kernels := library()) is not None:  # their rows never depend on each other
+            ops = CpuOps(kernels, plain).ops()
+            return Backend(device, ops, lambda layers: CpuDecoder.of(layers, kernels), fill=kernels.quantise)
+        case "cpu":
+            return Backend(device, plain)
         case "cuda" if has_triton(device):
-            from octavo.model.kernels.gpu.ops import GpuOps
-            from octavo.model.kernels.gpu.sampling import draw  # triton loads here, which only a GPU needs
-
-            return replace(plain, draw=draw) if batch_invariant else GpuOps.on(config, device).ops()
-        case "cpu" | "cuda":
-            return plain
+            return _select_triton(config, device, batch_invariant)
+        case "cuda":
+            return Backend(device, plain, norm=RowNorm if batch_invariant else RMSNorm)
         case other:
             raise ModelError(f"There are no operations for the device {other!r}: use cpu or cuda.")
+
+
+def _select_triton(config: ModelConfig, device: torch.device, batch_invariant: bool) -> Backend:
+    """Chooses for a GPU whose kernels can be compiled; those of the layers round as the batch has it."""
+    from octavo.model.kernels.gpu.decoder import GpuDecoder  # triton loads here, which only a GPU needs
+    from octavo.model.kernels.gpu.ops import GpuOps
+    from octavo.model.kernels.gpu.sampling import draw
+
+    if batch_invariant:
+        return Backend(device, replace(INVARIANT, draw=draw), norm=RowNorm)
+    gpu = GpuOps.on(config, device)
+    return Backend(device, gpu.ops(), lambda layers: GpuDecoder.of(layers, config.rms_norm_eps, gpu.arch))
 
 
 def has_triton(device: torch.device) -> bool:

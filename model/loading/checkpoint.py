@@ -13,9 +13,7 @@ from torch import Tensor
 
 from octavo.model.config import ModelConfig, ModelError
 from octavo.model.decoder import Attention, Decoder, DecoderLayer
-from octavo.model.kernels.choice import has_triton, select_ops
-from octavo.model.kernels.cpu.decoder import fuse
-from octavo.model.kernels.cpu.library import Library, library
+from octavo.model.kernels.choice import Backend
 from octavo.model.layers import Embedding, RMSNorm, RotaryEmbedding
 from octavo.model.loading.names import HEAD, ExpertNaming, LayerNames, Matrix, Names, TensorSlice, names_for
 from octavo.model.loading.shards import Shards
@@ -31,7 +29,6 @@ from octavo.model.weights.tiles import GroupedWeight, Int4Weight, Int8Weight, Ti
 log = logging.getLogger(__name__)
 
 ReportBytes = Callable[[int, int], None]  # bytes read, bytes in all
-Fill = Callable[[GroupedWeight, Tensor, int], None]  # GroupedWeight.fill, or what does the same faster
 
 # What the staging buffers of all packing threads may take, as a share of the finished weights.
 STAGING_SHARE = 0.1
@@ -44,39 +41,26 @@ FINE_TERMS = 2
 def load_model(
     directory: Path,
     config: ModelConfig,
-    device: torch.device,
+    backend: Backend,
     precision: Precision,
-    report: ReportBytes,
+    report: ReportBytes = lambda done, total: None,
     zeros: Zeros | None = None,
 ) -> Decoder:
-    """Loads a Decoder onto a device, quantising as it reads.
+    """Loads a Decoder onto the backend's device, and quantises as it reads. Raises ModelError.
 
-    report(bytes read, bytes in all) is called as it goes, from this thread. `zeros` is where quantised weights are to
-    lie. Raises ModelError.
+    report(bytes read, bytes in all) is called on the way, from this thread. `zeros` allocates the memory of quantised
+    weights.
     """
-    kernels = library() if device.type == "cpu" else None
     with ExitStack() as stack:
         shards = Shards.open(directory, stack)
         # A head that is stored is used, even where the config says "tied": transformers does so too.
         tied = config.tie_word_embeddings and HEAD not in shards.files
         names = names_for(config, ExpertNaming.of(config, shards.files), tied)
         shards.check(names.shapes())
-        fill = GroupedWeight.fill if kernels is None else kernels.quantise
-        loader = _Loader(config, shards, device, precision, fill, zeros or zeros_on(device), Upload(device))
+        loader = _Loader(config, shards, backend, precision, zeros or zeros_on(backend.device), Upload(backend.device))
         model = _assemble(loader, names, report)
     if kept := _kept_plain(model):
         log.warning("%d matrices are beyond the range of %s and stay plain tensors", kept, precision.describe())
-    return _fused(model, kernels)
-
-
-def _fused(model: Decoder, kernels: Library | None) -> Decoder:
-    """The same model, its layers in the fewer and larger operations of its device, where it has such."""
-    if kernels is not None:
-        return fuse(model, kernels)
-    if model.device.type == "cuda" and has_triton(model.device):
-        from octavo.model.kernels.gpu import decoder  # triton loads here
-
-        return decoder.fuse(model)
     return model
 
 
@@ -86,14 +70,17 @@ class _Loader:
 
     config: ModelConfig
     shards: Shards
-    device: torch.device
+    backend: Backend
     precision: Precision
-    fill: Fill
     zeros: Zeros  # for quantised weights and for staging
     upload: Upload
 
+    @property
+    def device(self) -> torch.device:
+        return self.backend.device
+
     def norm(self, source: TensorSlice) -> RMSNorm:
-        return RMSNorm.create(self.tensor(source, self.precision.activations), self.config.rms_norm_eps)
+        return self.backend.norm.create(self.tensor(source, self.precision.activations), self.config.rms_norm_eps)
 
     def table(self, source: TensorSlice) -> Tensor:
         """The embedding: rows are looked up, not multiplied, so 16 bits on disk stay the same 16 bits."""
@@ -137,7 +124,7 @@ class _Loader:
             return [self._quantise(matrix, kind, paired, terms) for matrix in matrices]
         return [self._pack(matrix, staging) for matrix in matrices]
 
-    def layer(self, index: int, names: LayerNames) -> DecoderLayer:
+    def layer(self, names: LayerNames) -> DecoderLayer:
         config = self.config
         linears, experts = self.precision.linears, self.precision.experts
         staging = self.staging(names.qkv, names.o, names.gate_up[0], names.down[0])
@@ -157,7 +144,7 @@ class _Loader:
             input_norm=self.norm(names.input_norm),
             attention=attention,
             post_norm=self.norm(names.post_norm),
-            moe=MoEBlock(index, router, ExpertWeights(tuple(gate_up), tuple(down))),
+            moe=MoEBlock(router, ExpertWeights(tuple(gate_up), tuple(down))),
         )
 
     def router(self, source: TensorSlice) -> Router:
@@ -187,7 +174,7 @@ class _Loader:
         weight = kind.empty(TileLayout(_shape(matrix), paired), self.zeros, terms)
         first = 0
         for rows in stored:
-            self.fill(weight, rows, first)
+            self.backend.fill(weight, rows, first)
             first += len(rows)
         return weight
 
@@ -251,7 +238,7 @@ def _assemble(loader: _Loader, names: Names, report: ReportBytes) -> Decoder:
     progress.add(names.embedding)
     layers: list[DecoderLayer] = []
     with ThreadPoolExecutor(_threads(loader, names)) as pool:
-        for layer in pool.map(loader.layer, range(len(names.layers)), names.layers):
+        for layer in pool.map(loader.layer, names.layers):
             progress.add(*names.layers[len(layers)].slices())
             layers.append(layer)
     norm = loader.norm(names.norm)
@@ -260,12 +247,13 @@ def _assemble(loader: _Loader, names: Names, report: ReportBytes) -> Decoder:
         config=loader.config,
         device=loader.device,
         precision=loader.precision,
-        ops=select_ops(loader.config, loader.device),
+        ops=loader.backend.ops,
         embedding=Embedding(embedding, loader.precision.activations),
         rotary=RotaryEmbedding.create(loader.config, loader.device),
         layers=tuple(layers),
         norm=norm,
         head=embedding if head is None else head,
+        fused=loader.backend.fuse(tuple(layers)),
     )
 
 

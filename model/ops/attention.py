@@ -29,9 +29,18 @@ class Context:
     spans: tuple[Span, ...]
 
 
+class Plan:
+    """A Plan is what an implementation of attention prepares once for all layers of a forward pass.
+
+    Only that implementation looks inside: each has a subclass of its own.
+    """
+
+    __slots__ = ()
+
+
 @dataclass(frozen=True, slots=True)
-class AttentionPlan:
-    """What every layer of a step needs, made once per step."""
+class AttentionPlan(Plan):
+    """An AttentionPlan is the Plan of `attention`."""
 
     contexts: tuple[Context, ...]
     targets: Tensor  # [T], where the new keys and values go
@@ -85,8 +94,9 @@ def _mask(rows: range, seen: int, window: int | None, dtype: torch.dtype, device
     return torch.zeros(visible.shape, dtype=dtype, device=device).masked_fill_(~visible, float("-inf"))
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, cache_layer: LayerCache, plan: AttentionPlan) -> Tensor:
+def attention(q: Tensor, k: Tensor, v: Tensor, cache_layer: LayerCache, plan: Plan) -> Tensor:
     """q [T, Hq, D], k and v [T, Hkv, D] -> [T, Hq * D]; the new keys and values are in the cache afterwards."""
+    assert isinstance(plan, AttentionPlan)
     cache_layer.write(k, v, plan.targets)
     out = torch.zeros_like(q, memory_format=torch.contiguous_format)  # rows of no span are padding
     for context in plan.contexts:

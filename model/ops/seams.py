@@ -2,19 +2,16 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
 from octavo.model.batch import ForwardBatch
 from octavo.model.kv_cache import KVCache, LayerCache
-from octavo.model.ops.attention import attention, plan_attention
+from octavo.model.ops.attention import Plan, attention, plan_attention
 from octavo.model.ops.experts import experts
 from octavo.model.ops.linear import linear
 from octavo.model.ops.sampling import draw
 from octavo.model.weights.kinds import ExpertWeights, Weight
-
-Plan = Any  # what plan_attention makes of a batch is for the attention beside it alone
 
 
 @dataclass(frozen=True, slots=True)

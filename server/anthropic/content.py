@@ -41,7 +41,7 @@ class Content:
     """Turns the items of an answer into content blocks, and their changes into events."""
 
     def __init__(self) -> None:
-        self.blocks: list[ContentBlock] = []  # those that are whole
+        self.blocks: list[ContentBlock] = []  # whole blocks
         self._items = ItemAssembler()
 
     def feed(self, parsed: ParsedDelta) -> Iterator[Event]:

@@ -51,25 +51,33 @@ def _rendered(template: ChatTemplate, request: ChatRequest, use: ToolUse | None)
 
 
 def _template(service: Service, request: ChatRequest) -> ChatTemplate:
-    """Returns the checkpoint's template, or the client's own if the server is started to allow it."""
+    """Returns the client's template if the request has one, or else the checkpoint's. Raises InvalidRequest."""
     own = service.tokenizer.template
-    if not request.chat_template:
-        if own is None:
-            template = (
-                "The model has no chat template; use /v1/completions, or add chat_template.jinja to the checkpoint."
-            )
-            raise InvalidRequest(template, "messages")
-        return own.for_tools if _concerns_tools(request) else own
+    if request.chat_template:
+        return _given_template(service, request.chat_template, own)
+    if own is None:
+        raise InvalidRequest(
+            "The model has no chat template; use /v1/completions, or add chat_template.jinja to the checkpoint.",
+            "messages",
+        )
+    return own.for_tools if _concerns_tools(request) else own
+
+
+def _given_template(service: Service, source: str, own: ChatTemplate | None) -> ChatTemplate:
+    """Returns the client's template, if the server is started to allow such. Raises InvalidRequest."""
+    field = "chat_template"
     if not service.config.trust_request_chat_template:
-        template = "{param} is refused by this server; start it with --trust-request-chat-template to allow it."
-        raise InvalidRequest(template, "chat_template")
+        raise InvalidRequest(
+            "{param} is refused by this server; start it with --trust-request-chat-template to allow it.", field
+        )
     try:
-        return ChatTemplate(request.chat_template) if own is None else own.replaced(request.chat_template)
+        return ChatTemplate(source) if own is None else own.replaced(source)
     except RecursionError as error:
-        raise InvalidRequest("{param} is nested too deeply; simplify it.", "chat_template") from error
+        raise InvalidRequest("{param} is nested too deeply; simplify it.", field) from error
     except jinja2.TemplateSyntaxError as error:
-        template = "{param} is broken at line {line}: {reason}."
-        raise InvalidRequest(template, "chat_template", line=error.lineno, reason=error.message) from error
+        raise InvalidRequest(
+            "{param} is broken at line {line}: {reason}.", field, line=error.lineno, reason=error.message
+        ) from error
 
 
 def _concerns_tools(request: ChatRequest) -> bool:

@@ -10,7 +10,7 @@ from octavo.server.conversation.request import ChatRequest
 from octavo.server.conversation.tools import Tool, ToolUse
 from octavo.server.generation.structured import Constraint
 
-MOST_CALLS = 16  # in one answer; without a limit, a model may go on for ever
+MOST_CALLS = 16  # per answer; without a limit, a model may go on for ever
 # Models were trained to write JSON with these separators. Only the values are left to them.
 _SPACING = {"x-guidance": {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}}
 
@@ -19,7 +19,7 @@ _SPACING = {"x-guidance": {"whitespace_flexible": False, "item_separator": ", ",
 class CallGrammar:
     """A CallGrammar makes an answer consist of calls, or of calls or JSON."""
 
-    schemas: tuple[Constraint, ...]  # of each tool's arguments; tried first, so that an error names the tool at fault
+    schemas: tuple[Constraint, ...]  # one for each tool; tried first, so that an error names the tool at fault
     answer: Constraint  # binds the answer
 
 

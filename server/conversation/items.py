@@ -47,9 +47,9 @@ class ItemAssembler:
     """Assembles the items of one answer from its parts, and returns every change on the way."""
 
     def __init__(self) -> None:
-        self.opened = 0  # items so far, the open one included
+        self.opened = 0  # the number of items so far, the open one included
         self._open: Item | None = None
-        self._fragments: list[str] = []  # of the open item
+        self._fragments: list[str] = []  # the open item's text or arguments
 
     def feed(self, part: Part) -> Sequence[Change]:
         """Returns the changes that the part makes. Arguments without an open call make none."""

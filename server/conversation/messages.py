@@ -114,7 +114,7 @@ class Message(Object):
 
 def turns_of(messages: Sequence[Message]) -> list[Turn]:
     """Returns the turns of a conversation. A result gets the name of its function, since some templates show it."""
-    names: dict[str, str] = {}  # by id of the call
+    names: dict[str, str] = {}  # id of the call -> name of the function
     turns = []
     for message in messages:
         names |= {call.id: call.function.name for call in message.tool_calls or ()}

@@ -50,7 +50,7 @@ class ToolCall:
 class ParsedDelta:
     """A ParsedDelta is a Delta whose text has been split into parts."""
 
-    index: int  # of the choice
+    index: int  # the choice's
     parts: tuple[Part, ...]
     logprobs: tuple[tuple[int, TokenLogprobs], ...] = ()  # (token id, its log-probabilities)
     finish_reason: Ended | None = None
@@ -123,7 +123,7 @@ class AnswerParser:
     def __init__(self, new_parser: Callable[[], PartParser] = PlainText) -> None:
         """`new_parser` makes the PartParser of each choice."""
         self._new_parser = new_parser
-        self._choices: dict[int, ChoiceParser] = {}  # by index of the choice
+        self._choices: dict[int, ChoiceParser] = {}  # index of the choice -> its parser
 
     def feed(self, delta: Delta) -> ParsedDelta | None:
         """Returns None when there is nothing to show. A whole choice, in one delta, gives one ParsedDelta."""

@@ -9,7 +9,7 @@ from pydantic import Field
 from octavo.server.http.errors import FieldName, InvalidRequest
 from octavo.server.http.fields import Object, refused_as
 
-MAX_TOOLS = 128  # OpenAI's
+MAX_TOOLS = 128  # OpenAI's limit
 
 _NO_PARAMETERS: dict[str, Any] = {"type": "object", "properties": {}, "additionalProperties": False}
 

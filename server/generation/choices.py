@@ -16,9 +16,7 @@ class Delta:
     text: str
     logprobs: tuple[tuple[int, TokenLogprobs], ...] = ()  # (token id, its log-probabilities)
     finish_reason: FinishReason | None = None
-    echoed: tuple[
-        tuple[int, TokenLogprobs | None], ...
-    ] = ()  # the prompt's tokens likewise, if they are echoed; the first has no log-probabilities
+    echoed: tuple[tuple[int, TokenLogprobs | None], ...] = ()  # the same for an echoed prompt; None for its first token
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,9 +69,7 @@ class Choice:
             text += self._end(output.finish_reason)
         self.prompt_logprobs += output.prompt_logprobs
         echoed: tuple[tuple[int, TokenLogprobs | None], ...] = ()
-        if self._echo is not None and (
-            output.token_ids or self.finish_reason is not None
-        ):  # all of the prompt was computed
+        if self._echo is not None and (output.token_ids or self.finish_reason is not None):  # the prompt is complete
             text, self._echo, echoed = self._echo + text, None, self._echoed()
         if not text and not echoed and self.finish_reason is None:
             return None

@@ -20,7 +20,7 @@ from octavo.server.openai.completions_answer import Completion, CompletionWriter
 from octavo.server.openai.completions_request import CompletionRequest
 from octavo.server.text.tokenizer import Tokenizer
 
-DEFAULT_MAX_TOKENS = 16  # as in OpenAI's API
+DEFAULT_MAX_TOKENS = 16  # OpenAI's default
 EXAMPLE = {"prompt": "An octavo is a book", "max_tokens": 32}
 COMPLETION = Operation("Generation", Completion, CompletionRequest, Completion, GENERATING, EXAMPLE)
 

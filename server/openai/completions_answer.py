@@ -41,7 +41,7 @@ class CompletionWriter(ChunkWriter):
         self._job = job
         self._request = request
         self._tokenizer = tokenizer
-        self._offsets: dict[int, int] = {}  # index of the choice -> characters of the tokens reported so far
+        self._offsets: dict[int, int] = {}  # index of a choice -> characters of its tokens so far
 
     def chunks(self, delta: Delta) -> list[Completion]:
         chunk = self._completion([self._choice(delta)])
@@ -57,7 +57,7 @@ class CompletionWriter(ChunkWriter):
         if (count := self._request.prompt_logprobs) is not None:
             n = self._request.n or 1
             for position, answer in enumerate(answers):
-                first = self._job.choices[position // n * self._job.n]  # the first choice of the same prompt has them
+                first = self._job.choices[position // n * self._job.n]
                 entries = first.prompt_logprobs
                 answer["prompt_logprobs"] = prompt_logprobs(self._tokenizer, first.request.prompt, entries, count)
         return {**self._completion(answers), "usage": usage}

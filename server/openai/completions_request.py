@@ -8,7 +8,7 @@ from octavo.server.generation.request import MAX_LOGPROBS, GenerationRequest, To
 from octavo.server.http.errors import InvalidRequest
 from octavo.server.http.fields import refused_as
 
-MAX_BEST_OF = 20  # as in OpenAI's API
+MAX_BEST_OF = 20  # OpenAI's limit
 
 
 Strings = Annotated[list[str], Field(fail_fast=True)]

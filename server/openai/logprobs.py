@@ -43,9 +43,7 @@ class PromptLogprob(TypedDict):
     decoded_token: str
 
 
-PromptLogprobs = list[
-    dict[str, PromptLogprob] | None
-]  # for each token of the prompt: token id -> its log-probability; None for the first token
+PromptLogprobs = list[dict[str, PromptLogprob] | None]  # one dict by token id for each token; None for the first
 
 
 def prompt_logprobs(

@@ -64,11 +64,11 @@ class OutputItems:
 
     def __init__(self, key: str, tokenizer: Tokenizer | None) -> None:
         """`key` is part of the items' ids. `tokenizer` is None when no log-probabilities were asked for."""
-        self.items: list[OutputItem] = []  # those that are whole
+        self.items: list[OutputItem] = []  # whole items
         self._key = key
         self._tokenizer = tokenizer
         self._items = ItemAssembler()
-        self._logprobs: list[ChatTokenLogprob] = []  # of the open message
+        self._logprobs: list[ChatTokenLogprob] = []  # the open message's
 
     def feed(self, parsed: ParsedDelta) -> Iterator[Event]:
         """Yields the events of a delta. Its log-probabilities go with the first text in it."""

@@ -62,7 +62,7 @@ class Tokens(TypedDict):
     count: int
     max_model_len: int
     tokens: list[int]
-    token_strs: list[str] | None  # as the vocabulary spells them
+    token_strs: list[str] | None  # each token in the vocabulary's spelling
 
 
 class Text(TypedDict):

@@ -7,12 +7,10 @@ import torch
 from tokenizers import Tokenizer
 
 from benchmarks import quality
-from benchmarks.common.machine import user_cache
 from benchmarks.quality import Quality, Scores
 from octavo.engine.config import TOKENIZER
-from octavo.model.config import ModelError
-from octavo.model.demo.default_model import build, default_directory
 from octavo.model.weights.precision import fp16_works
+from tests.needs import default_model
 from tests.tiny import write_tiny_checkpoint
 
 IDS = [(7 * n) % 256 for n in range(400)]
@@ -51,11 +49,8 @@ def test_regrouped_experts_are_near_the_exact_ones(tmp_path: Path) -> None:
 @pytest.mark.timeout(900)
 def test_what_each_weight_type_costs_the_default_model() -> None:
     """The bounds hold for so few tokens; the figures over thousands are in benchmarks/results."""
-    try:
-        directory = build(default_directory(user_cache()), None, lambda *_: None)
-    except ModelError as error:
-        pytest.fail(f"this test needs the default model (deselect it with -m 'not demo'): {error}", pytrace=False)
-    ids = quality.texts(Tokenizer.from_file(str(directory / TOKENIZER)), 256)["held out"]
+    directory = default_model()
+    ids = quality.texts(Tokenizer.from_file(str(directory / TOKENIZER)), 128)["held out"]
     exact = quality.score(quality.load_as(directory, "float32", "none"), ids)
     bounds = {("auto", "int8"): (0.03, 0.15), ("auto", "int4"): (0.05, 0.2)}
     if fp16_works():

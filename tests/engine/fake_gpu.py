@@ -19,7 +19,8 @@ from octavo.engine.startup.sizing import GIB
 from octavo.model.batch import ForwardBatch
 from octavo.model.decoder import Decoder
 from octavo.model.kv_cache import KVCache
-from octavo.model.ops.seams import TORCH, Ops, Plan
+from octavo.model.ops.attention import Plan
+from octavo.model.ops.seams import TORCH, Ops
 
 Pool = tuple[int, int]
 
@@ -37,8 +38,7 @@ def reading_the_device() -> Ops:
 
 def capturable(model: Decoder) -> Decoder:
     """Returns the model with such operations, and without fused layers."""
-    layers = tuple(replace(layer, fused=None) for layer in model.layers)
-    return replace(model, ops=reading_the_device(), layers=layers, fused=None)
+    return replace(model, ops=reading_the_device(), fused=None)
 
 
 @dataclass

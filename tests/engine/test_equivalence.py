@@ -18,6 +18,7 @@ from octavo.engine.api import Request, SamplingParams
 from octavo.engine.compute.noise import uniforms
 from octavo.model.config import ModelConfig
 from octavo.model.decoder import Decoder
+from octavo.model.kernels.choice import select_backend
 from octavo.model.loading.checkpoint import load_model
 from octavo.model.weights.precision import Precision
 from tests.engine.compute.obvious_edits import obvious_edits
@@ -42,7 +43,8 @@ def model(request, tmp_path_factory) -> Decoder:
     directory: Path = tmp_path_factory.mktemp("tiny")
     write_tiny_checkpoint(directory, seed=3, sharp=4.0, **request.param)
     config = ModelConfig.from_pretrained(directory)
-    return load_model(directory, config, torch.device("cpu"), Precision.plain(torch.float32), lambda done, total: None)
+    backend = select_backend(config, torch.device("cpu"))
+    return load_model(directory, config, backend, Precision.plain(torch.float32))
 
 
 def prompts() -> dict[str, tuple[int, ...]]:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,11 +12,14 @@ from torch import Tensor
 from octavo.model.batch import ForwardBatch
 from octavo.model.config import ModelConfig
 from octavo.model.decoder import Decoder
+from octavo.model.kernels.choice import select_backend
 from octavo.model.kernels.gpu.configs import arch_of
 from octavo.model.kernels.gpu.decoder import GpuDecoder
 from octavo.model.kernels.gpu.ops import GpuOps
+from octavo.model.kernels.gpu.router import Routed, route
 from octavo.model.loading.checkpoint import load_model
 from octavo.model.ops.seams import TORCH
+from octavo.model.weights.kinds import ExpertWeights
 from octavo.model.weights.precision import Precision
 from octavo.model.weights.row_major import Fp8RowMajor, Int4RowMajor, Int8RowMajor, RowMajorWeight
 from tests.model.pages import Pages
@@ -41,12 +45,11 @@ def load(
     directory: Path, device: torch.device, dtype: torch.dtype, kind: torch.dtype | type[RowMajorWeight], **shape: object
 ) -> Decoder:
     config = ModelConfig.from_pretrained(write_tiny_checkpoint(directory, **SHAPE | shape))
-    return load_model(directory, config, device, Precision(dtype, kind, dtype), lambda done, total: None)
+    return load_model(directory, config, select_backend(config, device), Precision(dtype, kind, dtype))
 
 
 def plain(model: Decoder) -> Decoder:
-    layers = tuple(replace(layer, fused=None) for layer in model.layers)
-    return replace(model, ops=TORCH, fused=None, layers=layers)
+    return replace(model, ops=TORCH, fused=None)
 
 
 def arch(model: Decoder) -> str:
@@ -60,7 +63,7 @@ def seams(model: Decoder) -> Decoder:
 
 def fused(model: Decoder) -> Decoder:
     kernels = seams(model)
-    return replace(kernels, fused=GpuDecoder.of(kernels, arch(model)))
+    return replace(kernels, fused=GpuDecoder.of(kernels.layers, model.config.rms_norm_eps, arch(model)))
 
 
 def tokens(count: int, seed: int = 0) -> list[int]:
@@ -117,12 +120,34 @@ def test_dense_models(tmp_path: Path, device: torch.device, shape: dict[str, obj
     assert error(logits(fused(model), STEPS[:2]), logits(plain(model), STEPS[:2])) < 1e-5
 
 
-def test_whoever_observes_sees_the_chosen_experts(tmp_path: Path, device: torch.device) -> None:
+def test_the_experts_that_torch_would_choose_are_chosen(
+    tmp_path: Path, device: torch.device, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model = load(tmp_path, device, FP32, FP32)
-    seen: list[list[tuple[int, list[list[int]]]]] = []
-    for each in (plain(model), fused(model)):
+    theirs: list[list[list[int]]] = []
+    ours: list[list[list[int]]] = []
+
+    def experts(x: Tensor, ids: Tensor, weights: Tensor, expert_weights: ExpertWeights) -> Tensor:
+        theirs.append(ids.tolist())
+        return TORCH.experts(x, ids, weights, expert_weights)
+
+    def watched_route(*arguments: Any) -> Routed:
+        routed = route(*arguments)
+        ours.append(routed.ids.tolist())
+        return routed
+
+    monkeypatch.setattr("octavo.model.kernels.gpu.decoder.route", watched_route)
+    for each in (replace(plain(model), ops=replace(TORCH, experts=experts)), fused(model)):
         pages = DevicePages(each, sequences=1, length=8)
-        found: list[tuple[int, list[list[int]]]] = []
-        each.forward(pages.batch(STEPS[0]), pages.cache, lambda layer, ids, to=found: to.append((layer, ids.tolist())))
-        seen.append(found)
-    assert seen[0] == seen[1] and [layer for layer, _ in seen[0]] == [0, 1]
+        each.forward(pages.batch(STEPS[0]), pages.cache)
+    assert ours == theirs and len(ours) == model.config.num_hidden_layers
+
+
+def test_weights_that_the_kernels_do_not_take_leave_the_layers_as_they_are(
+    tmp_path: Path, device: torch.device
+) -> None:
+    config = ModelConfig.from_pretrained(write_tiny_checkpoint(tmp_path, **SHAPE))
+    precision = Precision(FP32, Int8RowMajor, Int8RowMajor)
+    model = load_model(tmp_path, config, select_backend(config, device), precision)
+    assert GpuDecoder.of(model.layers, config.rms_norm_eps, arch(model)) is None
+    assert error(logits(seams(model)), logits(plain(model))) < 1e-5

@@ -23,10 +23,11 @@ from octavo.engine.schedule.scheduler import Scheduler
 from octavo.engine.startup.build import build
 from octavo.model.config import ModelConfig
 from octavo.model.decoder import Decoder
-from octavo.model.kernels.choice import select_ops
+from octavo.model.kernels.choice import select_backend
 from octavo.model.kernels.gpu.decoder import GpuDecoder
 from octavo.model.kernels.gpu.ops import GpuOps
 from octavo.model.kv_cache import KVCache
+from octavo.model.layers import RowNorm
 from octavo.model.loading.checkpoint import load_model
 from octavo.model.weights.precision import Precision
 from tests.engine.fake_gpu import FakeCapture, capturable
@@ -43,14 +44,14 @@ SHAPE = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4, "
 def load(directory: Path, device: torch.device, **shape: int) -> Decoder:
     """As the engine loads it."""
     config = ModelConfig.from_pretrained(write_tiny_checkpoint(directory, seed=3, sharp=4.0, **SHAPE | shape))
-    return load_model(directory, config, device, Precision.plain(torch.float32), lambda done, total: None)
+    return load_model(directory, config, select_backend(config, device), Precision.plain(torch.float32))
 
 
 def interpreted(model: Decoder) -> Decoder:
     """The model of a CPU with what a GPU would have."""
     plain = capturable(model)
     on_kernels = replace(plain, ops=GpuOps(model.config, 4, "sm_90").ops())
-    return replace(on_kernels, fused=GpuDecoder.of(on_kernels, "sm_90"))
+    return replace(on_kernels, fused=GpuDecoder.of(plain.layers, plain.config.rms_norm_eps, "sm_90"))
 
 
 @pytest.fixture(scope="module")
@@ -166,10 +167,13 @@ def test_a_cached_prefix_is_as_good_as_a_cold_one(model: Decoder, alone: Served)
     same(warm, alone)
 
 
-def test_row_by_row_logits_are_the_same_bits_in_any_company(model: Decoder) -> None:
-    """What --batch-invariant serves on a GPU."""
-    alone_in_step = model.row_by_row(select_ops(model.config, model.device, batch_invariant=True))
-    alone, together = (serve(alone_in_step, way, requests()).logits for way in (Way(sequences=1), Way()))
+def test_row_by_row_logits_are_the_same_bits_in_any_company(device: torch.device, tmp_path: Path) -> None:
+    """Computes what --batch-invariant serves on a GPU."""
+    config = ModelConfig.from_pretrained(write_tiny_checkpoint(tmp_path, seed=3, sharp=4.0, **SHAPE))
+    backend = replace(select_backend(config, device, batch_invariant=True), norm=RowNorm)
+    model = load_model(tmp_path, config, backend, Precision.plain(torch.float32))
+    assert all(isinstance(layer.post_norm, RowNorm) for layer in model.layers)
+    alone, together = (serve(model, way, requests()).logits for way in (Way(sequences=1), Way()))
     for where, logits in alone.items():
         assert together[where].equal(logits), where
 

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from octavo.model.config import ModelConfig
 from octavo.model.decoder import Decoder
+from octavo.model.kernels.choice import select_backend
 from octavo.model.loading.checkpoint import load_model
 from octavo.model.weights.precision import Wanted, choose_precision
 
@@ -20,7 +21,7 @@ Tensors = dict[str, Tensor]
 def load(directory: Path, dtype: str = "float32", quantization: str = "none") -> Decoder:
     config = ModelConfig.from_pretrained(directory)
     precision = choose_precision(Wanted(dtype, quantization), config.dtype, CPU, kernels=False)
-    return load_model(directory, config, CPU, precision, lambda done, total: None)
+    return load_model(directory, config, select_backend(config, CPU), precision)
 
 
 def change(directory: Path, edit: Callable[[Tensors], None]) -> None:

@@ -158,6 +158,7 @@ def test_llama_3_says_how_it_stretches_its_context(tmp_path: Path, older: bool) 
         ({"num_local_experts": ABSENT}, "num_local_experts is missing"),
         ({"vocab_size": "many"}, "vocab_size is 'many'"),
         ({"num_hidden_layers": 0}, "num_hidden_layers is 0"),
+        ({"hidden_size": 10**400}, "not a positive integer of 64 bits"),
         ({"sliding_window": -1}, "sliding_window is -1"),
         ({"rms_norm_eps": "x"}, "rms_norm_eps is 'x'"),
         ({"rope_theta": 0}, "rope_theta is 0.0"),

@@ -17,6 +17,7 @@ from torch import Tensor
 from octavo.model.decoder import Decoder
 from octavo.model.moe import Router
 from octavo.model.ops.seams import Ops
+from octavo.model.weights.kinds import ExpertWeights
 from tests.model.checkpoints import Tensors, change, load
 from tests.model.marks import needs_fbgemm
 from tests.model.pages import Pages
@@ -253,17 +254,19 @@ def test_only_the_wanted_rows_have_logits() -> None:
     assert model.forward(batch, pages.cache).shape == (0, 256)
 
 
-def test_an_observer_sees_every_layer_once_per_step() -> None:
-    model = sharp_model("float32")
-    seen: list[tuple[int, torch.Size]] = []
-    pages = Pages(model, sequences=1, length=9)
-    batch = pages.batch([(0, 0, random_tokens(9))])
-    model.forward(batch, pages.cache, lambda layer, ids: seen.append((layer, ids.shape)))
-    assert seen == [(0, (9, 2)), (1, (9, 2))]
-    dense = sharp_model("float32", model_type="mistral")
-    pages = Pages(dense, sequences=1, length=9)
-    dense.forward(pages.batch([(0, 0, random_tokens(9))]), pages.cache, lambda layer, ids: seen.append((layer, ids)))
-    assert len(seen) == 2
+@pytest.mark.parametrize(("model_type", "chosen"), [("mixtral", 2), ("mistral", 1)])
+def test_the_seam_of_the_experts_sees_every_layer_once(model_type: str, chosen: int) -> None:
+    model = sharp_model("float32", model_type=model_type)
+    seen: list[tuple[ExpertWeights, tuple[int, ...]]] = []
+
+    def experts(x: Tensor, ids: Tensor, weights: Tensor, expert_weights: ExpertWeights) -> Tensor:
+        seen.append((expert_weights, tuple(ids.shape)))
+        return model.ops.experts(x, ids, weights, expert_weights)
+
+    watched_model = replace(model, ops=replace(model.ops, experts=experts))
+    Pages(watched_model, sequences=1, length=9).prompt(random_tokens(9))
+    assert [id(held) for held, _ in seen] == [id(layer.moe.experts) for layer in model.layers]
+    assert {shape for _, shape in seen} == {(9, chosen)}
 
 
 def test_bfloat16_is_near(tmp_path: Path) -> None:

@@ -1,4 +1,6 @@
-"""The router's choice and weights, and what an observer sees."""
+"""The router's choice and weights, and what the experts make of them."""
+
+from dataclasses import replace
 
 import pytest
 import torch
@@ -37,31 +39,31 @@ def test_sixteen_bit_activations_are_weighted_in_float32() -> None:
     assert weights.dtype == torch.float32
 
 
-def test_an_observer_sees_the_layer_and_the_ids() -> None:
+def test_the_seam_of_the_experts_sees_what_the_router_chose() -> None:
     torch.manual_seed(0)
-    seen: list[tuple[int, Tensor]] = []
+    seen: list[tuple[Tensor, Tensor]] = []
+
+    def watching(x: Tensor, ids: Tensor, weights: Tensor, expert_weights: ExpertWeights) -> Tensor:
+        seen.append((ids, weights))
+        return experts(x, ids, weights, expert_weights)
+
     weights = ExpertWeights(torch.randn(4, 12, 8).unbind(), torch.randn(4, 8, 6).unbind())
-    block = MoEBlock(5, Router(torch.randn(4, 8), 2), weights)
-    x = torch.randn(3, 8)
-    out = block(x, OPS, lambda layer, ids: seen.append((layer, ids)))
-    assert block.router is not None
-    routed, ids = block.router(x, OPS)
-    assert [layer for layer, _ in seen] == [5]
-    assert torch.equal(seen[0][1], ids)
+    router = Router(torch.randn(4, 8), 2)
+    block, x = MoEBlock(router, weights), torch.randn(3, 8)
+    out = block(x, replace(OPS, experts=watching))
+    routed, ids = router(x, OPS)
+    ((seen_ids, seen_weights),) = seen
+    assert torch.equal(seen_ids, ids) and torch.equal(seen_weights, routed)
     torch.testing.assert_close(out, experts_reference(x, ids, routed, weights), rtol=1e-4, atol=1e-4)
     assert torch.equal(out, block(x, OPS))
 
 
 @pytest.mark.parametrize("tokens", [1, 5])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_only_expert_of_a_dense_layer_always_runs_and_is_not_observed(tokens: int, dtype: torch.dtype) -> None:
+def test_the_only_expert_of_a_dense_layer_always_runs(tokens: int, dtype: torch.dtype) -> None:
     torch.manual_seed(0)
     gate_up, down = torch.randn(12, 8, dtype=dtype) / 3, torch.randn(8, 6, dtype=dtype) / 3
-    block = MoEBlock(5, None, ExpertWeights((gate_up,), (down,)))
+    block = MoEBlock(None, ExpertWeights((gate_up,), (down,)))
     x = torch.randn(tokens, 8, dtype=dtype)
     gate, up = (x @ gate_up.T).chunk(2, dim=-1)
-    torch.testing.assert_close(block(x, OPS, _never), (torch.nn.functional.silu(gate) * up) @ down.T)
-
-
-def _never(layer: int, ids: Tensor) -> None:
-    raise AssertionError(f"nothing is chosen in layer {layer}, yet {ids} were observed")
+    torch.testing.assert_close(block(x, OPS), (torch.nn.functional.silu(gate) * up) @ down.T)

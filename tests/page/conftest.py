@@ -1,8 +1,6 @@
 """Provides a real Chromium and a server whose model says what it is told; both end with the tests."""
 
 import json
-import os
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -12,9 +10,9 @@ import pytest
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from tests.e2e.harness import FOREVER, MODEL, Server, started, write_tokenizer
+from tests.needs import chromium
 from tests.tiny import write_tiny_checkpoint
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "chrome")
 QUIET = "--no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking"
 FLAGS = [*QUIET.split(), "--disable-component-update", "--disable-sync"]
 
@@ -26,10 +24,7 @@ expect.set_options(timeout=PATIENCE)
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """Opens a browser for one module only: its event loop runs in this thread, where asyncio.run would then fail."""
-    path = next(filter(None, map(shutil.which, NAMES)), None)
-    if path is None:
-        message = "there is no Chromium: install the package `chromium`, and the page is tested too"
-        pytest.fail(message) if os.environ.get("CI") == "true" else pytest.skip(message)
+    path = chromium()
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
         yield browser

@@ -1,61 +1,77 @@
-"""FusedLayer: a decoder layer of int8 or int4 weights, as one call of the C kernels for each of its halves."""
+"""CpuDecoder: a model's layers, those of int8 or int4 weights in two calls of the C kernels each."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass
 
 from torch import Tensor
 
-from octavo.model.decoder import Attention, Decoder, DecoderLayer, ForwardPass
+from octavo.model.decoder import Attention, DecoderLayer, ForwardPass
 from octavo.model.kernels.cpu.library import Library
+from octavo.model.kernels.cpu.ops import CpuPlan
 from octavo.model.kernels.cpu.structs import AttentionStruct, ExpertsStruct, PagesStruct, RotationStruct, WeightStruct
-from octavo.model.kv_cache import LayerCache
+from octavo.model.kv_cache import KVCache, LayerCache
 from octavo.model.layers import RMSNorm
-from octavo.model.moe import MoEBlock, Observe
+from octavo.model.moe import MoEBlock
 from octavo.model.weights.tiles import GroupedWeight
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class FusedLayer:
-    """What DecoderLayer computes, in place."""
+class CpuLayer:
+    """A CpuLayer computes in place what its DecoderLayer computes."""
 
-    plain: DecoderLayer  # whose weights the structs point into
+    plain: DecoderLayer  # owns the weights that the structs point into
     kernels: Library
     attention: AttentionStruct
     experts: ExpertsStruct
 
     @classmethod
-    def of(cls, layer: DecoderLayer, kernels: Library) -> "FusedLayer | None":
-        """None for a layer with matrices of other types: where a weight is too large for them, for one."""
+    def of(cls, layer: DecoderLayer, kernels: Library) -> "CpuLayer | None":
+        """Returns None if any matrix has another type, for instance because its values are too large for these."""
         attention, moe = layer.attention, layer.moe
         matrices = (attention.qkv, attention.o, *moe.experts.gate_up, *moe.experts.down)
         if not all(isinstance(matrix, GroupedWeight) for matrix in matrices):
             return None
         return cls(layer, kernels, attention_struct(attention, layer.input_norm), experts_struct(moe, layer.post_norm))
 
-    def __call__(self, x: Tensor, pages: LayerCache, forward: ForwardPass, observe: Observe | None = None) -> Tensor:
+    def __call__(self, x: Tensor, pages: LayerCache, forward: ForwardPass) -> Tensor:
+        """Maps x [T, H] to [T, H] in place."""
+        assert isinstance(forward.plan, CpuPlan)
         rotation = RotationStruct.of(forward.rotation)
         self.kernels.attention_layer(x, self.attention, forward.plan.struct, rotation, PagesStruct.of(pages))
-        ids = self.kernels.experts_layer(x, self.experts)
-        if observe is not None and self.plain.moe.router is not None:
-            observe(self.plain.moe.layer, ids)
+        self.kernels.experts_layer(x, self.experts)
+        return x
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class CpuDecoder:
+    """A CpuDecoder computes what a model's layers compute; a layer that the kernels do not take runs as it is."""
+
+    layers: tuple[CpuLayer | DecoderLayer, ...]
+
+    @classmethod
+    def of(cls, layers: Iterable[DecoderLayer], kernels: Library) -> "CpuDecoder | None":
+        """Returns None if the kernels take none of the layers."""
+        fused = tuple(CpuLayer.of(layer, kernels) or layer for layer in layers)
+        return cls(fused) if any(isinstance(layer, CpuLayer) for layer in fused) else None
+
+    def __call__(self, x: Tensor, cache: KVCache, forward: ForwardPass) -> Tensor:
+        """Maps x [T, H] to [T, H]; x may be overwritten."""
+        for layer, pages in zip(self.layers, cache.layers, strict=True):
+            x = layer(x, pages, forward)
         return x
 
 
 def attention_struct(attention: Attention, norm: RMSNorm) -> AttentionStruct:
-    """Of grouped weights, and the norm before them; valid for as long as both live."""
+    """Returns the struct of grouped weights and of the norm before them; it is valid for as long as both live."""
     matrices = WeightStruct.of(attention.qkv), WeightStruct.of(attention.o)
     heads = attention.num_heads, attention.num_kv_heads, attention.head_dim
     return AttentionStruct(norm.weight.data_ptr(), *matrices, *heads, norm.root_eps.item() ** 2)
 
 
 def experts_struct(moe: MoEBlock, norm: RMSNorm) -> ExpertsStruct:
-    """As attention_struct."""
+    """Returns the struct of grouped experts, their router and the norm before them, valid for as long as all live."""
     experts = ExpertsStruct.of(moe.experts, 1 if moe.router is None else moe.router.top_k)
     experts.norm = norm.weight.data_ptr()
     experts.eps = norm.root_eps.item() ** 2
     experts.router = None if moe.router is None else moe.router.weight.data_ptr()
     return experts
-
-
-def fuse(model: Decoder, kernels: Library) -> Decoder:
-    """The same model; its layers run fused where they can."""
-    return replace(model, layers=tuple(replace(layer, fused=FusedLayer.of(layer, kernels)) for layer in model.layers))

@@ -9,13 +9,14 @@ from octavo.model.batch import ForwardBatch
 from octavo.model.kernels.cpu.library import Library
 from octavo.model.kernels.cpu.structs import ExpertsStruct, PagesStruct, PassStruct, WeightStruct
 from octavo.model.kv_cache import KVCache, LayerCache
-from octavo.model.ops.seams import Ops, Plan
+from octavo.model.ops.attention import Plan
+from octavo.model.ops.seams import Ops
 from octavo.model.weights.kinds import ExpertWeights, Weight
 from octavo.model.weights.tiles import GroupedWeight
 
 
 @dataclass(frozen=True, slots=True)
-class CpuPlan:
+class CpuPlan(Plan):
     """A step as the kernels see it."""
 
     batch: ForwardBatch  # what the struct points into

@@ -6,7 +6,7 @@ The sums with the residual and the norms behind them are done by whoever has the
 layers. Everything reads its sizes from shapes and its contents from the device, so that a CUDA graph can replay it.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import chain
 
@@ -14,20 +14,29 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from octavo.model.decoder import Decoder, DecoderLayer, ForwardPass
+from octavo.model.decoder import DecoderLayer, ForwardPass
 from octavo.model.kernels.gpu import experts
 from octavo.model.kernels.gpu.attention import attend
+from octavo.model.kernels.gpu.attention_plan import GpuPlan
 from octavo.model.kernels.gpu.combine import combine
-from octavo.model.kernels.gpu.configs import Config, arch_of, choose
+from octavo.model.kernels.gpu.configs import Config, choose
 from octavo.model.kernels.gpu.norm import add_norm
 from octavo.model.kernels.gpu.rotary import rotate_and_store
 from octavo.model.kernels.gpu.router import Routed, route
 from octavo.model.kernels.gpu.sort import sort_pairs
 from octavo.model.kv_cache import KVCache, LayerCache
-from octavo.model.moe import Observe
-from octavo.model.weights.row_major import Stack
+from octavo.model.ops.attention import Plan
+from octavo.model.weights.row_major import RowMajorWeight, Stack
 
 FEW = 2  # tokens: up to here nothing is sorted, since hardly any expert has two of them
+
+
+@dataclass(frozen=True, slots=True)
+class PagedPass(Plan):
+    """A PagedPass is the Plan of the kernels of attention."""
+
+    attention: GpuPlan
+    slots: Tensor  # [T], of the batch
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -45,11 +54,13 @@ class GpuLayer:
     down: Stack  # E of [H, I]
 
     @classmethod
-    def of(cls, layer: DecoderLayer) -> "GpuLayer":
-        """Of plain attention, and experts that are one stack. Raises ValueError for others."""
-        attention, router = layer.attention, layer.moe.router
+    def of(cls, layer: DecoderLayer) -> "GpuLayer | None":
+        """Returns None for weights that the kernels do not take: quantised attention, or experts of a CPU's kinds."""
+        attention, router, held = layer.attention, layer.moe.router, layer.moe.experts
         if not isinstance(attention.qkv, Tensor) or not isinstance(attention.o, Tensor):
-            raise ValueError("attention's matrices are not plain tensors")
+            return None
+        if not all(isinstance(matrix, Tensor | RowMajorWeight) for matrix in (*held.gate_up, *held.down)):
+            return None
         return cls(
             input_norm=layer.input_norm.weight,
             qkv=attention.qkv,
@@ -58,36 +69,33 @@ class GpuLayer:
             post_norm=layer.post_norm.weight,
             router=None if router is None else router.weight,
             top_k=1 if router is None else router.top_k,
-            gate_up=Stack.of(layer.moe.experts.gate_up),
-            down=Stack.of(layer.moe.experts.down),
+            gate_up=Stack.of(held.gate_up),
+            down=Stack.of(held.down),
         )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GpuDecoder:
-    """What the layers of a Decoder compute; their plain composition is its reference."""
+    """A GpuDecoder computes what a model's layers compute one after the other; these are its reference."""
 
     layers: tuple[GpuLayer, ...]
     eps: float  # of the norms
     arch: str  # of the device, as configs.choose knows it
 
     @classmethod
-    def of(cls, model: Decoder, arch: str) -> "GpuDecoder":
-        """Raises ValueError for a model whose weights the kernels do not take."""
-        return cls(tuple(map(GpuLayer.of, model.layers)), model.config.rms_norm_eps, arch)
+    def of(cls, layers: Iterable[DecoderLayer], eps: float, arch: str) -> "GpuDecoder | None":
+        """Returns None if the kernels do not take the weights of every layer."""
+        taken = [GpuLayer.of(layer) for layer in layers]
+        fused = tuple(layer for layer in taken if layer is not None)
+        return cls(fused, eps, arch) if len(fused) == len(taken) else None
 
-    def __call__(self, x: Tensor, cache: KVCache, forward: ForwardPass, observe: Observe | None = None) -> Tensor:
+    def __call__(self, x: Tensor, cache: KVCache, forward: ForwardPass) -> Tensor:
         """x [T, H], the embedded tokens -> [T, H], before the last norm; forward.plan is a PagedPass."""
         normed: Tensor | None = add_norm(x, None, self.layers[0].input_norm, self.eps)[1]
-        for index, (layer, pages, following) in enumerate(
-            zip(self.layers, cache.layers, self._following(), strict=True)
-        ):
+        for layer, pages, following in zip(self.layers, cache.layers, self._following(), strict=True):
             assert normed is not None
             delta = self._attention(layer, normed, pages, forward)
-            routed = self._route(layer, x, delta)
-            if observe is not None and layer.router is not None:
-                observe(index, routed.ids)
-            x, normed = self._experts(layer, routed, following)
+            x, normed = self._experts(layer, self._route(layer, x, delta), following)
         return x
 
     def _following(self) -> Iterator[Tensor | None]:
@@ -95,6 +103,7 @@ class GpuDecoder:
         return chain((layer.input_norm for layer in self.layers[1:]), (None,))
 
     def _attention(self, layer: GpuLayer, normed: Tensor, pages: LayerCache, forward: ForwardPass) -> Tensor:
+        assert isinstance(forward.plan, PagedPass)
         qkv = F.linear(normed, layer.qkv)  # [T, (Hq + 2 Hkv) * D]
         queries = rotate_and_store(qkv, forward.rotation, forward.plan.slots, pages, layer.heads)  # [T, Hq, D]
         return F.linear(attend(queries, pages, forward.plan.attention), layer.o)  # [T, H]
@@ -127,8 +136,3 @@ def partial_outputs(normed: Tensor, ids: Tensor, gate_up: Stack, down: Stack, ar
 def config_for(op: str, stack: Stack, tokens: int, arch: str) -> Config:
     """The table's line for a product with these weights."""
     return choose(op, stack.kind, stack.shape, tokens, arch)
-
-
-def fuse(model: Decoder) -> Decoder:
-    """The same model on a GPU; its layers run through the kernels. Its operations must be those of model.ops.gpu."""
-    return replace(model, fused=GpuDecoder.of(model, arch_of(torch.cuda.get_device_capability(model.device))))

@@ -8,23 +8,16 @@ from torch import Tensor
 from octavo.model.batch import ForwardBatch
 from octavo.model.config import ModelConfig
 from octavo.model.kernels.gpu import attention as paged
-from octavo.model.kernels.gpu.attention_plan import AttentionTiles, GpuPlan, plan
+from octavo.model.kernels.gpu.attention_plan import AttentionTiles, plan
 from octavo.model.kernels.gpu.configs import arch_of
-from octavo.model.kernels.gpu.decoder import partial_outputs
+from octavo.model.kernels.gpu.decoder import PagedPass, partial_outputs
 from octavo.model.kernels.gpu.sampling import draw
 from octavo.model.kv_cache import KVCache, LayerCache
+from octavo.model.ops.attention import Plan
 from octavo.model.ops.linear import linear
-from octavo.model.ops.seams import Ops, Plan
+from octavo.model.ops.seams import Ops
 from octavo.model.weights.kinds import ExpertWeights
 from octavo.model.weights.row_major import Stack
-
-
-@dataclass(frozen=True, slots=True)
-class PagedPass:
-    """A step as the kernels see it."""
-
-    attention: GpuPlan
-    slots: Tensor  # [T], of the batch
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +44,8 @@ class GpuOps:
         return PagedPass(plan(batch, cache, window, tiles), batch.slots)
 
     def attention(self, q: Tensor, k: Tensor, v: Tensor, cache_layer: LayerCache, plan: Plan) -> Tensor:
-        """As model.ops.attention."""
+        """Does what model.ops.attention.attention does."""
+        assert isinstance(plan, PagedPass)
         cache_layer.write(k, v, plan.slots.remainder(cache_layer.key_slots.shape[0]))
         return paged.attend(q, cache_layer, plan.attention)
 

@@ -10,6 +10,7 @@ from safetensors.torch import load_file
 
 from benchmarks.common.checkpoint import BOS, BYTES, SHAPES, TEMPLATE, WEIGHTS, build, tensors, tokenizer, vocabulary
 from octavo.model.config import ModelConfig
+from octavo.model.kernels.choice import select_backend
 from octavo.model.loading.checkpoint import load_model
 from octavo.model.weights.precision import Precision
 from octavo.server.text.tokenizer import Tokenizer
@@ -43,7 +44,8 @@ def test_the_sparse_model_has_the_size_that_the_figures_name(tmp_path: Path) -> 
 def test_it_loads_and_activations_keep_their_size(tmp_path: Path) -> None:
     small(tmp_path)
     config = ModelConfig.from_pretrained(tmp_path)
-    model = load_model(tmp_path, config, torch.device("cpu"), Precision.plain(torch.float32), lambda done, total: None)
+    backend = select_backend(config, torch.device("cpu"))
+    model = load_model(tmp_path, config, backend, Precision.plain(torch.float32))
     assert model.embedding.table.std().item() == pytest.approx(1, abs=0.05)
     assert model.norm.weight.mean().item() == pytest.approx(1, abs=0.05)
     assert torch.is_tensor(model.head)

@@ -12,6 +12,7 @@ from benchmarks.common.process import json_lines
 from octavo.engine.config import EngineConfig
 from octavo.model.config import ModelConfig
 from octavo.model.decoder import Decoder
+from octavo.model.kernels.choice import select_backend
 from octavo.model.kernels.cpu.library import Library, library
 from octavo.model.loading.checkpoint import load_model
 from octavo.model.weights.precision import Precision
@@ -71,7 +72,7 @@ def test_a_model_that_cannot_be_served_is_one_sentence(tmp_path: Path, capfd: py
 
 def load(directory: Path, precision: Precision) -> Decoder:
     config = ModelConfig.from_pretrained(write_tiny_checkpoint(directory))
-    return load_model(directory, config, torch.device("cpu"), precision, lambda done, total: None)
+    return load_model(directory, config, select_backend(config, torch.device("cpu")), precision)
 
 
 def test_distinct_experts_are_counted_once(tmp_path: Path) -> None:

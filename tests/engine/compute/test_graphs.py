@@ -16,6 +16,7 @@ from octavo.engine.schedule.blocks import BlockPool
 from octavo.engine.schedule.scheduler import Scheduler
 from octavo.model.config import ModelConfig
 from octavo.model.decoder import Decoder
+from octavo.model.kernels.choice import select_backend
 from octavo.model.kv_cache import KVCache
 from octavo.model.loading.checkpoint import load_model
 from octavo.model.weights.precision import Precision
@@ -34,7 +35,7 @@ PARAMS = SamplingParams(max_tokens=9, temperature=0.0)
 def model(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Decoder:
     directory: Path = write_tiny_checkpoint(tmp_path_factory.mktemp("tiny"), seed=3, sharp=4.0, **request.param)
     config, precision = ModelConfig.from_pretrained(directory), Precision.plain(torch.float32)
-    return capturable(load_model(directory, config, torch.device("cpu"), precision, lambda done, total: None))
+    return capturable(load_model(directory, config, select_backend(config, torch.device("cpu")), precision))
 
 
 def stage_of(model: Decoder, num_blocks: int = 100) -> Stage:

@@ -1,7 +1,6 @@
 """The real default model, built where `octavo serve` looks for it, says what its ancestors say."""
 
 import json
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -9,13 +8,16 @@ import pytest
 import torch
 from tokenizers import Tokenizer
 
-from octavo.model.config import ModelConfig, ModelError
-from octavo.model.demo.default_model import build, default_directory
+from benchmarks.common.machine import user_cache
+from octavo.model.config import ModelConfig
+from octavo.model.demo.default_model import default_directory
 from octavo.model.demo.dense_gguf import GGUFSource
 from octavo.model.demo.pinned import SMOLLM2, obtain
+from octavo.model.kernels.choice import select_backend
 from octavo.model.loading.checkpoint import load_model
 from octavo.model.weights.precision import Precision
 from tests.model.pages import Pages
+from tests.needs import default_model
 
 pytestmark = [pytest.mark.demo, pytest.mark.oracle, pytest.mark.timeout(900)]  # the first run downloads
 
@@ -39,27 +41,19 @@ def quiet(*_: object) -> None:
     """Reports nothing."""
 
 
-@pytest.fixture(scope="session")
-def cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+@pytest.fixture(scope="module")
+def directory() -> Path:
+    return default_model()
 
 
-@pytest.fixture(scope="session")
-def directory(cache: Path) -> Path:
-    try:
-        return build(default_directory(cache), None, quiet)
-    except ModelError as error:
-        pytest.fail(f"these tests need the default model (deselect them with -m 'not demo'): {error}", pytrace=False)
-
-
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def prompts(directory: Path) -> list[list[int]]:
     tokenizer = Tokenizer.from_file(str(directory / "tokenizer.json"))
     chat = "<|im_start|>system\n{}<|im_end|>\n<|im_start|>user\n{}<|im_end|>\n<|im_start|>assistant\n"
     return [tokenizer.encode(chat.format(SYSTEM, question)).ids for question in QUESTIONS]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def answers(directory: Path, prompts: list[list[int]]) -> list[list[int]]:
     return octavo(directory, prompts)
 
@@ -67,7 +61,7 @@ def answers(directory: Path, prompts: list[list[int]]) -> list[list[int]]:
 def octavo(directory: Path, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
     """What Octavo generates in fp32, all prompts in one batch."""
     config = ModelConfig.from_pretrained(directory)
-    model = load_model(directory, config, torch.device("cpu"), Precision.plain(torch.float32), quiet)
+    model = load_model(directory, config, select_backend(config, torch.device("cpu")), Precision.plain(torch.float32))
     pages = Pages(model, len(prompts), max(map(len, prompts)) + NEW_TOKENS, block_size=16)
     rows = [(index, 0, prompt) for index, prompt in enumerate(prompts)]
     results: list[list[int]] = [[] for _ in prompts]
@@ -99,11 +93,11 @@ def test_greedy_tokens_equal_those_of_transformers_mixtral(
 
 
 def test_greedy_tokens_equal_those_of_the_dense_model(
-    cache: Path, directory: Path, tmp_path: Path, prompts: list[list[int]], answers: list[list[int]]
+    directory: Path, tmp_path: Path, prompts: list[list[int]], answers: list[list[int]]
 ) -> None:
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    source = GGUFSource(obtain(SMOLLM2, None, default_directory(cache).parent / "downloads", tmp_path, quiet))
+    source = GGUFSource(obtain(SMOLLM2, None, default_directory(user_cache()).parent / "downloads", tmp_path, quiet))
     written = json.loads((directory / "config.json").read_text())
     shared = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
     shared += ("num_key_value_heads", "rms_norm_eps", "rope_theta", "max_position_embeddings", "tie_word_embeddings")

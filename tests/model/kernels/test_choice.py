@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from octavo.model.config import ModelError
-from octavo.model.kernels.choice import select_ops, try_out
+from octavo.model.kernels.choice import Backend, select_backend, try_out
 from octavo.model.kernels.cpu.library import library
+from octavo.model.layers import RowNorm
 from octavo.model.ops.experts import experts
 from octavo.model.ops.invariant import INVARIANT
 from octavo.model.ops.linear import linear, linear_reference
@@ -24,8 +25,8 @@ ROOT = Path(__file__).parents[3]
 def test_without_kernels_cpu_and_cuda_run_the_same_torch_code(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("octavo.model.kernels.choice.library", lambda: None)
     monkeypatch.setattr("octavo.model.kernels.choice.find_spec", lambda _: None)
-    assert select_ops(TINY_CONFIG, torch.device("cpu")) == select_ops(TINY_CONFIG, torch.device("cuda", 1))
-    assert select_ops(TINY_CONFIG, torch.device("cpu")).experts is experts
+    cpu, cuda = (select_backend(TINY_CONFIG, torch.device(name)).ops for name in ("cpu", "cuda:1"))
+    assert cpu == cuda and cpu.experts is experts
 
 
 def test_on_a_gpu_with_triton_its_kernel_draws(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -35,13 +36,14 @@ def test_on_a_gpu_with_triton_its_kernel_draws(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(GpuOps, "on", lambda config, _: GpuOps(config, 132, "sm_90"))
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     cuda = torch.device("cuda")
-    assert select_ops(TINY_CONFIG, cuda).draw is sampling.draw
-    assert select_ops(TINY_CONFIG, cuda, batch_invariant=True) == replace(INVARIANT, draw=sampling.draw)
+    assert select_backend(TINY_CONFIG, cuda).ops.draw is sampling.draw
+    invariant = select_backend(TINY_CONFIG, cuda, batch_invariant=True)
+    assert invariant == Backend(cuda, replace(INVARIANT, draw=sampling.draw), norm=RowNorm)
 
 
 def test_an_old_gpu_runs_what_torch_has(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (7, 5))
-    assert select_ops(TINY_CONFIG, torch.device("cuda")) is TORCH
+    assert select_backend(TINY_CONFIG, torch.device("cuda")).ops is TORCH
 
 
 def test_a_gpu_that_computes_is_tried_with_a_kernel_too(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -72,14 +74,14 @@ def test_a_gpu_that_does_not_compute_is_refused_in_a_sentence(monkeypatch: pytes
 
 
 def test_a_cpu_never_loads_triton() -> None:
-    code = """import sys, torch, octavo.engine.startup.start; from octavo.model.kernels.choice import select_ops
-select_ops(None, torch.device("cpu")); sys.exit("triton" in sys.modules)"""
+    code = """import sys, torch, octavo.engine.startup.start; from octavo.model.kernels.choice import select_backend
+select_backend(None, torch.device("cpu")); sys.exit("triton" in sys.modules)"""
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
 
 
 @pytest.mark.skipif(library() is None, reason="the C kernels were not built")
 def test_the_kernels_take_what_is_theirs() -> None:
-    ops = select_ops(TINY_CONFIG, torch.device("cpu"))
+    ops = select_backend(TINY_CONFIG, torch.device("cpu")).ops
     x, dense = torch.randn(3, 64), torch.randn(32, 64)
     weight = Int8Weight.pack(dense)
     torch.testing.assert_close(ops.linear(x, weight), linear_reference(x, weight), rtol=1e-5, atol=1e-5)
@@ -88,4 +90,4 @@ def test_the_kernels_take_what_is_theirs() -> None:
 
 def test_another_device_is_refused() -> None:
     with pytest.raises(ModelError, match="no operations for the device 'mps'"):
-        select_ops(TINY_CONFIG, torch.device("mps"))
+        select_backend(TINY_CONFIG, torch.device("mps"))

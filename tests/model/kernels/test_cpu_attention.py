@@ -17,7 +17,7 @@ from octavo.model.kernels.cpu.library import Library, library
 from octavo.model.kernels.cpu.structs import PagesStruct, PassStruct, RotationStruct
 from octavo.model.kv_cache import KVCache, LayerCache
 from octavo.model.layers import RMSNorm, RotaryEmbedding, Rotation
-from octavo.model.ops.attention import attention_reference
+from octavo.model.ops.attention import Plan, attention_reference
 from octavo.model.ops.experts import experts_reference
 from octavo.model.ops.linear import linear_reference
 from octavo.model.ops.seams import Ops
@@ -278,11 +278,11 @@ class Layer:
     def reference(self, x: Tensor, layer: LayerCache, rows: Rows) -> Tensor:
         batch = self.case.batch(rows)
 
-        def attend(q: Tensor, k: Tensor, v: Tensor, pages: LayerCache, plan: None) -> Tensor:
+        def attend(q: Tensor, k: Tensor, v: Tensor, pages: LayerCache, plan: Plan) -> Tensor:
             return attention_reference(q, k, v, pages, batch, None)
 
-        ops = Ops(lambda *_: None, attend, experts_reference, linear_reference)
-        return x + self.attention(self.norm(x), layer, ForwardPass(ops, None, self.rotary.at(batch.positions)))
+        ops = Ops(lambda *_: Plan(), attend, experts_reference, linear_reference)
+        return x + self.attention(self.norm(x), layer, ForwardPass(ops, Plan(), self.rotary.at(batch.positions)))
 
 
 @pytest.mark.parametrize("kind", [Int8Weight, Int4Weight])

@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from octavo.model.config import ModelConfig
+from octavo.model.kernels.choice import select_backend
 from octavo.model.loading.checkpoint import load_model
 from octavo.model.loading.names import DERIVED
 from octavo.model.weights.fp16 import Fp16Weight
@@ -115,8 +116,9 @@ def test_the_model_outlives_its_files(tmp_path: Path) -> None:
 def test_progress_grows_to_the_bytes_of_all_tensors(tmp_path: Path) -> None:
     write_tiny_checkpoint(tmp_path, tie_word_embeddings=True)
     seen: list[tuple[int, int]] = []
+    config = ModelConfig.from_pretrained(tmp_path)
     model = load_model(
-        tmp_path, ModelConfig.from_pretrained(tmp_path), CPU, FP32, lambda done, total: seen.append((done, total))
+        tmp_path, config, select_backend(config, CPU), FP32, lambda done, total: seen.append((done, total))
     )
     assert {total for _, total in seen} == {model.weight_bytes}
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
@@ -168,6 +170,7 @@ MEASURE = """
 import sys, threading, time
 from pathlib import Path
 import torch
+from octavo.model.kernels.choice import select_backend
 from octavo.model.loading.checkpoint import load_model
 from octavo.model.config import ModelConfig
 from octavo.model.weights.precision import Wanted, choose_precision
@@ -181,7 +184,7 @@ def load(directory):
     config = ModelConfig.from_pretrained(directory)
     cpu = torch.device("cpu")
     precision = choose_precision(Wanted(sys.argv[3], sys.argv[4]), config.dtype, cpu, kernels=False)
-    return load_model(directory, config, cpu, precision, lambda done, total: None)
+    return load_model(directory, config, select_backend(config, cpu), precision)
 
 torch.set_num_threads(2)
 load(sys.argv[1])  # what torch sets up on first use is not the checkpoint's

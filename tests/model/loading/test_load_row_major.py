@@ -10,6 +10,7 @@ from torch import Tensor
 
 from octavo.model.config import ModelConfig, ModelError
 from octavo.model.decoder import Decoder
+from octavo.model.kernels.choice import select_backend
 from octavo.model.loading.checkpoint import load_model
 from octavo.model.weights.precision import Precision
 from octavo.model.weights.row_major import Fp8RowMajor, Int4RowMajor, Int8RowMajor, RowMajorWeight, Stack
@@ -24,7 +25,7 @@ each_kind = pytest.mark.parametrize("kind", [Int8RowMajor, Int4RowMajor, Fp8RowM
 
 def load(directory: Path, kind: torch.dtype | type[RowMajorWeight], dtype: torch.dtype = torch.float32) -> Decoder:
     config = ModelConfig.from_pretrained(directory)
-    return load_model(directory, config, CPU, Precision(dtype, kind, dtype), lambda done, total: None)
+    return load_model(directory, config, select_backend(config, CPU), Precision(dtype, kind, dtype))
 
 
 def logits(model: Decoder) -> Tensor:

@@ -27,14 +27,8 @@ from tests.server.openai import responses_spec
 from tests.server.strict import check_types, refuse_constant
 
 FAILURES = (400, 401, 404, 405, 413, 429, 500, 503)
-OUR_OWN = (
-    "/openapi.json",
-    "/health",
-    "/version",
-    "/apply-template",
-    "/tokenize",
-    "/detokenize",
-)  # these are not OpenAI's, but their failures have OpenAI's form
+# These are not OpenAI's, but their failures have OpenAI's form.
+OUR_OWN = ("/openapi.json", "/health", "/version", "/apply-template", "/tokenize", "/detokenize")
 
 
 class _ModelList(pydantic.BaseModel):
@@ -142,7 +136,7 @@ def _check_chunk(path: str, chunk: dict[str, Any]) -> None:
     chunk = _corrected(chunk)
     model, schema = CHUNKS[path]
     _check_schema(schema, chunk)
-    if model is Completion:  # this is correction 2
+    if model is Completion:  # correction 2
         choices = [choice | {"finish_reason": choice["finish_reason"] or "stop"} for choice in chunk["choices"]]
         chunk = chunk | {"choices": choices}
     check_types(model, chunk)
@@ -198,7 +192,7 @@ def components(path: str) -> dict[str, Any]:
     found = json.loads(Path(path).read_text("utf-8"))["components"]
     schemas = found["schemas"]
     chunk = copy.deepcopy(schemas["CreateCompletionResponse"])
-    chunk["properties"]["choices"]["items"]["properties"]["finish_reason"]["nullable"] = True  # this is correction 2
+    chunk["properties"]["choices"]["items"]["properties"]["finish_reason"]["nullable"] = True  # correction 2
     schemas["CompletionChunk"] = chunk
     corrected = _with_nulls(found)
     assert isinstance(corrected, dict)

@@ -1,0 +1,56 @@
+"""CpuDecoder against the plain layers, whole and with a layer that the kernels do not take."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from octavo.model.config import ModelConfig
+from octavo.model.decoder import Decoder, DecoderLayer
+from octavo.model.kernels.choice import select_backend
+from octavo.model.kernels.cpu.decoder import CpuDecoder, CpuLayer
+from octavo.model.kernels.cpu.library import library
+from octavo.model.loading.checkpoint import load_model
+from octavo.model.weights.precision import Precision
+from octavo.model.weights.tiles import Int4Weight, Int8Weight
+from tests.model.checkpoints import CPU
+from tests.model.pages import Pages
+from tests.tiny import write_tiny_checkpoint
+
+pytestmark = pytest.mark.skipif(library() is None, reason="the C kernels were not built")
+PROMPT = list(range(5, 25))
+
+
+def load(directory: Path, precision: Precision, **shape: object) -> Decoder:
+    config = ModelConfig.from_pretrained(write_tiny_checkpoint(directory, **shape))
+    return load_model(directory, config, select_backend(config, CPU), precision)
+
+
+def error(one: Decoder, other: Decoder) -> float:
+    """Returns the relative difference of two models' logits."""
+    ours, theirs = (Pages(model, sequences=1, length=len(PROMPT)).prompt(PROMPT) for model in (one, other))
+    return float((ours - theirs).norm() / theirs.norm())
+
+
+@pytest.mark.parametrize("model_type", ["mixtral", "mistral"])
+@pytest.mark.parametrize("experts", [Int8Weight, Int4Weight])
+def test_it_computes_what_the_layers_compute(tmp_path: Path, experts: type[Int8Weight], model_type: str) -> None:
+    model = load(tmp_path, Precision(torch.float32, experts, Int8Weight), model_type=model_type)
+    assert isinstance(model.fused, CpuDecoder)
+    assert all(isinstance(layer, CpuLayer) for layer in model.fused.layers)
+    assert error(model, replace(model, fused=None)) < 0.02
+
+
+def test_a_layer_that_the_kernels_do_not_take_runs_as_it_is(tmp_path: Path) -> None:
+    model = load(tmp_path, Precision(torch.float32, Int8Weight, Int8Weight))
+    first, second = model.layers
+    held = replace(first.moe.experts, down=tuple(matrix.dense() for matrix in first.moe.experts.down))
+    mixed = (replace(first, moe=replace(first.moe, experts=held)), second)
+    fused = CpuDecoder.of(mixed, library())
+    assert [type(layer) for layer in fused.layers] == [DecoderLayer, CpuLayer]
+    assert error(replace(model, layers=mixed, fused=fused), replace(model, layers=mixed, fused=None)) < 0.02
+
+
+def test_where_no_layer_is_taken_there_is_none(tmp_path: Path) -> None:
+    assert load(tmp_path, Precision.plain(torch.float32)).fused is None
