@@ -42,7 +42,7 @@ Texts = Annotated[list[TextBlock], BeforeValidator(_as_blocks, json_schema_input
 
 
 class Block(Object):
-    """Is text, a call that the model made, or the result of a call; `check` says what each of them needs."""
+    """Is text, which needs `text`, a call, which needs `id`, `name` and `input`, or a result, which needs `tool_use_id`."""
 
     type: Literal["text", "tool_use", "tool_result"]
     """Says which of the three the block is."""

@@ -112,7 +112,7 @@ class CallParser:
         self._most = None if parallel else 1
         self._state: Callable[[], list[Part] | None] = self._text
         self._held = ""  # received, not consumed yet
-        self._read = ""  # consumed as the beginning of a call; becomes text if it turns out to be none
+        self._consumed = ""  # consumed as the beginning of a call; becomes text if it turns out to be none
         self._seen = 0  # characters of `_held` that `_brackets` has seen
         self._brackets = _Brackets()
         self._calls = 0
@@ -127,7 +127,7 @@ class CallParser:
 
     def flush(self) -> list[Part]:
         """Returns what is left as text. Space at the end is dropped after a call, and so is an unfinished call."""
-        left, self._read, self._held = self._read + self._held, "", ""
+        left, self._consumed, self._held = self._consumed + self._held, "", ""
         if self._state in (self._arguments, self._tail, self._close):
             return []
         if self._calls:
@@ -142,7 +142,7 @@ class CallParser:
         before, marker, after = self._held.partition(self._format.marker)
         if marker:
             shown = before.rstrip()
-            self._read, self._held, self._in_array = before[len(shown) :] + marker, after, False
+            self._consumed, self._held, self._in_array = before[len(shown) :] + marker, after, False
             self._begin()
             return [Text(shown)] if shown else []
         shown = before[: len(before) - _overlap(before, self._format.marker)].rstrip()
@@ -159,7 +159,7 @@ class CallParser:
             return None
         if self._held[0] == "[" and not self._in_array:
             self._in_array = True
-            self._read, self._held = self._read + "[", self._held[1:]
+            self._consumed, self._held = self._consumed + "[", self._held[1:]
             return []
         return self._object() if self._held[0] == "{" else self._named()
 
@@ -200,12 +200,12 @@ class CallParser:
 
     def _no_call(self, more: str) -> list[Part]:
         """Passes on as text what was consumed as the beginning of a call."""
-        text, self._read = self._read + more, ""
+        text, self._consumed = self._consumed + more, ""
         self._state, self._in_array = self._text, False
         return [Text(text)] if text else []
 
     def _start(self, name: str, after: Callable[[], list[Part] | None]) -> list[Part]:
-        self._read = ""
+        self._consumed = ""
         self._calls += 1
         self._brackets = _Brackets()
         self._after = after
@@ -257,7 +257,7 @@ class CallParser:
 
     def _skip_space(self) -> None:
         stripped = self._held.lstrip()
-        self._read += self._held[: len(self._held) - len(stripped)]
+        self._consumed += self._held[: len(self._held) - len(stripped)]
         self._held = stripped
 
 

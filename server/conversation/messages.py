@@ -57,7 +57,7 @@ class CallOfTool(Object):
 
 
 class Message(Object):
-    """Is a message of any role; `check` says what each role needs."""
+    """Is a message of any role. Only the assistant has tool calls; the role `tool` needs the id of a call."""
 
     role: Literal["system", "developer", "user", "assistant", "tool", "function"]
     """Says who speaks; `developer` is the newer name of `system`."""

@@ -49,7 +49,10 @@ Parts = Annotated[list[InputText], BeforeValidator(_as_parts, json_schema_input_
 
 
 class Item(Object):
-    """Is a message, a call that the model made, or its output; `check` says what each of them needs."""
+    """Is a message, a call that the model made, or the call's output.
+
+    A message needs role and content; a call needs call_id, name and arguments; an output needs call_id and output.
+    """
 
     type: Literal["message", "function_call", "function_call_output"] = "message"
     """Says which of the three the item is. The default is a message."""
@@ -58,7 +61,7 @@ class Item(Object):
     content: Parts | None = None
     """Holds what is said in a message, as a string or text parts."""
     call_id: str | None = None
-    """Identifies a call; its output has the same."""
+    """Identifies a call; the call's output has the same id."""
     name: str | None = None
     """Names the function of a call."""
     arguments: str | None = None

@@ -22,17 +22,17 @@ ALPHABET = [
 texts = st.lists(st.sampled_from(ALPHABET), max_size=25).map("".join) | st.text(max_size=40)
 
 
-def read(format: CallFormat, pieces: Sequence[str], parallel: bool = True) -> list[Part]:
+def parts_of(format: CallFormat, cut: Sequence[str], parallel: bool = True) -> list[Part]:
     parser = CallParser(format, frozenset({"f", "g"}), lambda: "id", parallel)
-    parts = [part for piece in pieces for part in parser.push(piece)]
+    parts = [part for text in cut for part in parser.push(text)]
     return parts + parser.flush()
 
 
 def whole(format: CallFormat, text: str, parallel: bool = True) -> tuple[str, list[tuple[str, str]]]:
     """Returns text and calls, and checks that they are the same however the text is cut."""
-    pieces = [[text], list(text), re.findall(r"(?s).{1,3}", text)]
-    pieces += [[text[:cut], text[cut:]] for cut in range(len(text))]
-    answers = [ParsedDelta(0, tuple(read(format, cut, parallel))) for cut in pieces]
+    cuts = [[text], list(text), re.findall(r"(?s).{1,3}", text)]
+    cuts += [[text[:position], text[position:]] for position in range(len(text))]
+    answers = [ParsedDelta(0, tuple(parts_of(format, cut, parallel))) for cut in cuts]
     seen = [(answer.text, [(call.name, call.arguments) for call in answer.tool_calls]) for answer in answers]
     assert all(each == seen[0] for each in seen), text
     return seen[0]
