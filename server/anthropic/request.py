@@ -42,7 +42,7 @@ Texts = Annotated[list[TextBlock], BeforeValidator(_as_blocks, json_schema_input
 
 
 class Block(Object):
-    """Is text, which needs `text`, a call, which needs `id`, `name` and `input`, or a result, which needs `tool_use_id`."""
+    """Is text, a call or a result. They need `text`; `id`, `name` and `input`; or `tool_use_id`."""
 
     type: Literal["text", "tool_use", "tool_result"]
     """Says which of the three the block is."""
