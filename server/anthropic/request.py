@@ -42,7 +42,10 @@ Texts = Annotated[list[TextBlock], BeforeValidator(_as_blocks, json_schema_input
 
 
 class Block(Object):
-    """Is text, a call or a result. They need `text`; `id`, `name` and `input`; or `tool_use_id`."""
+    """Is text, a call that the model made, or the result of a call.
+
+    Text needs text; a call needs id, name and input; a result needs tool_use_id.
+    """
 
     type: Literal["text", "tool_use", "tool_result"]
     """Says which of the three the block is."""
