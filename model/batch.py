@@ -1,4 +1,4 @@
-"""ForwardBatch: the flat batch of one step, tokens of many sequences concatenated without padding."""
+"""Holds ForwardBatch, the flat batch of a forward pass: the tokens of many sequences, concatenated without padding."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ class ForwardBatch:
         tokens      a0 a1 a2 | b7 | c4 c5        three sequences: a prefill, a decode, a prefill chunk
         positions    0  1  2 |  7 |  4  5
         q_starts     0         3    4      6
-        kv_lens      3         8    6            positions readable after this step's writes
+        kv_lens      3         8    6            positions readable after this pass has written
 
     Position p of sequence n lives in slot block_table[n, p // block_size] * block_size + p % block_size.
     """

@@ -1,4 +1,4 @@
-"""ModelConfig and GenerationConfig: the only readers of config.json and generation_config.json; no torch in here."""
+"""Reads config.json and generation_config.json; nothing else in the house does. Torch is not imported here."""
 
 import json
 import sys
@@ -24,7 +24,10 @@ class ModelError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class RopeScaling:
-    """How Llama 3.1 stretches rotary wavelengths to a longer context: rope type "llama3"; see RotaryEmbedding."""
+    """A RopeScaling says how Llama 3.1 stretches rotary wavelengths to a longer context (rope type "llama3").
+
+    RotaryEmbedding has the arithmetic.
+    """
 
     factor: float
     low_freq_factor: float  # turns within the original context, below which a wavelength is stretched in full
@@ -34,15 +37,15 @@ class RopeScaling:
 
 @dataclass(frozen=True, slots=True)
 class ModelConfig:
-    """The shape of a Mixtral decoder, under the names of its config.json (https://arxiv.org/abs/2401.04088).
+    """A ModelConfig holds the sizes of a decoder, under the names of its config.json.
 
-    A dense decoder, Mistral's (https://arxiv.org/abs/2310.06825) or Llama's (https://arxiv.org/abs/2302.13971), is one
-    with a single expert that always runs, and no router.
+    The decoder is Mixtral's (https://arxiv.org/abs/2401.04088). A dense one, Mistral's (https://arxiv.org/abs/2310.06825)
+    or Llama's (https://arxiv.org/abs/2302.13971), has a single expert that always runs, and no router.
     """
 
     vocab_size: int
     hidden_size: int
-    intermediate_size: int  # of one expert
+    intermediate_size: int  # for each expert
     num_hidden_layers: int
     num_attention_heads: int
     num_key_value_heads: int  # divides num_attention_heads
@@ -99,7 +102,7 @@ class ModelConfig:
         return config
 
     def num_parameters(self) -> int:
-        """All weights, the tied head counted once."""
+        """Counts all weights; a tied head counts once."""
         head = 0 if self.tie_word_embeddings else self.vocab_size * self.hidden_size
         outside = self.vocab_size * self.hidden_size + head + self.hidden_size
         attention = 2 * self.hidden_size * self.head_dim * (self.num_attention_heads + self.num_key_value_heads)
@@ -108,12 +111,12 @@ class ModelConfig:
         return outside + self.num_hidden_layers * layer
 
     def num_active_parameters(self) -> int:
-        """The weights that one token passes through."""
+        """Counts the weights that one token passes through."""
         idle = self.num_experts - self.num_experts_per_tok
         return self.num_parameters() - self.num_hidden_layers * idle * self._expert_parameters()
 
     def num_expert_parameters(self) -> int:
-        """The weights of all experts."""
+        """Counts the weights of all experts."""
         return self.num_hidden_layers * self.num_experts * self._expert_parameters()
 
     def _expert_parameters(self) -> int:
@@ -135,7 +138,7 @@ class ModelConfig:
 
 @dataclass(frozen=True, slots=True)
 class GenerationConfig:
-    """What generation_config.json recommends; None where it is silent."""
+    """A GenerationConfig holds what generation_config.json recommends; a field that it leaves out is None."""
 
     eos_token_ids: tuple[int, ...] = ()
     temperature: float | None = None
@@ -146,7 +149,7 @@ class GenerationConfig:
 
     @classmethod
     def from_pretrained(cls, directory: Path) -> "GenerationConfig":
-        """End-of-sequence ids come from config.json where generation_config.json has none. Raises ModelError."""
+        """Reads the file; end-of-sequence ids that it lacks come from config.json. Raises ModelError."""
         eos = _Fields.read(directory / "config.json").token_ids("eos_token_id")
         path = directory / "generation_config.json"
         if not path.is_file():
@@ -167,7 +170,7 @@ class GenerationConfig:
 
 
 def _refuse_other_models(fields: "_Fields") -> None:
-    """Raises ModelError for whatever would be loaded without complaint and computed wrongly."""
+    """Raises ModelError for a model that would load without complaint and be computed wrongly."""
     model_type = fields.values.get("model_type")
     if model_type not in tuple(FAMILIES):  # not in the dict itself, which would hash whatever the file holds
         known = ", ".join(map(repr, FAMILIES))
@@ -186,7 +189,7 @@ def _refuse_other_models(fields: "_Fields") -> None:
 
 
 def _rope(fields: "_Fields") -> tuple[float, RopeScaling | None]:
-    """The base of the rotary frequencies, and how they are scaled; rope_parameters is a newer name of rope_scaling."""
+    """Reads the base of the rotary frequencies and their scaling; rope_parameters is a newer name of rope_scaling."""
     rope = fields.values.get("rope_parameters") or fields.values.get("rope_scaling") or {}
     if not isinstance(rope, dict) or any(isinstance(value, dict) for value in rope.values()):
         raise fields.error("rope_parameters is not one set of numbers for all layers")
@@ -230,7 +233,7 @@ def _dtype(fields: "_Fields") -> str | None:
 
 @dataclass(frozen=True, slots=True)
 class _Fields:
-    """The values of one JSON object, and how to complain about them."""
+    """Holds the values of one JSON object, checks their types and words what is wrong with them."""
 
     path: Path
     values: dict[str, Any]
@@ -251,7 +254,7 @@ class _Fields:
         return ModelError(f"Cannot serve {self.path.parent}: in {self.path.name}, {what}.")
 
     def integer(self, *names: str, default: int | None = None) -> int:
-        """The first of the names that has a value, as a positive int; the default when none has. Raises ModelError."""
+        """Returns the positive int of the first name that has a value, or else the default. Raises ModelError."""
         for name in names:
             value = self.optional_integer(name)
             if value is not None:
@@ -267,7 +270,7 @@ class _Fields:
         return value
 
     def number(self, name: str) -> float:
-        """A number above 0. Raises ModelError, also when there is none."""
+        """Returns a number above 0. Raises ModelError if it is anything else or missing."""
         value = self.optional_number(name)
         if value is None:
             raise self.error(f"{name} is missing")
@@ -290,7 +293,7 @@ class _Fields:
         return bool(value)
 
     def token_ids(self, name: str) -> tuple[int, ...]:
-        """One id, a list of them, or nothing."""
+        """Returns the ids of a field that holds one id, a list of them, or nothing. Raises ModelError."""
         value = self.values.get(name)
         ids = [] if value is None else value if isinstance(value, list) else [value]
         if any(type(token) is not int or token < 0 for token in ids):

@@ -1,4 +1,4 @@
-"""Decoder: tokens in, logits out, for a flat batch of many sequences; sparse (Mixtral) or dense (Mistral, Llama)."""
+"""Turns tokens into logits, for a flat batch of many sequences, in a sparse decoder (Mixtral) or a dense one."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,7 +29,7 @@ class ForwardPass:
 
 @dataclass(frozen=True, slots=True)
 class Attention:
-    """Grouped-query attention (https://arxiv.org/abs/2305.13245) over the paged cache."""
+    """Computes grouped-query attention (https://arxiv.org/abs/2305.13245) over the paged cache."""
 
     qkv: Weight  # [(Hq + 2 Hkv) * D, H]
     o: Weight  # [H, Hq * D]
@@ -46,7 +46,7 @@ class Attention:
 
 @dataclass(frozen=True, slots=True)
 class DecoderLayer:
-    """x + attention(norm(x)), then x + experts(norm(x))."""
+    """Computes x + attention(norm(x)), then x + experts(norm(x))."""
 
     input_norm: RMSNorm
     attention: Attention
@@ -68,9 +68,9 @@ class FusedLayers(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Decoder:
-    """Mixtral of experts (https://arxiv.org/abs/2401.04088), and Mistral and Llama as the case of one expert.
+    """A Decoder is Mixtral of experts (https://arxiv.org/abs/2401.04088); Mistral and Llama are the case of one expert.
 
-    Holds weights only: whatever changes is an argument.
+    It holds weights only: whatever changes is an argument.
     """
 
     config: ModelConfig
@@ -104,25 +104,25 @@ class Decoder:
         return x[batch.logit_rows]  # [R, H]
 
     def logits(self, hidden: Tensor) -> Tensor:
-        """[R, H] -> [R, V] float32."""
+        """Maps hidden states [R, H] to logits [R, V] float32."""
         if not hidden.shape[0]:  # a chunk that does not end its prompt
             return hidden.new_empty(0, self.config.vocab_size, dtype=torch.float32)
         return self.ops.linear(self.norm(hidden), self.head).float()
 
     def matrices(self) -> Iterator[Weight]:
-        """Everything that tokens are multiplied with, except the routers."""
+        """Yields all matrices that tokens are multiplied with, except the routers."""
         for layer in self.layers:
             yield from (layer.attention.qkv, layer.attention.o, *layer.moe.experts.gate_up, *layer.moe.experts.down)
         yield self.head
 
     @property
     def activation_dtype(self) -> torch.dtype:
-        """Also of the KV cache."""
+        """The KV cache has this dtype, too."""
         return self.precision.activations
 
     @property
     def weight_bytes(self) -> int:
-        """Memory that the weights take as they are held; a tied table counts once unless it is held twice."""
+        """Counts the bytes that the weights take as they are held; a table that is also the head counts once."""
         others = [self.embedding.table, self.norm.weight]
         for layer in self.layers:
             others += [layer.input_norm.weight, layer.post_norm.weight]
@@ -131,7 +131,7 @@ class Decoder:
         return sum(weight.nbytes for weight in (*others, *self.matrices())) - twice
 
     def describe(self) -> str:
-        """One line for the log: size, and how the weights are held and computed."""
+        """Returns a line for the log: the size, and how the weights are held and computed."""
         active = "dense" if self.config.dense else f"{_count(self.config.num_active_parameters())} active"
         return (
             f"{_count(self.config.num_parameters())} parameters, {active}, {self.precision.describe()} weights "

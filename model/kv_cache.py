@@ -1,4 +1,4 @@
-"""KVCache: the keys and values of every position of every sequence, in pages; it does not know whose they are."""
+"""Holds the keys and values of all positions of all sequences, in pages; it does not know whose they are."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from octavo.model.weights.memory import commit, zeros_on
 
 @dataclass(frozen=True, slots=True)
 class LayerCache:
-    """One layer's pages. Slot s is keys[s // block_size, s % block_size]."""
+    """A LayerCache holds the pages of one layer. Slot s is keys[s // block_size, s % block_size]."""
 
     keys: Tensor  # [num_blocks, block_size, Hkv, D]
     values: Tensor  # [num_blocks, block_size, Hkv, D]
@@ -19,14 +19,14 @@ class LayerCache:
     value_slots: Tensor
 
     def write(self, keys: Tensor, values: Tensor, targets: Tensor) -> None:
-        """Stores keys [T, Hkv, D] and values [T, Hkv, D] at targets [T], as KVCache.targets gives them."""
+        """Stores keys [T, Hkv, D] and values [T, Hkv, D] at targets [T], which KVCache.targets returns."""
         self.key_slots.index_copy_(0, targets, keys)
         self.value_slots.index_copy_(0, targets, values)
 
 
 @dataclass(frozen=True, slots=True)
 class KVCache:
-    """Paged attention's memory (https://arxiv.org/abs/2309.06180): blocks that any sequence may own."""
+    """A KVCache is the memory of paged attention (https://arxiv.org/abs/2309.06180); any sequence may own a block."""
 
     layers: tuple[LayerCache, ...]
     block_size: int
@@ -36,9 +36,9 @@ class KVCache:
     def allocate(
         cls, config: ModelConfig, num_blocks: int, block_size: int, dtype: torch.dtype, device: torch.device | str
     ) -> "KVCache":
-        """Zeroed pages: a padding row that reads an unwritten slot must not meet a NaN.
+        """Allocates pages of zeros, because a padding row that reads an unwritten slot must not meet a NaN.
 
-        All of the memory is taken now: what the system promises and cannot give would end the process later.
+        All of the memory is taken now. If the system promised it and could not give it, the process would end later.
         """
         shape = (num_blocks, block_size, config.num_key_value_heads, config.head_dim)
         zeros = zeros_on(torch.device(device))
@@ -55,9 +55,9 @@ class KVCache:
 
     @staticmethod
     def bytes_per_token(config: ModelConfig, dtype: torch.dtype) -> int:
-        """Bytes of keys and values that one position takes over all layers."""
+        """Returns the bytes that the keys and values of one position take in all layers."""
         return 2 * config.num_hidden_layers * config.num_key_value_heads * config.head_dim * dtype.itemsize
 
     def targets(self, slots: Tensor) -> Tensor:
-        """Turns slot -1, which writes nothing, into the spare slot: no branch, so a captured graph can do it."""
+        """Turns slot -1, which writes nothing, into the spare slot, without a branch: a CUDA graph can replay it."""
         return slots.remainder(self.num_blocks * self.block_size + 1)  # [T]

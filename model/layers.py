@@ -1,4 +1,4 @@
-"""The small parts of a decoder layer: normalisation, rotary positions, token embeddings."""
+"""Holds the small parts of a decoder layer: normalisation, rotary positions, token embeddings."""
 
 import math
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from octavo.model.config import ModelConfig, RopeScaling
 
 @dataclass(frozen=True, slots=True)
 class RMSNorm:
-    """Root-mean-square normalisation (https://arxiv.org/abs/1910.07467), computed in float32."""
+    """Normalises by the root mean square (https://arxiv.org/abs/1910.07467), in float32."""
 
     weight: Tensor  # [H]
     root_eps: Tensor  # [] float32, the square root of epsilon
@@ -24,14 +24,14 @@ class RMSNorm:
     def __call__(self, x: Tensor) -> Tensor:
         wide = x.float()
         length = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)  # [T, 1]
-        # sqrt(mean(x^2) + eps) as the hypotenuse of two roots: half the operations of the usual spelling.
+        # sqrt(mean(x^2) + eps) is the hypotenuse of two roots; this takes half the operations of the usual spelling.
         rms = torch.hypot(length * wide.shape[-1] ** -0.5, self.root_eps)
         return self.weight * (wide / rms).to(x.dtype)  # [T, H]
 
 
 @dataclass(frozen=True, slots=True)
 class RowNorm(RMSNorm):
-    """The same, each row by itself: how a GPU adds up a row depends on how many there are."""
+    """Normalises each row by itself, because a GPU's sum of a row depends on how many rows there are."""
 
     def __call__(self, x: Tensor) -> Tensor:
         return torch.cat([RMSNorm.__call__(self, row) for row in x.split(1)])  # [T, H]
@@ -39,20 +39,20 @@ class RowNorm(RMSNorm):
 
 @dataclass(frozen=True, slots=True)
 class Rotation:
-    """The rotary angles of one step's positions; float32, whatever the activations are."""
+    """A Rotation holds the rotary angles of a batch's positions, in float32 whatever the activations are."""
 
     cos: Tensor  # [T, 1, D]
     sin: Tensor  # [T, 1, D], the first half negated
 
     def __call__(self, heads: Tensor) -> Tensor:
-        """Rotates heads [T, any, D] in pairs (i, i + D/2), as transformers lays them out."""
+        """Rotates heads [T, any, D] in pairs (i, i + D/2), which is how transformers lays them out."""
         swapped = heads.roll(heads.shape[-1] // 2, -1)
         return torch.addcmul(heads * self.cos, swapped, self.sin).to(heads.dtype)
 
 
 @dataclass(frozen=True, slots=True)
 class RotaryEmbedding:
-    """Rotary position embedding (https://arxiv.org/abs/2104.09864)."""
+    """Computes rotary position embeddings (https://arxiv.org/abs/2104.09864)."""
 
     inv_freq: Tensor  # [D/2] float32
 
@@ -69,10 +69,10 @@ class RotaryEmbedding:
 
 
 def _stretched(inv_freq: Tensor, scaling: RopeScaling) -> Tensor:
-    """Llama 3.1's frequencies (https://arxiv.org/abs/2407.21783; Meta's llama-models, `apply_scaling`).
+    """Returns Llama 3.1's frequencies (https://arxiv.org/abs/2407.21783; Meta's llama-models, `apply_scaling`).
 
-    Pairs that turn often within the original context keep their frequency, those that turn seldom have it divided by
-    the factor, and between the two bounds it goes from one to the other in a straight line:
+    A pair that turns often within the original context keeps its frequency. One that turns seldom has it divided by the
+    factor. Between the two bounds the frequency goes from one to the other in a straight line:
 
         turns       0 .. low_freq_factor .. high_freq_factor ..
         kept        0    0                  1                1
@@ -84,10 +84,10 @@ def _stretched(inv_freq: Tensor, scaling: RopeScaling) -> Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Embedding:
-    """The token table, kept in the precision it is stored in."""
+    """Looks tokens up in their table, which keeps the precision it was stored in."""
 
     table: Tensor  # [V, H]
-    dtype: torch.dtype  # of the activations
+    dtype: torch.dtype  # the activations'
 
     def __call__(self, tokens: Tensor) -> Tensor:
         return self.table[tokens].to(self.dtype)  # [T, H]

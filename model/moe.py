@@ -1,4 +1,4 @@
-"""The sparse block: a router that chooses experts for each token, and the experts it chooses."""
+"""Holds the sparse block: a router chooses experts for each token, and these run."""
 
 from dataclasses import dataclass
 
@@ -11,14 +11,14 @@ from octavo.model.weights.kinds import ExpertWeights
 
 @dataclass(frozen=True, slots=True)
 class Router:
-    """Top-k gating (https://arxiv.org/abs/1701.06538) as Mixtral does it; k = 1 is Switch-style, with weight 1."""
+    """Chooses experts by top-k gating (https://arxiv.org/abs/1701.06538), as in Mixtral; if k is 1, the weight is 1."""
 
     weight: Tensor  # [E, H]
     top_k: int
 
     def __call__(self, x: Tensor, ops: Ops) -> tuple[Tensor, Tensor]:
         """Returns weights [T, k] float32, which sum to 1 in each row, and expert ids [T, k], for x [T, H]."""
-        # The softmax runs over all experts before the choice; in float32, so that 16-bit rounding makes no ties.
+        # The softmax runs over all experts before the choice. It is in float32, so that 16-bit rounding makes no ties.
         probabilities = ops.linear(x, self.weight).float().softmax(dim=-1)  # [T, E]
         weights, ids = probabilities.topk(self.top_k, dim=-1)
         return weights / weights.sum(dim=-1, keepdim=True), ids
@@ -26,7 +26,7 @@ class Router:
 
 @dataclass(frozen=True, slots=True)
 class MoEBlock:
-    """x -> the weighted sum of the chosen experts' outputs; in a dense model, the output of its only one."""
+    """Maps x [T, H] to the weighted sum of the chosen experts' outputs, or to the output of the only expert."""
 
     router: Router | None  # None: nothing is chosen, and the one expert always runs
     experts: ExpertWeights

@@ -1,1 +1,1 @@
-"""Kernels of our own, each behind one of the seams in model/ops, where its reference is."""
+"""Holds kernels of our own, in C and Triton, behind the seams of model/ops, and chooses among them."""

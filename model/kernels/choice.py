@@ -1,4 +1,4 @@
-"""select_backend: the one place that chooses which code computes a model."""
+"""Chooses the code that computes a model, in one place and before the model is loaded."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -17,7 +17,7 @@ from octavo.model.ops.invariant import INVARIANT
 from octavo.model.ops.seams import TORCH, Ops
 from octavo.model.weights.tiles import GroupedWeight
 
-OLDEST = (8, 0)  # compute capability: on older GPUs, which have no product of bfloat16, torch's operations run
+OLDEST = (8, 0)  # Older compute capabilities have no product of bfloat16: torch's operations run there.
 
 
 Fuse = Callable[[tuple[DecoderLayer, ...]], FusedLayers | None]
@@ -47,7 +47,7 @@ def select_backend(config: ModelConfig, device: torch.device, batch_invariant: b
     """
     plain = INVARIANT if batch_invariant else TORCH
     match device.type:
-        case "cpu" if (kernels := library()) is not None:  # their rows never depend on each other
+        case "cpu" if (kernels := library()) is not None:  # In these kernels, no row depends on another.
             ops = CpuOps(kernels, plain).ops()
             return Backend(device, ops, lambda layers: CpuDecoder.of(layers, kernels), fill=kernels.quantise)
         case "cpu":
@@ -61,7 +61,7 @@ def select_backend(config: ModelConfig, device: torch.device, batch_invariant: b
 
 
 def _select_triton(config: ModelConfig, device: torch.device, batch_invariant: bool) -> Backend:
-    """Chooses for a GPU whose kernels can be compiled; those of the layers round as the batch has it."""
+    """Chooses for a GPU that the kernels can be compiled for; how those of the layers round depends on the batch."""
     from octavo.model.kernels.gpu.decoder import GpuDecoder  # triton loads here, which only a GPU needs
     from octavo.model.kernels.gpu.ops import GpuOps
     from octavo.model.kernels.gpu.sampling import draw
@@ -73,12 +73,12 @@ def _select_triton(config: ModelConfig, device: torch.device, batch_invariant: b
 
 
 def has_triton(device: torch.device) -> bool:
-    """Whether the kernels can be compiled for a GPU; torch brings triton along where it was built for CUDA on Linux."""
+    """Returns whether the kernels can be compiled for a GPU; torch built for CUDA on Linux brings triton along."""
     return find_spec("triton") is not None and torch.cuda.get_device_capability(device) >= OLDEST
 
 
 def try_out(device: torch.device) -> None:
-    """Lets a GPU compute a little: what cannot work is said before minutes of loading. Raises ModelError."""
+    """Lets a GPU compute a little before minutes of loading. Raises ModelError if it cannot."""
     if device.type != "cuda":
         return
     try:

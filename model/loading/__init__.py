@@ -1,1 +1,1 @@
-"""From a checkpoint's files to a model on a device."""
+"""Loads a checkpoint's files into a model on a device."""

@@ -1,4 +1,4 @@
-"""load_model: streams a checkpoint into a Decoder, tensor by tensor, with nothing left over on either side."""
+"""Streams a checkpoint into a Decoder, tensor by tensor, with nothing left over on either side."""
 
 import logging
 import math
@@ -30,11 +30,11 @@ log = logging.getLogger(__name__)
 
 ReportBytes = Callable[[int, int], None]  # bytes read, bytes in all
 
-# What the staging buffers of all packing threads may take, as a share of the finished weights.
+# The staging buffers of all packing threads may take this share of the finished weights.
 STAGING_SHARE = 0.1
 
-# In int8, for each activation that goes into qkv or the head, where single ones are up to 70 times as large as their
-# neighbours. On the default model this takes a third off what int8 costs; elsewhere it brings little.
+# So many int8 numbers stand for each activation that goes into qkv or the head, where single ones are up to 70 times as
+# large as their neighbours. On the default model this saves a third of what int8 costs; elsewhere it brings little.
 FINE_TERMS = 2
 
 
@@ -83,7 +83,7 @@ class _Loader:
         return self.backend.norm.create(self.tensor(source, self.precision.activations), self.config.rms_norm_eps)
 
     def table(self, source: TensorSlice) -> Tensor:
-        """The embedding: rows are looked up, not multiplied, so 16 bits on disk stay the same 16 bits."""
+        """Loads the embedding. Its rows are looked up, not multiplied, so 16 bits on disk stay the same 16 bits."""
         if isinstance(self.precision.linears, torch.dtype):
             return self.tensor(source, self.precision.linears)
         stored = self.shards.read(source)
@@ -101,21 +101,21 @@ class _Loader:
         return head
 
     def staging(self, *matrices: Matrix) -> Tensor:
-        """Room for the largest of the matrices in float32, where that is how they are packed.
+        """Allocates room for the largest of the matrices in float32, if they are packed from that.
 
-        One buffer for all: with one per matrix, the freed ones are holes in the heap among the packed tiles. In huge
-        pages: packing goes down the columns, which in small ones costs a lookup in the page tables for each weight.
+        There is one buffer for all, because freed ones would leave holes in the heap among the packed tiles. It lies in
+        huge pages, because packing goes down the columns: small pages cost a lookup in the page tables for each weight.
         """
         return self.zeros((self.staged(*matrices),), torch.float32)
 
     def staged(self, *matrices: Matrix) -> int:
-        """How many numbers that buffer holds."""
+        """Returns how many numbers that buffer holds."""
         return max(math.prod(_shape(matrix)) for matrix in matrices) if self.precision.linears is Fp16Weight else 0
 
     def stack(
         self, matrices: Sequence[Matrix], kind: Kind, staging: Tensor, paired: bool = False, terms: int = 1
     ) -> Sequence[Weight]:
-        """Matrices of one shape: packed one by one, or else all views of one tensor; paired: gate above up."""
+        """Loads matrices of one shape, each packed or all views of one tensor; paired means gate above up."""
         if isinstance(kind, torch.dtype):
             return self._plain(matrices, kind)
         if issubclass(kind, RowMajorWeight):
@@ -157,7 +157,7 @@ class _Loader:
         return whole.unbind()
 
     def _row_major(self, matrices: Sequence[Matrix], kind: type[RowMajorWeight]) -> Sequence[Weight]:
-        """Quantised on the device, piece by piece as they arrive; all of them, or none."""
+        """Quantises all matrices on the device, piece by piece as they arrive, or loads all as plain tensors."""
         weights = kind.stack(len(matrices), _shape(matrices[0]), self.zeros)
         largest = 0.0
         for weight, matrix in zip(weights, matrices, strict=True):
@@ -167,7 +167,7 @@ class _Loader:
         return weights if kind.holds(largest) else self._plain(matrices, self.precision.activations)
 
     def _quantise(self, matrix: Matrix, kind: type[Int8Weight] | type[Int4Weight], paired: bool, terms: int) -> Weight:
-        """Straight from the file, slice by slice: nothing is held unquantised."""
+        """Quantises straight from the file, slice by slice, so that nothing is held unquantised."""
         stored = [self.shards.read(source) for source in matrix]
         if not kind.holds(max(_check_finite(rows, source) for rows, source in zip(stored, matrix, strict=True))):
             return self._plain((matrix,), self.precision.activations)[0]
@@ -185,14 +185,14 @@ class _Loader:
         return Fp16Weight.pack(dense) if fits_fp16(dense) else dense.clone()
 
     def _copy(self, out: Tensor, matrix: Matrix) -> None:
-        """Copies the slices, one below the other, straight from the file, converting on the way."""
+        """Copies the slices, one below the other, straight from the file, and converts them on the way."""
         for source, first, stored in self._arriving(matrix):
             rows = out[first : first + len(stored)]
             rows.copy_(stored)
             _check_finite(rows, source)
 
     def _arriving(self, matrix: Matrix) -> Iterator[tuple[TensorSlice, int, Tensor]]:
-        """Rows of the matrix on the device, from top to bottom: their slice, the first one's index, and they."""
+        """Yields rows of the matrix on the device, from top to bottom: their slice, the first one's index, the rows."""
         above = 0
         for source in matrix:
             stored = self.shards.read(source)
@@ -202,7 +202,7 @@ class _Loader:
 
 
 def _kept_plain(model: Decoder) -> int:
-    """How many matrices are plain tensors that were to be packed or quantised."""
+    """Counts the matrices that are plain tensors though they were to be packed or quantised."""
     linears, experts = [model.head], []
     for layer in model.layers:
         linears += [layer.attention.qkv, layer.attention.o]
@@ -212,7 +212,7 @@ def _kept_plain(model: Decoder) -> int:
 
 
 def _check_finite(values: Tensor, source: TensorSlice) -> float:
-    """The largest magnitude of the values. Raises ModelError."""
+    """Returns the largest magnitude of the values. Raises ModelError for infinities and NaNs."""
     low, high = torch.aminmax(values)  # both are NaN if anything is
     if not (low.isfinite() & high.isfinite()).item():
         dtype = str(values.dtype).removeprefix("torch.")
@@ -224,7 +224,7 @@ def _check_finite(values: Tensor, source: TensorSlice) -> float:
 
 
 def _shape(matrix: Matrix) -> tuple[int, int]:
-    """[out, in] of the slices together; an expert's share has one dimension less than its tensor."""
+    """Returns [out, in] of the slices together; an expert's share has one dimension less than its tensor."""
     return sum(source.shape[-2] for source in matrix), matrix[0].shape[-1]
 
 
@@ -258,7 +258,7 @@ def _assemble(loader: _Loader, names: Names, report: ReportBytes) -> Decoder:
 
 
 def _threads(loader: _Loader, names: Names) -> int:
-    """Packing runs on one thread per layer; as many as torch may use, while their staging buffers stay small."""
+    """Returns how many threads load a layer each: as many as torch may use, while their staging buffers stay small."""
     threads = torch.get_num_threads()
     if loader.device.type == "cuda":
         return min(threads, LANES)
@@ -271,7 +271,7 @@ def _threads(loader: _Loader, names: Names) -> int:
 
 
 class _Progress:
-    """Counts the bytes of the file that have been read; a tensor that is used twice counts once."""
+    """Counts the bytes of the files that have been read; a tensor that is used twice counts once."""
 
     def __init__(self, shards: Shards, report: ReportBytes) -> None:
         self._pending = {name: shards.stored_bytes(name) for name in shards.files}

@@ -1,4 +1,4 @@
-"""Where a checkpoint is: a local directory, or a hub id that is downloaded into one; no torch in here."""
+"""Finds a checkpoint: a local directory, or a hub id that is downloaded into one. Torch is not imported here."""
 
 import re
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Where the weights of a decoder lie in its checkpoint: tensor names and shapes as tables."""
+"""Lists where the weights of a decoder lie in its checkpoint: tables of tensor names and shapes."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -7,15 +7,15 @@ from enum import Enum, auto
 from octavo.model.config import ModelConfig
 
 HEAD = "lm_head.weight"
-DERIVED = ".rotary_emb.inv_freq"  # a table in older Llama checkpoints that config.json implies: nobody reads it
+DERIVED = ".rotary_emb.inv_freq"  # Older Llama checkpoints have this table; nobody reads it, config.json implies it.
 
 
 class ExpertNaming(Enum):
-    """How the experts are stored."""
+    """An ExpertNaming says how the experts are stored."""
 
-    SEPARATE = auto()  # one tensor per expert and projection, as Mixtral was released
-    STACKED = auto()  # one tensor per projection, as transformers 5 holds them
-    DENSE = auto()  # Mistral's and Llama's: no router, one feed-forward
+    SEPARATE = auto()  # one tensor for each expert and projection: Mixtral as it was released
+    STACKED = auto()  # one tensor for each projection: how transformers 5 holds them
+    DENSE = auto()  # no router, one feed-forward: Mistral and Llama
 
     @classmethod
     def of(cls, config: ModelConfig, names: Iterable[str]) -> "ExpertNaming":
@@ -27,10 +27,10 @@ class ExpertNaming(Enum):
 
 @dataclass(frozen=True, slots=True)
 class TensorSlice:
-    """Consecutive rows of a matrix: a tensor of the checkpoint, or one expert's share of it."""
+    """A TensorSlice is consecutive rows of a matrix: a tensor of the checkpoint, or one expert's share of it."""
 
     name: str
-    shape: tuple[int, ...]  # of the whole tensor
+    shape: tuple[int, ...]  # the whole tensor's
     expert: int | None = None
 
 
@@ -39,14 +39,14 @@ Matrix = tuple[TensorSlice, ...]  # the slices of one matrix, from its first row
 
 @dataclass(frozen=True, slots=True)
 class LayerNames:
-    """The slices of one decoder layer."""
+    """LayerNames are the slices of one decoder layer."""
 
     input_norm: TensorSlice
     qkv: Matrix
     o: Matrix
     post_norm: TensorSlice
     router: TensorSlice | None  # None in a dense layer
-    gate_up: tuple[Matrix, ...]  # one per expert
+    gate_up: tuple[Matrix, ...]  # one for each expert
     down: tuple[Matrix, ...]
 
     def slices(self) -> tuple[TensorSlice, ...]:
@@ -57,12 +57,12 @@ class LayerNames:
 
 @dataclass(frozen=True, slots=True)
 class Names:
-    """Everything a checkpoint of this shape must hold, and nothing else."""
+    """Names are all the slices that a checkpoint must hold; it holds nothing else."""
 
     embedding: TensorSlice
     layers: tuple[LayerNames, ...]
     norm: TensorSlice
-    head: TensorSlice  # the embedding, where they are tied
+    head: TensorSlice  # the embedding, if they are tied
 
     def shapes(self) -> dict[str, tuple[int, ...]]:
         slices = [self.embedding, self.norm, self.head, *(source for layer in self.layers for source in layer.slices())]
@@ -70,7 +70,7 @@ class Names:
 
 
 def names_for(config: ModelConfig, naming: ExpertNaming, tied: bool) -> Names:
-    """The table of one checkpoint; tied means that it stores no head of its own."""
+    """Returns the table of a checkpoint; tied means that it stores no head of its own."""
     table = (config.vocab_size, config.hidden_size)
     embedding = TensorSlice("model.embed_tokens.weight", table)
     return Names(

@@ -1,4 +1,4 @@
-"""Shards: the tensors of a safetensors checkpoint, read through mmap; whatever is wrong with the files is said here."""
+"""Reads the tensors of a safetensors checkpoint through mmap, and says what is wrong with the files."""
 
 import json
 from collections.abc import Mapping
@@ -23,7 +23,7 @@ NAMED = 5  # tensors that one message lists
 
 @dataclass(frozen=True, slots=True)
 class Shards:
-    """The open files of one checkpoint; the tensors stay in the page cache until they are read."""
+    """Shards are the open files of one checkpoint; nothing is read from them until a tensor is."""
 
     directory: Path
     files: Mapping[str, Any]  # tensor name -> the open file that holds it
@@ -43,7 +43,7 @@ class Shards:
         return cls(directory, files)
 
     def check(self, expected: Mapping[str, tuple[int, ...]]) -> None:
-        """Compares names, shapes and dtypes, from the headers alone. Raises ModelError naming what differs."""
+        """Compares names, shapes and dtypes, from the headers alone. Raises ModelError that names what differs."""
         problems = [
             *_listed("missing", sorted(expected.keys() - self.files.keys())),
             *_listed("unexpected", sorted(self.files.keys() - expected.keys())),
@@ -63,7 +63,7 @@ class Shards:
         return size
 
     def read(self, source: TensorSlice) -> Tensor:
-        """A view of the file; copy it before the files close."""
+        """Returns a view of the file, which must be copied before the files close."""
         tensor = self.files[source.name].get_tensor(source.name)
         return tensor if source.expert is None else tensor[source.expert]
 
@@ -91,7 +91,7 @@ def _listed(what: str, names: list[str]) -> list[str]:
 
 
 def _paths(directory: Path) -> list[Path]:
-    """The files to open: those of the index, or the only one."""
+    """Returns the files to open: those of the index, or the only one. Raises ModelError."""
     index = directory / INDEX
     if index.is_file():
         paths = [directory / name for name in _indexed(index)]

@@ -1,7 +1,7 @@
-"""Upload: tensors of a mapped file on their way to a device, piece by piece, through pinned memory.
+"""Sends tensors of a mapped file to a device, piece by piece, through pinned memory.
 
-A GPU copies from ordinary memory at a fraction of its link's speed, and the program waits meanwhile. So each thread
-has a lane of its own: two pinned buffers by turns, one filled from the file while the other is copied by the GPU.
+A GPU copies from ordinary memory at a fraction of its link's speed, and the program waits meanwhile. So each thread has
+a lane of its own: of two pinned buffers, one is filled from the file while the GPU copies the other.
 """
 
 import threading
@@ -11,18 +11,18 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-PIECE = 32 << 20  # bytes, of each of a lane's two buffers
-LANES = 8  # a thread copies from the page cache at a fraction of a link's speed, too
+PIECE = 32 << 20  # bytes in each of a lane's two buffers
+LANES = 8  # One thread copies from the page cache at only a fraction of a link's speed.
 
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """One thread's way to a GPU."""
+    """A Lane is one thread's way to a GPU."""
 
     device: torch.device
     stream: torch.cuda.Stream
-    buffers: tuple[Tensor, Tensor]  # of PIECE bytes, pinned
-    free: tuple[torch.cuda.Event, torch.cuda.Event]  # when what was last put into a buffer has left it
+    buffers: tuple[Tensor, Tensor]  # PIECE bytes each, pinned
+    free: tuple[torch.cuda.Event, torch.cuda.Event]  # recorded once a buffer's last contents have left it
 
     @classmethod
     def create(cls, device: torch.device) -> "Lane":
@@ -30,7 +30,7 @@ class Lane:
         return cls(device, torch.cuda.Stream(device), (first, second), (torch.cuda.Event(), torch.cuda.Event()))
 
     def send(self, rows: Tensor, turn: int) -> Tensor:
-        """The rows on the device, once the lane's stream is there; at most PIECE bytes, through buffer `turn`."""
+        """Sends rows of at most PIECE bytes through buffer `turn`; they are there once the lane's stream is done."""
         self.free[turn].synchronize()
         staged = self.buffers[turn][: rows.nbytes].view(rows.dtype).view(rows.shape)
         arrived = staged.copy_(rows).to(self.device, non_blocking=True)
@@ -39,14 +39,14 @@ class Lane:
 
 
 class Upload:
-    """Takes stored tensors to one device; may be called from several threads."""
+    """Takes stored tensors to one device; several threads may call it."""
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
         self._own = threading.local()
 
     def __call__(self, stored: Tensor) -> Iterator[tuple[int, Tensor]]:
-        """Consecutive rows of `stored` [n, ...] on the device, and the first one's index.
+        """Yields the index of the first of some consecutive rows of `stored` [n, ...], and these rows on the device.
 
         The loop's body runs on the lane's stream; all that it enqueues there is done when the loop ends.
         """
@@ -54,7 +54,7 @@ class Upload:
             yield 0, stored
             return
         lane = self._lane()
-        # Where the rows go may be memory that another stream has yet to fill with zeros.
+        # Another stream may have yet to fill the memory with zeros that the rows go to.
         lane.stream.wait_stream(torch.cuda.current_stream(self._device))
         at_once = max(1, PIECE * len(stored) // stored.nbytes)
         with torch.cuda.stream(lane.stream):

@@ -1,1 +1,1 @@
-"""The four seams where fast code plugs in, filled by torch alone; each with a slow, obvious reference."""
+"""Fills the four seams, where fast code plugs in, with torch alone; each function has a slow, obvious reference."""

@@ -1,4 +1,4 @@
-"""attention(q, k, v, cache_layer, plan): causal attention of new tokens over their sequences' paged keys and values."""
+"""Computes causal attention of new tokens over their sequences' paged keys and values."""
 
 from dataclasses import dataclass
 
@@ -9,21 +9,21 @@ from torch import Tensor
 from octavo.model.batch import ForwardBatch
 from octavo.model.kv_cache import KVCache, LayerCache
 
-QUERY_ROWS = 256  # of one masked call: its mask of [QUERY_ROWS, keys] stays small whatever the context
+QUERY_ROWS = 256  # most queries in a masked call: its mask of [QUERY_ROWS, keys] stays small whatever the context
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Consecutive new tokens of a sequence, and the keys that any of them sees."""
+    """A Span is a run of new tokens of a sequence, with the keys that any of them sees."""
 
-    rows: slice  # of the batch
-    keys: slice  # of what the context's blocks hold
+    rows: slice  # tokens of the batch
+    keys: slice  # positions in the context's blocks
     mask: Tensor | None  # [rows, keys], added to the scores; None: all keys, or causal when there are several rows
 
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """A sequence: where the keys lie that its new tokens see, and these tokens."""
+    """A Context is a sequence: the blocks whose keys its new tokens see, and the spans of these tokens."""
 
     blocks: Tensor  # [B'] int64
     spans: tuple[Span, ...]
@@ -63,26 +63,26 @@ def plan_attention(
             mask = _mask(range(first, last), seen, window, dtype, table.device)
             rows = slice(row + first - begin, row + last - begin)
             spans.append(Span(rows, slice(seen - low * size, last - low * size), mask))
-        if spans:  # else it is padding, or has nothing to compute
+        if spans:  # a sequence without spans is padding, or has nothing to compute
             contexts.append(Context(table[n, low : -(-end // size)], tuple(spans)))
         row += count
     return AttentionPlan(tuple(contexts), cache.targets(batch.slots))
 
 
 def _oldest(position: int, window: int | None) -> int:
-    """The first key that the query at a position sees."""
+    """Returns the position of the first key that the query at a position sees."""
     return 0 if window is None else max(0, position + 1 - window)
 
 
 def _pieces(first: int, last: int, window: int | None, longest: int) -> list[tuple[int, int]]:
-    """Positions first to last (exclusive) as ranges: one if it is a plain causal triangle, else short ones."""
+    """Cuts positions first to last (exclusive) into short ranges, or leaves them whole as a plain causal triangle."""
     if first == 0 and longest > 1 and (window is None or last <= window):
         return [(first, last)]
     return [(start, min(start + longest, last)) for start in range(first, last, longest)]
 
 
 def _mask(rows: range, seen: int, window: int | None, dtype: torch.dtype, device: torch.device) -> Tensor | None:
-    """0 where the query at a position sees the key, -inf where not: it sees (position - window, position]."""
+    """Returns 0 where a query sees a key, else -inf; a position sees the keys of (position - window, position]."""
     triangle = seen == rows.start == 0 and (window is None or rows.stop <= window)
     if triangle or len(rows) == 1:
         return None
@@ -95,10 +95,10 @@ def _mask(rows: range, seen: int, window: int | None, dtype: torch.dtype, device
 
 
 def attention(q: Tensor, k: Tensor, v: Tensor, cache_layer: LayerCache, plan: Plan) -> Tensor:
-    """q [T, Hq, D], k and v [T, Hkv, D] -> [T, Hq * D]; the new keys and values are in the cache afterwards."""
+    """Maps q [T, Hq, D], k and v [T, Hkv, D] to [T, Hq * D]; then the cache holds the new keys and values."""
     assert isinstance(plan, AttentionPlan)
     cache_layer.write(k, v, plan.targets)
-    out = torch.zeros_like(q, memory_format=torch.contiguous_format)  # rows of no span are padding
+    out = torch.zeros_like(q, memory_format=torch.contiguous_format)  # rows without a span are padding
     for context in plan.contexts:
         keys, values = _gather(cache_layer.keys, context), _gather(cache_layer.values, context)
         for span in context.spans:
@@ -107,13 +107,13 @@ def attention(q: Tensor, k: Tensor, v: Tensor, cache_layer: LayerCache, plan: Pl
 
 
 def _gather(pages: Tensor, context: Context) -> Tensor:
-    """All of the context's keys (or values) in the order of their positions, [1, Hkv, keys, D]."""
+    """Returns all of the context's keys (or values) in the order of their positions, [1, Hkv, keys, D]."""
     # index_select, not pages[blocks]: the latter copies several times slower on a CPU.
     return pages.index_select(0, context.blocks).flatten(0, 1).transpose(0, 1)[None]
 
 
 def _attend(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
-    """q [rows, Hq, D], keys and values [1, Hkv, keys, D] -> [rows, Hq, D]."""
+    """Maps q [rows, Hq, D], keys and values [1, Hkv, keys, D] to [rows, Hq, D]."""
     if q.shape[0] == 1:
         # The query heads of a group are the rows of one product: their keys are read once.
         grouped = q.view(1, keys.shape[1], -1, q.shape[-1])  # [1, Hkv, Hq / Hkv, D]
@@ -126,7 +126,7 @@ def _attend(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Ten
 def attention_reference(
     q: Tensor, k: Tensor, v: Tensor, cache_layer: LayerCache, batch: ForwardBatch, window: int | None
 ) -> Tensor:
-    """One token and one head at a time, keys looked up one by one; in float64. Padding rows give zeros."""
+    """Takes one token and one head at a time and looks keys up one by one, in float64. Padding rows give zeros."""
     block_size = cache_layer.keys.shape[1]
     for t, slot in enumerate(batch.slots.tolist()):
         if slot >= 0:

@@ -1,4 +1,4 @@
-"""experts(x, ids, weights, expert_weights): SwiGLU experts, each token through the ones its router chose."""
+"""Computes SwiGLU experts: each token passes through those that its router chose."""
 
 import torch
 import torch.nn.functional as F
@@ -9,7 +9,10 @@ from octavo.model.weights.kinds import ExpertWeights
 
 
 def experts(x: Tensor, ids: Tensor, weights: Tensor, expert_weights: ExpertWeights, product: Linear = linear) -> Tensor:
-    """x [T, H], ids [T, k], weights [T, k] float32 -> [T, H]; a row's rounding depends on others in product alone."""
+    """Maps x [T, H], ids [T, k], weights [T, k] float32 to [T, H].
+
+    The rounding of a row depends on the other rows only as far as that of `product` does.
+    """
     chosen = _choose(x, ids, expert_weights, product)  # [T, k, H]
     total = weights[:, 0, None] * chosen[:, 0]
     for choice in range(1, ids.shape[1]):
@@ -18,16 +21,16 @@ def experts(x: Tensor, ids: Tensor, weights: Tensor, expert_weights: ExpertWeigh
 
 
 def _choose(x: Tensor, ids: Tensor, expert_weights: ExpertWeights, product: Linear) -> Tensor:
-    """x [T, H], ids [T, k] -> each token's output of each expert it chose, [T, k, H].
+    """Maps x [T, H] and ids [T, k] to each token's output of each expert that was chosen for it, [T, k, H].
 
-    The T * k (token, choice) pairs are sorted by expert; each expert that has any multiplies them at once:
+    The T * k pairs (token, chosen expert) are sorted by expert; an expert multiplies all of its pairs at once:
 
         ids    [[2, 0],   pairs  t0->2 t0->0 t1->0 t1->1    order   1    2    3    0
                 [0, 1]]                                     expert  0    0    1    2
                                                             token   t0   t1   t1   t0
     """
     tokens, top_k = ids.shape
-    if len(expert_weights.down) == 1:  # a dense layer: all rows at once, as they are
+    if len(expert_weights.down) == 1:  # a dense layer takes all rows at once, as they are
         return _swiglu(x, expert_weights, 0, product)[:, None]
     if tokens == 1:  # nothing to sort, and sorting would cost a tenth of a lone stream's step
         return torch.cat([_swiglu(x, expert_weights, expert, product) for expert in ids[0].tolist()])[None]
@@ -36,18 +39,18 @@ def _choose(x: Tensor, ids: Tensor, expert_weights: ExpertWeights, product: Line
     counts = torch.bincount(pairs, minlength=len(expert_weights.down)).tolist()
     rows = x.index_select(0, order // top_k).split(counts)  # E of [count, H]
     outputs = [_swiglu(rows[expert], expert_weights, expert, product) for expert, count in enumerate(counts) if count]
-    # Back in the order of the pairs, so that the sum over k never depends on who else is in the batch.
+    # The outputs go back to the order of the pairs, so that no sum over k depends on the rest of the batch.
     return x.new_empty(tokens * top_k, x.shape[-1]).index_copy_(0, order, torch.cat(outputs)).view(tokens, top_k, -1)
 
 
 def _swiglu(x: Tensor, expert_weights: ExpertWeights, expert: int, product: Linear) -> Tensor:
-    """silu(x w1) * (x w3), times w2 (https://arxiv.org/abs/2002.05202)."""
+    """Computes (silu(x w1) * (x w3)) w2 (https://arxiv.org/abs/2002.05202)."""
     gate, up = product(x, expert_weights.gate_up[expert]).chunk(2, dim=-1)
     return product(F.silu(gate).mul_(up), expert_weights.down[expert])
 
 
 def experts_reference(x: Tensor, ids: Tensor, weights: Tensor, expert_weights: ExpertWeights) -> Tensor:
-    """One token and one choice at a time."""
+    """Takes one token and one chosen expert at a time."""
     out = torch.zeros_like(x)
     for token in range(ids.shape[0]):
         for choice in range(ids.shape[1]):

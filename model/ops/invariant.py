@@ -1,7 +1,7 @@
-"""Operations whose rounding does not depend on the batch: a row's bits are its own, whoever shares the step with it.
+"""Holds operations whose rounding does not depend on the batch: a row's bits are the same in any company.
 
-Matrix products are compiled for blocks of rows, and the last, smaller block may add up in another order. What the C
-kernels compute is free of that by construction (model/kernels/cpu/octavo.h); here is how torch is kept free of it.
+Matrix products are compiled for blocks of rows, and the last, smaller block may add up in another order. The C kernels
+are free of that by construction (model/kernels/cpu/octavo.h); this file keeps torch free of it.
 """
 
 from functools import partial
@@ -20,7 +20,7 @@ from octavo.model.weights.fp16 import Fp16Weight
 from octavo.model.weights.kinds import Weight
 from octavo.model.weights.precision import Precision
 
-BLOCK_ROWS = 6  # of FBGEMM's float16 product with AVX2
+BLOCK_ROWS = 6  # rows in a block of FBGEMM's float16 product with AVX2
 
 
 def costs_little(precision: Precision) -> bool:
@@ -29,12 +29,12 @@ def costs_little(precision: Precision) -> bool:
 
 
 def _rows_are_alone() -> bool:
-    """Whether all blocks of FBGEMM's float16 product add up in the same order."""
+    """Returns whether all blocks of FBGEMM's float16 product add up in the same order."""
     return torch.backends.cpu.get_cpu_capability() == "AVX512"
 
 
 def invariant_linear(x: Tensor, weight: Weight) -> Tensor:
-    """As model.ops.linear, each row as if it were alone."""
+    """Does what model.ops.linear does, and treats each row as if it were alone."""
     if not isinstance(weight, Fp16Weight):
         return torch.cat([linear(row, weight) for row in x.split(1)])
     if _rows_are_alone():
@@ -44,7 +44,7 @@ def invariant_linear(x: Tensor, weight: Weight) -> Tensor:
 
 
 def plan_rows(batch: ForwardBatch, cache: KVCache, window: int | None) -> AttentionPlan:
-    """Every new token by itself: what it sees, and with it the shape of its products, is its position's alone."""
+    """Plans every new token by itself, so that the shapes of its products depend on its position alone."""
     return plan_attention(batch, cache, window, query_rows=1)
 
 

@@ -1,4 +1,4 @@
-"""linear(x, weight): the type of the weight selects how it is multiplied."""
+"""Multiplies by a matrix; the type of the weight selects the arithmetic."""
 
 from collections.abc import Callable
 
@@ -19,16 +19,18 @@ _linear_fp16 = torch.ops.quantized.linear_dynamic_fp16.default
 
 
 def linear(x: Tensor, weight: Weight) -> Tensor:
-    """x [T, in] times weight [out, in] transposed -> [T, out], in the dtype of x."""
+    """Multiplies x [T, in] by weight [out, in] transposed; returns [T, out] in the dtype of x."""
     if isinstance(weight, Fp16Weight):
         return _linear_fp16(x, weight.packed)
-    if isinstance(weight, GroupedWeight | RowMajorWeight):  # slow, but exact in the activations, and on every device
+    if isinstance(
+        weight, GroupedWeight | RowMajorWeight
+    ):  # This is slow, but exact in the activations, and runs on every device.
         return F.linear(x, weight.dense().to(x.dtype))
     return F.linear(x, weight)
 
 
 def linear_reference(x: Tensor, weight: Weight) -> Tensor:
-    """Every output a sum of its own, in float64; with weights in groups, the activations are quantised too."""
+    """Computes every output as a sum of its own, in float64; for grouped weights it quantises the activations, too."""
     if isinstance(weight, GroupedWeight):
         return _grouped_reference(x, weight)
     dense = weight.dense() if isinstance(weight, Fp16Weight | RowMajorWeight) else weight
@@ -36,9 +38,9 @@ def linear_reference(x: Tensor, weight: Weight) -> Tensor:
 
 
 def quantise_activations(x: Tensor, groups: int) -> tuple[Tensor, Tensor]:
-    """x [T, in] float32 as whole numbers [T, groups, 32] from -127 to 127, and their scales [T, groups], in float32.
+    """Returns x [T, in] float32 as whole numbers [T, groups, 32] from -127 to 127 and scales [T, groups], in float32.
 
-    Each 32 inputs of a token have a scale of their own: no other token, nor another part of this one, has a say in it.
+    Each group of 32 inputs of a token has a scale of its own, which depends on nothing else.
     """
     grouped = F.pad(x, (0, groups * TILE_GROUP - x.shape[1])).unflatten(1, (groups, TILE_GROUP))
     scales = grouped.abs().amax(-1) / 127
@@ -46,7 +48,7 @@ def quantise_activations(x: Tensor, groups: int) -> tuple[Tensor, Tensor]:
 
 
 def _grouped_reference(x: Tensor, weight: GroupedWeight) -> Tensor:
-    """The sums over a group are whole numbers, and exact; those over the groups and the terms are in float64."""
+    """Sums whole numbers over a group, which is exact, and the groups and terms in float64."""
     held = weight.unpacked()
     rest, total = x.float(), x.new_zeros((), dtype=torch.float64)
     for _ in range(weight.terms):

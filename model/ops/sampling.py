@@ -1,4 +1,4 @@
-"""From logits to one token for each row: what `controls` ask of temperature, top-k, top-p and min-p, with given noise.
+"""Draws one token for each row of logits, by temperature, top-k, top-p and min-p, with given noise.
 
     logits [R, V]  ->  how likely  ->  kept: a prefix of the most likely  ->  inverse CDF in the order of the vocabulary
 
@@ -15,15 +15,15 @@ from torch.nn.functional import pad
 NOISE, TEMPERATURE, TOP_K, TOP_P, MIN_P = range(5)  # columns of the controls
 GREEDY = 1e-5  # temperatures below it are 0: the most likely token
 CHUNK = 256  # columns of the vocabulary that are summed at once
-FEW = 16  # a vocabulary is laid out for more tokens than this part of it; fewer are sorted
-CANDIDATES = (256, 4096)  # how many of the best a filter looks at, before a row is sorted whole
+FEW = 16  # fewer tokens than 1 / FEW of the vocabulary are sorted; for more, the whole vocabulary is laid out
+CANDIDATES = (256, 4096)  # A filter looks at that many of the best tokens before a row is sorted whole.
 
 
 def draw(logits: Tensor, controls: Tensor) -> Tensor:
-    """One token for each row of logits [R, V], -1 where the largest of them is NaN or infinite. [R] int64
+    """Draws a token for each row of logits [R, V], or -1 if its largest logit is NaN or infinite; returns [R] int64.
 
-    controls [R, 5] float64, on the device of the logits: noise in [0, 1), temperature, and the filters top_k (0: none),
-    top_p (1: none) and min_p (0: none). Waits for no device: elsewhere than on a CPU it is the reference.
+    controls [R, 5] float64, on the device of the logits, are noise in [0, 1), temperature, and the filters top_k (0:
+    none), top_p (1: none) and min_p (0: none). Nothing waits for a device; on any but a CPU the reference runs.
     """
     if logits.device.type != "cpu":
         return draw_reference(logits, controls)
@@ -46,7 +46,7 @@ def draw(logits: Tensor, controls: Tensor) -> Tensor:
 
 
 def draw_reference(logits: Tensor, controls: Tensor) -> Tensor:
-    """The same: everything sorted, everything summed in float64."""
+    """Draws the same tokens: sorts everything, and sums everything in float64."""
     peaks = logits.amax(-1, keepdim=True)  # NaN is larger than any number  # [R, 1]
     ranked, ids = torch.sort(logits - peaks, descending=True, stable=True)  # [R, V]
     scores = ranked.double()
@@ -59,14 +59,14 @@ def draw_reference(logits: Tensor, controls: Tensor) -> Tensor:
 
 
 def _weights(scores: Tensor, controls: Tensor) -> Tensor:
-    """Proportional to the probabilities. scores [r, C], at most 0 -> [r, C] of their type"""
+    """Maps scores [r, C], which are at most 0, to numbers [r, C] in proportion to their probabilities."""
     return (scores / controls[:, TEMPERATURE, None].to(scores.dtype)).exp_()
 
 
 def _draw_plain(scores: Tensor, controls: Tensor) -> Tensor:
-    """Among all. scores [r, V], at most 0, are overwritten -> tokens [r]
+    """Draws among all tokens by scores [r, V], which are at most 0 and are overwritten; returns tokens [r].
 
-    First the chunk, then the column in it: no running sum over the whole vocabulary is written out.
+    It finds the chunk first, then the column in it: no running sum over the whole vocabulary is written out.
     """
     weights = scores.div_(controls[:, TEMPERATURE, None].to(scores.dtype)).exp_()
     if missing := -weights.shape[-1] % CHUNK:
@@ -81,23 +81,25 @@ def _draw_plain(scores: Tensor, controls: Tensor) -> Tensor:
 
 
 def _invert(weights: Tensor, share: Tensor) -> Tensor:
-    """The first column where the running sum of `weights` [r, C] passes `share` [r, 1]. [r, 1]
+    """Returns the first column [r, 1] in which the running sum of `weights` [r, C] passes `share` [r, 1].
 
-    Its weight is never 0, whatever was rounded on the way: the share is held inside of [0, total).
+    Its weight is never 0, however sums were rounded, since the share is held inside of [0, total).
     """
     sums = weights.cumsum(-1, dtype=torch.float64)
     share = share.clamp(min=0).minimum(sums[:, -1:] * (1 - 2.0**-52))
-    return torch.searchsorted(sums, share, right=True).clamp_(max=weights.shape[-1] - 1)  # NaN would be beyond
+    return torch.searchsorted(sums, share, right=True).clamp_(
+        max=weights.shape[-1] - 1
+    )  # A NaN would be beyond the last column.
 
 
 def _draw_filtered(scores: Tensor, controls: Tensor) -> Tensor:
-    """Among what top-k leaves, of that top-p, and min-p. scores [r, V], at most 0 -> tokens [r]"""
+    """Draws among the tokens that top-k leaves, then top-p, then min-p, by scores [r, V] of at most 0; returns [r]."""
     total = torch.zeros(len(scores), 1, dtype=torch.float64)
-    whole = (controls[:, TOP_K] <= 0) & (controls[:, TOP_P] < 1)  # what top-k leaves is the whole
-    for row in whole.nonzero().flatten().tolist():  # one by one: they stay in the cache
+    whole = (controls[:, TOP_K] <= 0) & (controls[:, TOP_P] < 1)  # top-k leaves all tokens
+    for row in whole.nonzero().flatten().tolist():  # a row at a time stays in the cache
         total[row] = scores[row].div(controls[row, TEMPERATURE].item()).exp_().sum(dtype=torch.float64)
     tokens = torch.zeros(len(scores), dtype=torch.int64)
-    rows = torch.arange(len(scores))  # those without a token yet
+    rows = torch.arange(len(scores))  # rows without a token yet
     vocab = scores.shape[-1]
     for count in (*CANDIDATES, vocab):
         if len(rows) and count <= vocab:
@@ -108,7 +110,7 @@ def _draw_filtered(scores: Tensor, controls: Tensor) -> Tensor:
 
 
 def _draw_among(count: int, scores: Tensor, total: Tensor, controls: Tensor) -> tuple[Tensor, Tensor]:
-    """Draws among the `count` best of each row; also says which rows a larger count would not change. [r], [r]"""
+    """Draws among the `count` best of each row; returns tokens [r], and whether a larger count changes nothing [r]."""
     ranked, ids = rank(scores, count)  # [r, C]
     exact = ranked.double()
     weights = _weights(exact, controls)
@@ -116,13 +118,13 @@ def _draw_among(count: int, scores: Tensor, total: Tensor, controls: Tensor) -> 
     counts = keep.sum(-1, keepdim=True)  # [r, 1]
     kept = (weights * keep)[:, : int(counts.max())]
     tokens = _draw_kept(kept, ids[:, : kept.shape[-1]], controls[:, NOISE, None], scores.shape[-1])
-    # Settled: the mass of the top k is known, and no score equal to the last kept one can be missing.
+    # A row is settled if the mass of its top k is known and no score equal to the last kept one can be missing.
     settled = (controls[:, TOP_K, None] <= count) & (ranked.gather(-1, counts - 1) > ranked[:, -1:])
     return tokens, settled.squeeze(-1)
 
 
 def _draw_kept(kept: Tensor, ids: Tensor, noise: Tensor, vocab: int) -> Tensor:
-    """Inverse CDF in the order of the ids, which are sorted, or laid out when they are many. [r, K] twice -> [r]"""
+    """Inverts the CDF of kept [r, K] in the order of ids [r, K], which are sorted, or laid out if many; returns [r]."""
     share = noise * kept.sum(-1, keepdim=True)  # [r, 1]
     if kept.shape[-1] > vocab // FEW:
         return _invert(kept.new_zeros(len(kept), vocab).scatter_(-1, ids, kept), share).squeeze(-1)
@@ -132,23 +134,23 @@ def _draw_kept(kept: Tensor, ids: Tensor, noise: Tensor, vocab: int) -> Tensor:
 
 
 def _keep(scores: Tensor, weights: Tensor, total: Tensor, controls: Tensor) -> Tensor:
-    """Which candidates, most likely first, the row's filters leave; at least the first. [r, C], [r, 1] -> [r, C]
+    """Returns which candidates [r, C], most likely first, the row's filters leave; the first one always stays.
 
-    The whole mass is `total` [r, 1]. min_p speaks of weights; their logarithms compare without rounding.
+    `total` [r, 1] is the mass of the whole vocabulary. min_p compares logarithms of weights, which are not rounded.
     """
     position = torch.arange(scores.shape[-1], device=scores.device)
     temperature, top_k, top_p, min_p = controls[:, TEMPERATURE:, None].unbind(1)  # [r, 1] each
     keep = (position < top_k) | (top_k <= 0)
     kept = weights * keep
-    mass = kept.sum(-1, keepdim=True).where(top_k > 0, total)  # without top-k: of the whole vocabulary
-    before = kept.cumsum(-1) - kept  # of what is more likely
+    mass = kept.sum(-1, keepdim=True).where(top_k > 0, total)  # without top-k, the mass of the whole vocabulary
+    before = kept.cumsum(-1) - kept  # the mass of all more likely candidates
     keep &= (before < top_p * mass) | (top_p >= 1)
     keep &= scores >= temperature * min_p.log()
     return keep | (position == 0)
 
 
 def rank(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The `count` best of scores that are at most 0, and their ids: best first, equal by id. [r, V] -> [r, C] twice"""
+    """Returns the `count` best of scores [r, V] of at most 0, and their ids: best first, equal by id; both [r, C]."""
     return (_ranked_by_keys if scores.device.type == "cpu" else _ranked_by_torch)(scores, count)
 
 
@@ -161,11 +163,11 @@ def _ranked_by_torch(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
 
 
 def _ranked_by_keys(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """For a CPU, where torch's topk and sort are slow.
+    """Ranks on a CPU, where torch's topk and sort are slow.
 
-    A key is a score's bits before its id. Of two floats that are not positive the larger has the smaller bits, so
-    keys in ascending order are scores in descending order. Only those are sorted that may be among the best:
-    as large as the last of the `count` largest peaks, where a peak is the maximum of every P-th score.
+    A key is a score's bits before its id. Of two floats that are not positive, the larger has the smaller bits. So keys
+    in ascending order are scores in descending order. A score is sorted only if it may be among the best: if it is as
+    large as the last of the `count` largest peaks, where a peak is the maximum of every P-th score.
     """
     keys = np.empty((len(scores), count), np.uint64)
     least = np.full(len(scores), -np.inf, np.float32)  # [r]
@@ -174,7 +176,7 @@ def _ranked_by_keys(scores: Tensor, count: int) -> tuple[Tensor, Tensor]:
         peaks = scores[:, : folds * places].view(-1, folds, places).amax(1).numpy()  # [r, P]
         least = np.partition(peaks, -count, -1)[:, -count]
     for best, row, bound in zip(keys, scores.numpy(), least, strict=True):
-        ids = np.flatnonzero(~(row < bound))  # a NaN is among the best, wherever it is
+        ids = np.flatnonzero(~(row < bound))  # NaNs are among the best, too
         bits: NDArray[np.uint64] = (row[ids] + np.float32(0)).view(np.uint32).astype(np.uint64)  # -0 becomes 0
         best[:] = np.sort(bits << np.uint64(32) | ids.astype(np.uint64))[:count]
     ranked = (keys >> np.uint64(32)).astype(np.uint32).view(np.float32)

@@ -1,4 +1,4 @@
-"""Ops: the four seams where fast code plugs in, as torch alone fills them."""
+"""Defines Ops, the four seams where fast code plugs in, and fills them with torch alone."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,14 +16,14 @@ from octavo.model.weights.kinds import ExpertWeights, Weight
 
 @dataclass(frozen=True, slots=True)
 class Ops:
-    """The functions that a decoder calls; each has a `*_reference` beside it that says what it must return."""
+    """Ops are the functions that a decoder calls. Each has a `*_reference` beside it that says what it must return."""
 
     plan_attention: Callable[[ForwardBatch, KVCache, int | None], Plan]
     attention: Callable[[Tensor, Tensor, Tensor, LayerCache, Plan], Tensor]
     experts: Callable[[Tensor, Tensor, Tensor, ExpertWeights], Tensor]
     linear: Callable[[Tensor, Weight], Tensor]
     draw: Callable[[Tensor, Tensor], Tensor] = draw
-    # Whether a CUDA graph may replay a decoding step on other lengths and blocks: the host has looked at shapes alone.
+    # A CUDA graph may replay a decoding pass on other lengths and blocks, since the host has looked at shapes alone.
     capturable: bool = False
 
 

@@ -1,1 +1,1 @@
-"""Weights as they are held: kinds, their layouts, the memory they lie in. Data; the arithmetic is elsewhere."""
+"""Holds weights as data: their kinds, layouts, precision and memory. The arithmetic is in ops/ and kernels/."""

@@ -1,4 +1,4 @@
-"""Fp16Weight: a matrix that a CPU holds in float16, packed for FBGEMM's product; and whether float16 holds a matrix."""
+"""Holds matrices in float16 on a CPU, packed for FBGEMM's product, and decides whether float16 can hold a matrix."""
 
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -13,7 +13,7 @@ CHECKED = 1 << 16  # elements at a time: the temporaries stay in the CPU's cache
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Fp16Weight:
-    """A matrix in float16, in the tiles of FBGEMM's mixed-precision product with float32 activations; x86 only."""
+    """An Fp16Weight is a matrix in the tiles of FBGEMM's product with float32 activations; it needs x86."""
 
     bytes_per_weight: ClassVar[float] = 2.0
 
@@ -22,28 +22,28 @@ class Fp16Weight:
 
     @classmethod
     def pack(cls, dense: Tensor) -> "Fp16Weight":
-        """Rounds dense [out, in] float32, which fits_fp16; seconds per billion weights, on one thread."""
+        """Rounds dense [out, in] float32, which must fit (see fits_fp16). A billion weights take a thread seconds."""
         return cls(torch.ops.quantized.linear_prepack_fp16(dense, None), (dense.shape[0], dense.shape[1]))
 
     @property
     def nbytes(self) -> int:
-        """Memory it takes: the tiles are 16 outputs by 512 inputs, and the last ones are held whole."""
+        """Returns the bytes it takes: a tile is 16 outputs by 512 inputs, and the last ones are held whole."""
         out, inputs = self.shape
         return 2 * (out + -out % 16) * (inputs + -inputs % 512)
 
     def dense(self) -> Tensor:
-        """The rounded weights as float32 [out, in]."""
+        """Returns the rounded weights as float32 [out, in]."""
         return torch.ops.quantized.linear_unpack_fp16(self.packed)[0].float()
 
 
 def fits_fp16(dense: Tensor) -> bool:
-    """Whether float16 holds dense (contiguous, float32, finite) up to TOLERANCE of its norm."""
+    """Returns whether float16 holds dense (contiguous, float32, finite) up to TOLERANCE of its norm."""
     low, high = torch.aminmax(dense)
     if max(-low.item(), high.item()) > torch.finfo(torch.float16).max:
         return False
     total = torch.linalg.vector_norm(dense).item() ** 2
     allowed = TOLERANCE**2 * total
-    # Rounding costs a normal number at most 2^-11 of itself and a subnormal one 2^-25: for most matrices that will do.
+    # Rounding costs a normal number at most 2^-11 of itself and a subnormal one 2^-25: this settles most matrices.
     if 2.0**-22 * total + 2.0**-50 * dense.numel() <= allowed:
         return True
     parts = dense.view(-1).split(CHECKED)

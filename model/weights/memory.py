@@ -1,7 +1,7 @@
-"""Memory for weights and caches: on a CPU in huge pages, since each page costs a lookup in the page tables.
+"""Allocates memory for weights and caches, on a CPU in huge pages, since each page costs a lookup in the page tables.
 
-Weights are read once a step, from end to end, and nothing of them is still cached when they are read again. Measured
-(one machine): with pages of 2 MiB two threads read a quarter more in the same time than with pages of 4 KiB.
+Weights are read once a step, from end to end, and no cache still holds them when they are read again. Measured on one
+machine: with pages of 2 MiB, two threads read a quarter more in the same time than with pages of 4 KiB.
 """
 
 import math
@@ -16,34 +16,34 @@ from octavo.model.weights.reserve import PAGE, huge_pages
 
 Zeros = Callable[[tuple[int, ...], torch.dtype], Tensor]
 
-CHUNK = 32 * PAGE  # what the system is asked for at once; a page takes memory only when it is first written
-ALIGNED = 64
+CHUNK = 32 * PAGE  # bytes that the system is asked for at once; a page takes memory only when it is first written
+ALIGNED = 64  # bytes
 
 
 def zeros_on(device: torch.device, reserve: mmap.mmap | None = None) -> Zeros:
-    """Allocates what is read from end to end: on a CPU in huge pages, the reserve first of all; else as torch does."""
+    """Returns a function that allocates zeros: on a CPU in huge pages, from the reserve first; elsewhere with torch."""
     if device.type == "cpu":
         return HugePages(reserve).zeros
     return lambda shape, dtype: torch.zeros(shape, dtype=dtype, device=device)
 
 
 def commit(memory: Tensor) -> Tensor:
-    """The same zeros; on a CPU the system has given their memory by now, and not only promised it."""
+    """Returns the same zeros; on a CPU, the system has then given their memory, and not only promised it."""
     if memory.device.type == "cpu":
-        memory.zero_()  # by all threads: what takes the time is the system's work on each page
+        memory.zero_()  # all threads share the system's work on each page
     return memory
 
 
 class HugePages:
-    """Hands out zeros, one piece behind the other; what was handed out is freed when all pieces of a chunk are."""
+    """Hands out zeros, one piece behind the other; a chunk is freed once all of its pieces are."""
 
     def __init__(self, first: mmap.mmap | None = None) -> None:
-        """`first` is a chunk to begin with, all zeros."""
+        """Takes `first` as its first chunk, which must be all zeros."""
         self._lock = threading.Lock()
         self._chunk = torch.empty(0, dtype=torch.uint8) if first is None else torch.frombuffer(first, dtype=torch.uint8)
 
     def zeros(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        """On the CPU; may be called from several threads."""
+        """Returns zeros on the CPU; several threads may call it."""
         size = math.prod(shape) * dtype.itemsize
         room = -(-size // ALIGNED) * ALIGNED
         with self._lock:

@@ -1,4 +1,4 @@
-"""Precision: what a model's matrices are held as and what it computes in, as the flags and the device have it."""
+"""Chooses from the flags and the device what a model's matrices are held as and what it computes in."""
 
 import platform
 from dataclasses import dataclass
@@ -28,29 +28,32 @@ FP8_CAPABILITY = (8, 9)
 
 @dataclass(frozen=True, slots=True)
 class Precision:
-    """How a model is held and computed. Norms and routers are as the activations; the embedding has 16 bits or more."""
+    """A Precision says how a model is held and computed.
 
-    activations: torch.dtype  # and of the KV cache
+    Norms and routers have the dtype of the activations; the embedding has 16 bits or more.
+    """
+
+    activations: torch.dtype  # also the KV cache's
     experts: Kind
-    linears: Kind  # of attention, and of the head
+    linears: Kind  # for attention and the head
 
     @property
     def has_plain_linears(self) -> bool:
-        """Whether all but the experts are tensors, so that a tied head can be the embedding itself."""
+        """Is true if all but the experts are tensors, so that a tied head can be the embedding itself."""
         return isinstance(self.linears, torch.dtype)
 
     @property
     def is_quantised(self) -> bool:
-        """Whether experts have 8 bits or fewer."""
+        """Is true if experts have 8 bits or fewer."""
         return not isinstance(self.experts, torch.dtype) and self.experts is not Fp16Weight
 
     @classmethod
     def plain(cls, dtype: torch.dtype) -> "Precision":
-        """One dtype for everything."""
+        """Returns one dtype for everything."""
         return cls(dtype, dtype, dtype)
 
     def weight_bytes(self, config: ModelConfig) -> int:
-        """What the weights of such a model will take, but for padding."""
+        """Returns the bytes that the weights of such a model will take, without padding."""
         experts = config.num_expert_parameters()
         table = config.vocab_size * config.hidden_size
         if isinstance(self.linears, torch.dtype):  # a tied head is the embedding itself
@@ -59,7 +62,7 @@ class Precision:
         return round(experts * _bytes(self.experts) + others * _bytes(self.linears) + 2 * table)
 
     def describe(self) -> str:
-        """For the log: what the weights are held as."""
+        """Returns for the log what the weights are held as."""
         if self.linears is self.experts:
             return SHORT[self.experts]
         return f"{SHORT[self.experts]} expert and {SHORT[self.linears]} other"
@@ -71,16 +74,16 @@ def _bytes(kind: Kind) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What the user asked for: the flags of the same names."""
+    """Holds the flags of the same names: what the user asked for."""
 
     dtype: str = "auto"  # auto, or one of DTYPES
     quantization: str = "auto"  # one of QUANTIZATIONS
 
 
 def choose_precision(wanted: Wanted, checkpoint: str | None, device: torch.device, kernels: bool) -> Precision:
-    """What the flags mean on a device, for a checkpoint whose config names a dtype (or not). Raises ModelError.
+    """Returns what the flags mean on a device, for a checkpoint whose config names a dtype or none. Raises ModelError.
 
-    kernels: whether the C kernels are there, without which a CPU multiplies quantised weights slowly.
+    `kernels` says whether the C kernels are there; without them a CPU multiplies quantised weights slowly.
     """
     if wanted.dtype not in ("auto", *DTYPES):
         raise ModelError(f"The dtype {wanted.dtype!r} is unknown; use auto, {', '.join(DTYPES)}.")
@@ -94,8 +97,8 @@ def choose_precision(wanted: Wanted, checkpoint: str | None, device: torch.devic
         case "int8":
             return Precision(_on_cpu(wanted.dtype), Int8Weight, Int8Weight)
         case "int4":
-            # Measured on the default model, in groups that are new to it: perplexity +9% with experts in 4 bits, +21%
-            # with attention too; the head in 4 bits alone costs 5%. Neither saves much beside the experts.
+            # Measured on the default model, in groups that are new to it: experts in 4 bits raise perplexity by 9%, and
+            # with attention by 21%; the head in 4 bits alone costs 5%. Neither saves much beside the experts.
             return Precision(_on_cpu(wanted.dtype), Int4Weight, Int8Weight)
         case "fp8":
             raise ModelError("fp8 needs a GPU that computes with it; on a CPU use --quantization int8.")
@@ -104,14 +107,14 @@ def choose_precision(wanted: Wanted, checkpoint: str | None, device: torch.devic
 
 
 def quantizations(device: torch.device) -> tuple[str, ...]:
-    """Those that a device has, `none` among them."""
+    """Returns the quantisations that a device has, `none` among them."""
     if device.type == "cuda" and torch.cuda.get_device_capability(device) >= FP8_CAPABILITY:
         return ("none", "fp8", "int8", "int4")
     return ("none", "int8", "int4")
 
 
 def _quantised_on_cuda(wanted: Wanted, checkpoint: str | None, device: torch.device) -> Precision:
-    """Experts only: they are nearly all of a sparse model, and the rest is what quality depends on."""
+    """Quantises experts only: they are nearly all of a sparse model, and quality depends on the rest."""
     if wanted.quantization == "fp8" and "fp8" not in quantizations(device):
         raise ModelError("fp8 needs a GPU of compute capability 8.9 or more; use --quantization int8.")
     linears = _dtype(_fast_on_cuda(checkpoint) if wanted.dtype == "auto" else wanted.dtype)
@@ -119,7 +122,7 @@ def _quantised_on_cuda(wanted: Wanted, checkpoint: str | None, device: torch.dev
 
 
 def _on_cpu(dtype: str) -> torch.dtype:
-    """Beside quantised weights, `--dtype` is only what they are multiplied with."""
+    """Returns the dtype of activations: `--dtype` means no more beside quantised weights. Raises ModelError."""
     if dtype not in ("auto", "float32"):
         raise ModelError(
             f"On a CPU, quantised weights are multiplied with float32: leave out --dtype {dtype}, or use "
@@ -151,14 +154,14 @@ def _fast_on_cpu() -> str:
 
 
 def _fast_on_cuda(checkpoint: str | None) -> str:
-    # The checkpoint's own 16 bits; bfloat16 for a float32 one, because it has float32's range.
+    # The checkpoint's own 16 bits are taken. A float32 one gets bfloat16, which has float32's range.
     if checkpoint == "float16" or not torch.cuda.is_bf16_supported(including_emulation=False):
         return "float16"
     return "bfloat16"
 
 
 def fp16_works() -> bool:
-    """Whether torch was built with FBGEMM and runs on a CPU that it supports: tried, not guessed."""
+    """Returns whether torch was built with FBGEMM and runs on a CPU that it supports, by trying it."""
     if platform.machine().lower() not in ("x86_64", "amd64"):
         return False
     try:

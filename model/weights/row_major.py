@@ -1,4 +1,4 @@
-"""Weight types of a GPU: rows in few bits, inputs contiguous, each expert a view of its layer's stack."""
+"""Holds the weight types of a GPU: rows in few bits, inputs contiguous, each expert a view of its layer's stack."""
 
 import math
 from abc import ABC, abstractmethod
@@ -13,24 +13,24 @@ from torch import Tensor
 from octavo.model.weights.grid import FINE_SCALE, divisor, fit, rounded
 from octavo.model.weights.memory import Zeros, zeros_on
 
-ROW_GROUP = 128  # consecutive inputs that share a scale, where an output has more than one
-WORDS = ROW_GROUP // 8  # of 32 bits, that hold a group in 4
-# Elements at a time: on a CPU the temporaries stay in its cache, elsewhere each operation is worth its launch.
+ROW_GROUP = 128  # consecutive inputs that share a scale, if an output has several
+WORDS = ROW_GROUP // 8  # words of 32 bits that hold a group in 4 bits
+# Elements that are quantised at a time: a CPU's temporaries stay in its cache, and a GPU's launches are worth it.
 ON_CPU, ON_GPU = 1 << 14, 1 << 24
 
 Shape = tuple[int, int]  # (out, in)
-Layout = tuple[tuple[tuple[int, ...], torch.dtype], ...]  # of each part of a weight
+Layout = tuple[tuple[tuple[int, ...], torch.dtype], ...]  # for each part of a weight
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RowMajorWeight(ABC):
-    """A quantised matrix, output by output; zeros until rows are put in.
+    """A RowMajorWeight is a quantised matrix, output by output. It holds zeros until rows are put in.
 
-    Quants lie along the inputs, as they are multiplied. Scales lie along the outputs: a kernel that is at some group
-    wants the scales of its outputs in one piece.
+    Quants lie along the inputs, in the order of multiplication. Scales lie along the outputs, because a kernel that is
+    at some group reads the scales of its outputs in one piece.
     """
 
-    kind: ClassVar[str]  # what kernels call it
+    kind: ClassVar[str]  # its name in the kernels
     bytes_per_weight: ClassVar[float]
     levels: ClassVar[int]  # the largest multiple of a scale
 
@@ -47,27 +47,27 @@ class RowMajorWeight(ABC):
 
     @classmethod
     def stack(cls, count: int, shape: Shape, zeros: Zeros) -> tuple[Self, ...]:
-        """Room for matrices of one shape, as views of one tensor per part: what Stack.of puts together again."""
+        """Allocates matrices of one shape as views of one tensor per part, which Stack.of puts together again."""
         parts = [zeros((count, *sizes), dtype) for sizes, dtype in cls.layout(*shape)]
         return tuple(cls(shape, *views) for views in zip(*(part.unbind() for part in parts), strict=True))
 
     @classmethod
     @abstractmethod
     def layout(cls, out: int, inputs: int) -> Layout:
-        """The shape and type of each part of a matrix [out, in]."""
+        """Returns the shape and type of each part of a matrix [out, in]."""
 
     @classmethod
     def holds(cls, largest: float) -> bool:
-        """Whether a scale in float32 serves a matrix of that largest magnitude."""
+        """Returns whether a scale in float32 serves a matrix of that largest magnitude."""
         return largest == 0 or cls.levels * torch.finfo(torch.float32).tiny <= largest < math.inf
 
     def parts(self) -> tuple[Tensor, Tensor]:
-        """The tensors it is held in, in the order of `layout`."""
+        """Returns the tensors that hold it, in the order of `layout`."""
         return self.quants, self.scales
 
     @property
     def nbytes(self) -> int:
-        """Memory it takes."""
+        """Returns the bytes it takes."""
         return sum(part.nbytes for part in self.parts())
 
     def fill(self, rows: Tensor, first: int) -> None:
@@ -82,16 +82,16 @@ class RowMajorWeight(ABC):
 
     @abstractmethod
     def quantise(self, rows: Tensor) -> tuple[Tensor, Tensor]:
-        """Whole rows [n, in] float32 -> quants [n, ...], scales [n, groups, ...]; without waiting for the device."""
+        """Quantises whole rows [n, in] float32 to quants [n, ...], scales [n, groups, ...]; waits for no device."""
 
     @abstractmethod
     def dense(self) -> Tensor:
-        """The rounded weights as float32 [out, in]."""
+        """Returns the rounded weights as float32 [out, in]."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PerOutputRowMajor(RowMajorWeight):
-    """A scale for each output: weight = quant * scale; quants [out, in] of `dtype`, scales [1, out] float32."""
+    """Has one scale for each output: weight = quant * scale; quants [out, in] of `dtype`, scales [1, out] float32."""
 
     dtype: ClassVar[torch.dtype]
     bytes_per_weight: ClassVar[float] = 1.0
@@ -106,9 +106,9 @@ class PerOutputRowMajor(RowMajorWeight):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Int8RowMajor(PerOutputRowMajor):
-    """int8, symmetric.
+    """Holds int8, symmetric.
 
-    Relative error 0.87% of the default model's experts and of normally distributed weights, 1.5% of Laplace's.
+    The relative error is 0.87% of the default model's experts and of normally distributed weights, 1.5% of Laplace's.
     """
 
     kind: ClassVar[str] = "int8"
@@ -122,9 +122,10 @@ class Int8RowMajor(PerOutputRowMajor):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Int8GroupedRowMajor(RowMajorWeight):
-    """As Int8RowMajor with a scale per 128 inputs, the last group as long as it is; scales [in / 128, out] float32.
+    """Holds int8, symmetric, with a scale for each 128 inputs; the last group may be shorter.
 
-    Relative error 0.69% of the default model's experts, 0.65% of normally distributed weights, 0.90% of Laplace's.
+    scales [in / 128, out] float32. The relative error is 0.69% of the default model's experts, 0.65% of normally
+    distributed weights, 0.90% of Laplace's.
     """
 
     kind: ClassVar[str] = "int8"
@@ -147,9 +148,9 @@ class Int8GroupedRowMajor(RowMajorWeight):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Fp8RowMajor(PerOutputRowMajor):
-    """float8_e4m3fn (https://arxiv.org/abs/2209.05433).
+    """Holds float8_e4m3fn (https://arxiv.org/abs/2209.05433).
 
-    Relative error 2.6% whatever the distribution: three bits of mantissa.
+    The relative error is 2.6% whatever the distribution, since the mantissa has three bits.
     """
 
     kind: ClassVar[str] = "fp8"
@@ -165,20 +166,20 @@ class Fp8RowMajor(PerOutputRowMajor):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Int4RowMajor(RowMajorWeight):
-    """4 bits, in groups of 128 inputs: weight = quant * step + min; the inputs padded to whole groups.
+    """Holds 4 bits in groups of 128 inputs: weight = quant * step + min; inputs are padded to whole groups.
 
-    quants [out, groups * 16] int32: a word holds eight inputs, so that each shift brings two of them, neighbours, where
-    the mantissas of two 16-bit numbers end, and 16 words shifted alike are 32 consecutive inputs:
+    quants [out, groups * 16] int32: a word holds eight inputs. Each shift brings two neighbours to the ends of the
+    mantissas of two 16-bit numbers, and 16 words that are shifted alike are 32 consecutive inputs:
 
         bits of word w   28-31      24-27     20-23     16-19    12-15    8-11     4-7      0-3         0 <= w < 16
         input            97 + 2w    65 + 2w   33 + 2w   1 + 2w   96 + 2w  64 + 2w  32 + 2w  2w
 
-    scales [groups, out, 2] float16: the step of the quants, and the weight that quant 0 stands for. A kernel reads both
-    as one word, and adds a group up as step * (sum of quant * x) + min * (sum of x).
+    scales [groups, out, 2] float16 are the step of the quants and the weight that quant 0 stands for. A kernel reads
+    both as one word, and adds a group up as step * (sum of quant * x) + min * (sum of x).
 
-    Relative error 9.0% of the default model's experts (9.1% when shifted by 16 inputs: it was quantised before, in
-    groups of 32), 9.3% of normally distributed weights, 12.1% of Laplace's. The best whole zero points in place of mins
-    lose 9.7, 9.7, 9.5 and 12.4%, a symmetric grid 11.2, 11.2, 10.6 and 14.4%.
+    The relative error is 9.0% of the default model's experts (9.1% when shifted by 16 inputs, because they were
+    quantised before, in groups of 32), 9.3% of normally distributed weights and 12.1% of Laplace's. The best whole zero
+    points in place of mins lose 9.7, 9.7, 9.5 and 12.4%, a symmetric grid 11.2, 11.2, 10.6 and 14.4%.
     """
 
     kind: ClassVar[str] = "int4"
@@ -192,7 +193,7 @@ class Int4RowMajor(RowMajorWeight):
 
     @classmethod
     def holds(cls, largest: float) -> bool:
-        """Whether scales in float16 serve a matrix of that largest magnitude: not infinite, no crude subnormals."""
+        """Returns whether scales in float16 serve a matrix of that largest magnitude: not infinite, not too coarse."""
         return largest == 0 or cls.levels * FINE_SCALE <= largest <= torch.finfo(torch.float16).max
 
     def quantise(self, rows: Tensor) -> tuple[Tensor, Tensor]:
@@ -211,16 +212,16 @@ class Int4RowMajor(RowMajorWeight):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Stack:
-    """What a kernel reads: all experts of one projection, of one shape, in one tensor per part."""
+    """A Stack is what a kernel reads: all experts of one projection, of one shape, in one tensor per part."""
 
     kind: str  # bf16, fp16, fp32, int8, int4 or fp8
-    shape: Shape  # (out, in) of each
+    shape: Shape  # (out, in), each expert's
     quants: Tensor  # [E, out, in], [E, out, groups * 16] for int4
     scales: Tensor | None = None  # [E, groups, out], [E, groups, out, 2] for int4; None: the weights themselves
 
     @classmethod
     def of(cls, weights: Sequence[object]) -> "Stack":
-        """Of E views, as the loader makes them; nothing is copied. Raises ValueError where they are not one stack."""
+        """Joins E views that the loader has made, and copies nothing. Raises ValueError if they are not one stack."""
         first = weights[0]
         if isinstance(first, Tensor) and first.dtype in PLAIN:
             return cls(PLAIN[first.dtype], (first.shape[0], first.shape[1]), _joined(weights))
@@ -234,7 +235,7 @@ PLAIN = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
 
 
 def _joined(views: Sequence[object]) -> Tensor:
-    """Views [...] that lie one behind the other, as one tensor [E, ...]."""
+    """Joins views [...] that lie one behind the other to one tensor [E, ...]. Raises ValueError for others."""
     first = views[0]
     assert isinstance(first, Tensor)
     for number, view in enumerate(views):
@@ -244,7 +245,7 @@ def _joined(views: Sequence[object]) -> Tensor:
 
 
 def _follows(view: Tensor, first: Tensor, number: int) -> bool:
-    """Whether a view is the number-th of its size from the first one on."""
+    """Returns whether a view is the number-th of its size from the first one on."""
     return (
         view.is_contiguous()
         and (view.shape, view.dtype, view.device) == (first.shape, first.dtype, first.device)
@@ -254,7 +255,7 @@ def _follows(view: Tensor, first: Tensor, number: int) -> bool:
 
 
 def _shifts(device: torch.device) -> Tensor:
-    """Where in its word an input has its bits, by its quarter of the group and its place in the pair: [4, 1, 2]."""
+    """Returns where in its word an input has its bits, by its quarter of the group and its place in two: [4, 1, 2]."""
     return 4 * torch.arange(4, device=device)[:, None, None] + 16 * torch.arange(2, device=device)
 
 
@@ -263,5 +264,5 @@ def _groups(inputs: int) -> int:
 
 
 def _grouped(rows: Tensor) -> Tensor:
-    """[n, in] -> [n, groups, 128], the last group filled up with zeros."""
+    """Reshapes [n, in] to [n, groups, 128]; zeros fill the last group up."""
     return F.pad(rows, (0, -rows.shape[1] % ROW_GROUP)).unflatten(-1, (-1, ROW_GROUP))

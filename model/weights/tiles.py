@@ -1,4 +1,4 @@
-"""Weight types of a CPU: what a matrix is held as, how it is packed, and how it is unpacked again."""
+"""Holds the quantised weight types of a CPU: how a matrix lies in tiles, is packed and is unpacked again."""
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
@@ -11,36 +11,36 @@ from torch import Tensor
 from octavo.model.weights.grid import FINE_SCALE, divisor, fit, rounded
 from octavo.model.weights.memory import Zeros, zeros_on
 
-QUANTISED = 1 << 14  # elements at a time: the temporaries stay in the CPU's cache
+QUANTISED = 1 << 14  # elements quantised at a time: the temporaries stay in the CPU's cache
 
 TILE_GROUP = 32  # consecutive inputs that share a scale
 TILE = 16  # outputs that are computed together: one register of 32-bit sums
-TILES = 4  # of a panel
+TILES = 4  # tiles in a panel
 PANEL = TILES * TILE  # outputs
 CELL = 2 * TILE_GROUP  # inputs
-NUMBERS = 2 * 2 * TILE  # bytes of a cell that are its scales, or its mins: whole lines of a cache
-BLOCK = 16  # cells at most: their activations and a tile's weights fit into a CPU's first cache
+NUMBERS = 2 * 2 * TILE  # bytes of a cell's scales, or of its mins: whole lines of a cache
+BLOCK = 16  # most cells in a block: their activations and a tile's weights fit into a CPU's first cache
 
 
-Place = tuple[Tensor, Tensor, Tensor]  # of rows: panel, tile and output within the tile; all [n]
+Place = tuple[Tensor, Tensor, Tensor]  # panel, tile and output within the tile of n rows, [n] each
 
 
 @dataclass(frozen=True, slots=True)
 class TileLayout:
-    """Where the rows of a quantised matrix lie: in panels of 4 tiles of 16 outputs, which are read from end to end.
+    """A TileLayout places the rows of a quantised matrix in panels of 4 tiles of 16 outputs, read from end to end.
 
-    A tile is cut along the inputs into cells of two groups, and a panel into blocks of a few cells of each tile: the
-    activations that a block's first tile is multiplied with are then still at hand for the other three.
+    A tile is cut along the inputs into cells of two groups, and a panel into blocks of a few cells of each tile. So the
+    activations that a block's first tile is multiplied with are still at hand for the other three.
 
         panel    block 0                                  | block 1          | ...
         block    cells of tile 0 | of tile 1 | 2 | 3      | of tile 0 | ...
         cell     scales (mins) of both groups, quants of both groups
 
-    Rows and inputs are padded with zeros to whole panels and cells. Where two halves are multiplied elementwise (gate
+    Rows and inputs are padded with zeros to whole panels and cells. If two halves are multiplied elementwise (gate
     above up), their tiles alternate, so that a panel has both factors of 32 results:
 
         plain          rows  0-15 | 16-31 | 32-47 | ...
-        interleaved    gate  0-15 | up 0-15 | gate 16-31 | up 16-31 | ...      each half padded for itself
+        interleaved    gate  0-15 | up 0-15 | gate 16-31 | up 16-31 | ...      each half is padded for itself
     """
 
     shape: tuple[int, int]  # (out, in)
@@ -57,17 +57,17 @@ class TileLayout:
 
     @property
     def block(self) -> int:
-        """Cells of one tile in a block; all blocks are alike."""
+        """Returns the number of cells of a tile in a block; all blocks have the same."""
         cells = self.groups // 2
         return next(block for block in range(BLOCK, 0, -1) if cells % block == 0)
 
     @property
     def cells(self) -> tuple[int, int, int, int]:
-        """[panels, blocks, tiles, cells]."""
+        """Returns the sizes [panels, blocks, tiles, cells]."""
         return (self.panels, self.groups // 2 // self.block, TILES, self.block)
 
     def places(self, first: int, count: int) -> Place:
-        """Where `count` rows from `first` on are."""
+        """Returns the places of `count` rows from `first` on."""
         rows = torch.arange(first, first + count)
         tiles = rows // TILE
         if self.interleaved:
@@ -79,29 +79,29 @@ class TileLayout:
 
 @dataclass(frozen=True, slots=True)
 class Unpacked:
-    """A quantised matrix without its tiles, in the order of its rows: weight = quant * scale (+ min)."""
+    """An Unpacked is a quantised matrix in the order of its rows, without tiles: weight = quant * scale (+ min)."""
 
     quants: Tensor  # [out, groups, 32] float32, whole numbers
     scales: Tensor  # [out, groups] float32
     mins: Tensor | None = None  # [out, groups] float32
 
     def dense(self) -> Tensor:
-        """[out, groups * 32] float32; exact, but for the sum with a min."""
+        """Returns [out, groups * 32] float32, which is exact except for the sum with a min."""
         values = self.quants * self.scales[..., None]
         return (values if self.mins is None else values + self.mins[..., None]).flatten(1)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GroupedWeight(ABC):
-    """A matrix in few bits, with scales of its own for each 32 inputs of an output; empty until rows are put in."""
+    """A GroupedWeight is a matrix in few bits with a scale for each group of an output. It is 0 until it is filled."""
 
     bytes_per_weight: ClassVar[float]
     levels: ClassVar[int]  # the largest multiple of a scale
 
     layout: TileLayout
     cells: Tensor  # [panels, blocks, tiles, cells, bytes] uint8
-    # How many int8 numbers the kernels make of each activation: 1, or 2, where the second is what rounding left of the
-    # first. With one, the neighbours of an activation that is much larger than they are would round to nothing.
+    # The kernels make 1 or 2 int8 numbers of each activation; the second is what rounding left of the first. With one,
+    # the neighbours of a much larger activation would round to nothing.
     terms: int = field(default=1, kw_only=True)
 
     @classmethod
@@ -113,12 +113,12 @@ class GroupedWeight(ABC):
 
     @classmethod
     def empty(cls, layout: TileLayout, zeros: Zeros, terms: int = 1) -> Self:
-        """All zeros, because all scales are."""
+        """Allocates a matrix of zeros, since all scales are 0."""
         return cls(layout, zeros((*layout.cells, round(cls.bytes_per_weight * CELL * TILE)), torch.uint8), terms=terms)
 
     @classmethod
     def holds(cls, largest: float) -> bool:
-        """Whether scales in float16 serve a matrix of that largest magnitude: not infinite, no crude subnormals."""
+        """Returns whether scales in float16 serve a matrix of that largest magnitude: not infinite, not too coarse."""
         return largest == 0 or cls.levels * FINE_SCALE <= largest <= torch.finfo(torch.float16).max
 
     @property
@@ -127,11 +127,11 @@ class GroupedWeight(ABC):
 
     @property
     def nbytes(self) -> int:
-        """Memory it takes."""
+        """Returns the bytes it takes."""
         return self.cells.nbytes
 
     def fill(self, rows: Tensor, first: int) -> None:
-        """Quantises rows [n, in] of any floating type into the outputs from `first` on; slow and obvious."""
+        """Quantises rows [n, in] of any floating type into the outputs from `first` on, in a slow and obvious way."""
         at_once = max(1, QUANTISED // rows.shape[1])
         for start in range(0, rows.shape[0], at_once):
             part = rows[start : start + at_once].to(self.cells.device, torch.float32)
@@ -140,28 +140,28 @@ class GroupedWeight(ABC):
 
     @abstractmethod
     def _store(self, groups: Tensor, place: Place) -> None:
-        """Quantises whole rows, [n, groups, 32] float32."""
+        """Quantises whole rows, [n, groups, 32] float32, into their places."""
 
     @abstractmethod
     def unpacked(self) -> Unpacked:
-        """What is held, in the order of the matrix."""
+        """Returns what is held, in the order of the matrix."""
 
     def dense(self) -> Tensor:
-        """The rounded weights as float32 [out, in]."""
+        """Returns the rounded weights as float32 [out, in]."""
         return self.unpacked().dense()[:, : self.shape[1]]
 
     def _numbers(self, n: int) -> Tensor:
-        """The n-th float16 number that each group has for an output, as a view of the cells.
+        """Returns the n-th float16 number that each group has for an output, as a view of the cells.
 
-        [panels, tiles, 16, blocks, cells, 2], to be indexed with a place.
+        The view is [panels, tiles, 16, blocks, cells, 2] and is indexed with a Place.
         """
         numbers = self.cells[..., n * NUMBERS : (n + 1) * NUMBERS].view(torch.float16).unflatten(-1, (2, TILE))
         return numbers.permute(0, 2, 5, 1, 3, 4)
 
     def _slices(self, numbers: int) -> Tensor:
-        """The quants, which come behind so many numbers, as a view of the cells: four bytes are a slice.
+        """Returns the quants, which come behind so many numbers, as a view of the cells; four bytes are a slice.
 
-        [panels, tiles, 16, blocks, cells, 2, slices, 4], to be indexed with a place.
+        The view is [panels, tiles, 16, blocks, cells, 2, slices, 4] and is indexed with a Place.
         """
         slices = self.cells[..., numbers * NUMBERS :].unflatten(-1, (2, -1, TILE, 4))
         return slices.permute(0, 2, 6, 1, 3, 4, 5, 7)
@@ -169,10 +169,10 @@ class GroupedWeight(ABC):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Int8Weight(GroupedWeight):
-    """A matrix in int8, symmetric: weight = (quant - 128) * scale.
+    """An Int8Weight is a matrix in int8, symmetric: weight = (quant - 128) * scale.
 
-    A cell: scales [2, 16] float16, quants [2, 8, 16, 4] uint8. Four consecutive inputs of the 16 outputs of a tile are
-    64 bytes, an operand of VNNI's dot products.
+    A cell holds scales [2, 16] float16 and quants [2, 8, 16, 4] uint8. Four consecutive inputs of the 16 outputs of
+    a tile are 64 bytes, an operand of VNNI's dot products.
     """
 
     bytes_per_weight: ClassVar[float] = 1 + 2 / TILE_GROUP
@@ -200,11 +200,11 @@ class Int8Weight(GroupedWeight):
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Int4Weight(GroupedWeight):
-    """A matrix in 4 bits: weight = quant * scale + min.
+    """An Int4Weight is a matrix in 4 bits: weight = quant * scale + min.
 
-    A cell: scales and mins [2, 16] float16 each, quants [2, 4, 16, 4] uint8. A group is eight slices of four inputs. A
-    byte holds an input of slice s < 4 in its low half and the same of slice s + 4 in its high half: masked or shifted,
-    64 bytes are an operand of VNNI's dot products, as in Int8Weight.
+    A cell holds scales and mins [2, 16] float16 each, quants [2, 4, 16, 4] uint8. A group is eight slices of four
+    inputs. A byte holds an input of slice s < 4 in its low half and the same of slice s + 4 in its high half. Masked or
+    shifted, 64 bytes are an operand of VNNI's dot products, as in Int8Weight.
     """
 
     bytes_per_weight: ClassVar[float] = 0.5 + 4 / TILE_GROUP
@@ -243,7 +243,7 @@ def _put(values: Tensor, view: Tensor, place: Place) -> None:
 
 
 def _by_group(values: Tensor) -> Tensor:
-    """[n, blocks, cells, 2, ...] as [n, groups, ...]."""
+    """Reshapes [n, blocks, cells, 2, ...] to [n, groups, ...]."""
     return values.flatten(1, 3)
 
 

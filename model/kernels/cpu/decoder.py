@@ -1,4 +1,4 @@
-"""CpuDecoder: a model's layers, those of int8 or int4 weights in two calls of the C kernels each."""
+"""Runs the layers of a model on a CPU; a layer of int8 or int4 weights takes two calls of the C kernels."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass

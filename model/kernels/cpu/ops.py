@@ -1,4 +1,4 @@
-"""The operations of a CPU that has the C kernels: theirs for what they take, torch's for all else."""
+"""Fills the seams on a CPU that has the C kernels; what they do not take goes to torch."""
 
 from dataclasses import dataclass
 
@@ -17,44 +17,44 @@ from octavo.model.weights.tiles import GroupedWeight
 
 @dataclass(frozen=True, slots=True)
 class CpuPlan(Plan):
-    """A step as the kernels see it."""
+    """A CpuPlan is the Plan of the C kernels: the batch as a struct."""
 
-    batch: ForwardBatch  # what the struct points into
+    batch: ForwardBatch  # owns the memory that the struct points into
     struct: PassStruct
 
 
 @dataclass(frozen=True, slots=True)
 class CpuOps:
-    """The functions of Ops, over the C kernels."""
+    """Holds the functions of Ops over the C kernels."""
 
     kernels: Library
-    plain: Ops  # for all else
+    plain: Ops  # for what the kernels do not take
 
     def ops(self) -> Ops:
         return Ops(self.plan_attention, self.attention, self.experts, self.linear)
 
     def plan_attention(self, batch: ForwardBatch, cache: KVCache, window: int | None) -> Plan:
-        """As model.ops.attention's; every step begins here."""
+        """Does what model.ops.attention.plan_attention does; every forward pass begins here."""
         self.kernels.follow_torch()
         if cache.layers[0].keys.dtype != torch.float32:
             return self.plain.plan_attention(batch, cache, window)
         return CpuPlan(batch, PassStruct.of(batch, cache.block_size, window))
 
     def attention(self, q: Tensor, k: Tensor, v: Tensor, cache_layer: LayerCache, plan: Plan) -> Tensor:
-        """As model.ops.attention; the heads of a token lie one behind the other."""
+        """Does what model.ops.attention.attention does; the heads of a token must lie one behind the other."""
         if not isinstance(plan, CpuPlan):
             return self.plain.attention(q, k, v, cache_layer, plan)
         return self.kernels.attention((q, k, v), plan.struct, None, PagesStruct.of(cache_layer))
 
     def experts(self, x: Tensor, ids: Tensor, weights: Tensor, expert_weights: ExpertWeights) -> Tensor:
-        """As model.ops.experts."""
+        """Does what model.ops.experts.experts does."""
         matrices = (*expert_weights.gate_up, *expert_weights.down)
         if x.dtype != torch.float32 or not all(isinstance(matrix, GroupedWeight) for matrix in matrices):
             return self.plain.experts(x, ids, weights, expert_weights)
         return self.kernels.experts(x, ids, weights, ExpertsStruct.of(expert_weights, ids.shape[1]))
 
     def linear(self, x: Tensor, weight: Weight) -> Tensor:
-        """As model.ops.linear."""
+        """Does what model.ops.linear.linear does."""
         if isinstance(weight, GroupedWeight) and x.dtype == torch.float32:
             return self.kernels.linear(x.contiguous(), WeightStruct.of(weight))
         return self.plain.linear(x, weight)

@@ -1,8 +1,8 @@
-"""GpuDecoder: a model's layers, one behind the other, through the Triton kernels alone and without a look at the host.
+"""Runs the layers of a model on a GPU through the Triton kernels alone, and never asks the host.
 
     x, normed -> qkv -> rotate, store -> attend -> o -> + x, norm, route -> experts -> + x, next norm -> x, normed
 
-The sums with the residual and the norms behind them are done by whoever has the row in hand, across the borders of
+The kernel that has a row at hand also adds it to the residual and applies the norm behind that, across the borders of
 layers. Everything reads its sizes from shapes and its contents from the device, so that a CUDA graph can replay it.
 """
 
@@ -28,7 +28,7 @@ from octavo.model.kv_cache import KVCache, LayerCache
 from octavo.model.ops.attention import Plan
 from octavo.model.weights.row_major import RowMajorWeight, Stack
 
-FEW = 2  # tokens: up to here nothing is sorted, since hardly any expert has two of them
+FEW = 2  # Up to so many tokens nothing is sorted, since hardly any expert has two of them.
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +36,12 @@ class PagedPass(Plan):
     """A PagedPass is the Plan of the kernels of attention."""
 
     attention: GpuPlan
-    slots: Tensor  # [T], of the batch
+    slots: Tensor  # [T], the batch's
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GpuLayer:
-    """A layer's weights as the kernels take them."""
+    """A GpuLayer is a layer's weights in the form that the kernels take."""
 
     input_norm: Tensor  # [H]
     qkv: Tensor  # [(Hq + 2 Hkv) * D, H]
@@ -50,8 +50,8 @@ class GpuLayer:
     post_norm: Tensor  # [H]
     router: Tensor | None  # [E, H]; None in a dense layer
     top_k: int
-    gate_up: Stack  # E of [2I, H]
-    down: Stack  # E of [H, I]
+    gate_up: Stack  # E matrices [2I, H]
+    down: Stack  # E matrices [H, I]
 
     @classmethod
     def of(cls, layer: DecoderLayer) -> "GpuLayer | None":
@@ -79,8 +79,8 @@ class GpuDecoder:
     """A GpuDecoder computes what a model's layers compute one after the other; these are its reference."""
 
     layers: tuple[GpuLayer, ...]
-    eps: float  # of the norms
-    arch: str  # of the device, as configs.choose knows it
+    eps: float  # for the norms
+    arch: str  # the device's name in configs.choose
 
     @classmethod
     def of(cls, layers: Iterable[DecoderLayer], eps: float, arch: str) -> "GpuDecoder | None":
@@ -90,7 +90,7 @@ class GpuDecoder:
         return cls(fused, eps, arch) if len(fused) == len(taken) else None
 
     def __call__(self, x: Tensor, cache: KVCache, forward: ForwardPass) -> Tensor:
-        """x [T, H], the embedded tokens -> [T, H], before the last norm; forward.plan is a PagedPass."""
+        """Maps x [T, H], the embedded tokens, to [T, H], before the last norm; forward.plan is a PagedPass."""
         normed: Tensor | None = add_norm(x, None, self.layers[0].input_norm, self.eps)[1]
         for layer, pages, following in zip(self.layers, cache.layers, self._following(), strict=True):
             assert normed is not None
@@ -99,7 +99,7 @@ class GpuDecoder:
         return x
 
     def _following(self) -> Iterator[Tensor | None]:
-        """The norm behind each layer that is another layer's."""
+        """Yields for each layer the norm of the next one, and None for the last layer."""
         return chain((layer.input_norm for layer in self.layers[1:]), (None,))
 
     def _attention(self, layer: GpuLayer, normed: Tensor, pages: LayerCache, forward: ForwardPass) -> Tensor:
@@ -116,23 +116,23 @@ class GpuDecoder:
         return Routed(x, normed, x.new_ones(x.shape[0], 1, dtype=torch.float32), always)
 
     def _experts(self, layer: GpuLayer, routed: Routed, following: Tensor | None) -> tuple[Tensor, Tensor | None]:
-        """x [T, H] and the experts' outputs added to it, and `following`'s norm of the sum."""
+        """Adds the experts' outputs to x [T, H]; returns the sum and its norm by `following`."""
         partials = partial_outputs(routed.normed, routed.ids, layer.gate_up, layer.down, self.arch)
         return combine(partials, routed.weights, routed.x, following, self.eps)
 
 
 def partial_outputs(normed: Tensor, ids: Tensor, gate_up: Stack, down: Stack, arch: str) -> Tensor:
-    """normed [T, H], ids [T, k] int32 -> what each pair's expert gives, in S parts yet to be added: [S, T * k, H]."""
+    """Maps normed [T, H], ids [T, k] int32 to each pair's output, in S parts yet to be added: [S, T * k, H]."""
     tokens, top_k = ids.shape
     op = "few" if tokens <= FEW else "experts"
     config = config_for(f"{op}.gate_up", gate_up, tokens, arch)
     pairs = ids.view(-1) if tokens <= FEW else sort_pairs(ids, gate_up.quants.shape[0], config.tokens)
     inner = experts.gate_up(normed, gate_up, pairs, top_k, config)  # [T * k, I]
-    # Both go over the same tiles of pairs, and so with as many in one.
+    # Both products go over the same tiles of pairs, so a tile has the same number of them.
     config = replace(config_for(f"{op}.down", down, tokens, arch), tokens=config.tokens)
     return experts.down(inner, down, pairs, config)
 
 
 def config_for(op: str, stack: Stack, tokens: int, arch: str) -> Config:
-    """The table's line for a product with these weights."""
+    """Returns the table's line for a product with these weights. Raises ModelError."""
     return choose(op, stack.kind, stack.shape, tokens, arch)

@@ -1,4 +1,4 @@
-"""The operations of a GPU with Triton: its kernels behind the four seams; GpuDecoder makes fewer launches of them."""
+"""Fills the four seams on a GPU with the Triton kernels; GpuDecoder needs fewer launches of them."""
 
 from dataclasses import dataclass
 
@@ -22,15 +22,15 @@ from octavo.model.weights.row_major import Stack
 
 @dataclass(frozen=True, slots=True)
 class GpuOps:
-    """The functions of Ops, over the Triton kernels."""
+    """Holds the functions of Ops over the Triton kernels."""
 
     config: ModelConfig
-    processors: int  # of the device
-    arch: str  # as configs.choose knows it
+    processors: int  # multiprocessors of the device
+    arch: str  # the name that configs.choose knows
 
     @classmethod
     def on(cls, config: ModelConfig, device: torch.device) -> "GpuOps":
-        """For a model on a device with CUDA."""
+        """Returns the operations of a model on a device with CUDA."""
         properties = torch.cuda.get_device_properties(device)
         arch = arch_of(torch.cuda.get_device_capability(device))
         return cls(config, properties.multi_processor_count, arch)
@@ -39,7 +39,7 @@ class GpuOps:
         return Ops(self.plan_attention, self.attention, self.experts, linear, draw, capturable=True)
 
     def plan_attention(self, batch: ForwardBatch, cache: KVCache, window: int | None) -> Plan:
-        """As model.ops.attention's."""
+        """Does what model.ops.attention.plan_attention does. Raises ModelError for a device without configurations."""
         tiles = AttentionTiles.of(self.config, cache.layers[0].keys.dtype, self.arch, self.processors)
         return PagedPass(plan(batch, cache, window, tiles), batch.slots)
 
@@ -50,7 +50,7 @@ class GpuOps:
         return paged.attend(q, cache_layer, plan.attention)
 
     def experts(self, x: Tensor, ids: Tensor, weights: Tensor, expert_weights: ExpertWeights) -> Tensor:
-        """As model.ops.experts, for weights that are one stack."""
+        """Does what model.ops.experts.experts does, for weights that are one stack."""
         gate_up, down = Stack.of(expert_weights.gate_up), Stack.of(expert_weights.down)
         partials = partial_outputs(x.contiguous(), ids.int(), gate_up, down, self.arch)  # [S, T * k, H]
         chosen = partials.sum(0).view(*ids.shape, -1)  # [T, k, H]
