@@ -15,7 +15,7 @@ import torch
 if importlib.util.find_spec("triton") is None:  # its wheels are for Linux
     collect_ignore_glob = ["test_*.py"]
 elif importlib.util.find_spec("safetensors") is None:
-    collect_ignore = ["test_decoder.py", "test_engine.py"]
+    collect_ignore = ["test_compiled_at_start.py", "test_decoder.py", "test_engine.py"]
 
 
 @pytest.fixture(scope="session")
