@@ -1,4 +1,4 @@
-"""The rules of the house, held against the syntax trees of server/, engine/ and model/.
+"""The syntax trees of server/, engine/ and model/ keep the rules of the house.
 
 Each test lists the offenders: the file, and what it does. The order of the rooms is the table in ARCHITECTURE.md.
 """
@@ -66,13 +66,13 @@ def benchmarks() -> tuple[Source, ...]:
 
 @cache
 def rooms() -> tuple[str, ...]:
-    """The rooms of the table in ARCHITECTURE.md, from the top floor down; a row may hold several files."""
+    """Returns the rooms of the table in ARCHITECTURE.md, from the top floor down; a row may hold several files."""
     rows = re.findall(r"^\| ((?:`[\w/.]+`,? ?)+)\|", (ROOT / "ARCHITECTURE.md").read_text("utf-8"), re.MULTILINE)
     return tuple(row for row in rows if re.search(r"`(server|engine|model)/", row))
 
 
 def floor(name: str) -> int | None:
-    """The floor of a file, counted from the top; None for one that is in no room."""
+    """Returns the floor of a file, counted from the top; None if it is in no room."""
     for number, row in enumerate(rooms()):
         for room in re.findall(r"`([\w/.]+)`", row):
             if name == room or (room.endswith("/") and name.startswith(room)):
@@ -81,7 +81,7 @@ def floor(name: str) -> int | None:
 
 
 def is_kernel(function: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
-    """Whether it is Triton's language: a pointer per tensor, sizes one by one, no types."""
+    """Returns whether it is written in Triton's language: a pointer per tensor, sizes one by one, no types."""
     return any(ast.unparse(decorator).startswith("triton.jit") for decorator in function.decorator_list)
 
 
@@ -232,7 +232,7 @@ def test_the_api_process_never_loads_the_engines_libraries(module: str) -> None:
 
 
 def test_the_engine_runs_on_a_machine_that_has_little_but_torch() -> None:
-    """A machine on which a GPU is tested and measured has no more."""
+    """The machines on which a GPU is tested and measured have no more."""
     absent = ("llguidance", "tokenizers", "fastapi", "uvicorn", "pydantic", "jinja2", "triton")
     code = f"import sys; sys.modules.update(dict.fromkeys({absent})); import octavo.engine.startup.start"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0

@@ -101,7 +101,7 @@ def test_the_versions_that_stand_in_several_files_are_the_same() -> None:
 
 
 class Machine:
-    """A PATH with programs that say what the tests want: uname, Python (pip and the probe of the index), nvidia-smi."""
+    """A Machine is a directory for PATH with fake programs: uname, nvidia-smi, and a Python for pip and the probe."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory

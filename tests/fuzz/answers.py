@@ -1,4 +1,4 @@
-"""Every answer against our own document: its status, its type and its shape are among those that are written there."""
+"""Checks an answer against our own document, which must list its status, its content type and the form of its body."""
 
 import json
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from tests.fuzz.operations import OURS, Operation, document
 
 
 def check_answer(operation: Operation, status: int, content_type: str, body: bytes) -> None:
-    """Raises AssertionError or a validation error."""
+    """Raises AssertionError or a validation error if the document does not describe the answer."""
     assert status < 500, f"{operation} answered {status}: {body[:1000]!r}"
     assert str(status) in operation.responses, f"{operation} may not answer {status}: {body[:1000]!r}"
     kind = content_type.partition(";")[0]

@@ -1,4 +1,4 @@
-"""How much memory a process holds, as the kernel counts it."""
+"""Asks the kernel how much memory a process holds."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The operations of both specifications, and what schemathesis makes of each: requests that fit it, and that do not."""
+"""Lists the operations of both specifications, and has schemathesis make requests that fit each, and that do not."""
 
 import json
 import os
@@ -23,7 +23,7 @@ PROMPTS = {"prompt": "hi", "messages": [{"role": "user", "content": "hi"}], "inp
 
 @dataclass(frozen=True)
 class Request:
-    """As it goes over the wire."""
+    """A Request is what goes over the wire."""
 
     method: str
     path: str
@@ -46,7 +46,7 @@ class Operation:
 
     @property
     def responses(self) -> dict[str, Any]:
-        """Those of our own document, by status."""
+        """Returns the responses that our own document lists, by status."""
         path = self.path.replace("{model}", "{name}")  # as OpenAI calls it
         found = document(OURS)["paths"][path][self.method.lower()]["responses"]
         assert isinstance(found, dict)
@@ -57,7 +57,7 @@ class Operation:
         return "text/event-stream" in self.responses["200"]["content"]
 
     def requests(self, examples: int, most_tokens: int) -> tuple[Request, ...]:
-        """So many that fit the specification and, where there is a body, as many that do not; always the same."""
+        """Returns so many that fit the specification and, if there is a body, as many that do not; always the same."""
         return _requests(self, examples, most_tokens)
 
     def request_of(self, case: Case, most_tokens: int) -> Request:
@@ -94,9 +94,9 @@ def _requests(operation: Operation, examples: int, most_tokens: int) -> tuple[Re
 
 
 def _plausible(body: dict[str, Any], most_tokens: int) -> dict[str, Any]:
-    """The model's name is right and, every other time, the prompt: a wrong one ends a request before all else is read.
+    """Puts the right model name into a body and, every other time, a right prompt, so that the rest of it is read too.
 
-    Answers are short.
+    It also bounds the length of the answer.
     """
     changes: dict[str, Any] = {"model": MODEL} if isinstance(body.get("model"), str) else {}
     if len(json.dumps(body)) % 2:
@@ -106,7 +106,7 @@ def _plausible(body: dict[str, Any], most_tokens: int) -> dict[str, Any]:
 
 
 def operations() -> Iterator[Operation]:
-    """Our own document's and, where OPENAI_SPEC names the file, those of OpenAI's."""
+    """Yields the operations of our own document and, if OPENAI_SPEC names the file, those of OpenAI's."""
     for specification in (OURS, OPENAI) if "OPENAI_SPEC" in os.environ else (OURS,):
         for path, item in document(specification)["paths"].items():
             for method in item:

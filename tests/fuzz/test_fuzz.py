@@ -1,6 +1,6 @@
-"""Requests made from both specifications: no 5xx, no undocumented answer, and nothing is kept of them afterwards.
+"""Requests made from both specifications get no 5xx and no undocumented answer, and leave no memory in use.
 
-`make fuzz` makes 300 of each kind; `make test` a few.
+`make fuzz` makes 300 of each kind, and `make test` makes a few.
 """
 
 import gc
@@ -24,7 +24,7 @@ each_operation = pytest.mark.parametrize("operation", list(operations()), ids=st
 
 
 def rambling(request: EngineRequest) -> list[Output]:
-    """Any ids: broken UTF-8, special tokens, an end."""
+    """Returns an answer of any ids, which may be broken UTF-8, special tokens or the end."""
     chance = random.Random(repr((request.prompt, request.params.choice)))
     return outputs_of(request, [chance.randrange(259) for _ in range(chance.randrange(1, 40))])
 
@@ -34,13 +34,13 @@ def fresh_client() -> Client:
 
 
 def call(client: Client, operation: Operation, request: Request) -> None:
-    """What was answered as a whole is asked for as a stream as well."""
+    """Sends a request and, if it was answered as a whole, asks for the same as a stream."""
     if _call(client, operation, request) and operation.streams:
         _call(client, operation, request.streamed())
 
 
 def _call(client: Client, operation: Operation, request: Request) -> bool:
-    """Whether the answer was one whole; Client.call validates it against OpenAI's types and specification."""
+    """Returns whether the answer came as a whole. Client.call validates it against OpenAI's types and specification."""
     reply = client.call(request.method, request.path, request.body, {"content_type": request.content_type})
     client.engine.submitted.clear()
     assert all(generation.closed for generation in client.engine.generations)

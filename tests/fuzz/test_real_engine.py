@@ -1,4 +1,4 @@
-"""The same against the real engine with a tiny model: a tenth as many requests, over real sockets."""
+"""Sends a tenth of these requests to the real engine with a tiny model, over real sockets."""
 
 import os
 from collections.abc import Iterator
