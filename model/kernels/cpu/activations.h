@@ -1,6 +1,6 @@
-/* Operations on one row of activations; included once for each instruction set. */
+/* Holds operations on one row of activations; it is included once for each instruction set. */
 
-/* The 16 floats from p[at] on, zeros behind p[size - 1]. */
+/* Loads the 16 floats from p[at] on, with zeros after p[size - 1]. */
 static inline vf load_padded(const float *p, int64_t at, int64_t size) {
     if (at + TILE <= size) return vf_load(p + at);
     float part[TILE] = {0};
@@ -18,7 +18,7 @@ static inline void store_padded(float *p, int64_t at, int64_t size, vf x) {
     for (int64_t n = at; n < size; n++) p[n] = part[n - at];
 }
 
-/* The sum of 16 floats, always in the same order. */
+/* Returns the sum of 16 floats, which are always added in the same order. */
 static inline float sum_of(vf x) {
     float at[TILE];
     vf_store(at, x);
@@ -34,8 +34,8 @@ static float dot(const float *a, const float *b, int64_t size) {
     return sum_of(sum);
 }
 
-/* e to the x, to two units in the last place; 2e-38 from -87 down, and no more than e^88. A NaN stays one: of a NaN and a
- * number, min and max give their second argument. */
+/* Returns e to the x, to two units in the last place. From -87 down it returns 2e-38, and it returns no more than e^88. A
+ * NaN stays NaN: given a NaN and a number, min and max return their second argument. */
 static inline vf exponential(vf x) {
     const vf bounded = vf_max(vf_set1(-87.0f), vf_min(vf_set1(88.0f), x));
     const vf n = vf_round(vf_mul(bounded, vf_set1(1.44269504f)));
@@ -53,7 +53,7 @@ static inline vf exponential(vf x) {
 
 static inline vf silu(vf x) { return vf_div(x, vf_add(vf_set1(1.0f), exponential(vf_sub(vf_set1(0.0f), x)))); }
 
-/* Root-mean-square normalisation (https://arxiv.org/abs/1910.07467). */
+/* Computes root-mean-square normalisation (https://arxiv.org/abs/1910.07467). */
 static void normalise(const float *x, const float *weight, float eps, int64_t size, float *out) {
     const vf scale = vf_set1(1.0f / sqrtf(dot(x, x, size) / (float)size + eps));
     for (int64_t n = 0; n < size; n += TILE) {
@@ -62,8 +62,8 @@ static void normalise(const float *x, const float *weight, float eps, int64_t si
     }
 }
 
-/* One group in int8: scale = largest magnitude / 127. What is not finite makes the scale so, and with it the result.
- * What rounding leaves of the group takes its place. */
+/* Quantises one group to int8, with scale = largest magnitude / 127. A NaN or an infinity in the input makes the scale,
+ * and so the result, NaN. The rounding error takes the place of the input. */
 static inline void quantise_group(vf *low, vf *high, Group *out) {
     const vf poison = vf_mul(vf_add(vf_mul(*low, vf_set1(0)), *high), vf_set1(0));
     const float most = vf_most(vf_max(vf_abs(*low), vf_abs(*high)));

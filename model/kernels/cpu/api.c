@@ -1,4 +1,4 @@
-/* The interface: sizes the workspace of a call, lays it out, and runs the kernels of the best instruction set. */
+/* Implements the interface: it sizes a call's workspace, lays it out, and runs the kernels of the best instruction set. */
 #include <stdbool.h>
 #include <stddef.h>
 #if defined(__x86_64__)
@@ -12,7 +12,7 @@
 static bool anywhere(void) { return true; }
 
 #if defined(__x86_64__)
-static bool has_f16c(void) { /* for which not every clang has a name */
+static bool has_f16c(void) { /* Not every clang knows this feature's name, so the processor is asked directly. */
     unsigned int a, b, c, d;
     return __get_cpuid(1, &a, &b, &c, &d) && c & bit_F16C;
 }
@@ -29,7 +29,7 @@ static bool has_avx512(void) {
 }
 #elif defined(__aarch64__)
 static bool has_dot_products(void) {
-#if defined(__ARM_FEATURE_DOTPROD) /* the compiler knows, as it does for every Mac */
+#if defined(__ARM_FEATURE_DOTPROD) /* The compiler knows it, for instance for every Mac. */
     return true;
 #elif defined(__linux__)
     return getauxval(AT_HWCAP) & HWCAP_ASIMDDP;
@@ -39,10 +39,10 @@ static bool has_dot_products(void) {
 }
 #endif
 
-/* The instruction sets of this architecture, the best one last. */
+/* Lists the instruction sets of this architecture, the best one last. */
 static const struct {
     const Kernels *kernels;
-    bool (*runs)(void); /* on this machine */
+    bool (*runs)(void); /* whether this machine has it */
 } LEVEL[] = {
     {&octavo_portable, anywhere},
 #if defined(__x86_64__)
@@ -55,7 +55,7 @@ static const struct {
 
 enum { LEVELS = sizeof LEVEL / sizeof *LEVEL };
 
-static int64_t level; /* in use */
+static int64_t level; /* the one in use */
 
 int64_t octavo_set_level(int64_t wanted) {
     level = wanted < 0 || wanted >= LEVELS ? LEVELS - 1 : wanted;
@@ -77,7 +77,7 @@ int64_t octavo_interface(int64_t item) {
 
 void octavo_set_threads(int64_t threads) { pool_set_threads(threads); }
 
-/* Lays arrays out one behind the other; with a base of NULL it only counts their bytes. */
+/* An Arena lays arrays out one after the other. With a base of NULL it only counts their bytes. */
 typedef struct {
     unsigned char *base;
     size_t used;
@@ -118,11 +118,12 @@ static void add_unit(AttentionCall *call, const Unit *unit) {
     call->num_units++;
 }
 
-/* Of a single row. Heads that are no whole registers are copied, so those come one by one: a thread has little stack. */
+/* Adds the units of a single row. Heads that do not fill whole registers are copied, so they get a unit each, since a
+ * thread has little stack. */
 static void add_spans(AttentionCall *call, Unit unit) {
     const Heads *heads = &call->heads;
     const int64_t end = unit.last, spans = unit.last > unit.first ? (end - 1) / SPAN - unit.first / SPAN + 1 : 1;
-    const int64_t state = heads->num_heads / heads->num_kv_heads * state_size(heads->head_dim); /* of a head's queries */
+    const int64_t state = heads->num_heads / heads->num_kv_heads * state_size(heads->head_dim); /* floats of a head's queries */
     unit.heads = heads->head_dim % TILE ? 1 : heads->num_kv_heads;
     if (call->units && spans > 1) call->partials[unit.row] = (Partial){call->states + call->used_states, spans};
     for (int64_t n = 0; n < spans; n++) {
@@ -142,7 +143,7 @@ static void add_heads(AttentionCall *call, Unit unit) {
     for (unit.head = 0; unit.head < call->heads.num_kv_heads; unit.head++) add_unit(call, &unit);
 }
 
-/* Cuts the step into units; without room for them it only counts. */
+/* Cuts the forward pass into units. While there is no room for them it only counts. */
 static void cut_into_units(AttentionCall *call) {
     const Pass *pass = call->pass;
     const int64_t heads_per_kv = call->heads.num_heads / call->heads.num_kv_heads;
@@ -155,7 +156,7 @@ static void cut_into_units(AttentionCall *call) {
             const int64_t rows = end - row < at_once ? end - row : at_once, position = kv_len - (end - row);
             Unit unit = {.sequence = n, .row = row, .rows = rows, .position = position};
             unit.first = pass->window && position >= pass->window ? position + 1 - pass->window : 0;
-            unit.last = kv_len ? position + rows : 0; /* a row of padding sees nothing */
+            unit.last = kv_len ? position + rows : 0; /* A row of padding sees nothing. */
             rows == 1 ? add_spans(call, unit) : add_heads(call, unit);
         }
     }
@@ -178,7 +179,7 @@ void octavo_attention(const Heads *heads, const Pass *pass, const Rotation *rota
     pool_release();
 }
 
-/* What attention alone needs, and before it the buffers between the stages of the layer. */
+/* Lays out the buffers between the stages of the layer, and after them what attention needs. */
 static size_t lay_out_layer(AttentionCall *call, unsigned char *base) {
     const Attention *layer = call->layer;
     const int64_t tokens = call->pass->tokens, dim = layer->head_dim;
@@ -246,7 +247,7 @@ void octavo_experts(const Experts *experts, const float *x, int64_t tokens, cons
     ExpertsCall call = {.experts = experts,
                         .x = x,
                         .tokens = tokens,
-                        .ids = (int64_t *)ids, /* only the layer's router writes them */
+                        .ids = (int64_t *)ids, /* Only the layer's router writes them. */
                         .weights = (float *)weights,
                         .out = out};
     run_experts(&call, LEVEL[level].kernels->experts);

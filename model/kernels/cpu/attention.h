@@ -1,13 +1,13 @@
-/* Causal attention over the paged cache, tile by tile (https://arxiv.org/abs/2205.14135); included once for each
- * instruction set.
+/* Computes causal attention over the paged cache, tile by tile (https://arxiv.org/abs/2205.14135); it is included once
+ * for each instruction set.
  *
- * A query meets its keys in the order of their positions, in tiles and spans that begin at fixed positions, and what it
- * keeps of them is its own: so its result is the same bits whichever rows are computed beside it.
+ * A query takes its keys in the order of their positions, in tiles and spans that begin at fixed positions, and has a
+ * state of its own. So its result has the same bits whichever rows are computed beside it.
  */
 
 static int64_t queries_of(const UnitWork *work) { return work->unit->heads * work->queries; }
 
-/* The tile at `offsets`; what is read after it is at `next`, where the first head is another if the unit is. */
+/* Opens the tile at `offsets`. The tile after it is at `next`; if it belongs to another unit, its first head differs. */
 static void open_tile(UnitWork *work, const Offsets *offsets, const Offsets *next, int64_t next_head) {
     const Pages *pages = work->call->pages;
     const int64_t head = work->unit->head * work->dim, size = KEYS * work->width;
@@ -23,10 +23,10 @@ static void open_tile(UnitWork *work, const Offsets *offsets, const Offsets *nex
     copy_tile(work, &values, work->copies + size);
 }
 
-/* The item's queries over the keys from first to last, which are within one span. */
+/* Takes the unit's queries over the keys from first to last, which are within one span. */
 static void attend_span(UnitWork *work, int64_t first, int64_t last) {
     for (int64_t n = 0; n < queries_of(work); n++) begin_state(work->states + n * state_size(work->dim), work->width);
-    Offsets offsets[2]; /* of this tile and the next, in turn */
+    Offsets offsets[2]; /* This tile's and the next one's take turns. */
     int turn = 0;
     work->position = first / KEYS * KEYS;
     find_tile(work->call, work->unit, work->position, &offsets[turn]);
@@ -42,7 +42,7 @@ static void attend_span(UnitWork *work, int64_t first, int64_t last) {
     }
 }
 
-/* All spans of the item one by one, put together as they come. */
+/* Takes the unit's queries over all spans one by one, and merges each span's state into the totals. */
 static void attend_spans(UnitWork *work, float *totals) {
     const Unit *unit = work->unit;
     const int64_t queries = queries_of(work), size = state_size(work->dim), heads = work->call->heads.num_heads;
@@ -110,7 +110,7 @@ static void attention_units(const void *arguments, int64_t first, int64_t last) 
     for (int64_t n = first; n < last; n++) attend(call, &call->units[n], &call->units[n + 1 < last ? n + 1 : n]);
 }
 
-/* Puts a row's spans together, if it was left in several. */
+/* Merges a row's spans, if it has several. */
 static void join_spans(const AttentionCall *call, int64_t row) {
     const int64_t heads = call->heads.num_heads, dim = call->heads.head_dim, size = state_size(dim);
     const Partial *partial = &call->partials[row];

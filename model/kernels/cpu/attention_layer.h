@@ -1,7 +1,7 @@
-/* The sub-layer around attention: norm, qkv, rotary and the pages before it, o after it; included once for each
- * instruction set. */
+/* Computes the sub-layer around attention: norm, qkv, rotary and the write to the pages before it, o after it. It is
+ * included once for each instruction set. */
 
-/* Rotary position embedding (https://arxiv.org/abs/2104.09864) of pairs (i, i + D / 2), in place. */
+/* Applies rotary position embedding (https://arxiv.org/abs/2104.09864) in place; it rotates element i with i + D / 2. */
 static void rotate(float *x, const float *cos, const float *sin, int64_t dim) {
     const int64_t half = dim / 2;
     for (int64_t n = 0; n < half; n += TILE) {
@@ -30,7 +30,7 @@ static void attention_store(const void *arguments, int64_t first, int64_t last) 
     }
 }
 
-/* Three stages: every key is stored before any query looks for it. */
+/* Runs three stages, so that every key is stored before any query reads it. */
 static void attention_stages(Region *region, int stage, void (*join)(const void *, int64_t, int64_t)) {
     const AttentionCall *call = region->arguments;
     const int64_t tokens = call->pass->tokens;

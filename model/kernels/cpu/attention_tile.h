@@ -1,61 +1,62 @@
-/* Attention's work on one tile of keys: scores, weights, weighted values; included once for each instruction set.
+/* Does attention's work on one tile of keys: scores, weights and weighted values. It is included once for each
+ * instruction set.
  *
  *     pages [position][head][D]     4 queries . 4 keys     the sums of 16 products are one register
  *                                   weights x values       a few queries by a few registers of outputs
  *
- * A single row reads its keys and values where they are, each once and nearly in order. Several rows read them again and
- * again: so a tile is first copied together, since in the pages the keys of a head are so far apart that they share few
- * offsets of a cache.
+ * A single row reads its keys and values in the pages, each once and nearly in order. Several rows read them again and
+ * again, so a tile is first copied: in the pages the keys of a head are so far apart that they compete for few places of
+ * the processor's cache.
  */
 
-enum { FOUR = 4, TOGETHER = 8 }; /* keys whose values are added head by head, so that pages are read nearly in order */
+enum { FOUR = 4, TOGETHER = 8 }; /* values of so many keys are added head by head, so that pages are read nearly in order */
 
-/* Where the keys of a tile are, in floats from the first on; the values are in the same offsets. */
+/* Offsets say where the keys of a tile are, in floats from the first key on; the values have the same offsets. */
 typedef struct {
     int64_t at[KEYS];
 } Offsets;
 
-/* Keys or values: those of the tile's n-th position are at rows + offsets->at[n], head by head. */
+/* A Slab is keys or values. Those of the tile's n-th position are at rows + offsets->at[n], head by head. */
 typedef struct {
     const float *rows;
     const Offsets *offsets;
 } Slab;
 
-/* A query's scores with the keys of a tile, later their weights. */
+/* Scores are a query's scores with the keys of a tile; later the keys' weights take their place. */
 typedef struct {
     float at[KEYS];
 } Scores;
 
 typedef struct {
-    int first, last; /* exclusive */
+    int first, last; /* `last` is exclusive */
 } Range;
 
-/* What to add to the outputs of some queries of a head, which see the same keys. */
+/* A Sum says what to add to the outputs of some queries of a head, which see the same keys. */
 typedef struct {
     float *outputs;
     const Scores *weights;
     Range keys;
-    int64_t head; /* where it is in a row of values */
-    int fetches;  /* what is read later, too */
+    int64_t head; /* its offset in a row of values */
+    int fetches;  /* whether to prefetch what is read later */
 } Sum;
 
 typedef struct {
     const AttentionCall *call;
-    const Unit *unit, *next; /* next: the one that this thread will turn to, or the same */
+    const Unit *unit, *next; /* `next` is the unit that this thread takes next, or the same unit */
     int64_t heads_per_kv;        /* query heads that share a head of keys and values */
-    int64_t dim, width;    /* D, and in whole registers */
-    int64_t queries, room; /* of one head; and in whole fours. Query n is row n / heads_per_kv, head n % heads_per_kv */
-    float *scaled;         /* [heads, room, width] the queries / sqrt(D), padded with zeros */
+    int64_t dim, width;    /* D, and D rounded up to whole registers */
+    int64_t queries, room; /* of one head, and rounded up to fours. Query n is row n / heads_per_kv, head n % heads_per_kv */
+    float *scaled;         /* [heads, room, width], the queries / sqrt(D), padded with zeros */
     Scores *scores;        /* [heads, room] */
-    float *states;         /* [heads, queries] of the span */
-    float *copies;         /* [2, KEYS, width] of the tile and of one head; NULL: keys and values are read in the pages */
-    int64_t position;      /* of the tile's first key */
+    float *states;         /* [heads, queries], the span's */
+    float *copies;         /* [2, KEYS, width], the tile's, of one head; NULL: keys and values are read in the pages */
+    int64_t position;      /* the position of the tile's first key */
     Offsets copied;
     Slab keys, values;
-    Slab beside_keys, beside_values; /* what to bring nearer while those are read: the same lines of what comes later */
+    Slab beside_keys, beside_values; /* what is prefetched meanwhile: the same lines of what is read later */
 } UnitWork;
 
-/* Behind the last key that there is, that one's place again. */
+/* Finds the offsets of a tile. After the last key that exists, its offset is repeated. */
 static void find_tile(const AttentionCall *call, const Unit *unit, int64_t position, Offsets *offsets) {
     const Pass *pass = call->pass;
     const int64_t size = call->heads.num_kv_heads * call->heads.head_dim;
@@ -71,7 +72,7 @@ static void find_tile(const AttentionCall *call, const Unit *unit, int64_t posit
     }
 }
 
-/* Of one head. */
+/* Copies a tile's keys or values of one head. */
 static void copy_tile(const UnitWork *work, const Slab *from, float *to) {
     for (int n = 0; n < KEYS; n++) {
         const float *row = from->rows + from->offsets->at[n];
@@ -80,12 +81,12 @@ static void copy_tile(const UnitWork *work, const Slab *from, float *to) {
     }
 }
 
-/* Asks for the line at p in the second-level cache. By itself a processor follows a page once it has seen where it
- * begins, and for the first level it keeps few requests. Measured (Zen 4, one thread, pages of 16 KiB in random order):
- * 13 GB/s without being told, 11 when told to bring them into the first level, 20 into the second. */
+/* Prefetches the line at p into the second-level cache. The processor itself fetches ahead only after it has seen where a
+ * page begins, and its first level keeps few requests. On Zen 4, with one thread and pages of 16 KiB in random order,
+ * 13 GB/s were measured without prefetches, 11 with prefetches into the first level, and 20 into the second. */
 INLINE void fetch(const float *p) { __builtin_prefetch(p, 0, 2); }
 
-/* Four keys of a head, and the same lines of what is read later. */
+/* Keys are four keys of a head, and the same lines of what is read later. */
 typedef struct {
     const float *at[FOUR], *beside[FOUR];
 } Keys;
@@ -99,7 +100,7 @@ INLINE Keys find_keys(const UnitWork *work, int key, int64_t head) {
     return keys;
 }
 
-/* sums[4 n + r] = what is to be added up for query r and key first + n, for ACROSS of each. */
+/* Computes sums[4 n + r], whose floats add up to the product of query r and key first + n, for ACROSS of each. */
 INLINE void multiply(const float *queries, int64_t width, const Keys *keys, const int first, const int fetches, vf *sums) {
     vf products[ACROSS][ACROSS];
     UNROLL for (int n = 0; n < ACROSS; n++) {
@@ -121,7 +122,7 @@ INLINE void multiply(const float *queries, int64_t width, const Keys *keys, cons
     }
 }
 
-/* Four queries' scores with four keys. */
+/* Computes four queries' scores with four keys. */
 INLINE void score_four(const float *queries, int64_t width, const Keys *keys, Scores *scores, int key, const int fetches) {
     vf sums[FOUR * FOUR];
     UNROLL for (int n = 0; n < FOUR; n += ACROSS) {
@@ -134,7 +135,7 @@ INLINE void score_four(const float *queries, int64_t width, const Keys *keys, Sc
     UNROLL for (int r = 0; r < FOUR; r++) memcpy(scores[r].at + key, all + FOUR * r, FOUR * sizeof(float));
 }
 
-/* All scores of a tile, in the order in which its keys are in the pages. */
+/* Computes all scores of a tile, in the order of its keys in the pages. */
 static void score(const UnitWork *work, Range seen) {
     const int64_t room = work->room, width = work->width;
     for (int key = seen.first / FOUR * FOUR; key < seen.last; key += FOUR) {
@@ -171,7 +172,7 @@ static void weigh(const UnitWork *work, float *state, float *scores, Range seen)
 
 static inline int within_tile(int64_t at) { return at < 0 ? 0 : at > KEYS ? KEYS : (int)at; }
 
-/* The keys of the tile that a query sees. */
+/* Returns the keys of the tile that a query sees. */
 static Range seen_by(const UnitWork *work, int64_t query) {
     const int64_t window = work->call->pass->window;
     const int64_t own = work->unit->position + query / work->heads_per_kv - work->position;
@@ -192,7 +193,7 @@ static void weigh_all(const UnitWork *work) {
     }
 }
 
-/* Adds the weighted values of some keys, from d on, to so many registers of outputs of so many queries. */
+/* Adds the weighted values of some keys, from d on, to `registers` registers of outputs of `count` queries. */
 INLINE void add_block(const UnitWork *work, const Sum *sum, int64_t d, const int count, const int registers) {
     const int64_t size = state_size(work->dim);
     vf out[ACROSS][ACROSS];
@@ -223,14 +224,14 @@ INLINE void add_values(const UnitWork *work, const Sum *sum, const int count) {
     for (; d < work->width; d += TILE) add_block(work, sum, d, count, 1);
 }
 
-/* Of the keys that a query sees, those within `keys`. */
+/* Returns those of the keys that a query sees that are within `keys`. */
 static Range common(Range seen, Range keys) {
     if (seen.first < keys.first) seen.first = keys.first;
     if (seen.last > keys.last) seen.last = keys.last;
     return seen;
 }
 
-/* The values of a head are read once for as many queries as see the same keys, up to ACROSS. */
+/* Reads the values of a head once for ACROSS neighbouring queries, where these see the same keys. */
 static void add_to_head(const UnitWork *work, int64_t head, Range keys) {
     for (int64_t n = 0; n < work->queries;) {
         const Range first = seen_by(work, n), last = seen_by(work, n + ACROSS - 1);
@@ -245,7 +246,7 @@ static void add_to_head(const UnitWork *work, int64_t head, Range keys) {
     }
 }
 
-/* The weighted values of those keys, to the outputs of all queries. */
+/* Adds the weighted values of those keys to the outputs of all queries. */
 static void add(const UnitWork *work, Range keys) {
     const int together = work->unit->heads > 1 ? TOGETHER : KEYS;
     for (int key = keys.first / together * together; key < keys.last; key += together) {

@@ -1,8 +1,8 @@
-/* The sparse block: norm, router, SwiGLU experts (https://arxiv.org/abs/2002.05202), weighted sum; included once for each
- * instruction set. The tokens of an expert share one pass over its weights.
+/* Computes the sparse block: norm, router, SwiGLU experts (https://arxiv.org/abs/2002.05202) and their weighted sum. It is
+ * included once for each instruction set. An expert's weights are read once for all of its tokens.
  */
 
-/* Softmax over all experts, the top k of them, renormalised; the lower id wins a tie. */
+/* Computes the softmax over all experts, takes the top k of them, and renormalises; the lower id wins a tie. */
 static void route(const Experts *experts, const float *x, int64_t *ids, float *weights) {
     if (experts->router == NULL) {
         ids[0] = 0;
@@ -43,7 +43,7 @@ static void experts_quantise(const void *arguments, int64_t first, int64_t last)
     for (int64_t t = first; t < last; t++) quantise_row(call->x + t * hidden, hidden, &call->quantised, t);
 }
 
-/* A counting sort, by one thread: there are few pairs, and the sort is stable. */
+/* Sorts the pairs by counting. One thread does it, since there are few pairs; the sort is stable. */
 static void experts_sort(const void *arguments, int64_t first, int64_t last) {
     (void)first, (void)last;
     const ExpertsCall *call = arguments;
@@ -64,7 +64,7 @@ static void experts_sort(const void *arguments, int64_t first, int64_t last) {
     }
 }
 
-/* One item is one group of an expert's inner activations: a panel has both factors of it, which become int8 at once. */
+/* Computes one group of an expert's inner activations. A panel holds gate and up of it; their product becomes int8. */
 static void inner_group(const ExpertsCall *call, int64_t expert, int64_t group) {
     const int64_t end = call->starts[expert + 1];
     for (int64_t at = call->starts[expert]; at < end; at += MOST_ROWS) {
@@ -107,7 +107,7 @@ static void experts_outputs(const void *arguments, int64_t first, int64_t last) 
     for (int64_t item = first; item < last; item++) output_panel(call, call->active[item / panels], item % panels);
 }
 
-/* In the order of a token's choices, whoever else is in the batch. */
+/* Sums in the order of a token's choices, so that the result does not depend on the rest of the batch. */
 static void experts_combine(const void *arguments, int64_t first, int64_t last) {
     const ExpertsCall *call = arguments;
     const int64_t hidden = call->experts->hidden, k = call->experts->top_k;

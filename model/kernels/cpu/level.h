@@ -1,4 +1,4 @@
-/* All kernels in the vocabulary of one instruction set, which the including file has brought; LEVEL names it. */
+/* Holds all kernels for one instruction set. The including file has included its simd_*.h and defined LEVEL, its name. */
 #include <math.h>
 #include <string.h>
 

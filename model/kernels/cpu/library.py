@@ -1,4 +1,4 @@
-"""Library: the compiled kernels as functions over tensors."""
+"""Loads the compiled kernels as a Library, whose functions take tensors."""
 
 import ctypes
 import importlib.machinery
@@ -47,14 +47,14 @@ SIGNATURES: dict[str, tuple[Any, Sequence[Any]]] = {
 
 
 class Unfit(Exception):
-    """The compiled kernels are not those of these sources: to call them could end the process."""
+    """Unfit is raised for compiled kernels of other sources: a call of them could end the process."""
 
 
 class Library:
-    """The functions of octavo.h. Tensors are contiguous, on the CPU, and outlive the call."""
+    """A Library has the functions of octavo.h. Tensors are contiguous, on the CPU, and outlive the call."""
 
     def __init__(self, path: Path) -> None:
-        """Raises Unfit."""
+        """Loads the library. Raises Unfit."""
         self._functions = _load(path)
         self._threads = 0
         self._lock = threading.Lock()
@@ -65,7 +65,7 @@ class Library:
         self._experts_layer = self._functions.octavo_experts_layer
 
     def follow_torch(self) -> None:
-        """Takes as many threads as torch has now: once per step, a comparison unless that number has changed."""
+        """Takes as many threads as torch has now. It is called in every forward pass, and mostly only compares."""
         if (threads := torch.get_num_threads()) != self._threads:
             with self._lock:
                 self._functions.octavo_set_threads(threads)
@@ -73,36 +73,36 @@ class Library:
 
     @property
     def level(self) -> str:
-        """The instruction set in use."""
+        """Returns the name of the instruction set in use."""
         return self.levels()[self._functions.octavo_level()]
 
     def levels(self) -> list[str]:
-        """All instruction sets that were compiled, the plainest first."""
+        """Returns the names of all compiled instruction sets, the plainest first."""
         names: list[str] = []
         while name := self._functions.octavo_level_name(len(names)).decode():
             names.append(name)
         return names
 
     def set_level(self, name: str) -> bool:
-        """Uses this instruction set from now on, if the machine has it: for tests and benchmarks."""
+        """Uses this instruction set from now on; returns whether the machine has it. It is for tests and benchmarks."""
         wanted: int = self.levels().index(name)
         return bool(self._functions.octavo_set_level(wanted) == wanted)
 
     def quantise(self, weight: GroupedWeight, rows: Tensor, first: int) -> None:
-        """What GroupedWeight.fill does, for contiguous rows on the CPU; on the calling thread, without the GIL."""
+        """Does what GroupedWeight.fill does, for contiguous rows, on the calling thread and without the GIL."""
         struct = WeightStruct.of(weight)
         for source in SourceStruct.all_of(rows, first, weight.layout):
             self._functions.octavo_quantise(struct, source)
 
     def rms_norm(self, x: Tensor, weight: Tensor, eps: float) -> Tensor:
-        """x [T, H] float32 / its root mean square * weight [H] -> [T, H]."""
+        """Computes x [T, H] float32 / its root mean square * weight [H] -> [T, H]."""
         out = torch.empty_like(x)
         tokens, hidden = x.shape
         self._functions.octavo_rms_norm(x.data_ptr(), weight.data_ptr(), eps, tokens, hidden, out.data_ptr())
         return out
 
     def linear(self, x: Tensor, weight: WeightStruct) -> Tensor:
-        """x [T, in] float32 times weight [out, in] transposed -> [T, out]."""
+        """Multiplies x [T, in] float32 with weight [out, in] transposed -> [T, out]."""
         out = x.new_empty(x.shape[0], weight.outputs)
         self._linear(weight, x.data_ptr(), x.shape[0], out.data_ptr())
         return out
@@ -110,10 +110,10 @@ class Library:
     def attention(
         self, heads: Heads, forward: PassStruct, rotation: RotationStruct | None, pages: PagesStruct
     ) -> Tensor:
-        """heads: q [T, Hq, D], k and v [T, Hkv, D] float32 -> [T, Hq * D]; the pages then have the new keys and values.
+        """Computes attention of q [T, Hq, D], k and v [T, Hkv, D] float32 -> [T, Hq * D]; writes k and v to the pages.
 
-        They may be views, if the heads of a token lie one behind the other. With a rotation, q and k are rotated first,
-        in place.
+        The heads may be views, if the heads of a token lie one after the other. If there is a rotation, q and k are
+        first rotated in place.
         """
         q, k, v = heads
         out = torch.empty(q.shape[0], q.shape[1] * q.shape[2])
@@ -123,11 +123,11 @@ class Library:
     def attention_layer(
         self, x: Tensor, attention: AttentionStruct, forward: PassStruct, rotation: RotationStruct, pages: PagesStruct
     ) -> None:
-        """Adds o(attention(qkv(norm(x)))) to x [T, H] in place; the pages then have the new keys and values."""
+        """Adds o(attention(qkv(norm(x)))) to x [T, H] in place; writes the new keys and values to the pages."""
         self._attention_layer(attention, forward, rotation, pages, x.data_ptr())
 
     def experts(self, x: Tensor, ids: Tensor, weights: Tensor, experts: ExpertsStruct) -> Tensor:
-        """x [T, H] float32, ids [T, k] int64, weights [T, k] float32 -> [T, H]."""
+        """Computes the experts of x [T, H] float32 with ids [T, k] int64 and weights [T, k] float32 -> [T, H]."""
         out = torch.empty_like(x)
         self._experts(experts, x.data_ptr(), x.shape[0], ids.data_ptr(), weights.data_ptr(), out.data_ptr())
         return out
@@ -141,14 +141,14 @@ class Library:
 
 
 def _load(path: Path) -> ctypes.CDLL:
-    """Raises Unfit for what was built from an octavo.h with other structs or functions than these."""
+    """Loads the functions. Raises Unfit if they were built from an octavo.h with other structs or functions."""
     expected = (INTERFACE, *map(sizeof, STRUCTS), 0)
     try:
         functions = ctypes.CDLL(str(path))
         for name, (result, arguments) in SIGNATURES.items():
             function = getattr(functions, name)
             function.restype, function.argtypes = result, arguments
-    except (OSError, AttributeError) as error:  # of another machine; without one of the functions
+    except (OSError, AttributeError) as error:  # The file is for another machine, or lacks a function.
         raise Unfit(str(error)) from error
     if tuple(map(functions.octavo_interface, range(len(expected)))) != expected:
         raise Unfit("its interface is another")
@@ -157,7 +157,7 @@ def _load(path: Path) -> ctypes.CDLL:
 
 @cache
 def library() -> Library | None:
-    """The kernels, or None where they were not built, or not from these sources."""
+    """Returns the kernels; returns None if they were not built, or were built from other sources."""
     path = find()
     try:
         return None if path is None else Library(path)
@@ -166,12 +166,12 @@ def library() -> Library | None:
 
 
 def why_missing() -> str:
-    """What is the matter where `library` gives none, as a clause about the kernels."""
+    """Returns why `library` returns None, as a clause about the kernels."""
     return "were not built" if find() is None else "were built from other sources than these"
 
 
 def how_to_build() -> str:
-    """What to do where the kernels were not built, as the end of a sentence."""
+    """Returns what to do if the kernels were not built, as the end of a sentence."""
     root = Path(__file__).parents[4]
     source = f"--editable {root}" if (root / "pyproject.toml").is_file() else "DIRECTORY-OF-OCTAVO'S-SOURCE"
     command = f"{sys.executable} -m pip install --force-reinstall --no-deps {source}"
@@ -179,7 +179,7 @@ def how_to_build() -> str:
 
 
 def find() -> Path | None:
-    """The compiled kernels: beside this file, under the name that setuptools gives them."""
+    """Returns the path of the compiled kernels, which setuptools puts beside this file, or None."""
     here = Path(__file__).parent
     paths = (here / f"_kernels{suffix}" for suffix in importlib.machinery.EXTENSION_SUFFIXES)
     return next((path for path in paths if path.is_file()), None)

@@ -1,4 +1,4 @@
-/* out = x times weight transposed; included once for each instruction set. */
+/* Computes out = x times weight transposed; it is included once for each instruction set. */
 
 static void linear_quantise(const void *arguments, int64_t first, int64_t last) {
     const LinearCall *call = arguments;
@@ -6,7 +6,7 @@ static void linear_quantise(const void *arguments, int64_t first, int64_t last) 
     for (int64_t t = first; t < last; t++) quantise_row(call->x + t * inputs, inputs, &call->quantised, t);
 }
 
-/* Some rows of out and one panel of it; a row's terms are neighbours among the products. */
+/* Stores one panel of some rows of out. The products of a row's terms are neighbours. */
 static void linear_store(const LinearCall *call, int64_t row, int64_t count, int64_t panel, vf (*products)[TILES]) {
     const int64_t outputs = call->weight->outputs, terms = call->quantised.terms;
     for (int64_t n = 0; n < count; n++) {
@@ -25,7 +25,7 @@ static void linear_panels(const void *arguments, int64_t first, int64_t last) {
     const LinearCall *call = arguments;
     const int64_t terms = call->quantised.terms, all = call->tokens * terms;
     for (int64_t panel = first; panel < last; panel++) {
-        for (int64_t at = 0; at < all; at += MOST_ROWS) { /* which is even: no row's terms are torn apart */
+        for (int64_t at = 0; at < all; at += MOST_ROWS) { /* MOST_ROWS is even, so a row's terms stay together. */
             const int64_t count = all - at < MOST_ROWS ? all - at : MOST_ROWS;
             const Group *rows[MOST_ROWS];
             vf out[MOST_ROWS][TILES];

@@ -1,10 +1,11 @@
-/* The C kernels' interface: plain structs and raw pointers, mirrored in structs.py.
+/* This is the C kernels' interface: plain structs and raw pointers, which structs.py mirrors.
  *
  * Activations are float32. Every function below is one parallel region over the pool's threads; calls from several
- * threads take turns. None allocates per call beyond a workspace that grows to the largest step and is then reused.
+ * threads take turns. The only memory that a call allocates is a workspace, which grows to the largest call's needs and
+ * is reused.
  *
- * What a row of any result holds depends on that row's own input and on nothing else: not on how many rows come with
- * it, what they hold, how many threads there are, or which instructions the machine has (given a fused multiply-add).
+ * A row of a result depends on that row's own input and on nothing else: not on the number of rows beside it, their
+ * contents, the number of threads, or the machine's instructions (if it has a fused multiply-add).
  */
 #ifndef OCTAVO_H
 #define OCTAVO_H
@@ -15,43 +16,43 @@
 
 enum {
     TILE = 16,            /* outputs */
-    TILES = 4,            /* of a panel */
+    TILES = 4,            /* in a panel */
     PANEL = TILES * TILE, /* outputs */
-    SLICE = 4,            /* inputs of one dot product, */
-    GROUP = 32,           /* with one scale, */
-    CELL = 2 * GROUP,     /* and of a cell */
+    SLICE = 4,            /* inputs of one dot product */
+    GROUP = 32,           /* inputs that share a scale */
+    CELL = 2 * GROUP,     /* inputs */
 };
 
-/* A matrix [outputs, inputs] in int8 or int4; see model/weights/tiles.py for the layout. */
+/* A Weight is a matrix [outputs, inputs] in int8 or int4; model/weights/tiles.py describes the layout. */
 typedef struct {
     const uint8_t *cells; /* [panels][blocks][TILES][block][bytes] */
-    int64_t block;        /* cells of a tile */
+    int64_t block;        /* cells of a tile that lie together */
     int64_t outputs;
     int64_t inputs;
     int64_t bits;  /* 8 or 4 */
-    int64_t terms; /* in int8 that an activation is the sum of: 1, or 2, the second being what rounding left of it */
+    int64_t terms; /* int8 numbers that an activation is the sum of: 1; or 2, where the second is the first's rounding error */
 } Weight;
 
 enum { FLOAT32, FLOAT16, BFLOAT16 };
 
-/* Rows of a matrix as a checkpoint has them. Row r becomes output (first + r) % TILE of tile
- * `tile + (first + r) / TILE * stride`: the stride is 2 where the tiles of two halves alternate.
+/* A Source is rows of a matrix in a checkpoint's layout. Row r becomes output (first + r) % TILE of tile
+ * `tile + (first + r) / TILE * stride`. The stride is 2 where the tiles of two halves alternate.
  */
 typedef struct {
     const void *rows; /* [count, inputs] */
-    int64_t type;     /* FLOAT32, ... */
+    int64_t type;     /* FLOAT32, FLOAT16 or BFLOAT16 */
     int64_t count;
     int64_t first, tile, stride;
 } Source;
 
-/* Quantises rows into a weight: on the calling thread, so that several can fill the parts of a model at once. */
+/* Quantises rows into a weight. It runs on the calling thread, so that several threads can fill a model at once. */
 API void octavo_quantise(const Weight *weight, const Source *source);
 
-/* One layer's experts. A dense layer has one expert, no router, and top_k 1. */
+/* Experts are those of one layer. A dense layer has one expert, no router, and top_k 1. */
 typedef struct {
     const float *norm;   /* [H] */
     const float *router; /* [E, H], or NULL */
-    const Weight *gate_up; /* [E], tiles of gate and up in turn */
+    const Weight *gate_up; /* [E], tiles of gate and up alternate */
     const Weight *down;    /* [E] */
     int64_t num_experts;
     int64_t top_k;
@@ -60,39 +61,39 @@ typedef struct {
     float eps;
 } Experts;
 
-/* x [T, hidden] += experts(norm(x)); ids and weights [T, k] say what the router chose. */
+/* Computes x [T, hidden] += experts(norm(x)), and writes the router's choice to ids and weights [T, k]. */
 API void octavo_experts_layer(const Experts *experts, float *x, int64_t tokens, int64_t *ids, float *weights);
 
-/* out [T, hidden] = experts(x) with choices made before: the seam `experts`. */
+/* Computes out [T, hidden] = experts(x) for choices that were made before. This is the seam `experts`. */
 API void octavo_experts(const Experts *experts, const float *x, int64_t tokens, const int64_t *ids, const float *weights,
                     float *out);
 
-/* out [T, outputs] = x [T, inputs] times weight transposed. */
+/* Computes out [T, outputs] = x [T, inputs] times weight transposed. */
 API void octavo_linear(const Weight *weight, const float *x, int64_t tokens, float *out);
 
-/* out [T, hidden] = x / rms(x) * weight. */
+/* Computes out [T, hidden] = x / rms(x) * weight. */
 API void octavo_rms_norm(const float *x, const float *weight, float eps, int64_t tokens, int64_t hidden, float *out);
 
-/* One step's tokens, as model/batch.py describes them: N sequences, whose new tokens are the last of their positions. */
+/* A Pass holds the tokens of one forward pass (see model/batch.py): of N sequences, the new tokens are the last ones. */
 typedef struct {
     int64_t tokens;    /* T */
     int64_t sequences; /* N */
-    const int64_t *slots;       /* [T] where each key and value is written; -1 writes nothing */
+    const int64_t *slots;       /* [T], where each key and value is written; -1 writes nothing */
     const int32_t *q_starts;    /* [N + 1] */
-    const int32_t *kv_lens;     /* [N], 0 for rows of padding, which get zeros */
+    const int32_t *kv_lens;     /* [N]; 0 for rows of padding, which get zeros */
     const int32_t *block_table; /* [N, table_width] */
     int64_t table_width;
     int64_t block_size;
-    int64_t window; /* positions that a token sees, its own included; 0: all that are before it */
+    int64_t window; /* positions that a token sees, its own included; 0: no limit */
 } Pass;
 
-/* The rotary angles of a step's positions, as model/layers.py has them. */
+/* A Rotation holds the rotary angles of a forward pass's positions (see model/layers.py). */
 typedef struct {
     const float *cos; /* [T, D] */
-    const float *sin; /* [T, D], the first half negated */
+    const float *sin; /* [T, D], the first half is negated */
 } Rotation;
 
-/* Queries [T, Hq, D], keys and values [T, Hkv, D] of the new tokens; strides are floats from one token to the next. */
+/* Heads are queries [T, Hq, D], keys and values [T, Hkv, D] of the new tokens. A stride is the floats between tokens. */
 typedef struct {
     float *q, *k;
     const float *v;
@@ -100,12 +101,12 @@ typedef struct {
     int64_t num_heads, num_kv_heads, head_dim;
 } Heads;
 
-/* Where one layer's keys and values are kept, [num_blocks, block_size, Hkv, D] each. */
+/* Pages keep one layer's keys and values, [num_blocks, block_size, Hkv, D] each. */
 typedef struct {
     float *keys, *values;
 } Pages;
 
-/* One layer's attention. */
+/* Attention is that of one layer. */
 typedef struct {
     const float *norm; /* [H] */
     Weight qkv;        /* [(Hq + 2 Hkv) * D, H] */
@@ -114,23 +115,23 @@ typedef struct {
     float eps;
 } Attention;
 
-/* x [T, H] += o(attention(rotated qkv(norm(x)))); the pages have the new keys and values afterwards. */
+/* Computes x [T, H] += o(attention(rotated qkv(norm(x)))), and writes the new keys and values to the pages. */
 API void octavo_attention_layer(const Attention *attention, const Pass *pass, const Rotation *rotation,
                                 const Pages *pages, float *x);
 
-/* out [T, Hq * D] = causal attention: the seam `attention`. With a rotation it rotates q and k first, in place. Keys and
- * values that a token may not see never enter its sums: there may be anything in their places, NaN included. */
+/* Computes out [T, Hq * D] = causal attention. This is the seam `attention`. If there is a rotation, it first rotates q
+ * and k in place. Keys and values that a token may not see never enter its sums, so they may be anything, even NaN. */
 API void octavo_attention(const Heads *heads, const Pass *pass, const Rotation *rotation, const Pages *pages, float *out);
 
 API void octavo_set_threads(int64_t threads);
 
-/* Instruction sets, the best one last: which of them this machine has is known after loading. */
+/* A level is an instruction set; the best one is last. When the library is loaded, it finds out what the machine has. */
 API int64_t octavo_level(void);
-API int64_t octavo_set_level(int64_t level); /* returns the level that is then in use */
+API int64_t octavo_set_level(int64_t level); /* It returns the level that is then in use. */
 API const char *octavo_level_name(int64_t level);
 
-/* What a caller compares with what it was written for: INTERFACE, then the size of each struct above, in their order,
- * then 0. INTERFACE is the CRC-32 of all that is declared in this file; tests/model/kernels/cpu/test_library.py says which.
+/* Returns INTERFACE for item 0, then the size of each struct above, in their order, then 0. A caller compares them with
+ * what it was written for. INTERFACE is the CRC-32 of this file's declarations; test_library.py says how to renew it.
  */
 #define INTERFACE 0x1373e36d
 API int64_t octavo_interface(int64_t item);

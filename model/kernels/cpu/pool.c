@@ -9,20 +9,20 @@
 
 enum { MAX_THREADS = 256 };
 
-static const int64_t SPIN_NANOSECONDS = 30000; /* longer than Python needs between two layers, shorter than anything else */
-static const int YIELD_AFTER = 4000;           /* looks at a stage's end, before the core is offered to others */
+static const int64_t SPIN_NANOSECONDS = 30000; /* It is longer than Python takes between two layers, and shorter than other pauses. */
+static const int YIELD_AFTER = 4000;           /* looks at the end of a stage before the core is offered to others */
 
 static struct {
-    pthread_mutex_t turn; /* one region at a time */
+    pthread_mutex_t turn; /* held by the caller whose region runs */
     pthread_mutex_t sleep;
     pthread_cond_t wake;
     pthread_t workers[MAX_THREADS];
-    int64_t threads; /* with the caller */
+    int64_t threads; /* the caller included */
     int64_t sleeping;
     unsigned char *workspace;
-    size_t size; /* of the workspace, in bytes */
+    size_t size; /* bytes of the workspace */
     Region region;
-    atomic_int_fast64_t opened; /* regions so far; changes when one begins */
+    atomic_int_fast64_t opened; /* number of regions that have begun */
     atomic_int_fast64_t inside; /* workers in the region */
     atomic_bool open;           /* whether more may enter */
     atomic_bool ending;
@@ -45,7 +45,7 @@ static int64_t nanoseconds(void) {
     return now.tv_sec * 1000000000LL + now.tv_nsec;
 }
 
-/* Waits for a region after `seen`, awake for a short while and then asleep. */
+/* Waits for a region after the `seen` first ones: it spins for a short while and then sleeps. */
 static void await_region(int64_t seen) {
     const int64_t until = nanoseconds() + SPIN_NANOSECONDS;
     do {
@@ -61,8 +61,8 @@ static void await_region(int64_t seen) {
     pthread_mutex_unlock(&pool.sleep);
 }
 
-/* A worker counts itself in before it looks whether the region is open, and pool_run closes before it looks whether
- * anybody is inside: so nobody touches a region that has ended. */
+/* A worker counts itself in before it checks that the region is open; pool_run closes the region before it checks that
+ * nobody is inside. So no worker touches a region that has ended. */
 static void *worker(void *unused) {
     (void)unused;
     int64_t seen = 0;
@@ -94,7 +94,7 @@ unsigned char *pool_acquire(size_t workspace) {
         free(pool.workspace);
         pool.size = (workspace + 4095) & ~(size_t)4095;
         pool.workspace = aligned_alloc(4096, pool.size);
-        if (pool.workspace == NULL) abort(); /* as the system itself does when memory that it promised is not there */
+        if (pool.workspace == NULL) abort(); /* The system also ends a process when promised memory is missing. */
     }
     return pool.workspace;
 }
@@ -116,7 +116,7 @@ void pool_run(void (*body)(Region *), const void *arguments) {
     if (pool.threads > 1) close_region();
 }
 
-/* The first of the items that are then this thread's, up to `last`; none is left if it is not below `items`. */
+/* Claims the items from the returned one up to `last` (exclusive). If it is not below `items`, none was left. */
 static int64_t claim(Stage *counts, int64_t items, int64_t *last) {
     int64_t first = atomic_load(&counts->claimed);
     do {
@@ -146,7 +146,7 @@ void pool_set_threads(int64_t threads) {
     pool.threads = threads < 1 ? 1 : threads > MAX_THREADS ? MAX_THREADS : threads;
     for (int64_t n = 1; n < pool.threads; n++) {
         if (pthread_create(&pool.workers[n], NULL, worker, NULL)) {
-            pool.threads = n; /* fewer than asked for is slower, and right */
+            pool.threads = n; /* Fewer threads than wanted are slower, but the results are the same. */
             break;
         }
     }

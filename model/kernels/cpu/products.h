@@ -1,30 +1,30 @@
-/* Products of rows of activations with one panel of 64 outputs; included once for each instruction set.
+/* Computes products of rows of activations with one panel of 64 outputs; it is included once for each instruction set.
  *
- * A panel's memory is read once, in one direction: a processor that sees the next address coming fetches it unasked. To
- * ask for it, or to read two places by turns, costs a quarter of the speed. Only more than FEW rows keep a processor too
- * busy to look ahead: then it is asked for the next part while it works on this one.
+ * A panel's memory is read once, in one direction, so the processor fetches ahead by itself. Prefetch instructions, or
+ * reading two places by turns, would cost a quarter of the speed. Only more than FEW rows keep the processor too busy to
+ * fetch ahead; then the next block is prefetched while this one is computed.
  *
- * Each row has sums of its own, to which the groups are added in order, the dot product of a group being an exact
- * integer: so a row's result does not depend on the rows beside it.
+ * Each row has sums of its own. The dot product of a group is an exact integer, and the groups are added in order. So a
+ * row's result does not depend on the rows beside it.
  */
 
 #define INLINE static inline __attribute__((always_inline))
-#ifdef __clang__ /* it takes a number for the very number of turns, and leaves loops of fewer, and arrays in memory */
+#ifdef __clang__ /* With a number, clang would unroll only loops of that length, and leave the arrays of others in memory. */
 #define UNROLL _Pragma("clang loop unroll(full)")
 #else
 #define UNROLL _Pragma("GCC unroll 8")
 #endif
 
-enum { SLICES = GROUP / SLICE, BYTES_OF_SLICE = TILE * SLICE, MOST_ROWS = 64 /* of a call below; even */ };
+enum { SLICES = GROUP / SLICE, BYTES_OF_SLICE = TILE * SLICE, MOST_ROWS = 64 /* in a call below; it is even */ };
 
-/* Some cells of one tile, against as many rows as there are registers for. */
+/* A TileProduct multiplies some cells of one tile with as many rows as there are registers for. */
 typedef struct {
     const uint8_t *cells;
     int64_t count;
     const Group *const *rows;
-    int64_t group; /* of the rows: the first */
-    int64_t ahead; /* bytes to what is wanted next; 0: nothing is asked for */
-    vf *sums;      /* [rows][TILES] of this tile, to which all is added */
+    int64_t group; /* the rows' first group */
+    int64_t ahead; /* bytes to the cells that are needed next; 0: nothing is prefetched */
+    vf *sums;      /* [rows][TILES], to which this tile's products are added */
 } TileProduct;
 
 INLINE void fetch_cell(const uint8_t *from, const int64_t bytes) {
@@ -66,7 +66,7 @@ INLINE void add_int4(const TileProduct *product, const int count) {
             const uint8_t *quants = scales + 2 * NUMBERS + half * (SLICES / 2) * BYTES_OF_SLICE;
             vi dots[ROWS_AT_ONCE];
             UNROLL for (int r = 0; r < count; r++) dots[r] = vi_zero();
-            UNROLL for (int s = 0; s < SLICES / 2; s++) { /* slice s in the low halves of the bytes, s + 4 in the high */
+            UNROLL for (int s = 0; s < SLICES / 2; s++) { /* The low halves of the bytes hold slice s, the high ones s + 4. */
                 const vb both = vb_load(quants + s * BYTES_OF_SLICE);
                 const vb low = vb_low(both), high = vb_high(both);
                 UNROLL for (int r = 0; r < count; r++) {
@@ -95,7 +95,7 @@ static void add_tile(const TileProduct *product, int64_t bits, int64_t rows) {
     switch (rows) { COUNTS(ADD) }
 }
 
-/* out[row][tile] = the panel's 64 outputs for up to MOST_ROWS rows. */
+/* Computes out[row][tile], the panel's 64 outputs for up to MOST_ROWS rows. */
 static void products(const Weight *weight, int64_t panel, const Group *const *rows, int64_t count, vf (*out)[TILES]) {
     const int64_t groups = groups_of(weight->inputs), block = weight->block * bytes_of_cell(weight->bits);
     const uint8_t *cells = weight->cells + panel * TILES * (groups / 2) * bytes_of_cell(weight->bits);

@@ -1,24 +1,24 @@
-/* Quantises weights, to the very bits of the references (model/weights/tiles.py, model/weights/grid.py); included once for each
- * instruction set.
+/* Quantises weights to the same bits as the references (model/weights/tiles.py, model/weights/grid.py). It is included
+ * once for each instruction set.
  */
 
-typedef float OutputGroup[GROUP]; /* a group of one output */
+typedef float OutputGroup[GROUP]; /* a group of one output's weights */
 
-/* A number of each output; loops over them are what compilers vectorise. */
+/* PerOutput holds a number for each output of a tile; compilers vectorise loops over them. */
 typedef float PerOutput[TILE];
 
-/* A group of a tile. */
+/* A PackedGroup is a quantised group of a tile. */
 typedef struct {
-    uint32_t words[GROUP / SLICE][TILE]; /* of int4, half of them */
+    uint32_t words[GROUP / SLICE][TILE]; /* int4 uses half of them */
     uint16_t scales[TILE], mins[TILE];
 } PackedGroup;
 
-/* float32 to float16, rounding half to even, for what is not beyond float16's range. */
+/* Converts float32 to float16, rounding half to even; x must be within float16's range. */
 static inline uint16_t to_half(float x) {
     union { float value; uint32_t bits; } in = {x}, out;
     const uint32_t sign = in.bits >> 16 & 0x8000, magnitude = in.bits & 0x7fffffff;
     out.bits = magnitude;
-    out.value += 0.5f; /* a subnormal's unit is the last bit of 0.5 */
+    out.value += 0.5f; /* A subnormal's unit is the last bit of 0.5. */
     const uint32_t subnormal = out.bits - 0x3f000000;
     const uint32_t normal = (magnitude + 0xfff + (magnitude >> 13 & 1) - (112u << 23)) >> 13;
     return (uint16_t)(sign | (magnitude < 113u << 23 ? subnormal : normal));
@@ -29,7 +29,7 @@ static void round_to_half(const PerOutput in, PerOutput out, uint16_t *halves) {
     vf_store(out, vf_from_half(halves));
 }
 
-/* One group of a row as float32, zeros behind its end. */
+/* Converts one group of a row to float32, with zeros after the row's end. */
 static void widen(const Source *source, int64_t row, int64_t inputs, int64_t at, float *out) {
     const size_t width = source->type == FLOAT32 ? 4 : 2;
     const unsigned char *from = (const unsigned char *)source->rows + (size_t)(row * inputs + at) * width;
@@ -85,7 +85,7 @@ static inline void total(const PerOutput *parts, PerOutput out) {
 }
 
 typedef struct {
-    PerOutput error, weights, quants, squares, products; /* over a group */
+    PerOutput error, weights, quants, squares, products; /* sums over a group */
 } GroupSums;
 
 static void sum_up(const PerOutput *w, const PerOutput scales, const PerOutput mins, GroupSums *sums) {
@@ -152,7 +152,7 @@ static void fit_int4(const PerOutput *w, PerOutput best_scales, PerOutput best_m
     }
 }
 
-/* Slice s of a group's quants: a byte each of four inputs, for every output. */
+/* Packs slice s of a group's quants: a byte for each of four inputs, for every output. */
 static inline void pack_slice(const PerOutput *quants, int s, uint32_t *words) {
     for (int n = 0; n < TILE; n++) {
         words[n] = (uint32_t)(int32_t)quants[s * SLICE][n] | (uint32_t)(int32_t)quants[s * SLICE + 1][n] << 8 |
@@ -186,7 +186,7 @@ static uint8_t *cell_of(const Weight *weight, int64_t tile, int64_t cell) {
     return (uint8_t *)weight->cells + before * bytes_of_cell(weight->bits);
 }
 
-/* Some outputs of a tile, from `at` on, of one group. */
+/* Stores one group of some outputs of a tile, from `at` on. */
 static void store_group(const Weight *weight, const PackedGroup *packed, int64_t tile, int64_t group, int64_t at, size_t outputs) {
     const int64_t half = group % 2, slices = weight->bits, to = (half * TILE + at) * 2; /* bytes */
     uint8_t *cell = cell_of(weight, tile, group / 2);
@@ -196,7 +196,7 @@ static void store_group(const Weight *weight, const PackedGroup *packed, int64_t
     for (int s = 0; s < slices; s++) memcpy(quants + s * TILE * SLICE, packed->words[s] + at, outputs * SLICE);
 }
 
-/* Rows first to last of the source become outputs of one tile, from output `at` on. */
+/* Makes the source's rows first to last outputs of one tile, from output `at` on. */
 static void quantise_tile(const Weight *weight, const Source *source, int64_t tile, int64_t at, int64_t first, int64_t last) {
     for (int64_t g = 0; g < groups_of(weight->inputs); g++) {
         OutputGroup w[TILE] = {{0}};

@@ -1,12 +1,12 @@
-/* The vocabulary of the kernels in AVX2 with FMA and F16C: two registers hold what 16 outputs need. */
+/* Defines the kernels' vector operations in AVX2 with FMA and F16C: two registers hold what 16 outputs need. */
 #include <immintrin.h>
 #include <stdint.h>
 
-#define ROWS_AT_ONCE 4 /* of a tile product: its 8 integer registers, the weights and a product leave few of 16 */
+#define ROWS_AT_ONCE 4 /* in a tile product; its 8 integer registers, the weights and a product leave few of 16 */
 #define COUNTS(CASE) CASE(1) CASE(2) CASE(3) CASE(4)
-#define FEW 2 /* rows at most leave the processor room to look ahead by itself: see products.h */
+#define FEW 2 /* up to so many rows the processor fetches ahead by itself, see products.h */
 
-#define ACROSS 2 /* queries by keys, or by registers of outputs: 8 sums, and what they are made of, in 16 registers */
+#define ACROSS 2 /* queries by as many keys or registers of outputs; 8 registers hold the sums, the others the factors */
 
 typedef struct { __m256 lo, hi; } vf;  /* 16 floats */
 typedef struct { __m256i lo, hi; } vi; /* 16 int32 */
@@ -49,7 +49,7 @@ static inline vf vf_round(vf a) {
     return BOTH(vf, _mm256_round_ps(a.lo, NEAREST), _mm256_round_ps(a.hi, NEAREST));
 }
 
-/* a times 2 to the n, where the result is a normal number: n goes into the exponent's bits. */
+/* Returns a times 2 to the n, where the result is a normal number: n is added to the exponent's bits. */
 static inline vf vf_times_power_of_2(vf a, vf n) {
     const __m256i lo = _mm256_slli_epi32(_mm256_cvtps_epi32(n.lo), 23);
     const __m256i hi = _mm256_slli_epi32(_mm256_cvtps_epi32(n.hi), 23);
@@ -57,7 +57,7 @@ static inline vf vf_times_power_of_2(vf a, vf n) {
                 _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(a.hi), hi)));
 }
 
-/* The sums of rows 0 and 1, 4 and 5, 8 and 9, 12 and 13: first those of 0, 4, 8 and 12. */
+/* Returns the sums of rows 0, 4, 8 and 12, then those of rows 1, 5, 9 and 13. */
 static inline __m256 sums_of_8(const vf *rows) {
     enum { LOW = 0x20, HIGH = 0x31, EVEN = 0x88, ODD = 0xdd };
     __m256 quarters[4], eighths[2];
@@ -74,7 +74,7 @@ static inline __m256 sums_of_8(const vf *rows) {
     return _mm256_add_ps(_mm256_shuffle_ps(eighths[0], eighths[1], EVEN), _mm256_shuffle_ps(eighths[0], eighths[1], ODD));
 }
 
-/* Sum 4 r + n is of row 4 n + r, of which the halves are added, then the quarters, and so on. */
+/* Returns 16 sums; number 4 r + n is that of row 4 n + r, whose halves are added, then the quarters, and so on. */
 static inline vf vf_sums(const vf *rows) { return BOTH(vf, sums_of_8(rows), sums_of_8(rows + 2)); }
 
 static inline vf vf_from_half(const uint16_t *p) {
@@ -112,18 +112,19 @@ static inline int32_t four_bytes(const int8_t *p) {
     return word;
 }
 
-/* sum + w . a of 32 unsigned by 32 signed bytes. A pair's sum must stay within int16: 2 * 127 * 127 does. */
+/* Returns sum + w . a of 32 unsigned by 32 signed bytes. The sum of two products must stay within int16: 2 * 127 * 127
+ * does. */
 static inline __m256i add_dots(__m256i sum, __m256i w, __m256i a) {
     return _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(w, a), _mm256_set1_epi16(1)));
 }
 
-/* sum + w . a for weights from 0 to 15 and 4 activations, which all outputs share. */
+/* Returns sum + w . a for weights from 0 to 15 and 4 activations, which all outputs share. */
 static inline vi vi_dot4(vi sum, vb w, const int8_t *a) {
     const __m256i shared = _mm256_set1_epi32(four_bytes(a));
     return BOTH(vi, add_dots(sum.lo, w.lo, shared), add_dots(sum.hi, w.hi, shared));
 }
 
-/* The same for weights stored as w + 128: |w| times the activations with w's signs. */
+/* Does the same for signed weights: it multiplies |w| with the activations, which take w's signs. */
 static inline __m256i dot_signed(__m256i sum, __m256i w, __m256i a) {
     return add_dots(sum, _mm256_abs_epi8(w), _mm256_sign_epi8(a, w));
 }

@@ -1,12 +1,12 @@
-/* The vocabulary of the kernels in AVX512 with VNNI: one register holds what 16 outputs need. */
+/* Defines the kernels' vector operations in AVX512 with VNNI: one register holds what 16 outputs need. */
 #include <immintrin.h>
 #include <stdint.h>
 
-#define ROWS_AT_ONCE 8 /* of a tile product: 8 float and 8 integer sums, and the weights, are 17 of 32 registers */
+#define ROWS_AT_ONCE 8 /* in a tile product; 8 float and 8 integer sums and the weights take 17 of 32 registers */
 #define COUNTS(CASE) CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8)
-#define FEW 4 /* rows at most leave the processor room to look ahead by itself: see products.h */
+#define FEW 4 /* up to so many rows the processor fetches ahead by itself, see products.h */
 
-#define ACROSS 4 /* queries by keys, or by registers of outputs: 16 sums, and what they are made of, in 32 registers */
+#define ACROSS 4 /* queries by as many keys or registers of outputs; 16 registers hold the sums, others the factors */
 
 typedef __m512 vf;  /* 16 floats */
 typedef __m512i vi; /* 16 int32 */
@@ -27,7 +27,7 @@ static inline float vf_most(vf a) { return _mm512_reduce_max_ps(a); }
 static inline vf vf_round(vf a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 static inline vf vf_times_power_of_2(vf a, vf n) { return _mm512_scalef_ps(a, n); }
 
-/* Sum 4 r + n is of row 4 n + r, of which the halves are added, then the quarters, and so on: in all rows at once. */
+/* Returns 16 sums; number 4 r + n is that of row 4 n + r, whose halves are added, then the quarters, and so on. */
 static inline vf vf_sums(const vf *rows) {
     enum { LOW = 0x44, HIGH = 0xee, EVEN = 0x88, ODD = 0xdd };
     vf halves[8], quarters[4], eighths[2];
@@ -58,14 +58,14 @@ static inline vb vb_load(const uint8_t *p) { return _mm512_loadu_si512(p); }
 static inline vb vb_low(vb a) { return _mm512_and_si512(a, _mm512_set1_epi8(15)); }
 static inline vb vb_high(vb a) { return _mm512_and_si512(_mm512_srli_epi16(a, 4), _mm512_set1_epi8(15)); }
 
-/* sum + w . a for weights from 0 to 15 and 4 activations, which all outputs share. One instruction that broadcasts as it
- * loads, where compilers would take two: the fewer there are, the further ahead the processor asks for weights. */
+/* Returns sum + w . a for weights from 0 to 15 and 4 activations, which all outputs share. One instruction broadcasts and
+ * multiplies, where compilers would take two: the fewer there are, the further ahead the processor fetches weights. */
 static inline vi vi_dot4(vi sum, vb w, const int8_t *a) {
     __asm__("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(w), "m"(*(const int8_t(*)[4])a));
     return sum;
 }
 
-/* The same for weights stored as w + 128. VNNI multiplies unsigned bytes by signed ones, so it takes w + 128 as it is;
- * the 128 times the activations' sum that this adds is taken off before. */
+/* Does the same for weights stored as w + 128. VNNI multiplies unsigned bytes by signed ones, so it takes w + 128. This
+ * adds 128 times the activations' sum, which is subtracted at the beginning. */
 static inline vi vi_begin8(int32_t activations) { return _mm512_set1_epi32(-128 * activations); }
 static inline vi vi_dot8(vi sum, vb w, const int8_t *a) { return vi_dot4(sum, w, a); }

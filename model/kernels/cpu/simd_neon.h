@@ -1,12 +1,13 @@
-/* The vocabulary of the kernels in NEON with the dot products of Armv8.2: four registers hold what 16 outputs need. */
+/* Defines the kernels' vector operations in NEON with the dot products of Armv8.2: four registers hold what 16 outputs
+ * need. */
 #include <arm_neon.h>
 #include <stdint.h>
 
-#define ROWS_AT_ONCE 4 /* of a tile product: its 16 integer registers and the weights are 20 of 32 */
+#define ROWS_AT_ONCE 4 /* in a tile product; its 16 integer registers and the weights are 20 of 32 */
 #define COUNTS(CASE) CASE(1) CASE(2) CASE(3) CASE(4)
-#define FEW 2 /* rows at most leave the processor room to look ahead by itself: see products.h */
+#define FEW 2 /* up to so many rows the processor fetches ahead by itself, see products.h */
 
-#define ACROSS 2 /* queries by keys, or by registers of outputs: 16 sums, and what they are made of, are 28 of 32 */
+#define ACROSS 2 /* queries by as many keys or registers of outputs; sums and factors take 28 of 32 registers */
 
 typedef struct { float32x4_t at[4]; } vf; /* 16 floats */
 typedef struct { int32x4_t at[4]; } vi;   /* 16 int32 */
@@ -33,7 +34,7 @@ static inline vf vf_round(vf a) MAP(vf, vrndnq_f32(a.at[n]))
 static inline vf vf_from_int(vi a) MAP(vf, vcvtq_f32_s32(a.at[n]))
 static inline vf vf_from_half(const uint16_t *p) MAP(vf, vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p + 4 * n))))
 
-/* Not the instructions of these names: of a NaN and a number they would give the NaN, wherever it stands. */
+/* The instructions of these names are not used: given a NaN and a number, they would return the NaN in either order. */
 static inline vf vf_max(vf a, vf b) MAP(vf, vbslq_f32(vcgtq_f32(a.at[n], b.at[n]), a.at[n], b.at[n]))
 static inline vf vf_min(vf a, vf b) MAP(vf, vbslq_f32(vcltq_f32(a.at[n], b.at[n]), a.at[n], b.at[n]))
 
@@ -41,7 +42,7 @@ static inline float vf_most(vf a) {
     return vmaxvq_f32(vmaxq_f32(vmaxq_f32(a.at[0], a.at[1]), vmaxq_f32(a.at[2], a.at[3])));
 }
 
-/* a times 2 to the n, where the result is a normal number: n goes into the exponent's bits. */
+/* Returns a times 2 to the n, where the result is a normal number: n is added to the exponent's bits. */
 static inline float32x4_t times_power_of_2(float32x4_t a, float32x4_t n) {
     return vreinterpretq_f32_s32(vaddq_s32(vreinterpretq_s32_f32(a), vshlq_n_s32(vcvtq_s32_f32(n), 23)));
 }
@@ -55,7 +56,7 @@ static inline float32x4_t sum_quarters(vf a) {
     return vaddq_f32(vaddq_f32(a.at[0], a.at[2]), vaddq_f32(a.at[1], a.at[3]));
 }
 
-/* The sums of rows 0, 4, 8 and 12. */
+/* Returns the sums of rows 0, 4, 8 and 12. */
 static inline float32x4_t sums_of_4(const vf *rows) {
     const float32x4_t a = sum_quarters(rows[0]), b = sum_quarters(rows[4]);
     const float32x4_t c = sum_quarters(rows[8]), d = sum_quarters(rows[12]);
@@ -65,7 +66,7 @@ static inline float32x4_t sums_of_4(const vf *rows) {
     return vaddq_f32(even, vaddq_f32(vreinterpretq_f32_f64(columns[1]), vreinterpretq_f32_f64(columns[3])));
 }
 
-/* Sum 4 r + n is of row 4 n + r, of which the halves are added, then the quarters, and so on. */
+/* Returns 16 sums; number 4 r + n is that of row 4 n + r, whose halves are added, then the quarters, and so on. */
 static inline vf vf_sums(const vf *rows) MAP(vf, sums_of_4(rows + n))
 
 static inline void vf_store_int8(int8_t *p, vf a) { /* whole numbers from -127 to 127 */
@@ -80,14 +81,14 @@ static inline vb vb_load(const uint8_t *p) MAP(vb, vld1q_u8(p + 16 * n))
 static inline vb vb_low(vb a) MAP(vb, vandq_u8(a.at[n], vdupq_n_u8(15)))
 static inline vb vb_high(vb a) MAP(vb, vshrq_n_u8(a.at[n], 4))
 
-/* sum + w . a of 4 by 4 signed bytes. Volatile, so that compilers leave these instructions in the order of the products:
- * the one they prefer keeps more weights at hand than there are registers. */
+/* Returns sum + w . a of 4 by 4 signed bytes. It is volatile so that compilers keep these instructions in the order of the
+ * products: in the order that they prefer, more weights are live than there are registers. */
 static inline int32x4_t add_dots(int32x4_t sum, uint8x16_t w, int32x4_t a) {
     __asm__ volatile("sdot %0.4s, %1.16b, %2.16b" : "+w"(sum) : "w"(w), "w"(a));
     return sum;
 }
 
-/* sum + w . a for weights from 0 to 15 and 4 activations, which all outputs share. */
+/* Returns sum + w . a for weights from 0 to 15 and 4 activations, which all outputs share. */
 static inline vi vi_dot4(vi sum, vb w, const int8_t *a) {
     int32_t word;
     __builtin_memcpy(&word, a, 4);
@@ -96,7 +97,7 @@ static inline vi vi_dot4(vi sum, vb w, const int8_t *a) {
     return sum;
 }
 
-/* The same for weights stored as w + 128: the highest bit turned over makes them w. */
+/* Does the same for weights stored as w + 128; flipping the highest bit makes them w. */
 static inline vi vi_begin8(int32_t activations) {
     (void)activations;
     return vi_zero();

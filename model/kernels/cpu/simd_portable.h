@@ -1,12 +1,13 @@
-/* The vocabulary of the kernels in plain C, for processors without a header of their own: compilers vectorise some of it. */
+/* Defines the kernels' vector operations in plain C, for processors without a header of their own. Compilers vectorise
+ * some of it. */
 #include <math.h>
 #include <stdint.h>
 
-#define ROWS_AT_ONCE 4 /* of a tile product */
+#define ROWS_AT_ONCE 4 /* in a tile product */
 #define COUNTS(CASE) CASE(1) CASE(2) CASE(3) CASE(4)
-#define FEW 2 /* rows at most leave the processor room to look ahead by itself: see products.h */
+#define FEW 2 /* up to so many rows the processor fetches ahead by itself, see products.h */
 
-#define ACROSS 2 /* queries by keys, or by registers of outputs */
+#define ACROSS 2 /* queries by as many keys or registers of outputs */
 
 typedef struct { float at[16]; } vf;
 typedef struct { int32_t at[16]; } vi;
@@ -41,7 +42,7 @@ static inline float vf_most(vf a) {
     return most;
 }
 
-/* Sum 4 r + n is of row 4 n + r, of which the halves are added, then the quarters, and so on. */
+/* Returns 16 sums; number 4 r + n is that of row 4 n + r, whose halves are added, then the quarters, and so on. */
 static inline vf vf_sums(const vf *rows) {
     vf out;
     for (int row = 0; row < 16; row++) {
@@ -56,7 +57,7 @@ static inline vf vf_sums(const vf *rows) {
 
 static inline float half_to_float(uint16_t half) {
     const uint32_t sign = (uint32_t)(half & 0x8000) << 16, magnitude = half & 0x7fff;
-    /* The exponent is rebased by a multiplication, which gets subnormal numbers right as well. */
+    /* A multiplication rebases the exponent, which is right for subnormal numbers, too. */
     union { uint32_t bits; float value; } wide = {magnitude << 13};
     wide.value *= 0x1p112f;
     wide.bits |= sign;
@@ -88,13 +89,13 @@ static inline vb vb_high(vb a) {
     return a;
 }
 
-/* sum + w . a for weights from 0 to 15 and 4 activations, which all outputs share. */
+/* Returns sum + w . a for weights from 0 to 15 and 4 activations, which all outputs share. */
 static inline vi vi_dot4(vi sum, vb w, const int8_t *a) {
     for (int n = 0; n < 64; n++) sum.at[n / 4] += (int32_t)w.at[n] * a[n % 4];
     return sum;
 }
 
-/* The same for weights stored as w + 128, which is taken off before. */
+/* Does the same for weights stored as w + 128; 128 times the activations' sum is subtracted at the beginning. */
 static inline vi vi_begin8(int32_t activations) {
     vi out;
     EACH out.at[n] = -128 * activations;

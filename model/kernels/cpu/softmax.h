@@ -1,7 +1,8 @@
-/* A softmax that runs along the keys (https://arxiv.org/abs/1805.02867); included once for each instruction set.
+/* Computes a softmax along the keys as they come (https://arxiv.org/abs/1805.02867); it is included once for each
+ * instruction set.
  *
  * Its state is state_size(D) floats: the largest score so far and room to align the rest, 16 sums, and the outputs. Sums
- * and outputs are relative to e to the largest score.
+ * and outputs are divided by e to the largest score.
  */
 
 static inline float *sums_of(float *state) { return state + TILE; }
@@ -12,14 +13,14 @@ static void begin_state(float *state, int64_t width) {
     for (int64_t n = TILE; n < 2 * TILE + width; n += TILE) vf_store(state + n, vf_set1(0));
 }
 
-/* Scores so far are to be relative to e to the `most`. */
+/* Makes `most` the largest score, and rescales sums and outputs. */
 static void raise_to(float *state, float most, int64_t width) {
     const vf factor = exponential(vf_set1(state[0] - most));
     for (int64_t n = TILE; n < 2 * TILE + width; n += TILE) vf_store(state + n, vf_mul(vf_load(state + n), factor));
     state[0] = most;
 }
 
-/* Adds what was kept of later keys. Of none at all it has no sum, of any it is 1 at least. */
+/* Adds the state of later keys. If they were none at all, their sum is 0; otherwise it is at least 1. */
 static void merge(float *state, const float *later, int64_t width) {
     if (later[0] == -INFINITY && sum_of(vf_load(later + TILE)) == 0) return;
     if (later[0] > state[0]) raise_to(state, later[0], width);
@@ -31,6 +32,6 @@ static void merge(float *state, const float *later, int64_t width) {
 
 static void finish(float *state, int64_t dim, float *out) {
     const float sum = sum_of(vf_load(sums_of(state)));
-    const vf share = vf_set1(sum == 0 ? 0 : 1 / sum); /* a row of padding sees nothing, and gets zeros */
+    const vf share = vf_set1(sum == 0 ? 0 : 1 / sum); /* A row of padding sees nothing, and gets zeros. */
     for (int64_t n = 0; n < dim; n += TILE) store_padded(out, n, dim, vf_mul(vf_load(outputs_of(state) + n), share));
 }

@@ -1,4 +1,4 @@
-"""What tensors and weights look like to C: the structs of octavo.h, which point into them and do not own them."""
+"""Describes the structs of octavo.h to ctypes; they point into tensors and weights, and do not own them."""
 
 from ctypes import POINTER, Structure, c_float, c_int64, c_void_p
 
@@ -13,7 +13,7 @@ from octavo.model.weights.tiles import GroupedWeight, Int4Weight, TileLayout
 
 
 class WeightStruct(Structure):
-    """`Weight` of octavo.h."""
+    """Describes `Weight` of octavo.h to ctypes."""
 
     _fields_ = (
         ("cells", c_void_p),
@@ -26,7 +26,7 @@ class WeightStruct(Structure):
 
     @classmethod
     def of(cls, weight: Weight | GroupedWeight) -> "WeightStruct":
-        """Valid for as long as the weight lives, which must be a grouped one."""
+        """Describes a weight, which must be a grouped one; the struct is valid for as long as the weight lives."""
         assert isinstance(weight, GroupedWeight)
         outputs, inputs = weight.shape
         bits = 4 if isinstance(weight, Int4Weight) else 8
@@ -34,7 +34,7 @@ class WeightStruct(Structure):
 
 
 class PassStruct(Structure):
-    """`Pass` of octavo.h."""
+    """Describes `Pass` of octavo.h to ctypes."""
 
     _fields_ = (
         ("tokens", c_int64),
@@ -50,7 +50,7 @@ class PassStruct(Structure):
 
     @classmethod
     def of(cls, batch: ForwardBatch, block_size: int, window: int | None) -> "PassStruct":
-        """Valid for as long as the batch lives."""
+        """Describes a batch; the struct is valid for as long as the batch lives."""
         return cls(
             batch.tokens.shape[0],
             batch.kv_lens.shape[0],
@@ -65,18 +65,18 @@ class PassStruct(Structure):
 
 
 class RotationStruct(Structure):
-    """`Rotation` of octavo.h."""
+    """Describes `Rotation` of octavo.h to ctypes."""
 
     _fields_ = (("cos", c_void_p), ("sin", c_void_p))
 
     @classmethod
     def of(cls, rotation: Rotation) -> "RotationStruct":
-        """Valid for as long as the rotation lives."""
+        """Describes a rotation; the struct is valid for as long as the rotation lives."""
         return cls(rotation.cos.data_ptr(), rotation.sin.data_ptr())
 
 
 class HeadsStruct(Structure):
-    """`Heads` of octavo.h."""
+    """Describes `Heads` of octavo.h to ctypes."""
 
     _fields_ = (
         ("q", c_void_p),
@@ -92,25 +92,28 @@ class HeadsStruct(Structure):
 
     @classmethod
     def of(cls, q: Tensor, k: Tensor, v: Tensor) -> "HeadsStruct":
-        """q [T, Hq, D], k and v [T, Hkv, D] float32, whose heads lie one behind the other; valid while they live."""
+        """Describes q [T, Hq, D], k and v [T, Hkv, D] float32; the struct is valid for as long as they live.
+
+        The heads of a token lie one after the other.
+        """
         (_, num_heads, head_dim), num_kv_heads = q.shape, k.shape[1]
         strides = q.stride(0), k.stride(0), v.stride(0)
         return cls(q.data_ptr(), k.data_ptr(), v.data_ptr(), *strides, num_heads, num_kv_heads, head_dim)
 
 
 class PagesStruct(Structure):
-    """`Pages` of octavo.h."""
+    """Describes `Pages` of octavo.h to ctypes."""
 
     _fields_ = (("keys", c_void_p), ("values", c_void_p))
 
     @classmethod
     def of(cls, pages: LayerCache) -> "PagesStruct":
-        """Valid for as long as the cache lives."""
+        """Describes a layer's cache; the struct is valid for as long as the cache lives."""
         return cls(pages.keys.data_ptr(), pages.values.data_ptr())
 
 
 class AttentionStruct(Structure):
-    """`Attention` of octavo.h."""
+    """Describes `Attention` of octavo.h to ctypes."""
 
     _fields_ = (
         ("norm", c_void_p),
@@ -127,7 +130,7 @@ TYPES = {torch.float32: 0, torch.float16: 1, torch.bfloat16: 2}
 
 
 class SourceStruct(Structure):
-    """`Source` of octavo.h."""
+    """Describes `Source` of octavo.h to ctypes."""
 
     _fields_ = (
         ("rows", c_void_p),
@@ -140,7 +143,7 @@ class SourceStruct(Structure):
 
     @classmethod
     def all_of(cls, rows: Tensor, first: int, layout: TileLayout) -> "list[SourceStruct]":
-        """Rows that become the outputs from `first` on: in two parts where the halves of a matrix are interleaved."""
+        """Describes rows that become the outputs from `first` on; interleaved halves take two sources."""
         if not layout.interleaved:
             return [cls(rows.data_ptr(), TYPES[rows.dtype], len(rows), first, 0, 1)]
         half = layout.shape[0] // 2
@@ -151,7 +154,7 @@ class SourceStruct(Structure):
 
 
 class ExpertsStruct(Structure):
-    """`Experts` of octavo.h."""
+    """Describes `Experts` of octavo.h to ctypes."""
 
     _fields_ = (
         ("norm", c_void_p),
@@ -167,7 +170,7 @@ class ExpertsStruct(Structure):
 
     @classmethod
     def of(cls, experts: ExpertWeights, top_k: int) -> "ExpertsStruct":
-        """Experts, all of grouped weights, whose choice is made elsewhere: without a norm and a router."""
+        """Describes experts of grouped weights, without a norm and a router: the choice is made elsewhere."""
         count = len(experts.down)
         hidden, intermediate = experts.down[0].shape
         gate_up, down = (
@@ -176,7 +179,7 @@ class ExpertsStruct(Structure):
         return cls(None, None, gate_up, down, count, top_k, hidden, intermediate)
 
 
-INTERFACE = 0x1373E36D  # of octavo.h
+INTERFACE = 0x1373E36D  # octavo.h has the same number.
 STRUCTS = (  # in the order of octavo.h
     WeightStruct,
     SourceStruct,
