@@ -31,7 +31,7 @@ from octavo.model.decoder import Decoder
 from octavo.model.kv_cache import KVCache
 from tests.engine.fake_gpu import FakeMemory
 from tests.engine.fakes import limits
-from tests.gpu.test_engine import BLOCK_SIZE, interpreted, load
+from tests.gpu.models import BLOCK_SIZE, interpreted, load
 
 SEQUENCES, STEPS = 32, 150
 LENGTHS = (1, 2, 5, 17, 40, 65, 130, 300, 509)  # of prompts

@@ -24,8 +24,6 @@ from octavo.engine.startup.build import build
 from octavo.model.config import ModelConfig
 from octavo.model.decoder import Decoder
 from octavo.model.kernels.choice import select_backend
-from octavo.model.kernels.gpu.decoder import GpuDecoder
-from octavo.model.kernels.gpu.ops import GpuOps
 from octavo.model.kv_cache import KVCache
 from octavo.model.layers import RowNorm
 from octavo.model.loading.checkpoint import load_model
@@ -33,25 +31,12 @@ from octavo.model.weights.precision import Precision
 from tests.engine.fake_gpu import FakeCapture, capturable
 from tests.engine.fakes import Collector, limits, run
 from tests.engine.serving import Recorder
+from tests.gpu.models import BLOCK_SIZE, SHAPE, interpreted, load
 from tests.tiny import write_tiny_checkpoint
 
-VOCAB, BLOCK_SIZE, LONGEST = 256, 16, 64
+VOCAB, LONGEST = 256, 64
 ROUNDING = 1e-3  # how far logits may differ, of which the likeliest is about 10
 SIZES = (1, 2, 4)  # of graphs
-SHAPE = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4, "num_key_value_heads": 2}
-
-
-def load(directory: Path, device: torch.device, **shape: int) -> Decoder:
-    """As the engine loads it."""
-    config = ModelConfig.from_pretrained(write_tiny_checkpoint(directory, seed=3, sharp=4.0, **SHAPE | shape))
-    return load_model(directory, config, select_backend(config, device), Precision.plain(torch.float32))
-
-
-def interpreted(model: Decoder) -> Decoder:
-    """The model of a CPU with what a GPU would have."""
-    plain = capturable(model)
-    on_kernels = replace(plain, ops=GpuOps(model.config, 4, "sm_90").ops())
-    return replace(on_kernels, fused=GpuDecoder.of(plain.layers, plain.config.rms_norm_eps, "sm_90"))
 
 
 @pytest.fixture(scope="module")
