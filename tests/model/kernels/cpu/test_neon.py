@@ -10,7 +10,7 @@ import pytest
 import octavo.model.kernels.cpu.library as kernels
 
 COMPILER, EMULATOR = "aarch64-linux-gnu-gcc", "qemu-aarch64-static"
-ROOT = Path(__file__).parents[3]
+ROOT = Path(__file__).parents[4]
 SOURCE, HEADERS = Path(__file__).with_name("results.c"), Path(kernels.__file__).parent
 
 pytestmark = [
