@@ -71,7 +71,7 @@ class Measurement:
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """A Check compares one kernel's result with float64."""
+    """A Check is the error of one kernel's result against float64."""
 
     name: str
     error: float  # root of the mean squared difference, relative to that of the expected values

@@ -19,7 +19,7 @@ from octavo.model.kv_cache import KVCache
 from octavo.model.weights.precision import Precision
 
 CONTEXT, SMALL_CONTEXT = 512, 24  # tokens of each sequence that decodes
-PREFILL, SMALL_PREFILL = 4096, 12  # new tokens
+PREFILL, SMALL_PREFILL = 4096, 6  # new tokens
 WEIGHTS_SHARE = 0.75  # of free memory; the rest is for 256 sequences' keys and values, and a step's activations
 PROFILED, SMALL_PROFILED = (1, 64), (1,)  # sequences of a step whose kernels are profiled
 PROFILED_STEPS, SMALL_PROFILED_STEPS = 5, 1
