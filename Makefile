@@ -11,8 +11,8 @@ PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 # NVIDIA's by version, too. All else is locked with hashes in requirements/, which `make lock` writes.
 TORCH  ?= torch==2.13.0
 TRITON ?= triton==3.7.1; platform_system == 'Linux' and platform_machine == 'x86_64'
-# pip's options for torch: PyTorch's index of CPU builds where that is sensible. `make TORCH_INDEX=` leaves all to pip.
-TORCH_INDEX ?= $(shell requirements/torch-index $(BIN)/python)
+# An index for torch beside pip's own: PyTorch's of CPU builds where that is sensible. `make TORCH_INDEX=` leaves it to pip.
+TORCH_INDEX ?= $$(requirements/torch-index $(BIN)/python)
 
 # A file of tests stays in one process, so that its fixtures are made once.
 PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist loadscope --no-loadscope-reorder
@@ -56,7 +56,7 @@ model: $(VENV)/.core
 # torch goes first and alone: pip would take the newest build of it for another package.
 $(VENV)/.core: pyproject.toml requirements/serve.txt $(wildcard model/kernels/cpu/*.[ch])
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PIP) $(TORCH_INDEX) "$(TORCH)"
+	index="$(TORCH_INDEX)"; $(PIP) $${index:+--extra-index-url "$$index"} "$(TORCH)"
 	$(PIP) --no-deps --require-hashes --requirement requirements/serve.txt
 	$(PIP) --no-deps --no-build-isolation --editable .
 	touch $@

@@ -19,7 +19,7 @@ REQUIREMENTS = ROOT / "requirements"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 EXTRAS = {"serve.txt": ("demo",), "dev.txt": ("demo", "oracle", "bench", "dev")}
 BY_VERSION = re.compile(r"(torch|triton)$|(nvidia|cuda)-")  # their builds differ from index to index
-CPU_BUILDS = "--extra-index-url https://download.pytorch.org/whl/cpu"
+CPU_BUILDS = "https://download.pytorch.org/whl/cpu"
 
 each_lock = pytest.mark.parametrize("name", EXTRAS)
 
@@ -97,7 +97,7 @@ def test_the_versions_that_stand_in_several_files_are_the_same() -> None:
     assert f"ARG TORCH_VERSION={torch}\n" in dockerfile
     (triton,) = re.findall(r"^TRITON +\?= (.+)$", makefile, re.MULTILINE)
     assert triton in PROJECT["optional-dependencies"]["dev"]
-    assert CPU_BUILDS.split()[1] in dockerfile
+    assert CPU_BUILDS in dockerfile
 
 
 class Machine:
@@ -115,7 +115,7 @@ class Machine:
     def python(self, configured: str = "", answers: bool = True) -> None:
         self.program("python", f'test "$1" = -c && exit {int(not answers)}\necho "{configured}"')
 
-    def options(self) -> str:
+    def index(self) -> str:
         command = ["/bin/sh", REQUIREMENTS / "torch-index", self.directory / "python"]
         path = f"{self.directory}{os.pathsep}/usr/bin{os.pathsep}/bin"
         done = subprocess.run(command, env={"PATH": path}, capture_output=True, text=True, check=True)
@@ -129,18 +129,18 @@ has_driver = Path("/proc/driver/nvidia").exists() or shutil.which("nvidia-smi") 
 @pytest.mark.skipif(has_driver, reason="this machine has a driver of NVIDIA's")
 def test_without_a_driver_torch_comes_from_the_index_of_cpu_builds(tmp_path: Path) -> None:
     machine = Machine(tmp_path)
-    assert machine.options() == CPU_BUILDS
+    assert machine.index() == CPU_BUILDS
     machine.python(configured="global.timeout='60'")
-    assert machine.options() == CPU_BUILDS
+    assert machine.index() == CPU_BUILDS
 
 
 def test_with_a_driver_or_on_another_system_pip_is_left_alone(tmp_path: Path) -> None:
     machine = Machine(tmp_path)
     machine.program("nvidia-smi", "exit 0")
-    assert machine.options() == ""
+    assert machine.index() == ""
     machine = Machine(tmp_path)
     machine.program("uname", "echo Darwin")
-    assert machine.options() == ""
+    assert machine.index() == ""
 
 
 @pytest.mark.parametrize(
@@ -149,16 +149,31 @@ def test_with_a_driver_or_on_another_system_pip_is_left_alone(tmp_path: Path) ->
 def test_where_the_users_pip_has_an_index_of_its_own_it_is_left_alone(tmp_path: Path, configured: str) -> None:
     machine = Machine(tmp_path)
     machine.python(configured)
-    assert machine.options() == ""
+    assert machine.index() == ""
 
 
 def test_where_the_index_does_not_answer_pip_is_left_alone(tmp_path: Path) -> None:
     machine = Machine(tmp_path)
     machine.python(answers=False)
-    assert machine.options() == ""
+    assert machine.index() == ""
 
 
 def test_the_script_runs_with_this_environments_python() -> None:
     """Whatever it finds here, it ends well and says nothing else."""
     done = subprocess.run([REQUIREMENTS / "torch-index", sys.executable], capture_output=True, text=True, check=True)
     assert done.stdout.strip() in {"", CPU_BUILDS}
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="there is no make")
+@pytest.mark.parametrize(("given", "options"), [(CPU_BUILDS, ["--extra-index-url", CPU_BUILDS]), ("", [])])
+def test_make_gives_pip_the_index_for_torch(tmp_path: Path, given: str, options: list[str]) -> None:
+    """The environment's Python is a script that notes its arguments."""
+    calls = tmp_path / "calls"
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "bin" / "python").write_text(f'#!/bin/sh\necho "$@" >> {calls}\n')
+    (tmp_path / "bin" / "python").chmod(0o755)
+    command = ["make", f"VENV={tmp_path}", f"TORCH_INDEX={given}", "TORCH=torch==1", str(tmp_path / ".core")]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    torch, lock, octavo = calls.read_text().splitlines()
+    assert torch.split()[-1 - len(options) :] == [*options, "torch==1"]
+    assert "--require-hashes" in lock and octavo.endswith("--editable .")
