@@ -1,4 +1,4 @@
-"""Loads tiny checkpoints, and rewrites them: other layouts, shards, edited tensors."""
+"""Loads tiny checkpoints, and rewrites them: stacked experts, shards, edited tensors."""
 
 import json
 from collections.abc import Callable
@@ -31,8 +31,8 @@ def change(directory: Path, edit: Callable[[Tensors], None]) -> None:
     save_file(tensors, directory / "model.safetensors")
 
 
-def fuse(tensors: Tensors, layers: int = 2, experts: int = 4) -> None:
-    """Turns the released layout into transformers 5's own."""
+def stack_experts(tensors: Tensors, layers: int = 2, experts: int = 4) -> None:
+    """Stacks the experts of each projection in one tensor, under the names that transformers 5 gives them."""
     for n in range(layers):
         old, new = f"model.layers.{n}.block_sparse_moe", f"model.layers.{n}.mlp"
 

@@ -1,4 +1,4 @@
-"""Runs a model over sequences whose cache blocks are scattered, as the engine would, in a few plain lines."""
+"""Runs a model over sequences whose cache blocks are scattered, in a few plain lines."""
 
 from collections.abc import Sequence
 
@@ -11,7 +11,7 @@ from octavo.model.kv_cache import KVCache
 
 
 class Pages:
-    """A model, its cache, and the sequences that live in it; every sequence owns its blocks from the start."""
+    """Pages hold a model, its cache and the sequences in it; every sequence owns its blocks from the start."""
 
     def __init__(self, model: Decoder, sequences: int, length: int, block_size: int = 4) -> None:
         per_sequence = -(-length // block_size)
@@ -23,7 +23,7 @@ class Pages:
         )
 
     def step(self, rows: Sequence[tuple[int, int, Sequence[int]]], every: bool = True) -> Tensor:
-        """Runs (sequence, tokens before, new tokens) rows; logits of every new token, or of each row's last."""
+        """Runs rows (sequence, tokens before, new tokens); returns logits of every new token, or of each row's last."""
         with torch.inference_mode():
             return self.model.forward(self.batch(rows, every), self.cache)
 
@@ -37,7 +37,7 @@ class Pages:
 def flat_batch(
     rows: Sequence[tuple[int, int, Sequence[int]]], table: Tensor, block_size: int, every: bool = True
 ) -> ForwardBatch:
-    """The flat batch of (sequence, tokens before, new tokens) rows."""
+    """Returns the flat batch of rows (sequence, tokens before, new tokens)."""
     tokens, positions, slots, counts, ends = [], [], [], [], []
     for sequence, start, new in rows:
         for position, token in enumerate(new, start):

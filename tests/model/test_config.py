@@ -1,4 +1,4 @@
-"""config.json and generation_config.json in every spelling, and what is refused."""
+"""Tests config.json and generation_config.json in every spelling, and what is refused."""
 
 import json
 import subprocess

@@ -1,4 +1,4 @@
-"""The decoder against transformers' own, sparse and dense, and against itself: batched = alone, chunked = whole."""
+"""Compares the decoder with transformers' own, sparse and dense, and with itself: batched = alone, chunked = whole."""
 
 import json
 from collections.abc import Callable
@@ -24,7 +24,7 @@ from tests.model.pages import Pages
 from tests.tiny import CONFIG, LLAMA3_ROPE, write_tiny_checkpoint
 
 TOLERANCE = 1e-4
-SHARP = 20.0  # with it, choices are clear: the tests check the margins they rely on
+SHARP = 20.0  # makes choices clear; the tests check the margins that they rely on
 
 SHAPES: dict[str, dict[str, Any]] = {
     "four experts": {"num_local_experts": 4},
@@ -69,7 +69,7 @@ def oracle() -> Callable[[Path], Any]:
 
 
 def assert_matches(directory: Path, model: Any, tokens: list[int]) -> None:
-    """Our logits are the oracle's, for the whole prompt and token by token."""
+    """Asserts that our logits are the oracle's, for the whole prompt and token by token."""
     with torch.inference_mode():
         expected = model(torch.tensor([tokens])).logits[0]
     pages = Pages(load(directory), sequences=2, length=len(tokens))
@@ -133,7 +133,7 @@ def test_greedy_tokens_are_those_of_transformers(tmp_path: Path, oracle: Any, na
 
 
 def greedy(model: Decoder, prompts: list[list[int]], count: int) -> list[list[int]]:
-    """Prompts and their continuations, all sequences in every step."""
+    """Returns the prompts with their continuations; every step has all sequences."""
     tokens = [list(prompt) for prompt in prompts]
     pages = Pages(model, len(prompts), len(prompts[0]) + count)
     logits = pages.step([(n, 0, prompt) for n, prompt in enumerate(prompts)], every=False)
@@ -146,14 +146,14 @@ def greedy(model: Decoder, prompts: list[list[int]], count: int) -> list[list[in
 
 
 def margin(logits: Tensor, chosen: int) -> float:
-    """How far the last chosen one is ahead of the first that was not, at the closest row."""
+    """Returns how far the last chosen logit is ahead of the first that was not chosen, in the closest row."""
     best = logits.topk(chosen + 1, dim=-1).values
     return float((best[..., -2] - best[..., -1]).min())
 
 
 @dataclass(frozen=True, slots=True)
 class WatchedRouter(Router):
-    """A router that notes by how much it preferred what it chose."""
+    """A WatchedRouter notes by how much it preferred the experts that it chose."""
 
     margins: list[float]
 
@@ -189,7 +189,7 @@ LENGTHS = (1, 5, 16, 23, 31)
 
 @cache
 def whole_and_alone(dtype: str, window: int | None, model_type: str) -> list[Tensor]:
-    """Each prompt in one step of its own, through routers that were not in doubt."""
+    """Returns the logits of each prompt in one step of its own, through routers that were not in doubt."""
     model, margins = watched(sharp_model(dtype, window, model_type))
     prompts = [random_tokens(length, seed) for seed, length in enumerate(LENGTHS)]
     logits = [Pages(model, sequences=1, length=len(prompt)).prompt(prompt) for prompt in prompts]
@@ -204,7 +204,7 @@ def whole_and_alone(dtype: str, window: int | None, model_type: str) -> list[Ten
 def test_batched_and_chunked_is_alone_and_whole(
     dtype: str, window: int | None, model_type: str, steps: list[tuple[int, ...]]
 ) -> None:
-    """Each step takes so many tokens of each prompt; a last one takes what is left."""
+    """Takes so many tokens of each prompt in each step, and the rest in a last step."""
     model = sharp_model(dtype, window, model_type)
     prompts = [random_tokens(length, seed) for seed, length in enumerate(LENGTHS)]
     expected = whole_and_alone(dtype, window, model_type)

@@ -1,4 +1,4 @@
-"""Pages: where a slot lies, what slot -1 does, and how large a position is."""
+"""Tests where a slot of the cache lies, what slot -1 does, and how large a position is."""
 
 from dataclasses import replace
 
@@ -10,7 +10,7 @@ from tests.tiny import TINY_CONFIG
 CONFIG = replace(TINY_CONFIG, num_hidden_layers=3)
 
 
-def test_layout_and_size() -> None:
+def test_shapes_and_size() -> None:
     cache = KVCache.allocate(CONFIG, num_blocks=5, block_size=4, dtype=torch.float32, device="cpu")
     assert len(cache.layers) == 3
     assert {layer.keys.shape for layer in cache.layers} == {(5, 4, 2, 4)}

@@ -1,4 +1,4 @@
-"""Norm, rotary positions and embedding against their formulas."""
+"""Compares norm, rotary positions and embedding with their formulas."""
 
 import math
 from dataclasses import replace

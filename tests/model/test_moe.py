@@ -1,4 +1,4 @@
-"""The router's choice and weights, and what the experts make of them."""
+"""Tests the router's choice and weights, and the sum of the experts' outputs."""
 
 from dataclasses import replace
 

@@ -1,4 +1,4 @@
-"""Loading: both namings of experts, shards, every precision, progress, and the memory it takes."""
+"""Tests loading: both namings of experts, shards, every precision, progress, and the memory it takes."""
 
 import json
 import logging
@@ -18,7 +18,7 @@ from octavo.model.loading.names import DERIVED
 from octavo.model.weights.fp16 import Fp16Weight
 from octavo.model.weights.precision import Precision
 from octavo.model.weights.tiles import Int4Weight, Int8Weight
-from tests.model.checkpoints import CPU, Tensors, change, fuse, load, shard
+from tests.model.checkpoints import CPU, Tensors, change, load, shard, stack_experts
 from tests.model.marks import needs_fbgemm
 from tests.model.pages import Pages
 from tests.tiny import write_tiny_checkpoint
@@ -35,10 +35,10 @@ def logits(directory: Path, dtype: str = "float32", quantization: str = "none") 
 @pytest.mark.parametrize(
     "asked", [("float32",), pytest.param(("float16",), marks=needs_fbgemm), ("auto", "int8"), ("auto", "int4")]
 )
-def test_both_layouts_and_shards_are_the_same_model(tmp_path: Path, asked: tuple[str, ...]) -> None:
+def test_both_namings_and_shards_are_the_same_model(tmp_path: Path, asked: tuple[str, ...]) -> None:
     write_tiny_checkpoint(tmp_path)
     expected = logits(tmp_path, *asked)
-    change(tmp_path, fuse)
+    change(tmp_path, stack_experts)
     assert torch.equal(logits(tmp_path, *asked), expected)
     shard(tmp_path)
     assert torch.equal(logits(tmp_path, *asked), expected)

@@ -1,4 +1,4 @@
-"""A checkpoint is found as a directory or on the hub, of which only what is safe to load is fetched."""
+"""Tests that a checkpoint is found as a directory or on the hub, and that only safe files are fetched."""
 
 from collections.abc import Callable
 from fnmatch import fnmatch

@@ -1,4 +1,4 @@
-"""Loading for a GPU: experts quantised in rows, as they arrive; here on a CPU, which holds them just as well."""
+"""Tests loading for a GPU, which quantises experts as they arrive. A CPU, as here, holds them just as well."""
 
 import logging
 from pathlib import Path
@@ -14,7 +14,7 @@ from octavo.model.kernels.choice import select_backend
 from octavo.model.loading.checkpoint import load_model
 from octavo.model.weights.precision import Precision
 from octavo.model.weights.row_major import Fp8RowMajor, Int4RowMajor, Int8RowMajor, RowMajorWeight, Stack
-from tests.model.checkpoints import CPU, Tensors, change, fuse, shard
+from tests.model.checkpoints import CPU, Tensors, change, shard, stack_experts
 from tests.model.pages import Pages
 from tests.tiny import write_tiny_checkpoint
 
@@ -33,10 +33,10 @@ def logits(model: Decoder) -> Tensor:
 
 
 @each_kind
-def test_every_layout_gives_the_same_weights(tmp_path: Path, kind: type[RowMajorWeight]) -> None:
+def test_every_naming_gives_the_same_weights(tmp_path: Path, kind: type[RowMajorWeight]) -> None:
     write_tiny_checkpoint(tmp_path)
     expected = load(tmp_path, kind)
-    for rewrite in (lambda: change(tmp_path, fuse), lambda: shard(tmp_path)):
+    for rewrite in (lambda: change(tmp_path, stack_experts), lambda: shard(tmp_path)):
         rewrite()
         again = load(tmp_path, kind)
         for one, other in zip(expected.layers, again.layers, strict=True):

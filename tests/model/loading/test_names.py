@@ -1,4 +1,4 @@
-"""The tables of tensor names: complete for either naming, and as large as the model."""
+"""Tests that the tables of tensor names are complete for every naming, and as large as the model."""
 
 from math import prod
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Every way the files of a checkpoint, or the tensors in them, can be bad: each is one sentence with the name in it."""
+"""Tests that each fault of a checkpoint's files or tensors gives one sentence that names the file or tensor."""
 
 import json
 from collections.abc import Callable

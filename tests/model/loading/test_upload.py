@@ -1,4 +1,4 @@
-"""What is sent arrives, in order, and no buffer is filled while it is still being read."""
+"""Tests that rows arrive in order, and that no buffer is filled while it is still being read."""
 
 from contextlib import nullcontext
 
@@ -10,7 +10,7 @@ from octavo.model.loading.upload import Lane, Upload
 
 
 class FakeEvent:
-    """Knows whether anybody waited before a buffer was used again."""
+    """Notes whether anybody waited before a buffer was used again."""
 
     def __init__(self) -> None:
         self.pending = False
@@ -36,7 +36,7 @@ class FakeStream:
 
 @pytest.fixture
 def lane(monkeypatch: pytest.MonkeyPatch) -> Lane:
-    """A lane to a `device` that is the CPU, with buffers of 64 bytes."""
+    """Returns a lane to a `device` that is the CPU, with buffers of 64 bytes."""
     monkeypatch.setattr(upload, "PIECE", 64)
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: nullcontext())
     monkeypatch.setattr(torch.cuda, "current_stream", lambda device: "current")

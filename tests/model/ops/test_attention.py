@@ -1,4 +1,4 @@
-"""attention against its reference: ragged batches over scattered pages, windows, chunks, padding rows."""
+"""Compares attention with its reference: ragged batches over scattered pages, windows, chunks, padding rows."""
 
 from dataclasses import replace
 
@@ -81,7 +81,7 @@ def test_padding_rows_give_zeros_and_write_nothing() -> None:
 
 
 def test_unseen_slots_do_not_matter() -> None:
-    """Whatever other sequences, or the future, have in the pages: NaN there changes nothing."""
+    """A NaN in the pages of other sequences, or at later positions, changes nothing."""
     torch.manual_seed(0)
     cache = random_cache(2, 1, 4)
     table = torch.randperm(cache.num_blocks).view(2, -1).int()

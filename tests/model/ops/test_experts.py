@@ -1,4 +1,4 @@
-"""experts against its reference: ragged shares, experts without tokens, one token, every weight type."""
+"""Compares experts with its reference: ragged shares, experts without tokens, one token, every weight type."""
 
 import pytest
 import torch
@@ -29,7 +29,7 @@ def packed(weights: ExpertWeights) -> ExpertWeights:
 
 
 def random_routing(tokens: int, top_k: int, among: int) -> tuple[Tensor, Tensor]:
-    """Distinct ids in each row, as a router gives them."""
+    """Returns ids that differ within each row, like a router's, and weights."""
     ids = torch.stack([torch.randperm(among)[:top_k] for _ in range(tokens)])
     return ids, torch.rand(tokens, top_k).softmax(-1)
 

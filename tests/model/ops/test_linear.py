@@ -1,4 +1,4 @@
-"""linear against its reference, for every weight type."""
+"""Compares linear with its reference, for every weight type."""
 
 import pytest
 import torch

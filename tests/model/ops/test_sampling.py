@@ -1,4 +1,4 @@
-"""Drawing on a CPU against the reference that sorts everything, and the ways to rank."""
+"""Compares drawing on a CPU with the reference that sorts everything, and the two ways to rank."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ CONTROLS = st.tuples(
 
 
 def nearby(controls: torch.Tensor, nudge: float, top_p: float) -> torch.Tensor:
-    """The same with noise and top_p a little away."""
+    """Returns the controls with noise and top_p a little away."""
     moved = controls.clone()
     moved[:, NOISE] = (moved[:, NOISE] + nudge).clamp(0, 1 - 2**-53)
     moved[:, 3] *= torch.where(moved[:, 3] < 1, 1 + top_p, 1)
@@ -35,7 +35,7 @@ def nearby(controls: torch.Tensor, nudge: float, top_p: float) -> torch.Tensor:
     st.integers(0, 2**32),
 )
 def test_equals_the_reference(controls, vocab, spread, ties, generator_seed):
-    """Unless what float32 rounds away decides."""
+    """A token is right if controls within float32's rounding give it."""
     logits = torch.randn(len(controls), vocab, generator=torch.Generator().manual_seed(generator_seed)) * spread
     logits = (logits * 2).round() / 2 if ties else logits
     wanted = torch.tensor(controls, dtype=torch.float64)
@@ -54,7 +54,7 @@ def test_rows_without_a_finite_maximum_have_no_token(choose):
 
 @pytest.mark.parametrize("choose", [draw, draw_reference])
 def test_what_is_kept_is_drawn_in_the_order_of_the_vocabulary(choose):
-    """More noise, a later id; whichever is the most likely."""
+    """More noise never gives an earlier id, whichever token is the most likely."""
     logits = torch.randn(1, 3000, generator=torch.Generator().manual_seed(1)).expand(500, -1)
     controls = torch.tensor([[0.0, 1.0, 400, 0.95, 0.01]] * 500, dtype=torch.float64)
     controls[:, NOISE] = torch.arange(500) / 500
@@ -69,14 +69,14 @@ SCORES = st.sampled_from([0.0, -0.0, -1e-40, -0.5, -0.5000001, -3.0, -3e38, -INF
 @SETTINGS
 @given(st.lists(SCORES, min_size=1, max_size=60), st.integers(0, 60), st.integers(1, 40))
 def test_keys_rank_as_torch_does(values, count, repeats):
-    """Equal ones too, of which there are many: the values come again and again."""
+    """Many scores are equal here, since the values are repeated."""
     scores = torch.tensor([values * repeats, values[::-1] * repeats], dtype=torch.float32)
     count = min(count, scores.shape[-1])
     ours, theirs = _ranked_by_keys(scores, count), _ranked_by_torch(scores, count)
     for n in range(2):
         assert ours[0][n].tolist() == theirs[0][n].tolist()
         before = theirs[0][n] > theirs[0][n][-1:] if count < scores.shape[-1] else slice(None)
-        assert ours[1][n][before].tolist() == theirs[1][n][before].tolist()  # of the last torch takes any
+        assert ours[1][n][before].tolist() == theirs[1][n][before].tolist()  # among the last ties, torch takes any
 
 
 def test_keys_rank_rows_of_no_numbers_too():
@@ -87,6 +87,6 @@ def test_keys_rank_rows_of_no_numbers_too():
 
 @pytest.mark.parametrize(("share", "column"), [(-1e-17, 1), (0.0, 1), (2.0, 1), (2.5, 3), (5.0, 3), (5.1, 3)])
 def test_the_inverse_never_lands_on_nothing(share, column):
-    """Even where rounding has put the share a little outside of the total."""
+    """Rounding may put the share a little outside of the total."""
     weights = torch.tensor([[0.0, 2.0 + 1e-9, 0.0, 3.0, 0.0]], dtype=torch.float64)
     assert _invert(weights, torch.tensor([[share]], dtype=torch.float64)) == column

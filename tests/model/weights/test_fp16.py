@@ -1,4 +1,4 @@
-"""Matrices in float16: which ones fit, and what packing makes of one."""
+"""Tests which matrices fit float16, and what packing makes of one."""
 
 import torch
 from hypothesis import given, settings

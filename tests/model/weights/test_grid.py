@@ -1,4 +1,4 @@
-"""fit: exact where it can be, never worse than the grid between a group's extremes, nearly as good as trying many."""
+"""Tests that fit is exact if it can be, no worse than the grid between extremes, nearly as good as trying many."""
 
 import torch
 from hypothesis import given, settings
@@ -12,7 +12,7 @@ LEVELS = 15
 
 
 def squared_errors(groups: Tensor, scales: Tensor, mins: Tensor) -> Tensor:
-    """[n] of groups [n, 32]."""
+    """Returns the squared error [n] of groups [n, 32]."""
     quants = rounded(groups, scales, mins, LEVELS)
     return (quants * scales[:, None] + mins[:, None] - groups).double().square().sum(-1)
 
@@ -30,7 +30,7 @@ def test_never_worse_than_the_extremes(seed: int, power: int, skew: int) -> None
 
 
 class Operations(TorchDispatchMode):
-    """How many were asked for."""
+    """Counts the operations that are asked for."""
 
     count = 0
 
@@ -40,7 +40,7 @@ class Operations(TorchDispatchMode):
 
 
 def test_a_device_is_asked_for_few_operations() -> None:
-    """Each is a launch, of which a checkpoint in pieces of some million weights takes a thousand times as many."""
+    """Each operation is a launch, and a checkpoint in pieces of some million weights takes a thousand times as many."""
     with Operations() as operations:
         scales, mins = fit(torch.empty(5, 3, 128, device="meta"), LEVELS)
     assert scales.shape == mins.shape == (5, 3) and operations.count < 500

@@ -1,4 +1,4 @@
-"""Pieces of large pages: zeroed, aligned, apart from each other, and alive for as long as anybody holds one."""
+"""Tests that pieces of huge pages are zeroed, aligned, apart from each other, and live as long as one is held."""
 
 import gc
 import mmap

@@ -1,4 +1,4 @@
-"""What `--dtype` means where."""
+"""Tests what `--dtype` and `--quantization` mean on each device."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The reserve: zeros that are there before anybody asks, handed over once, and nothing kept."""
+"""Tests that the reserve's zeros are there before anybody asks, are handed over once, and that none are kept."""
 
 import mmap
 import time
@@ -25,7 +25,7 @@ def until(condition: Callable[[], bool]) -> None:
 
 
 def memory_in_use() -> int:
-    """Bytes of this process that are no file's."""
+    """Returns the bytes of this process that belong to no file."""
     lines = STATUS.read_text(encoding="ascii").splitlines()
     return next(1024 * int(line.split()[1]) for line in lines if line.startswith("RssAnon:"))
 

@@ -1,4 +1,4 @@
-"""What a GPU's weight types hold, and what a stack of them is."""
+"""Tests what a GPU's weight types hold, and what a stack of them is."""
 
 import pytest
 import torch
@@ -23,7 +23,7 @@ zeros = zeros_on(torch.device("cpu"))
 
 
 def random(out: int, columns: int) -> Tensor:
-    """Rows that differ in size; groups are off centre by up to a third."""
+    """Returns rows that differ in size; groups are off centre by up to a third."""
     torch.manual_seed(out * 1000 + columns)
     return torch.randn(out, columns) * torch.rand(out, 1) + torch.randn(out, 1) * 0.1
 

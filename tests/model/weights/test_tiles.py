@@ -1,4 +1,4 @@
-"""What a weight type holds, where it holds it, and what it makes of a matrix."""
+"""Tests what a CPU's quantised types hold, where they hold it, and what they make of a matrix."""
 
 import math
 
@@ -17,7 +17,7 @@ quick = settings(derandomize=True, max_examples=40, deadline=None)
 
 
 def random(out: int, columns: int) -> Tensor:
-    """A matrix whose groups differ in size and centre."""
+    """Returns a matrix whose groups differ in size and centre."""
     torch.manual_seed(out * 1000 + columns)
     return torch.randn(out, columns) * torch.rand(out, 1) + torch.randn(out, 1) * 0.1
 
@@ -76,7 +76,7 @@ def test_rows_may_come_in_any_pieces_and_types(kind: type[GroupedWeight]) -> Non
 
 
 def test_where_int8_keeps_a_weight() -> None:
-    """One cell: of 20 a tile has 10 in each of two blocks."""
+    """The weight is in one of a tile's 20 cells; each of two blocks has 10 of them."""
     dense = torch.zeros(128, 20 * 64)
     dense[64 + 17, 12 * 64 + 32 + 6] = -3.0  # row 17 of the second half: output 1; cell 2 of block 1, second group
     plain, alternating = Int8Weight.pack(dense), Int8Weight.pack(dense, interleaved=True)

@@ -1,4 +1,4 @@
-"""CpuDecoder against the plain layers, whole and with a layer that the kernels do not take."""
+"""Compares CpuDecoder with the plain layers, also if the kernels do not take one of them."""
 
 from dataclasses import replace
 from pathlib import Path
