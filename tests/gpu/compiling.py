@@ -1,8 +1,8 @@
 """Compiles kernels without a GPU, as launching them would: `python -m tests.gpu.compiling REPORT.json [op ...]`.
 
-A process of its own, without TRITON_INTERPRET: it installs a driver that says it is of the architecture wanted, and a
-launch compiles and is noted instead. The kernels' own wrappers are called, with tensors that have no data; which also
-proves that they wait for none.
+It runs in a process of its own, without TRITON_INTERPRET. It installs a driver that names the wanted architecture, and
+each launch only compiles and is noted. The kernels' own wrappers are called with tensors that have no data, which also
+proves that they do not wait for data.
 """
 
 import json
@@ -45,23 +45,23 @@ Noted = list[tuple[JITFunction, Any, tuple[int, ...]]]
 
 @dataclass(frozen=True)
 class Kernel:
-    """What became of a kernel for one launch."""
+    """A Kernel is what a launch compiled."""
 
     name: str
     constants: dict[str, Any]
-    types: str  # and what else of the arguments it is made for: multiples of 16, ones
+    types: str  # types of the arguments, and which are multiples of 16 or ones
     grid: tuple[int, ...]
     warps: int
-    registers: int  # a thread
-    stack: int  # bytes a thread: registers that were spilled
-    shared: int  # bytes a program
-    instructions: dict[str, int]  # how many of each of INSTRUCTIONS its PTX has
-    loads: dict[str, int]  # bytes that a thread loads at once -> how many such loads
+    registers: int  # per thread
+    stack: int  # bytes of spilled registers per thread
+    shared: int  # bytes per program
+    instructions: dict[str, int]  # number of each of INSTRUCTIONS in its PTX
+    loads: dict[str, int]  # bytes that a thread loads at once -> number of such loads
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What came of a launch: its kernels, or why there are none."""
+    """An Outcome holds a launch's kernels, or the error that it raised."""
 
     launch: Launch
     kernels: list[Kernel] = field(default_factory=list)
@@ -69,7 +69,7 @@ class Outcome:
 
 
 class Pretended:
-    """A driver of a device that is not there: its architecture, and nothing else."""
+    """A Pretended driver tells Triton the architecture of a device that is not there."""
 
     def __init__(self, arch: str) -> None:
         self.target = GPUTarget("cuda", int(arch.removeprefix("sm_")), 32)
@@ -78,7 +78,7 @@ class Pretended:
         return self.target
 
     def get_current_device(self) -> int:
-        return self.target.arch  # compiled kernels are kept by device
+        return self.target.arch  # Triton keeps compiled kernels by device.
 
     def get_current_stream(self, _device: int) -> int:
         return 0
@@ -86,7 +86,7 @@ class Pretended:
 
 @contextmanager
 def noting(arch: str) -> Iterator[Noted]:
-    """Until it ends, launches compile for `arch` and are noted: function, compiled kernel, grid."""
+    """Compiles launches for `arch` instead of running them; yields the list to which they are added."""
     noted: Noted = []
     run = JITFunction.run
 
@@ -111,7 +111,7 @@ def compile_launch(launch: Launch) -> Outcome:
         with noting(launch.arch) as noted:
             launch.call()
         return Outcome(launch, [describe(*each) for each in noted])
-    except Exception as error:  # the report says so, and the other launches are compiled
+    except Exception as error:  # The report holds the error, and the other launches are compiled.
         return Outcome(launch, error=f"{type(error).__name__}: {error}")
 
 
@@ -135,7 +135,7 @@ def describe(function: JITFunction, compiled: Any, grid: tuple[int, ...]) -> Ker
 
 @cache
 def resources(cubin: bytes) -> dict[str, int]:
-    """REG, STACK, SHARED ... of a cubin's only function, as cuobjdump tells."""
+    """Returns REG, STACK, SHARED and so on of a cubin's only function, as cuobjdump prints them."""
     with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
         file.write(cubin)
         file.flush()
@@ -153,7 +153,7 @@ def parse(report: str) -> list[Outcome]:
 
 
 def main(report: Path, ops: list[str]) -> None:
-    shares: dict[tuple[str, ...], list[Launch]] = {}  # what may have kernels in common, for one process
+    shares: dict[tuple[str, ...], list[Launch]] = {}  # Launches that may share kernels go to one process.
     for launch in launches():
         if not ops or launch.op in ops:
             shares.setdefault((launch.op, launch.arch, launch.kind), []).append(launch)

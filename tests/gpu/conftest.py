@@ -1,7 +1,7 @@
-"""One set of tests for Triton's kernels: on the CUDA device where there is one, else in Triton's interpreter.
+"""Runs the tests of Triton's kernels on the CUDA device, if there is one, else in Triton's interpreter.
 
-They import torch, triton and pytest only, so that they run on a machine that has nothing else; those of whole models
-load checkpoints, and are left out where safetensors is missing.
+The tests import only torch, triton and pytest, so that they run on a machine that has nothing else. Tests of whole
+models load checkpoints, and are left out where safetensors is missing.
 """
 
 import importlib.util
@@ -20,7 +20,7 @@ elif importlib.util.find_spec("safetensors") is None:
 
 @pytest.fixture(scope="session")
 def device() -> torch.device:
-    """Where the kernels run."""
+    """Returns the device on which the kernels run."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
@@ -37,7 +37,7 @@ def interpreted_as_on_a_gpu(device: torch.device) -> Iterator[None]:
 
 @pytest.fixture(scope="session", autouse=True)
 def new_memory_is_poisoned() -> Iterator[None]:
-    """Not what an earlier tensor held, which may be the very result that a kernel fails to write."""
+    """Fills new tensors, whose memory may otherwise hold the very result that a kernel fails to write."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch, "empty", poisoned(torch.empty))
         patch.setattr(torch, "empty_like", poisoned(torch.empty_like))
@@ -47,14 +47,14 @@ def new_memory_is_poisoned() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def memory_goes_back(device: torch.device) -> Iterator[None]:
-    """Several processes may share the device, and what one of them keeps no other one can have."""
+    """Frees the device's memory, which several processes may share."""
     yield
     if device.type == "cuda":
         torch.cuda.empty_cache()
 
 
 def poisoned(allocate: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
-    """The same with NaN in what it gives, or with whole numbers that are nothing's index."""
+    """Returns a function that fills what `allocate` returns with NaN, or with integers that are no valid index."""
 
     def poison(*args: Any, **kwargs: Any) -> torch.Tensor:
         tensor = allocate(*args, **kwargs)

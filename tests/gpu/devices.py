@@ -1,30 +1,30 @@
-"""What a multiprocessor of each architecture has, and how many programs of a kernel it holds at once.
+"""Holds the limits of each architecture's multiprocessors, and computes how many programs they hold at once.
 
-Figures: CUDA programming guide, appendix "Compute capabilities".
+The figures are those of the CUDA programming guide, appendix "Compute capabilities".
 """
 
 from dataclasses import dataclass
 
-REGISTERS = 65536  # of 32 bits
-REGISTERS_AT_ONCE = 256  # a warp's are given out in such pieces
-RESERVED = 1024  # bytes of shared memory a program, for the system
+REGISTERS = 65536  # 32 bits each
+REGISTERS_AT_ONCE = 256  # A warp's registers are allocated in multiples of this number.
+RESERVED = 1024  # bytes of a program's shared memory that the system takes
 
 
 @dataclass(frozen=True)
 class Device:
-    """Limits of an architecture; memory in bytes."""
+    """A Device holds the limits of an architecture; memory is in bytes."""
 
-    shared: int  # of a multiprocessor
+    shared: int  # bytes of a multiprocessor
     warps: int
     programs: int
 
     @property
     def most_shared(self) -> int:
-        """What one program can have."""
+        """Returns the shared memory that one program can have."""
         return self.shared - RESERVED
 
     def resident(self, warps: int, registers: int, shared: int) -> int:
-        """How many programs of so many warps, registers a thread and bytes run on a multiprocessor at a time."""
+        """Returns how many programs of so many warps, registers per thread and bytes a multiprocessor runs at once."""
         rounded = -(-registers * 32 // REGISTERS_AT_ONCE) * REGISTERS_AT_ONCE
         return min(
             self.programs, self.warps // warps, REGISTERS // (rounded * warps), self.shared // (shared + RESERVED)

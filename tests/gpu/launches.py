@@ -1,4 +1,4 @@
-"""Every wrapper of a kernel called at the shapes of Mixtral 8x7B, on tensors without data: all there is to compile."""
+"""Calls every wrapper of a kernel at the shapes of Mixtral 8x7B, on tensors without data, so that all is compiled."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -42,7 +42,7 @@ ROWS = {"int8": Int8RowMajor, "int8 groups": Int8GroupedRowMajor, "int4": Int4Ro
 
 @dataclass(frozen=True)
 class Launch:
-    """One call of a wrapper, or of some that go together."""
+    """A Launch is one call of a wrapper, or of several that go together."""
 
     op: str  # module.function
     arch: str
@@ -55,11 +55,11 @@ class Launch:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of activations."""
+        """Returns the dtype of the activations."""
         return DTYPES.get(self.kind, torch.bfloat16)
 
     def matrix(self, other: tuple[int, int]) -> tuple[int, int]:
-        """The shape; `other` for any."""
+        """Returns the shape, or `other` if it is any."""
         if self.shape == ANY:
             return other
         out, inputs = map(int, self.shape.split("x"))
@@ -70,7 +70,7 @@ class Launch:
 
 
 def meta(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
-    """A tensor without data."""
+    """Returns a tensor without data."""
     return torch.empty(shape, dtype=dtype, device="meta")
 
 
@@ -81,7 +81,7 @@ def pages(dtype: torch.dtype) -> LayerCache:
 
 
 def stack(kind: str, out: int, inputs: int) -> Stack:
-    """The weights of all experts, of a kind of DTYPES or ROWS."""
+    """Returns the weights of all experts, of a kind of DTYPES or ROWS."""
     if kind in DTYPES:
         return Stack.of(meta(EXPERTS, out, inputs, dtype=DTYPES[kind]).unbind())
     return Stack.of(ROWS[kind].stack(EXPERTS, (out, inputs), zeros_on(torch.device("meta"))))
@@ -100,14 +100,14 @@ def call_down(launch: Launch) -> None:
 
 
 def line(launch: Launch, usual: tuple[int, int]) -> tuple[Stack, configs.Config]:
-    """Weights of the shape that a line of the table is for, and the line."""
+    """Returns weights of the shape that a line of the table is for, and the line."""
     weights = stack(launch.kind, *launch.matrix(usual))
     # No matrix is 0 x 0: the lines for any shape, even where the usual one has its own.
     return weights, configs.choose(launch.op, weights.kind, launch.matrix((0, 0)), launch.tokens, launch.arch)
 
 
 def pairs_of(launch: Launch, tile: int) -> SortedPairs | torch.Tensor:
-    """Sorted, unless the tokens are few."""
+    """Returns sorted pairs, or unsorted ones if the tokens are few."""
     ids = meta(launch.tokens, TOP_K, dtype=torch.int32)
     return ids.view(-1) if launch.op.startswith("few.") else sort_pairs(ids, EXPERTS, tile)
 
@@ -137,7 +137,7 @@ def call_rotary(launch: Launch) -> None:
 
 
 def call_attention(launch: Launch) -> None:
-    """A token of each sequence; from 100 on, two prompts and 24 decode rows, with long contexts to be cut."""
+    """Takes a token of each sequence; from 100 tokens on, two prompts and 24 decode rows, with long contexts."""
     counts, ends = (1,) * launch.tokens, (4000,) * launch.tokens
     if launch.tokens >= 100:
         prompt = (launch.tokens - 24) // 2
@@ -162,7 +162,7 @@ def call_combine(launch: Launch) -> None:
 
 
 def call_decoder(launch: Launch) -> None:
-    """Two layers, of a decode step: what is captured in a CUDA graph."""
+    """Runs two layers of a decoding pass, which a CUDA graph captures."""
     dtype, ids = launch.dtype, meta(launch.tokens, dtype=torch.int64)
     layer = GpuLayer(
         input_norm=meta(HIDDEN, dtype=dtype),
@@ -186,7 +186,7 @@ def call_decoder(launch: Launch) -> None:
 
 
 def call_sampling(launch: Launch) -> None:
-    """As many logits as are sampled of all, of this vocabulary and of a larger one that no power of two divides."""
+    """Samples all logits of this vocabulary, and some of a larger one, whose number no power of two divides."""
     controls = meta(launch.tokens, 5, dtype=torch.float64)
     for vocab, sampled in (32000, 32000), (151936, 151643):
         draw(meta(launch.tokens, vocab, dtype=torch.float32)[:, :sampled], controls)
@@ -222,13 +222,13 @@ CALLS: dict[str, Callable[[Launch], None]] = {
     "sampling.draw": call_sampling,
     "decoder.decode": call_decoder,
 }
-# What must be found fault with.
+# The tests must find fault with these.
 FAULTY: dict[str, Callable[[Launch], None]] = {"spilling": call_spilling, "waiting": call_waiting}
 CALLS |= FAULTY
 
 
 def launches() -> Iterator[Launch]:
-    """One at least of every kernel, configuration, kind of weights and architecture."""
+    """Yields at least one launch of every kernel, configuration, kind of weights and architecture."""
     for arch in ARCHS:
         for op in "norm.add_norm", "router.route", "rotary.rotate_and_store", "combine.combine":
             yield from (Launch(op, arch, "bf16", tokens) for tokens in (1, 24, 4095))
@@ -245,7 +245,7 @@ def launches() -> Iterator[Launch]:
 
 
 def of_experts() -> Iterator[Launch]:
-    """Of every line of the table, and of what shares its lines with another kind."""
+    """Yields a launch for every line of the table, and for kinds that share the lines of another kind."""
     for entry in sorted(configs.table()):
         if entry.op.startswith(("experts.", "few.")):
             launch = Launch(entry.op, entry.arch, entry.kind, entry.up_to, entry.shape)

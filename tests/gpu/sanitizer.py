@@ -1,13 +1,13 @@
-"""What a GPU would punish, found in Triton's interpreter: it runs programs in order, in one thread, on honest memory.
+"""Finds in Triton's interpreter what a GPU would punish; the interpreter itself runs programs in order, in one thread.
 
-For every launch, every address that a program reads or writes must
+In every launch each address that a program reads or writes must
 
-    lie in a tensor that the kernel was given, as far as that view of its memory goes
-    be nobody else's, where anyone writes it: programs run beside each other, in any order
-    not have been written by the program itself before it is read: another of its threads may have done so
+    lie in a tensor that the kernel was given, within that view of its memory
+    be used by no other program if any program writes it, since programs run beside each other, in any order
+    not have been written by the program itself before it is read, since another of its threads may have done so
     not be written twice at once with different values
 
-and what a mask leaves out of a load that names no other value is no number, or a large one.
+What a mask leaves out of a load that names no other value becomes NaN or a large number.
 """
 
 from collections.abc import Sequence
@@ -24,12 +24,12 @@ NOBODY, SEVERAL = -1, -2  # programs
 
 
 class Unforgivable(Exception):
-    """An access that may do anything on a GPU."""
+    """Unforgivable is raised for an access that may do anything on a GPU."""
 
 
 @dataclass
 class Memory:
-    """What the programs of a launch have done so far, address by address."""
+    """A Memory records what the programs of a launch have done so far, address by address."""
 
     starts: np.ndarray  # of the spans that tensors take, ascending and apart
     ends: np.ndarray
@@ -39,7 +39,7 @@ class Memory:
 
     @classmethod
     def of(cls, tensors: Sequence[Tensor]) -> "Memory":
-        """Fresh, of these tensors."""
+        """Returns a fresh record of these tensors."""
         spans: list[list[int]] = []
         for start, end in sorted(map(span, tensors)):
             if spans and start < spans[-1][1]:
@@ -73,7 +73,7 @@ class Memory:
             raise Unforgivable("one store has two values for the same address")
 
     def _at(self, addresses: np.ndarray, size: int) -> np.ndarray:
-        """Where addresses are in the arrays."""
+        """Returns the places of the addresses in the arrays."""
         found = np.searchsorted(self.starts, addresses, side="right") - 1
         if (found < 0).any() or (addresses + size > self.ends[found]).any():
             raise Unforgivable("a program reads or writes outside of the kernel's tensors")
@@ -81,7 +81,7 @@ class Memory:
 
 
 def span(tensor: Tensor) -> tuple[int, int]:
-    """The addresses that a view can reach."""
+    """Returns the range of addresses that a view can reach."""
     start = tensor.data_ptr()
     if tensor.numel() == 0:
         return start, start
@@ -91,7 +91,7 @@ def span(tensor: Tensor) -> tuple[int, int]:
 
 @dataclass
 class Sanitizer:
-    """Between the interpreter and the memory."""
+    """A Sanitizer stands between the interpreter and the memory."""
 
     memory: Memory = field(default_factory=lambda: Memory.of(()))
     programs: int = 0  # of the launch, as many as have begun
@@ -101,7 +101,7 @@ class Sanitizer:
         self.programs = 0
 
     def install(self, patch: pytest.MonkeyPatch) -> None:
-        """Until `patch` is undone."""
+        """Watches the interpreter until `patch` is undone."""
         builder = InterpreterBuilder
         patch.setattr(GridExecutor, "_init_args_hst", self._launching(GridExecutor._init_args_hst))
         patch.setattr(builder, "set_grid_idx", self._counting(builder.set_grid_idx))
@@ -147,7 +147,7 @@ class Sanitizer:
 
 
 def poison_of(handle: TensorHandle) -> Any:
-    """What a load gives where its mask is false, and no other value named: here, what is noticed."""
+    """Returns what a load gives where its mask is false and no other value is named: a value that tests notice."""
     if handle.dtype.scalar == tl.bfloat16:
         return 0x7FC0
     if handle.data.dtype.kind == "f":

@@ -1,4 +1,4 @@
-"""Random experts of every kind, and tokens that choose among them."""
+"""Makes random experts of every kind, and tokens that choose among them."""
 
 import pytest
 import torch
@@ -21,7 +21,7 @@ each_kind = pytest.mark.parametrize("kind", KINDS, ids=lambda kind: str(kind).sp
 
 
 def make(kind: Kind, dtype: torch.dtype, shape: tuple[int, int, int], device: torch.device) -> tuple[Stack, Tensor]:
-    """Random weights [E, out, in] as a stack, and what they are held as, [E, out, in] float32."""
+    """Returns random weights [E, out, in] as a stack, and their values as they are held, [E, out, in] float32."""
     if kind is Fp8RowMajor and device.type == "cuda" and torch.cuda.get_device_capability() < (8, 9):
         pytest.skip("the device has no fp8")
     torch.manual_seed(sum(shape))
@@ -41,12 +41,12 @@ def activations(kind: Kind) -> torch.dtype:
 
 
 def name_of(kind: Kind) -> str:
-    """As a Stack of it says."""
+    """Returns the kind's name in a Stack."""
     return PLAIN[kind] if isinstance(kind, torch.dtype) else kind.kind
 
 
 def ragged(tokens: int, top_k: int, num_experts: int, device: torch.device) -> Tensor:
-    """Different experts for each token; the last one gets none, the first one most."""
+    """Chooses different experts for each token; the last expert gets none, the first one most."""
     torch.manual_seed(tokens)
     weights = torch.rand(tokens, num_experts)
     weights[:, 0] += 0.7

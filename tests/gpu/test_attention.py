@@ -48,7 +48,7 @@ class Case:
         return AttentionTiles(self.heads[1], self.heads[0] // self.heads[1], processors, short, long)
 
     def expected(self, window: int | None = None) -> Tensor:
-        """[T, Hq * D]"""
+        """Returns the expected result, [T, Hq * D]."""
         slots = self.batch.slots.clamp(min=0)
         k, v = self.layer.key_slots[slots], self.layer.value_slots[slots]  # which the reference writes once more
         return attention_reference(self.q, k, v, self.layer, self.batch, window)
@@ -69,7 +69,7 @@ class Case:
 
 
 def on(state, device: torch.device):
-    """A LayerCache or ForwardBatch with its tensors there; on the CPU, the same."""
+    """Returns a LayerCache or ForwardBatch with its tensors on the device; on the CPU, it is the same object."""
     tensors = {name: getattr(state, name) for name in state.__slots__}
     return replace(state, **{name: x.to(device) for name, x in tensors.items() if isinstance(x, Tensor)})
 
@@ -88,7 +88,7 @@ def test_decoding(group: int, processors: int, device: torch.device) -> None:
 
 @pytest.mark.parametrize("splits", [1, 2, 3, 4, 5])
 def test_any_number_of_splits(splits: int, device: torch.device) -> None:
-    """Also more than a short sequence has key tiles."""
+    """Splits also into more parts than a short sequence has key tiles."""
     case = Case(decoding(200, 33, 170, 64), (4, 1))
     made = case.check(device, tiles=case.tiles(splits))  # 4 programs a processor, one for each of 4 sequences
     assert made.launches[0].splits == splits
@@ -171,7 +171,7 @@ def test_padding_rows_give_zeros(rows: Rows, processors: int, device: torch.devi
 
 @pytest.mark.parametrize("window", [None, 20])
 def test_a_plan_for_decoding_outlives_its_lengths(window: int | None, device: torch.device) -> None:
-    """As in a captured graph: between replays only the contents of tensors change."""
+    """Replays a plan like a captured graph: between replays only the contents of tensors change."""
     first, second = Case(decoding(90, 40, 17), (2, 1)), Case(decoding(3, 95, 64), (2, 1))
     made = first.plan(device, window, first.tiles(3))
     made.kv_lens.copy_(second.batch.kv_lens)

@@ -71,10 +71,10 @@ class Layer:
         )
 
     def check(self, actual: Tensor, window: int | None = None) -> None:
-        """Against float64, with what each result's own shares let it be off.
+        """Compares with float64; each result's own shares say how far it may be off.
 
-        Every share is rounded by itself: together they are off by half a place times the root of the sum of the
-        squares of share * value, four times that at most for 16 keys, and beyond, where that is seven deviations.
+        Every share is rounded by itself. Together they are off by half a place times the root of the sum of the squares
+        of share * value. For up to 16 keys the error is at most four times that; for more, that is seven deviations.
         """
         exact, squares = self.exact(window)
         bound = HALF_PLACE * (exact.abs() + 4 * squares.sqrt()) + 1e-5
@@ -82,7 +82,7 @@ class Layer:
         assert worst <= 1
 
     def exact(self, window: int | None = None) -> tuple[Tensor, Tensor]:
-        """[T, Hq * D] twice, in float64, a sequence and a head at a time: sums of share * value, and of its square."""
+        """Computes, in float64, the sums of share * value and of its square, [T, Hq * D] each, head by head."""
         out, squares = torch.empty(2, *self.q.shape, dtype=torch.float64, device=self.device)
         first = 0
         for line, new, end in zip(
@@ -111,7 +111,7 @@ def test_against_float64(rows: list[tuple[int, int]], window: int | None, device
 
 
 def test_slots_beyond_32_bits(device: torch.device) -> None:
-    """Pages of 9.2 GB, of which the last are read."""
+    """Reads the last of 9.2 GB of pages."""
     layer = Layer(MIXED[2:], device, BEYOND_32_BITS)
     actual = attend(layer.q, layer.pages, layer.plan())
     layer.check(actual)

@@ -14,7 +14,7 @@ each_dtype = pytest.mark.parametrize("dtype", list(TOLERANCE), ids=str)
 def random_outputs(
     tokens: int, top_k: int, splits: int, hidden: int, device: torch.device
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """partials, weights and x."""
+    """Returns partials, weights and x."""
     torch.manual_seed(tokens + hidden)
     partials = torch.randn(splits, tokens * top_k, hidden, device=device)
     return partials, torch.rand(tokens, top_k, device=device).softmax(-1), torch.randn(tokens, hidden, device=device)
@@ -36,7 +36,7 @@ def test_against_the_reference(
 
 
 def test_without_a_norm(device: torch.device) -> None:
-    """As behind the last layer, of which only some rows are normed."""
+    """Combines without a norm, which happens after the last layer, where only some rows are normed."""
     partials, weights, x = random_outputs(3, 2, 2, 64, device)
     total, normed = combine(partials, weights, x, None, EPS)
     assert normed is None

@@ -1,4 +1,4 @@
-"""What the compiler makes of every committed configuration, for each architecture; without a GPU (compiling.py)."""
+"""Checks what Triton compiles for every committed configuration and architecture; no GPU is needed (compiling.py)."""
 
 import os
 import subprocess
@@ -58,14 +58,14 @@ def has_no_errors(report: str) -> bool:
 
 
 def kernels(outcomes: list[Outcome]) -> Iterator[tuple[str, Kernel]]:
-    """Of all that is not made to fail, with its architecture."""
+    """Yields all kernels that are not made to fail, with their architecture."""
     for outcome in outcomes:
         if outcome.launch.op not in FAULTY:
             yield from ((outcome.launch.arch, kernel) for kernel in outcome.kernels)
 
 
 def products(outcomes: list[Outcome]) -> Iterator[tuple[str, Kernel]]:
-    """Of kernels that multiply weights."""
+    """Yields the kernels that multiply weights."""
     return ((arch, kernel) for arch, kernel in kernels(outcomes) if "KIND" in kernel.constants)
 
 
@@ -96,7 +96,7 @@ def test_every_program_fits_a_multiprocessor(outcomes: list[Outcome]) -> None:
 
 
 def test_serving_compiles_nothing_anew(outcomes: list[Outcome]) -> None:
-    """One kernel for all numbers of tokens that share a configuration: 1, multiples of 16 and others."""
+    """Allows one kernel for all numbers of tokens that share a configuration: 1, multiples of 16 and others."""
     variants: dict[tuple[str, ...], set[str]] = defaultdict(set)
     for outcome in outcomes:
         for kernel in outcome.kernels:
@@ -106,7 +106,7 @@ def test_serving_compiles_nothing_anew(outcomes: list[Outcome]) -> None:
 
 
 def test_products_run_on_the_matrix_units(outcomes: list[Outcome]) -> None:
-    """wgmma where there is one and what it needs: 64 rows, 16 tokens, 4 warps; mma.sync elsewhere; not for float32."""
+    """Expects wgmma where it exists and has 64 rows, 16 tokens and 4 warps; elsewhere mma.sync; for float32 neither."""
     for arch, kernel in products(outcomes):
         rows, tokens = int(kernel.constants["ROWS"]), int(kernel.constants["TOKENS"])
         wide = arch == "sm_90" and rows % 64 == 0 and tokens >= 16 and kernel.warps % 4 == 0
@@ -115,7 +115,7 @@ def test_products_run_on_the_matrix_units(outcomes: list[Outcome]) -> None:
 
 
 def test_weights_are_copied_16_bytes_at_a_time(outcomes: list[Outcome]) -> None:
-    """But for 8 bits with wgmma, which reads its registers from an arrangement in eights."""
+    """Excepts 8 bits with wgmma, whose registers are read from an arrangement in eights."""
     for arch, kernel in products(outcomes):
         kind, sizes = kernel.constants["KIND"], {name: int(kernel.constants[name]) for name in SIZES}
         if kind in ("int8", "fp8") and kernel.instructions["wgmma"]:
@@ -125,7 +125,7 @@ def test_weights_are_copied_16_bytes_at_a_time(outcomes: list[Outcome]) -> None:
 
 
 def test_enough_bytes_are_under_way(outcomes: list[Outcome]) -> None:
-    """Of a token's weights: at 3 TB/s and 600 ns 14 KB for each multiprocessor of an H100, and then twice that."""
+    """Needs, at 3 TB/s and 600 ns, 14 KB of weights for each multiprocessor of an H100, and demands twice that."""
     for outcome in outcomes:
         for kernel in outcome.kernels:
             if "KIND" in kernel.constants and outcome.launch.tokens <= 32 and kernel.constants["KIND"] != "fp32":
@@ -136,7 +136,7 @@ def test_enough_bytes_are_under_way(outcomes: list[Outcome]) -> None:
 
 
 def test_attention_reads_keys_several_tiles_ahead_and_multiplies_on_matrix_units(outcomes: list[Outcome]) -> None:
-    """Sixteen bytes at a time, straight into shared memory; prompts with warpgroup instructions where there are any."""
+    """Expects copies of sixteen bytes into shared memory; prompts use warpgroup instructions where these exist."""
     attention = [(arch, kernel) for arch, kernel in kernels(outcomes) if kernel.name == "_attend"]
     assert all(kernel.instructions["cp.async 16"] for _, kernel in attention)
     assert not any(kernel.instructions["cp.async less"] for _, kernel in attention)

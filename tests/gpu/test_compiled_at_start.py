@@ -1,7 +1,7 @@
-"""What is compiled at start is all that serving launches: nobody waits for a compiler.
+"""Checks that serving launches only what was compiled at start, so that nobody waits for a compiler.
 
-Without a GPU nothing is compiled, nor run: of each launch it is noted what Triton would make a kernel for. That is its
-compile-time arguments and, of the others, types, multiples of 16 and ones.
+Without a GPU nothing is compiled or run. For each launch the test notes what Triton would compile a kernel for: its
+compile-time arguments, and for the others their types, and which are ones or multiples of 16.
 """
 
 import inspect
@@ -39,7 +39,7 @@ LENGTHS = (1, 2, 5, 17, 40, 65, 130, 300, 509)  # of prompts
 
 @dataclass
 class Compiler:
-    """Notes each kernel that is made, or would be."""
+    """A Compiler notes each kernel that is made, or would be."""
 
     made: set[str] = field(default_factory=set)
 
@@ -65,7 +65,7 @@ class Compiler:
 
 @cache
 def binder(function: InterpretedFunction) -> Callable[..., tuple[dict[str, Any], list[Any], dict[str, Any]]]:
-    """What says of arguments which kernel they are for."""
+    """Returns the function that says which kernel some arguments need."""
     parameters = inspect.signature(function.fn)
     loose, unaligned = (function.kwargs[f"do_not_specialize{more}"] or () for more in ("", "_on_alignment"))
     described = [
@@ -94,7 +94,7 @@ def test_serving_compiles_nothing(
 
 
 def serve(model: Decoder, step_tokens: int) -> None:
-    """Requests that come as they like."""
+    """Serves requests that come at random."""
     longest, random = model.config.max_position_embeddings, Random(1)
     cache = KVCache.allocate(model.config, 4 * longest // BLOCK_SIZE, BLOCK_SIZE, torch.float32, model.device)
     bounds = limits(

@@ -1,4 +1,4 @@
-"""The table of tile sizes: which line is chosen, that two kernels which share a sort agree, and how it is written."""
+"""Checks the table of tile sizes: which line is chosen, that kernels which share a sort agree, how it is written."""
 
 from collections.abc import Iterator
 from dataclasses import replace

@@ -31,7 +31,7 @@ Rows = Sequence[tuple[int, int, Sequence[int]]]
 
 
 class DevicePages(Pages):
-    """Pages whose batches are where the model is."""
+    """DevicePages make batches on the model's device."""
 
     def batch(self, rows: Rows, every: bool = True) -> ForwardBatch:
         made = super().batch(rows, every)
@@ -57,7 +57,7 @@ def arch(model: Decoder) -> str:
 
 
 def seams(model: Decoder) -> Decoder:
-    """The plain composition, over the kernels."""
+    """Returns the plain composition over the kernels."""
     return replace(plain(model), ops=GpuOps(model.config, 4, arch(model)).ops())
 
 
@@ -84,7 +84,7 @@ def logits(model: Decoder, steps: Sequence[Rows] = STEPS) -> list[Tensor]:
 
 
 def error(ours: Sequence[Tensor], theirs: Sequence[Tensor]) -> float:
-    """Of all logits: the root of the mean squared difference, of that of the values."""
+    """Returns the root of the mean squared difference of all logits, relative to that of their values."""
     one, other = torch.cat(list(ours)).double(), torch.cat(list(theirs)).double()
     return ((one - other).square().mean() / other.square().mean()).sqrt().item()
 

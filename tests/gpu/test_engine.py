@@ -1,7 +1,7 @@
-"""The engine on a GPU: batched = alone, chunked = whole, preempted = not, cached = cold, overlapped and graphs = plain.
+"""Tests the engine on a GPU: batched = alone, chunked = whole, preempted = not, cached = cold, overlapped = plain.
 
 With a CUDA device everything is real: the kernels, the stream, the captured graphs. Without one, torch's operations
-take the kernels' place, but for one test in which those are interpreted, and a graph is replayed by running it again.
+take the kernels' place, except in one test that interprets them, and a graph is replayed by running it again.
 """
 
 import gc
@@ -66,7 +66,7 @@ def requests() -> list[Request]:
 
 @dataclass(frozen=True)
 class Way:
-    """How the requests are served."""
+    """A Way says how the requests are served."""
 
     num_blocks: int = 32
     step_tokens: int = 128
@@ -121,7 +121,7 @@ def engine_of(model: Decoder, way: Way) -> Engine:
 
 
 def serve(model: Decoder, way: Way, asked: Sequence[Request], rounds: int = 1) -> Served:
-    """To the end of all, in each round."""
+    """Serves each round to its end."""
     core = engine_of(model, way)
     assert isinstance(core.runner, Recorder)
     for _ in range(rounds):
@@ -182,7 +182,7 @@ def test_a_graph_of_the_kernels_gives_what_torch_computes(device: torch.device, 
 
 
 def started(directory: Path, eager: bool) -> tuple[list[str], list[int], Collector]:
-    """What the engine says of graphs while it starts, those that it has, and what it serves."""
+    """Returns what the engine says of graphs while it starts, the graphs that it has, and what it serves."""
     config = EngineConfig(
         str(directory),
         dtype="bfloat16",
@@ -206,7 +206,7 @@ def started(directory: Path, eager: bool) -> tuple[list[str], list[int], Collect
 @pytest.mark.cuda
 @pytest.mark.parametrize("eager", [False, True])
 def test_it_starts_with_graphs_unless_it_is_told_not_to(tmp_path: Path, eager: bool) -> None:
-    """All of it as `octavo serve` does: sizing by trial, captures, and overlapped steps."""
+    """Starts like `octavo serve`, with sizing by trial, captures and overlapped steps."""
     said, rows, collector = started(write_tiny_checkpoint(tmp_path, seed=3, sharp=4.0, **SHAPE), eager)
     gc.collect()
     torch.cuda.empty_cache()

@@ -1,4 +1,4 @@
-"""bfloat16 in a kernel: to nearest even, products in float32; and in the interpreter nothing else computes in it."""
+"""Checks bfloat16 in kernels: it rounds to nearest even, products are float32, and other arithmetic is refused."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""A layer's small operations at the sizes of Mixtral 8x7B: 8192 tokens, addresses beyond 32 bits, CUDA graphs."""
+"""Tests a layer's small operations at the sizes of Mixtral 8x7B: 8192 tokens, addresses beyond 32 bits, CUDA graphs."""
 
 from collections.abc import Callable
 
@@ -106,7 +106,7 @@ def test_rotary(device: torch.device, tokens: int) -> None:
 
 
 def test_slots_beyond_32_bits(device: torch.device) -> None:
-    """Pages of 9.2 GB."""
+    """Reads pages of 9.2 GB."""
     qkv = rows(2, device, (HEADS[0] + 2 * HEADS[1]) * DIM)
     cache = pages(BEYOND_32_BITS, device)
     last = BEYOND_32_BITS * BLOCK_SIZE - 1
@@ -129,7 +129,7 @@ def test_combine(device: torch.device, tokens: int, splits: int) -> None:
 
 
 def test_partials_beyond_32_bits(device: torch.device) -> None:
-    """8.7 GB of them, of which the last row is looked at."""
+    """Looks at the last row of 8.7 GB of partials."""
     splits, tokens = 8, 33_000
     x = torch.zeros(tokens, HIDDEN, dtype=DTYPE, device=device)
     partials = torch.zeros(splits, tokens * TOP_K, HIDDEN, device=device)
@@ -141,7 +141,7 @@ def test_partials_beyond_32_bits(device: torch.device) -> None:
 
 @each_count
 def test_a_row_is_the_same_in_any_company(device: torch.device, tokens: int) -> None:
-    """Of all rows of a step, the last one alone: what a graph's bucket or another request adds must not show."""
+    """Computes the last row alone and in company: rows that a graph or another request adds must not change it."""
     x, weight, experts = rows(tokens, device), norm_weight(device), gate(device)
     together, alone = (route(some, None, weight, EPS, experts, TOP_K) for some in (x, x[-1:].clone()))
     assert together.normed[-1:].equal(alone.normed)

@@ -14,7 +14,7 @@ each_dtype = pytest.mark.parametrize("dtype", list(TOLERANCE), ids=str)
 
 
 def random_rows(tokens: int, hidden: int, dtype: torch.dtype, device: torch.device) -> list[torch.Tensor]:
-    """x, delta and weight."""
+    """Returns x, delta and weight."""
     torch.manual_seed(tokens + hidden)
     x, delta = torch.randn(2, tokens, hidden) * 3
     return [tensor.to(device, dtype) for tensor in (x, delta, 1 + 0.1 * torch.randn(hidden))]

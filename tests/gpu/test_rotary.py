@@ -33,7 +33,7 @@ def rotation_at(positions: list[int], dim: int, device: torch.device) -> Rotatio
 @pytest.mark.parametrize("heads", [(4, 2), (8, 8), (20, 4), (3, 1)])
 @pytest.mark.parametrize("dim", [8, 48, 128])
 def test_against_the_reference(device: torch.device, dtype: torch.dtype, heads: tuple[int, int], dim: int) -> None:
-    """Slots across block boundaries, in no order, the last of all; and one that writes nothing."""
+    """Uses slots across block boundaries, in no order, the last of all, and one that writes nothing."""
     torch.manual_seed(dim)
     slots = torch.tensor([23, 3, 4, -1, 0, 11], device=device)
     qkv = torch.randn(len(slots), (heads[0] + 2 * heads[1]) * dim).to(device, dtype)

@@ -1,4 +1,4 @@
-"""The router against its reference: the same experts, in the same order, with the same shares."""
+"""Compares the router with its reference: the same experts, in the same order, with the same shares."""
 
 import pytest
 import torch
@@ -14,7 +14,7 @@ each_dtype = pytest.mark.parametrize("dtype", list(TOLERANCE), ids=str)
 def random_rows(
     tokens: int, hidden: int, num_experts: int, dtype: torch.dtype, device: torch.device
 ) -> list[torch.Tensor]:
-    """x, delta, norm weight and gate."""
+    """Returns x, delta, norm weight and gate."""
     torch.manual_seed(tokens + hidden)
     x, delta = torch.randn(2, tokens, hidden) * 3
     norm_weight, gate = 1 + 0.1 * torch.randn(hidden), torch.randn(num_experts, hidden) / hidden**0.5
@@ -60,7 +60,7 @@ def test_of_equal_logits_the_lowest_expert_comes_first(device: torch.device) -> 
 
 
 def test_all_experts_equal(device: torch.device) -> None:
-    """As an empty or padding row has it."""
+    """Routes rows in which all experts are equal, like those of empty or padding rows."""
     x = torch.zeros(2, 32, device=device)
     routed = route(x, None, torch.ones(32, device=device), EPS, torch.randn(8, 32, device=device), 2)
     assert routed.ids.tolist() == [[0, 1]] * 2

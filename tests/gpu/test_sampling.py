@@ -29,7 +29,7 @@ def random_logits(rows: int, vocab: int, spread: float, device: torch.device) ->
 
 
 def controls(noise: Tensor, temperature: float = 1.0, filters: Filters = (0, 1.0, 0.0)) -> Tensor:
-    """The same for all rows, but for the noise [R]. On the CPU."""
+    """Returns the same controls for all rows, except for the noise [R], on the CPU."""
     same = torch.tensor([temperature, *filters], dtype=torch.float64)
     return torch.cat((noise.double()[:, None], same.expand(len(noise), -1)), 1)
 
@@ -39,12 +39,12 @@ def random_noise(rows: int) -> Tensor:
 
 
 def even_noise(rows: int) -> Tensor:
-    """In the middles of as many equal parts of [0, 1): of a token come as many draws as it has of these, within one."""
+    """Returns the middles of equal parts of [0, 1), so that a token is drawn as often as it is likely, within one."""
     return (torch.arange(rows, dtype=torch.float64) + 0.5) / rows
 
 
 def nearby(wanted: Tensor, noise: float, top_p: float) -> Tensor:
-    """Controls a little away."""
+    """Returns controls that differ a little."""
     moved = wanted.clone()
     moved[:, 0] = (moved[:, 0] + noise).clamp(0, 1 - 2**-53)
     moved[:, 3] *= torch.where(moved[:, 3] < 1, 1 + top_p, 1)
@@ -52,8 +52,8 @@ def nearby(wanted: Tensor, noise: float, top_p: float) -> Tensor:
 
 
 def assert_drawn_as_by_the_reference(logits: Tensor, wanted: Tensor, block: int) -> None:
-    """Or as with noise and top_p two millionths away, in hardly any row."""
-    wanted, plain = wanted.to(logits.device), logits.float()  # a GPU sorts true vocabularies, a CPU takes minutes
+    """Compares with the reference. Hardly any row may differ, and only as noise or top_p two millionths away would."""
+    wanted, plain = wanted.to(logits.device), logits.float()  # A GPU sorts true vocabularies; a CPU takes minutes.
     drawn = draw(logits, wanted, block)
     exact = draw_reference(plain, wanted)
     assert (drawn == exact).double().mean() > 0.98
@@ -129,7 +129,7 @@ def test_a_token_is_drawn_as_often_as_it_is_likely(device: torch.device, filters
     ],
 )
 def test_of_equal_logits_the_lowest_ids_are_kept(device: torch.device, filters: Filters, kept: set[int]) -> None:
-    """Five of one logit, all others of a lower one that counts for little."""
+    """Draws from five tokens with one logit; all others have a lower one that counts for little."""
     rows = 2 * len(kept)
     logits = torch.full((1, 100), -9.0)
     logits[:, ::20] = -8.9 if 1 in kept else 0.0  # or for enough
@@ -168,7 +168,7 @@ def test_a_vocabulary_whose_weights_might_overflow_is_refused() -> None:
 
 
 def test_the_sampler_draws_the_same_by_the_kernel(device: torch.device) -> None:
-    """With edits, bans and what else happens before and after it."""
+    """Compares whole samplers, with edits, bans and what else happens before and after the draw."""
     logits = random_logits(4, 120, 2.0, device)
     asked = (
         SamplingParams(1, temperature=0.0, logit_bias=((7, 50.0),)),

@@ -1,4 +1,4 @@
-"""What a GPU would punish is refused in the interpreter, and new memory is no number."""
+"""Checks that the interpreter refuses what a GPU would punish, and that new memory holds no number."""
 
 from typing import Any
 
@@ -65,7 +65,7 @@ def interpreted(device: torch.device) -> None:
 
 
 def launched(kernel: Any, programs: int) -> torch.Tensor:
-    """What it writes of 0 to 15."""
+    """Returns what the kernel writes for 0 to 15."""
     memory, target = torch.arange(48.0), torch.empty(32)
     kernel[(programs,)](memory[16:32], target)
     return target
@@ -89,7 +89,7 @@ def test_it_is_refused(kernel: Any, programs: int, complaint: str) -> None:
 
 
 def test_programs_that_keep_to_themselves_pass() -> None:
-    """Of the whole of a view; and one value may be written to one address by many threads."""
+    """Uses the whole of a view; many threads may write one value to one address."""
     target = launched(in_pieces, 2)
     assert target[:16].tolist() == list(range(16, 32)) and target[31] == 16
     assert target[16:31].isnan().all()

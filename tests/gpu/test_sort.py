@@ -1,4 +1,4 @@
-"""The counting sort against its reference, and what every sort by expert must be."""
+"""Compares the counting sort with its reference, and checks what every sort by expert must be."""
 
 import pytest
 import torch
@@ -31,7 +31,7 @@ def test_against_the_reference(device: torch.device, tokens: int, num_experts: i
 
 @pytest.mark.parametrize("tokens", [512, 1100])
 def test_many_blocks(device: torch.device, tokens: int) -> None:
-    """Exactly one block of 1024 pairs, and two with a third that is not full."""
+    """Sorts exactly one block of 1024 pairs, and two blocks with a third that is not full."""
     torch.manual_seed(0)
     ids = random_ids(tokens, 2, 8).to(device)
     assert_same(sort_pairs(ids, 8, 16), sort_pairs_reference(ids, 8, 16))

@@ -1,4 +1,4 @@
-"""The trial passes where kernels run, and says in one sentence what is missing where they cannot be compiled."""
+"""Checks that the trial passes where kernels run, and otherwise says in one sentence what is missing."""
 
 import subprocess
 from collections.abc import Callable

@@ -22,7 +22,7 @@ class Case:
 
 
 class Interrupter:
-    """A progress report during which Ctrl-C arrives, at the n-th call."""
+    """An Interrupter is a progress report during whose n-th call Ctrl-C arrives."""
 
     def __init__(self, at: int) -> None:
         self.left = at

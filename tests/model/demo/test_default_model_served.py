@@ -59,7 +59,7 @@ def answers(directory: Path, prompts: list[list[int]]) -> list[list[int]]:
 
 
 def octavo(directory: Path, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
-    """What Octavo generates in fp32, all prompts in one batch."""
+    """Returns what Octavo generates in fp32, with all prompts in one batch."""
     config = ModelConfig.from_pretrained(directory)
     model = load_model(directory, config, select_backend(config, torch.device("cpu")), Precision.plain(torch.float32))
     pages = Pages(model, len(prompts), max(map(len, prompts)) + NEW_TOKENS, block_size=16)

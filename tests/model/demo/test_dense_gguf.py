@@ -1,4 +1,4 @@
-"""The dense checkpoint that is read back is the one that was written, whatever the file's order and precision."""
+"""Checks that the dense checkpoint that is read is the one that was written, in any order and precision of the file."""
 
 import builtins
 from pathlib import Path

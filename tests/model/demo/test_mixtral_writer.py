@@ -1,4 +1,4 @@
-"""The directory that is written is a Mixtral checkpoint that computes what the dense model computes."""
+"""Checks that the written directory is a Mixtral checkpoint that computes what the dense model computes."""
 
 from pathlib import Path
 

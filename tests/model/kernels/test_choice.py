@@ -1,4 +1,4 @@
-"""Which functions stand behind the seams of which device."""
+"""Checks which functions stand behind the seams of which device."""
 
 import subprocess
 import sys

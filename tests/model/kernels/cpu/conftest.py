@@ -1,4 +1,4 @@
-"""The C kernels on each instruction set that the machine has."""
+"""Gives tests the C kernels on each instruction set that the machine has."""
 
 from collections.abc import Iterator
 

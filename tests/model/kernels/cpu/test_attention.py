@@ -1,4 +1,4 @@
-"""Attention in C against its reference, on every instruction set that the machine has; and its rows, bit for bit."""
+"""Compares attention in C with its reference on every instruction set of the machine, and its rows bit for bit."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -49,7 +49,7 @@ def config(kv_heads: int, head_dim: int) -> ModelConfig:
 
 @dataclass(frozen=True)
 class Case:
-    """A few sequences with the q, k and v of all their positions, and pages that hold noise wherever nobody wrote."""
+    """A Case is a few sequences with the q, k and v of all positions, and pages that hold noise where nobody wrote."""
 
     heads: Tensor  # [sequences, positions, Hq + 2 Hkv, D]
     kv_heads: int
@@ -75,7 +75,7 @@ class Case:
         return flat_batch([(n, before, [0] * new) for n, before, new in rows], self.table, self.block_size)
 
     def split(self, rows: Rows) -> tuple[Tensor, Tensor, Tensor]:
-        """Views of one buffer, as a layer has them: q [T, Hq, D], k and v [T, Hkv, D]."""
+        """Returns views of one buffer, like a layer's: q [T, Hq, D], k and v [T, Hkv, D]."""
         new = torch.cat([self.heads[n, before : before + count] for n, before, count in rows])
         q, k, v = new.split((new.shape[1] - 2 * self.kv_heads, self.kv_heads, self.kv_heads), dim=1)
         return q, k, v
@@ -87,7 +87,7 @@ class Case:
         return kernels.attention(self.split(rows), forward, None, PagesStruct.of(layer))
 
     def whole(self, kernels: Library, sequence: int = 0) -> Tensor:
-        """All positions of one sequence at once."""
+        """Returns all positions of one sequence at once."""
         return self.run(kernels, self.pages(), [(sequence, 0, self.heads.shape[1])])
 
 
@@ -131,7 +131,7 @@ def test_long_contexts(end: int, window: int | None) -> None:
 @pytest.mark.parametrize("group", [1, 2, 4, 5, 8])
 @pytest.mark.parametrize("head_dim", [16, 48, 64, 72, 128])
 def test_any_shape_of_heads(head_dim: int, group: int) -> None:
-    """Outputs and queries in whole blocks of registers, and with some left over."""
+    """Takes outputs and queries in whole blocks of registers, and with some left over."""
     torch.manual_seed(head_dim + group)
     end = SPAN + 40
     case = replace(Case.random((2, end), 2, group, head_dim, 16), window=SPAN + 9)
@@ -158,7 +158,7 @@ def test_padding_rows_give_zeros_and_write_nothing(kernels: Library) -> None:
 def test_a_row_is_the_same_bits_however_its_sequence_is_cut(
     kernels: Library, shape: tuple[int, int], window: int | None
 ) -> None:
-    """Whole, in chunks, token by token, and beside another sequence; over more than one span."""
+    """Computes a sequence whole, in chunks, token by token, and beside another sequence, over more than one span."""
     torch.manual_seed(0)
     length = SPAN + 37
     case = replace(Case.random((2, length), 2, *shape, 16), window=window)
@@ -200,7 +200,7 @@ def test_every_level_gives_the_same_bits(head_dim: int) -> None:
 
 
 def test_what_a_row_does_not_see_may_hold_anything(kernels: Library) -> None:
-    """Later tokens of its own chunk, slots of other sequences, slots that were never written, the window's far side."""
+    """Puts NaN or infinity into later tokens, other sequences' slots, unwritten slots and beyond the window."""
     torch.manual_seed(0)
     case = replace(Case.random((2, 60), 2, 2, 16, 4), window=25)
     expected = case.whole(kernels)

@@ -1,4 +1,4 @@
-"""The C kernels against the references, on every instruction set that the machine has; and their rows, bit for bit."""
+"""Compares the C kernels with the references on every instruction set of the machine, and their rows bit for bit."""
 
 import pytest
 import torch
@@ -52,7 +52,7 @@ def test_linear(kind: type[GroupedWeight], tokens: int, outputs: int, inputs: in
 @pytest.mark.parametrize("tokens", [1, 2, 7, 40])
 @pytest.mark.parametrize("shape", [(64, 96), (40, 24)])
 def test_experts(kernels: Library, kind: type[GroupedWeight], tokens: int, shape: tuple[int, int]) -> None:
-    """Also with experts that nobody chose: the last two."""
+    """Leaves the last two experts without tokens."""
     torch.manual_seed(tokens)
     weights = random_experts(kind, 7, *shape)
     x = torch.randn(tokens, shape[0])
@@ -87,7 +87,7 @@ def test_every_level_gives_the_same_bits(kind: type[GroupedWeight]) -> None:
 
 @each_kind
 def test_a_second_term_is_what_rounding_left_of_the_first(kernels: Library, kind: type[GroupedWeight]) -> None:
-    """Also of rows that are tiled with others, and beside activations much larger than their neighbours."""
+    """Takes also rows that are tiled with others, and activations much larger than their neighbours."""
     torch.manual_seed(0)
     dense, x = torch.randn(40, 100), torch.randn(11, 100)
     x[:, 7] *= 70

@@ -1,4 +1,4 @@
-"""Loading the C kernels: only what these very sources were built into is called."""
+"""Checks that only kernels that were built from these very sources are called."""
 
 import _ctypes
 import re
@@ -15,14 +15,14 @@ HEADER = Path(kernels.__file__).with_name("octavo.h").read_text(encoding="utf-8"
 
 
 class GrownStruct(WeightStruct):
-    """With a field that came later."""
+    """A GrownStruct has a field that came later."""
 
     _fields_ = (("more", WeightStruct),)
 
 
 @pytest.fixture
 def none_loaded():
-    """Whatever the test loads is forgotten."""
+    """Forgets whatever the test loads."""
     kernels.library.cache_clear()
     yield
     kernels.library.cache_clear()
@@ -40,7 +40,7 @@ def test_the_interface_is_the_number_of_what_is_declared():
 
 
 def test_the_structs_are_those_of_the_header():
-    """Their names, and those of their fields, in the header's order."""
+    """Compares their names and those of their fields, in the header's order."""
     found = re.findall(r"typedef struct \{(.*?)\} (\w+);", without_comments(HEADER), re.DOTALL)
     in_c = [(f"{name}Struct", re.findall(r"(\w+)(?=[,;])", body)) for body, name in found]
     assert [(struct.__name__, fields_of(struct)) for struct in STRUCTS] == in_c

@@ -21,7 +21,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """For 64-bit ARM, with all that pyproject.toml says but its degree of optimisation, which takes long."""
+    """Builds the program for 64-bit ARM with pyproject.toml's options, except for optimisation, which takes long."""
     (extension,) = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["ext-modules"]
     target = tmp_path_factory.mktemp("arm") / "results"
     sources = (ROOT / source for source in extension["sources"])
@@ -45,7 +45,7 @@ def test_a_processor_without_the_dot_products_takes_the_portable_level(program: 
 
 
 def results(program: Path, emulator: tuple[str, ...] = (EMULATOR,)) -> dict[str, list[str]]:
-    """What the program prints, by instruction set."""
+    """Returns what the program prints, by instruction set."""
     by_level: dict[str, list[str]] = {}
     for line in run(*emulator, program).splitlines():
         level, _, rest = line.partition(" ")

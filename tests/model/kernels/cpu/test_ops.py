@@ -1,4 +1,4 @@
-"""The seam `attention` over the C kernels, and what it leaves to torch."""
+"""Checks the seam `attention` over the C kernels, and what it leaves to torch."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""quantise.h against GroupedWeight.fill, which it must equal to the last bit, on every instruction set."""
+"""Compares quantise.h with GroupedWeight.fill, which it must equal to the last bit, on every instruction set."""
 
 import pytest
 import torch
@@ -19,7 +19,7 @@ each_kind = pytest.mark.parametrize("kind", [Int8Weight, Int4Weight])
 
 
 def assert_same(kind: type[GroupedWeight], dense: Tensor, interleaved: bool, cut: int) -> None:
-    """In two pieces, on every instruction set; the last set is the best one, which stays."""
+    """Quantises in two pieces on every instruction set; the last set is the best one, which stays in use."""
     assert KERNELS is not None
     expected = kind.pack(dense, interleaved)
     for level in LEVELS:
