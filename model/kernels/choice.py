@@ -19,7 +19,6 @@ from octavo.model.weights.tiles import GroupedWeight
 
 OLDEST = (8, 0)  # Older compute capabilities have no product of bfloat16: torch's operations run there.
 
-
 Fuse = Callable[[tuple[DecoderLayer, ...]], FusedLayers | None]
 Fill = Callable[[GroupedWeight, Tensor, int], None]  # does what GroupedWeight.fill does
 
@@ -41,7 +40,7 @@ class Backend:
 
 
 def select_backend(config: ModelConfig, device: torch.device, batch_invariant: bool = False) -> Backend:
-    """Chooses the code for a model of this shape. Raises ModelError for a device that nothing here was tried on.
+    """Chooses the code for a model. Raises ModelError for a device that nothing here was tried on.
 
     If batch_invariant is set, no bit of a row's result depends on the rest of the batch, whatever that costs.
     """
