@@ -34,6 +34,6 @@ class Device:
 DEVICES = {
     "sm_80": Device(164 << 10, 64, 32),
     "sm_86": Device(100 << 10, 48, 16),
-    "sm_89": Device(100 << 10, 48, 24),  # for fp8: all else is as on sm_86
+    "sm_89": Device(100 << 10, 48, 24),  # It is used for fp8; all else is the same on sm_86.
     "sm_90": Device(228 << 10, 64, 32),
 }

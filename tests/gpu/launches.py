@@ -28,7 +28,7 @@ from octavo.model.layers import Rotation
 from octavo.model.weights.memory import zeros_on
 from octavo.model.weights.row_major import Fp8RowMajor, Int4RowMajor, Int8GroupedRowMajor, Int8RowMajor, Stack
 
-ARCHS = ("sm_80", "sm_86", "sm_90")  # that all kernels are for; sm_89 is as sm_86, and has fp8
+ARCHS = ("sm_80", "sm_86", "sm_90")  # All kernels are for these; sm_89 is sm_86 with fp8.
 HIDDEN, INNER, EXPERTS, TOP_K = 4096, 14336, 8, 2
 HEADS, KV_HEADS, HEAD_DIM = 32, 8, 128
 MODEL = ModelConfig(32000, HIDDEN, INNER, 32, HEADS, KV_HEADS, HEAD_DIM, EXPERTS, TOP_K)
@@ -37,7 +37,7 @@ BLOCK_SIZE, NUM_BLOCKS = 16, 4096
 EPS = 1e-5
 GRAPHS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)  # sequences
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
-ROWS = {"int8": Int8RowMajor, "int8 groups": Int8GroupedRowMajor, "int4": Int4RowMajor, "fp8": Fp8RowMajor}
+ROW_MAJOR = {"int8": Int8RowMajor, "int8 groups": Int8GroupedRowMajor, "int4": Int4RowMajor, "fp8": Fp8RowMajor}
 
 
 @dataclass(frozen=True)
@@ -46,9 +46,9 @@ class Launch:
 
     op: str  # module.function
     arch: str
-    kind: str  # of weights, or of activations
+    kind: str  # kind of the weights, or of the activations
     tokens: int
-    shape: str = ANY  # which lines of the table: those of a matrix "out x in", or of any
+    shape: str = ANY  # matrix "out x in" of the table's lines, or any
 
     def __str__(self) -> str:
         return f"{self.op} {self.kind} {self.shape} T={self.tokens} {self.arch}"
@@ -81,10 +81,10 @@ def pages(dtype: torch.dtype) -> LayerCache:
 
 
 def stack(kind: str, out: int, inputs: int) -> Stack:
-    """Returns the weights of all experts, of a kind of DTYPES or ROWS."""
+    """Returns the weights of all experts, of a kind of DTYPES or ROW_MAJOR."""
     if kind in DTYPES:
         return Stack.of(meta(EXPERTS, out, inputs, dtype=DTYPES[kind]).unbind())
-    return Stack.of(ROWS[kind].stack(EXPERTS, (out, inputs), zeros_on(torch.device("meta"))))
+    return Stack.of(ROW_MAJOR[kind].stack(EXPERTS, (out, inputs), zeros_on(torch.device("meta"))))
 
 
 def call_gate_up(launch: Launch) -> None:

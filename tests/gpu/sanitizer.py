@@ -31,10 +31,10 @@ class Unforgivable(Exception):
 class Memory:
     """A Memory records what the programs of a launch have done so far, address by address."""
 
-    starts: np.ndarray  # of the spans that tensors take, ascending and apart
+    starts: np.ndarray  # beginnings of the tensors' spans, ascending and disjoint
     ends: np.ndarray
-    offsets: np.ndarray  # where each span begins in the arrays below
-    writers: np.ndarray  # by byte: a program, or NOBODY
+    offsets: np.ndarray  # beginning of each span in the arrays below
+    writers: np.ndarray  # for each byte a program, or NOBODY
     readers: np.ndarray  # or SEVERAL
 
     @classmethod
@@ -94,7 +94,7 @@ class Sanitizer:
     """A Sanitizer stands between the interpreter and the memory."""
 
     memory: Memory = field(default_factory=lambda: Memory.of(()))
-    programs: int = 0  # of the launch, as many as have begun
+    programs: int = 0  # programs of the launch that have begun
 
     def begin(self, arguments: Sequence[object]) -> None:
         self.memory = Memory.of([each for each in arguments if isinstance(each, Tensor)])

@@ -32,7 +32,7 @@ def make(kind: Kind, dtype: torch.dtype, shape: tuple[int, int, int], device: to
     views = kind.stack(shape[0], shape[1:], zeros_on(device))
     for view, rows in zip(views, dense, strict=True):
         view.fill(rows, 0)
-        rows.copy_(view.dense())  # in place: at true shapes this is 4 GB, and several tests share a device
+        rows.copy_(view.dense())  # It is done in place: at true shapes this is 4 GB, and several tests share a device.
     return Stack.of(views), dense
 
 

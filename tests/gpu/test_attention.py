@@ -37,7 +37,7 @@ class Case:
         for line, (before, new) in zip(table.long(), rows, strict=True):
             at = torch.arange(before + new)
             slots[:, line[at // block] * block + at % block] = torch.randn(2, len(at), *slots.shape[2:]).to(dtype)
-            line[-(-(before + new) // block) :] = 0  # as in a ForwardBatch; block 0 is nobody's
+            line[-(-(before + new) // block) :] = 0  # A ForwardBatch has these, too; block 0 belongs to nobody.
         self.batch = flat_batch([(n, before, [0] * new) for n, (before, new) in enumerate(rows)], table, block)
         keys, values = slots
         shape = (len(scattered), block, heads[1], head_dim)
@@ -50,7 +50,7 @@ class Case:
     def expected(self, window: int | None = None) -> Tensor:
         """Returns the expected result, [T, Hq * D]."""
         slots = self.batch.slots.clamp(min=0)
-        k, v = self.layer.key_slots[slots], self.layer.value_slots[slots]  # which the reference writes once more
+        k, v = self.layer.key_slots[slots], self.layer.value_slots[slots]  # The reference writes them once more.
         return attention_reference(self.q, k, v, self.layer, self.batch, window)
 
     def run(self, plan: GpuPlan, device: torch.device) -> Tensor:
@@ -195,7 +195,7 @@ def test_listed_items_are_each_key_tile_once(processors: int) -> None:
         assert launch.items is not None
         items = launch.items.view(launch.count, -1)
         sizes = (items[:, 5] - items[:, 4]).tolist()
-        assert sizes == sorted(sizes, reverse=True)  # what takes longest starts first
+        assert sizes == sorted(sizes, reverse=True)  # The longest work starts first.
         for _, row, _, tokens, low, high, _ in items.tolist():
             seen.setdefault((row, tokens), []).extend(range(low, high))
     assert [row for first, tokens in sorted(seen) for row in range(first, first + tokens)] == list(range(len(case.q)))

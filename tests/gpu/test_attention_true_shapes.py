@@ -29,7 +29,7 @@ MIXTRAL = ModelConfig(
 )
 BLOCK = 16
 DTYPE = torch.bfloat16
-HALF_PLACE = 2.0**-8  # of bfloat16, in which the shares of the keys are multiplied, and the result is stored
+HALF_PLACE = 2.0**-8  # bfloat16's; the keys' shares and the result have this dtype
 LONG = 32768
 BEYOND_32_BITS = 140_000  # blocks of 16 slots of 1024 elements: 2.29e9 elements
 

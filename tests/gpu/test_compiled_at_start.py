@@ -34,7 +34,7 @@ from tests.engine.fakes import limits
 from tests.gpu.models import BLOCK_SIZE, interpreted, load
 
 SEQUENCES, STEPS = 32, 150
-LENGTHS = (1, 2, 5, 17, 40, 65, 130, 300, 509)  # of prompts
+LENGTHS = (1, 2, 5, 17, 40, 65, 130, 300, 509)  # tokens of the prompts
 
 
 @dataclass
@@ -59,7 +59,7 @@ class Compiler:
         options = {name: value for name, value in named.items() if name not in ("grid", "warmup")}
         bound, kind, rest = binder(function)(*given, **options)
         self.made.add(f"{function.fn.__name__} {kind} {rest}")
-        if "tokens_ptr" in bound:  # what is drawn is looked up in the next step
+        if "tokens_ptr" in bound:  # The next step looks up what was drawn.
             bound["tokens_ptr"].zero_()
 
 
@@ -90,7 +90,7 @@ def test_serving_compiles_nothing(
     at_start = set(compiler.made)
     serve(model, step_tokens)
     assert compiler.made - at_start == set()
-    assert at_start or device.type == "cuda"  # where an earlier test may have compiled all
+    assert at_start or device.type == "cuda"  # On a device an earlier test may have compiled everything.
 
 
 def serve(model: Decoder, step_tokens: int) -> None:

@@ -36,7 +36,7 @@ from tests.tiny import write_tiny_checkpoint
 
 VOCAB, LONGEST = 256, 64
 ROUNDING = 1e-3  # how far logits may differ, of which the likeliest is about 10
-SIZES = (1, 2, 4)  # of graphs
+SIZES = (1, 2, 4)  # rows of the graphs
 
 
 @pytest.fixture(scope="module")
