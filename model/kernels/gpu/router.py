@@ -108,8 +108,7 @@ def _route(
         logits = tl.where((experts >= first) & (experts < first + EXPERTS_AT_ONCE), placed, logits)
         if first + EXPERTS_AT_ONCE < PADDED:
             gate = _gate_rows(gate_ptr, first + EXPERTS_AT_ONCE, HIDDEN, BLOCK, EXPERTS, EXPERTS_AT_ONCE)
-    # A NaN counts as -inf. If all logits are NaN, they are equal: the lowest experts are chosen, and the weights are
-    # NaN.
+    # A NaN counts as -inf. If all logits are NaN, every choice is the lowest expert, and the weights are NaN.
     logits = tl.where((experts < EXPERTS) & (logits == logits), logits, float("-inf"))
 
     weights, ids = _choose(logits, PADDED, TOP_K, CHOICES)
