@@ -1,5 +1,7 @@
 """The engine is measured beside transformers, whose model is as large, and whose fastest form counts."""
 
+import time
+
 import pytest
 import torch
 
@@ -11,9 +13,12 @@ from benchmarks.gpu.run import Measurement, Run
 
 
 @pytest.mark.oracle
-def test_it_is_as_large_as_ours_and_its_fastest_form_is_found() -> None:
+def test_it_is_as_large_as_ours_and_its_fastest_form_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clock counts processor time, because two tokens take too little of it to be told from a busy neighbour."""
+    from benchmarks.common import transformers_peer
     from benchmarks.common.transformers_peer import EXPERTS, random_mixtral
 
+    monkeypatch.setattr(transformers_peer, "perf_counter", time.process_time)
     run = Run(torch.device("cpu"), {}, SMALL, ("bf16",), (1,), {}, Ceilings(1.0, 1.0, 1.0))
     peer = random_mixtral(SMALL, run.dtype, run.device)
     assert sum(parameter.numel() for parameter in peer.parameters()) == SMALL.num_parameters()

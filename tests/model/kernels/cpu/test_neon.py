@@ -14,7 +14,9 @@ ROOT = Path(__file__).parents[4]
 SOURCE, HEADERS = Path(__file__).with_name("results.c"), Path(kernels.__file__).parent
 
 pytestmark = [
-    pytest.mark.skipif(not all(map(shutil.which, ("cc", COMPILER, EMULATOR))), reason=f"needs {COMPILER}, {EMULATOR}"),
+    pytest.mark.skipif(
+        not all(map(shutil.which, ("cc", COMPILER, EMULATOR))), reason=f"there is no cc, {COMPILER} or {EMULATOR}"
+    ),
     pytest.mark.skipif(kernels.library() is None, reason="the C kernels were not built"),
 ]
 
