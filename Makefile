@@ -14,8 +14,9 @@ TRITON ?= triton==3.7.1; platform_system == 'Linux' and platform_machine == 'x86
 # An index for torch beside pip's own: PyTorch's of CPU builds where that is sensible. `make TORCH_INDEX=` leaves it to pip.
 TORCH_INDEX ?= $$(requirements/torch-index $(BIN)/python)
 
-# A file of tests stays in one process, so that its fixtures are made once.
-PYTEST := $(BIN)/python -m pytest --numprocesses auto --dist loadscope --no-loadscope-reorder
+# A file of tests stays in one process, so that its fixtures are made once. OpenMP's threads sleep while they wait: awake
+# they would take the cores from the other processes.
+PYTEST := OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses auto --dist loadscope --no-loadscope-reorder
 EXTRAS := $(addprefix --extra ,demo dev oracle bench)
 
 .PHONY: install serve test quick fuzz test-clients check fix bench model lock
