@@ -18,7 +18,7 @@ from octavo.model.kernels.choice import select_backend, try_out
 from octavo.model.kernels.cpu.library import how_to_build, library, why_missing
 from octavo.model.kv_cache import KVCache
 from octavo.model.loading.checkpoint import load_model
-from octavo.model.ops import invariant
+from octavo.model.ops.invariant import Invariance, costs_little
 from octavo.model.weights.memory import Zeros, zeros_on
 from octavo.model.weights.precision import Precision, Wanted, choose_precision, quantizations
 from octavo.model.weights.reserve import Reserve
@@ -98,9 +98,7 @@ def load(
     # These threads read the checkpoint for a GPU, too. Torch counts processors that a container may not use.
     torch.set_num_threads(config.threads or min(machine.processors(), torch.get_num_threads()))
     precision = _precision(config, model_config, device)
-    backend = select_backend(
-        model_config, device, config.batch_invariant or _invariance_costs_little(device, precision)
-    )
+    backend = select_backend(model_config, device, _invariance(config, device, precision))
     zeros = _zeros(device, precision, reserve)
 
     def loaded(done: int, total: int) -> None:
@@ -114,9 +112,12 @@ def load(
         ) from None
 
 
-def _invariance_costs_little(device: torch.device, precision: Precision) -> bool:
-    """Returns whether the batch may be kept out of a row's rounding without being asked to."""
-    return device.type == "cpu" and library() is not None and invariant.costs_little(precision)
+def _invariance(config: EngineConfig, device: torch.device, precision: Precision) -> Invariance:
+    """Returns what the flag asks for; without the flag, what costs little."""
+    if config.batch_invariant:
+        return Invariance.FULL
+    is_cheap = device.type == "cpu" and library() is not None and costs_little(precision)
+    return Invariance.CHEAP if is_cheap else Invariance.NONE
 
 
 def _zeros(device: torch.device, precision: Precision, reserve: Reserve | None) -> Zeros:

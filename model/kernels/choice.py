@@ -13,8 +13,8 @@ from octavo.model.kernels.cpu.decoder import CpuDecoder
 from octavo.model.kernels.cpu.library import library
 from octavo.model.kernels.cpu.ops import CpuOps
 from octavo.model.layers import RMSNorm, RowNorm
-from octavo.model.ops.invariant import INVARIANT
-from octavo.model.ops.seams import TORCH, Ops
+from octavo.model.ops.invariant import OPS, Invariance
+from octavo.model.ops.seams import Ops
 from octavo.model.weights.tiles import GroupedWeight
 
 OLDEST = (8, 0)  # Older compute capabilities have no product of bfloat16: torch's operations run there.
@@ -39,12 +39,12 @@ class Backend:
     fill: Fill = GroupedWeight.fill  # quantises rows as they are read
 
 
-def select_backend(config: ModelConfig, device: torch.device, batch_invariant: bool = False) -> Backend:
+def select_backend(config: ModelConfig, device: torch.device, invariance: Invariance = Invariance.NONE) -> Backend:
     """Chooses the code for a model. Raises ModelError for a device that nothing here was tried on.
 
-    If batch_invariant is set, no bit of a row's result depends on the rest of the batch, whatever that costs.
+    With Invariance.FULL, no bit of a row's result depends on the rest of the batch.
     """
-    plain = INVARIANT if batch_invariant else TORCH
+    plain = OPS[invariance]
     match device.type:
         case "cpu" if (kernels := library()) is not None:  # In these kernels, no row depends on another.
             ops = CpuOps(kernels, plain).ops()
@@ -52,21 +52,21 @@ def select_backend(config: ModelConfig, device: torch.device, batch_invariant: b
         case "cpu":
             return Backend(device, plain)
         case "cuda" if has_triton(device):
-            return _select_triton(config, device, batch_invariant)
+            return _select_triton(config, device, invariance)
         case "cuda":
-            return Backend(device, plain, norm=RowNorm if batch_invariant else RMSNorm)
+            return Backend(device, plain, norm=RowNorm if invariance is Invariance.FULL else RMSNorm)
         case other:
             raise ModelError(f"There are no operations for the device {other!r}: use cpu or cuda.")
 
 
-def _select_triton(config: ModelConfig, device: torch.device, batch_invariant: bool) -> Backend:
+def _select_triton(config: ModelConfig, device: torch.device, invariance: Invariance) -> Backend:
     """Chooses for a GPU that the kernels can be compiled for; how those of the layers round depends on the batch."""
     from octavo.model.kernels.gpu.decoder import GpuDecoder  # triton loads here, which only a GPU needs
     from octavo.model.kernels.gpu.ops import GpuOps
     from octavo.model.kernels.gpu.sampling import draw
 
-    if batch_invariant:
-        return Backend(device, replace(INVARIANT, draw=draw), norm=RowNorm)
+    if invariance is Invariance.FULL:
+        return Backend(device, replace(OPS[invariance], draw=draw), norm=RowNorm)
     gpu = GpuOps.on(config, device)
     return Backend(device, gpu.ops(), lambda layers: GpuDecoder.of(layers, config.rms_norm_eps, gpu.arch))
 

@@ -4,6 +4,7 @@ Matrix products are compiled for blocks of rows, and the last, smaller block may
 are free of that by construction (model/kernels/cpu/octavo.h); this file keeps torch free of it.
 """
 
+from enum import Enum
 from functools import partial
 
 import torch
@@ -15,16 +16,25 @@ from octavo.model.kv_cache import KVCache
 from octavo.model.ops.attention import AttentionPlan, attention, plan_attention
 from octavo.model.ops.experts import experts
 from octavo.model.ops.linear import linear
-from octavo.model.ops.seams import Ops
+from octavo.model.ops.seams import TORCH, Ops
 from octavo.model.weights.fp16 import Fp16Weight
 from octavo.model.weights.kinds import Weight
 from octavo.model.weights.precision import Precision
 
+LARGE = 1024  # outputs: more than a router has
 BLOCK_ROWS = 6  # rows in a block of FBGEMM's float16 product with AVX2
 
 
+class Invariance(Enum):
+    """Says how far the batch is kept out of a row's rounding, where no C kernel does so by itself."""
+
+    NONE = "none"
+    CHEAP = "cheap"  # wherever it costs little: not in products with large plain tensors
+    FULL = "full"  # everywhere, whatever it costs
+
+
 def costs_little(precision: Precision) -> bool:
-    """Returns whether a CPU that has the C kernels loses less than 5 % with these operations; 2 % were measured."""
+    """Returns whether a CPU that has the C kernels loses less than 5 % with Invariance.CHEAP; 2 % were measured."""
     return precision.experts is precision.linears is Fp16Weight and _rows_are_alone()
 
 
@@ -43,9 +53,22 @@ def invariant_linear(x: Tensor, weight: Weight) -> Tensor:
     return linear(F.pad(x, (0, 0, 0, -rows % BLOCK_ROWS)), weight)[:rows]
 
 
+def cheap_linear(x: Tensor, weight: Weight) -> Tensor:
+    """Does what invariant_linear does, but takes all rows at once for a large matrix that float16 could not hold.
+
+    One by one, the rows of a prompt would each read such a matrix from memory.
+    """
+    is_large = not isinstance(weight, Fp16Weight) and weight.shape[0] > LARGE
+    return linear(x, weight) if is_large else invariant_linear(x, weight)
+
+
 def plan_rows(batch: ForwardBatch, cache: KVCache, window: int | None) -> AttentionPlan:
     """Plans every new token by itself, so that the shapes of its products depend on its position alone."""
     return plan_attention(batch, cache, window, query_rows=1)
 
 
-INVARIANT = Ops(plan_rows, attention, partial(experts, product=invariant_linear), invariant_linear)
+OPS: dict[Invariance, Ops] = {
+    Invariance.NONE: TORCH,
+    Invariance.CHEAP: Ops(plan_rows, attention, partial(experts, product=cheap_linear), cheap_linear),
+    Invariance.FULL: Ops(plan_rows, attention, partial(experts, product=invariant_linear), invariant_linear),
+}

@@ -27,6 +27,7 @@ from octavo.model.kernels.choice import select_backend
 from octavo.model.kv_cache import KVCache
 from octavo.model.layers import RowNorm
 from octavo.model.loading.checkpoint import load_model
+from octavo.model.ops.invariant import Invariance
 from octavo.model.weights.precision import Precision
 from tests.engine.fake_gpu import FakeCapture, capturable
 from tests.engine.fakes import Collector, limits, run
@@ -155,7 +156,7 @@ def test_a_cached_prefix_is_as_good_as_a_cold_one(model: Decoder, alone: Served)
 def test_row_by_row_logits_are_the_same_bits_in_any_company(device: torch.device, tmp_path: Path) -> None:
     """Computes what --batch-invariant serves on a GPU."""
     config = ModelConfig.from_pretrained(write_tiny_checkpoint(tmp_path, seed=3, sharp=4.0, **SHAPE))
-    backend = replace(select_backend(config, device, batch_invariant=True), norm=RowNorm)
+    backend = replace(select_backend(config, device, Invariance.FULL), norm=RowNorm)
     model = load_model(tmp_path, config, backend, Precision.plain(torch.float32))
     assert all(isinstance(layer.post_norm, RowNorm) for layer in model.layers)
     alone, together = (serve(model, way, requests()).logits for way in (Way(sequences=1), Way()))

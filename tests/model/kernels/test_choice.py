@@ -13,7 +13,7 @@ from octavo.model.kernels.choice import Backend, select_backend, try_out
 from octavo.model.kernels.cpu.library import library
 from octavo.model.layers import RowNorm
 from octavo.model.ops.experts import experts
-from octavo.model.ops.invariant import INVARIANT
+from octavo.model.ops.invariant import OPS, Invariance
 from octavo.model.ops.linear import linear, linear_reference
 from octavo.model.ops.seams import TORCH
 from octavo.model.weights.tiles import Int8Weight
@@ -37,8 +37,8 @@ def test_on_a_gpu_with_triton_its_kernel_draws(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
     cuda = torch.device("cuda")
     assert select_backend(TINY_CONFIG, cuda).ops.draw is sampling.draw
-    invariant = select_backend(TINY_CONFIG, cuda, batch_invariant=True)
-    assert invariant == Backend(cuda, replace(INVARIANT, draw=sampling.draw), norm=RowNorm)
+    invariant = select_backend(TINY_CONFIG, cuda, Invariance.FULL)
+    assert invariant == Backend(cuda, replace(OPS[Invariance.FULL], draw=sampling.draw), norm=RowNorm)
 
 
 def test_an_old_gpu_runs_what_torch_has(monkeypatch: pytest.MonkeyPatch) -> None:

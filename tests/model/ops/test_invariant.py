@@ -1,0 +1,29 @@
+"""Torch's operations are tested where the batch is kept out of a row's rounding."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from octavo.model.ops import invariant
+from octavo.model.ops.invariant import LARGE, cheap_linear, invariant_linear
+from octavo.model.weights.kinds import Weight
+
+
+@pytest.mark.parametrize(("outputs", "products"), [(8, 5), (LARGE + 1, 1)], ids=["router", "large matrix"])
+def test_rows_that_nobody_asked_to_keep_apart_share_a_large_plain_matrix(
+    monkeypatch: pytest.MonkeyPatch, outputs: int, products: int
+) -> None:
+    """One by one, the rows of a prompt would each read a matrix that float16 cannot hold."""
+    rows: list[int] = []
+
+    def linear(x: Tensor, weight: Weight) -> Tensor:
+        rows.append(len(x))
+        return torch.nn.functional.linear(x, weight)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(invariant, "linear", linear)
+    x, weight = torch.randn(5, 16), torch.randn(outputs, 16)
+    expected = x @ weight.T
+    torch.testing.assert_close(cheap_linear(x, weight), expected)
+    assert len(rows) == products and sum(rows) == 5
+    torch.testing.assert_close(invariant_linear(x, weight), expected)
+    assert len(rows) == products + 5
