@@ -34,7 +34,9 @@ class _Parser(argparse.ArgumentParser):
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs the subcommand. Returns the exit status, which is 2 for a mistake that the user can repair."""
-    parsed = _parser().parse_args(arguments)
+    parsed, unknown = _parser().parse_known_args(arguments)
+    if unknown:  # argparse itself would point to the help of `octavo`, which lists no flag of a subcommand
+        parsed.parser.error(f"unrecognized arguments: {' '.join(unknown)}")
     try:
         status: int = parsed.command(parsed)
     except (StartupError, ModelError) as error:

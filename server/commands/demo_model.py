@@ -18,7 +18,7 @@ def add(commands: "argparse._SubParsersAction[Any]") -> None:
     parser.add_argument(
         "--output", type=Path, metavar="DIRECTORY", help="where to build it (default: the user's cache)"
     )
-    parser.set_defaults(command=run)
+    parser.set_defaults(command=run, parser=parser)
 
 
 def run(arguments: argparse.Namespace) -> int:

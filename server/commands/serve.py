@@ -31,12 +31,12 @@ def add(commands: "argparse._SubParsersAction[Any]") -> None:
     parser = commands.add_parser(
         "serve",
         usage="octavo serve [MODEL] [flags]",
-        help="serve a checkpoint over the OpenAI API",
-        description="Serves a Mixtral, Mistral or Llama checkpoint over the OpenAI API.",
+        help="serve a checkpoint over OpenAI's and Anthropic's APIs",
+        description="Serves a Mixtral, Mistral or Llama checkpoint over OpenAI's and Anthropic's APIs.",
         epilog=EPILOG,
     )
     options.add_to(parser)
-    parser.set_defaults(command=run)
+    parser.set_defaults(command=run, parser=parser)
 
 
 def run(arguments: argparse.Namespace) -> int:

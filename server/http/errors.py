@@ -196,7 +196,7 @@ def from_http(error: HTTPException, method: str, path: str) -> ApiError:
     """Returns in plain words what the router refuses, such as an unknown path or a wrong method."""
     match error.status_code:
         case 404:
-            return NotFound(f"There is nothing at {path[:100]}; the API is under /v1.")
+            return NotFound(f"There is nothing at {path[:100]}; /docs lists what there is.")
         case 405:
             refused = MethodNotAllowed(f"{path[:100]} does not take {method}.")
             refused.headers = dict(error.headers or {})

@@ -107,8 +107,8 @@ def test_a_context_beyond_the_models_is_refused_before_there_is_an_engine(
         (("serve", "/no/such/directory", "--port", "0"), "There is no directory /no/such/directory"),
         (("serve", "--dtype", "int3"), "'int3' is not one of auto, float32, bfloat16, float16"),
         (("serve", "--port", "99999"), "--port: '99999' is not a whole number from 0 to 65535"),
-        (("serve", "--max-model", "5"), "unrecognized arguments: --max-model"),
-        (("serve", "model", "another"), "unrecognized arguments: another"),
+        (("serve", "--max-model", "5"), "unrecognized arguments: --max-model; `octavo serve --help` lists"),
+        (("serve", "model", "another"), "unrecognized arguments: another; `octavo serve --help` lists"),
         (("demo-model", "--from-file", "/no/such/file", "--output", "{}/demo"), "/no/such/file"),
     ],
 )
