@@ -244,7 +244,7 @@ class _Fields:
             values = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
             raise ModelError(f"{path.parent} has no {path.name}; is it the directory of a checkpoint?") from None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise ModelError(f"{path} cannot be read ({error}); download the checkpoint again.") from None
         if not isinstance(values, dict):
             raise ModelError(f"{path} is not a JSON object; download the checkpoint again.")

@@ -27,6 +27,11 @@ def listen(host: str, port: int) -> socket.socket:
 
     It listens before the model is loaded, since two sockets may share an address until one of them listens.
     """
+    try:
+        host.encode("idna")  # as Python does for a look-up
+    except UnicodeError as error:
+        message = f"Cannot listen on {host[:100]}, which is no name of a host; choose another with --host."
+        raise StartupError(message) from error
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         both = host == "::" and socket.has_dualstack_ipv6()  # listens on every interface, for IPv4 and IPv6

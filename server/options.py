@@ -12,17 +12,23 @@ from octavo.server.http.errors import StartupError
 
 PREFIX = "OCTAVO_"
 EXAMPLE = "mistralai/Mixtral-8x7B-Instruct-v0.1"
+LARGEST = 2**63 - 1
+MOST_SHOWN = 50  # characters of a wrong value
 MOST_THREADS = 4096  # With many more, OpenMP ends the process instead of raising an error.
 
 
-def _integer(low: int, high: int | None = None) -> Callable[[str], int]:
+def _integer(low: int, high: int = LARGEST) -> Callable[[str], int]:
     def parse(text: str) -> int:
-        if not re.fullmatch(r"\d+", text) or int(text) < low or (high is not None and int(text) > high):
-            bounds = f"of at least {low}" if high is None else f"from {low} to {high}"
-            raise ArgumentTypeError(f"{text!r} is not a whole number {bounds}")
+        if not re.fullmatch(r"[0-9]{1,18}", text) or not low <= int(text) <= high:
+            bounds = f"of at least {low}" if high == LARGEST else f"from {low} to {high}"
+            raise ArgumentTypeError(f"{_shortened(text)!r} is not a whole number {bounds}")
         return int(text)
 
     return parse
+
+
+def _shortened(text: str) -> str:
+    return text if len(text) <= MOST_SHOWN else text[:MOST_SHOWN] + "..."
 
 
 def _number(text: str) -> float:
@@ -43,9 +49,9 @@ def _share(text: str) -> float:
 
 def _size(text: str) -> int:
     """Parses a size in bytes: "4GiB", "512MiB", "1.5G" (which is GiB, too), or a plain number."""
-    match = re.fullmatch(r"(\d+(?:\.\d+)?) *([KMGT]?)(?:i?B)?", text, re.IGNORECASE)
+    match = re.fullmatch(r"([0-9]{1,18}(?:\.[0-9]{1,18})?) *([KMGT]?)(?:i?B)?", text, re.IGNORECASE)
     if match is None:
-        raise ArgumentTypeError(f"{text!r} is not a size such as 4GiB, 512MiB or a number of bytes")
+        raise ArgumentTypeError(f"{_shortened(text)!r} is not a size such as 4GiB, 512MiB or a number of bytes")
     return int(float(match[1]) * 1024 ** " KMGT".index(match[2].upper() or " "))
 
 
@@ -168,7 +174,7 @@ GROUPS: dict[str, tuple[Option, ...]] = {
     "cache": (
         Option("kv-cache-memory", "SIZE", _size, "memory of the KV cache, such as 4GiB (default: from what is free)"),
         Option("gpu-memory-utilization", "SHARE", _share, "share of a GPU's memory for weights and cache together"),
-        Option("block-size", "N", _integer(1), "tokens in a block of the cache"),
+        Option("block-size", "N", _integer(1, 2**16), "tokens in a block of the cache"),
         Option("enable-prefix-caching", "", _switch, "reuse what prompts have in common"),
     ),
 }

@@ -50,6 +50,16 @@ def test_the_part_that_is_lost_is_named(copy: Path, lost: str) -> None:
         check_links(copy)
 
 
+def test_nothing_is_built_from_a_copy_without_links(copy: Path) -> None:
+    """An empty wheel would install, and fail only when somebody uses it."""
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, copy.parent)
+    code = "from setuptools import build_meta; build_meta.build_wheel('.')"
+    done = subprocess.run([sys.executable, "-c", code], cwd=copy.parent, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    assert "has no server and no engine and no model in it, because" in done.stderr.splitlines()[-1]
+
+
 def test_a_user_may_have_modules_of_those_names(tmp_path: Path) -> None:
     for part in PARTS:
         (tmp_path / f"{part}.py").write_text("raise SystemExit('this is the module of a user')")

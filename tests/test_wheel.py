@@ -31,7 +31,7 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source = tmp_path_factory.mktemp("source")
     for name in ("octavo", *PARTS):
         shutil.copytree(ROOT / name, source / name, symlinks=True, ignore=shutil.ignore_patterns("__pycache__", "*.so"))
-    for name in ("pyproject.toml", "README.md", "LICENSE"):
+    for name in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
     return source
 
@@ -82,7 +82,7 @@ def test_the_sdist_holds_every_file_and_no_link(source: Path, sdist: Path) -> No
         files = {member.name.partition("/")[2]: member for member in archive.getmembers() if not member.isdir()}
     assert all(member.isreg() for member in files.values())
     assert sources(source) - files.keys() == set()
-    assert {"pyproject.toml", "README.md", "LICENSE"} <= files.keys()
+    assert {"pyproject.toml", "setup.py", "README.md", "LICENSE"} <= files.keys()
 
 
 def test_the_wheel_holds_every_file_and_no_other_package(source: Path, wheel: Path) -> None:

@@ -10,6 +10,7 @@ each side that the other one is dead.
 
 import faulthandler
 import os
+import sys
 import traceback
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
@@ -67,7 +68,8 @@ def main(
     supervisor starts another one.
     """
     ignore_stop_signals()
-    faulthandler.enable()  # A fault in a kernel and the watchdog's SIGABRT leave the stacks of all threads on stderr.
+    if sys.stderr is not None:  # Whoever starts the server may have closed it.
+        faulthandler.enable()  # A fault in a kernel and the watchdog's SIGABRT leave the stacks of all threads there.
     inbox: SimpleQueue[ToEngine] = SimpleQueue()
     outbox: SimpleQueue[FromEngine | None] = SimpleQueue()
     Thread(target=_read, args=(requests, inbox), name="reader", daemon=True).start()

@@ -109,7 +109,7 @@ def _indexed(index: Path) -> list[str]:
     try:
         weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
         names = sorted(set(weight_map.values()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
         raise ModelError(f"{index} cannot be read ({error!r}); download it again.") from None
     if not names or any(type(name) is not str or Path(name).name != name for name in names):
         raise ModelError(f"{index} must name files beside it; download it again.")

@@ -126,7 +126,7 @@ def _read_config(path: Path) -> dict[str, Any]:
         return {}
     try:
         config = json.loads(_read(path))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise StartupError(f"{path} is not valid JSON ({error}); fetch or save it again.") from error
     if not isinstance(config, dict):
         raise StartupError(f"{path} does not hold a JSON object; fetch or save it again.")

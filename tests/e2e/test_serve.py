@@ -73,3 +73,13 @@ def test_torch_is_in_the_engine_process_alone(server: Server) -> None:
     assert "libtorch" not in maps(server.process.pid)
     environment = Path(f"/proc/{engine}/environ").read_bytes()
     assert b"OMP_WAIT_POLICY=" in environment and b"GOMP_SPINCOUNT=" in environment
+
+
+def test_it_serves_without_a_stderr(tmp_path: Path) -> None:
+    """Whoever starts a server may have closed it."""
+    model = write_model(tmp_path / "model")
+    code = (
+        "import os, sys; os.close(2);os.execv(sys.executable, [sys.executable, '-m', 'octavo', 'serve', *sys.argv[1:]])"
+    )
+    with started(["-c", code, model, "--kv-cache-memory", "1MiB"], tmp_path) as server:
+        server.wait_for_health(200)

@@ -128,6 +128,9 @@ def test_the_command_line_wins() -> None:
         ("root-path", "octavo"),
         ("root-path", "/a b"),
         ("root-path", "//a"),
+        ("threads", 5000 * "9"),
+        ("max-num-seqs", "١٢"),
+        ("kv-cache-memory", 400 * "9" + "T"),
     ],
 )
 def test_a_bad_value_is_reported_with_its_variable(flag: str, value: str) -> None:
