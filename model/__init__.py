@@ -1,1 +1,1 @@
-"""Tensors in, tensors out; it knows nothing of requests, scheduling or HTTP."""
+"""Takes tensors and returns tensors; it knows nothing of requests, scheduling or HTTP."""

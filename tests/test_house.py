@@ -236,3 +236,19 @@ def test_the_engine_runs_on_a_machine_that_has_little_but_torch() -> None:
     absent = ("llguidance", "tokenizers", "fastapi", "uvicorn", "pydantic", "jinja2", "triton")
     code = f"import sys; sys.modules.update(dict.fromkeys({absent})); import octavo.engine.startup.start"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+FRAGMENT = re.compile(r"(Of|As|What|Those|How|Whether|That|Where|Who|Which)\b")
+
+
+def test_no_docstring_opens_with_a_fragment() -> None:
+    """A docstring is one or more plain sentences: a subject, or the function's own verb, comes first."""
+    everywhere = [*sources(), *(source(path) for top in ("tests", "benchmarks") for path in (ROOT / top).rglob("*.py"))]
+    offenders = []
+    for each in everywhere:
+        for node in each.nodes():
+            if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+                text = ast.get_docstring(node) or "Nothing."
+                if FRAGMENT.match(text):
+                    offenders.append(f"{each.name}: {text.splitlines()[0]}")
+    assert offenders == []

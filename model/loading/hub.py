@@ -13,7 +13,7 @@ _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")  # owner/name; a name alone is no m
 
 
 def resolve(model: str) -> Path:
-    """The directory of a checkpoint, given as a path or as a hub id (https://huggingface.co/docs/hub).
+    """Returns the directory of a checkpoint, given as a path or as a hub id (https://huggingface.co/docs/hub).
 
     Downloads what is missing into the hub's own cache. Raises ModelError.
     """

@@ -1,4 +1,4 @@
-"""Paged attention on a device against its reference: ragged batches over scattered pages, cut and whole, windows."""
+"""Compares paged attention on a device with its reference: ragged batches over scattered pages, cut, whole, windows."""
 
 from dataclasses import replace
 

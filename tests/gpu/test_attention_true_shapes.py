@@ -1,4 +1,4 @@
-"""Paged attention at the shapes of Mixtral 8x7B: contexts of 32k, prompts, addresses beyond 32 bits, CUDA graphs."""
+"""Tests paged attention at the shapes of Mixtral 8x7B: contexts of 32k, prompts, 64-bit addresses, CUDA graphs."""
 
 from collections.abc import Sequence
 

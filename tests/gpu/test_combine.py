@@ -1,4 +1,4 @@
-"""Combining the experts' partial sums against its reference, bit for bit the same in any company."""
+"""Compares the sum of the experts' partial sums with its reference; it is the same bit for bit in any company."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""GpuDecoder against the plain composition of torch's operations: prefill, decode, both, in every kind of weight."""
+"""Compares GpuDecoder with the plain composition of torch's operations, for each kind of weight."""
 
 from collections.abc import Sequence
 from dataclasses import fields, replace

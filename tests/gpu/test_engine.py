@@ -47,7 +47,7 @@ def model(device: torch.device, tmp_path_factory: pytest.TempPathFactory) -> Dec
 
 
 def requests() -> list[Request]:
-    """Every other one greedy; some share a beginning, one looks back, one has its log-probabilities told."""
+    """Every other one is greedy; some share a beginning, one looks back, one has its log-probabilities told."""
     generator = torch.Generator().manual_seed(1)
     shared = torch.randint(3, VOCAB, (BLOCK_SIZE,), generator=generator).tolist()
     found = []
@@ -165,7 +165,7 @@ def test_row_by_row_logits_are_the_same_bits_in_any_company(device: torch.device
 
 
 def test_a_graph_of_the_kernels_gives_what_torch_computes(device: torch.device, tmp_path: Path) -> None:
-    """Three rows in a graph of four, beside and behind the border of a block; the cache is torch's work, too."""
+    """Runs three rows in a graph of four, beside and behind the border of a block; torch writes the cache, too."""
     loaded = load(tmp_path, device, num_hidden_layers=1, intermediate_size=32, num_local_experts=2)
     core = engine_of(capturable(loaded), Way())
     for n in range(3):
@@ -219,7 +219,7 @@ def test_it_starts_with_graphs_unless_it_is_told_not_to(tmp_path: Path, eager: b
 @pytest.mark.cuda
 @pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype")  # says torch, once
 def test_launching_a_step_waits_for_nothing(model: Decoder) -> None:
-    """Neither one with prompts nor one in which all decode: torch raises where it would have to wait."""
+    """Neither a step with prompts waits, nor one in which all decode: torch raises where it would have to wait."""
     core, before = engine_of(model, Way(overlaps=True, graphed=True)), None
     for request in requests()[::2]:  # without the one that looks back
         assert core.add(request) is None

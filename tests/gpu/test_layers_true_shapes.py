@@ -151,7 +151,7 @@ def test_a_row_is_the_same_in_any_company(device: torch.device, tokens: int) -> 
 
 @pytest.mark.parametrize("tokens", [1, 64])
 def test_all_of_it_can_be_captured(device: torch.device, tokens: int) -> None:
-    """One CUDA graph of five launches; replayed with other numbers in the same places, it computes from those."""
+    """Captures one graph of five launches; replayed with other numbers in the same places, it computes from them."""
     weight, experts, turn = norm_weight(device), gate(device), rotation(tokens, device)
     qkv, x = rows(tokens, device, (HEADS[0] + 2 * HEADS[1]) * DIM), rows(tokens, device)
     slots, cache = torch.arange(tokens, device=device), pages(8192 // BLOCK_SIZE, device)

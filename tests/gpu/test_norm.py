@@ -1,4 +1,4 @@
-"""RMSNorm with the addition before it, against its reference and against the model's own."""
+"""Compares RMSNorm, with the addition before it, with its reference and with the model's own."""
 
 import pytest
 import torch

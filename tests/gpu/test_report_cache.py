@@ -1,4 +1,4 @@
-"""The cache of reports: it computes again when a source or a setting changes or its file is damaged, and only then."""
+"""The cache of reports computes again when a source or a setting changes or its file is damaged, and only then."""
 
 from collections.abc import Callable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Rotary positions and the cache write against their reference, with slots in any order."""
+"""Compares rotary positions and the cache write with their reference, for slots in any order."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Drawing by bisection against the reference that sorts: the same tokens, and what is drawn has its probability."""
+"""Drawing by bisection gives the tokens of the reference that sorts, and each token has its probability."""
 
 import pytest
 import torch

@@ -7,7 +7,7 @@ from octavo.model.kernels.gpu.sort import SortedPairs, max_tiles, sort_pairs, so
 
 
 def random_ids(tokens: int, top_k: int, num_experts: int) -> torch.Tensor:
-    """Ragged: the first experts are chosen more often than the last."""
+    """Returns ragged choices: the first experts are chosen more often than the last."""
     odds = torch.linspace(3, 0.1, num_experts).softmax(0).expand(tokens, -1)
     return odds.multinomial(top_k).int()
 
@@ -59,7 +59,7 @@ def test_the_bound_is_reached(device: torch.device) -> None:
 
 @pytest.mark.parametrize("seed", range(12))
 def test_properties(device: torch.device, seed: int) -> None:
-    """A permutation; sorted; stable; and each place is in exactly one tile, that of its pair's expert."""
+    """The order is a sorted, stable permutation, and each place is in exactly one tile, that of its pair's expert."""
     torch.manual_seed(seed)
     tokens, num_experts, tile = int(torch.randint(1, 200, ())), int(torch.randint(1, 12, ())), 1 << seed % 6
     top_k = min(2, num_experts)

@@ -1,1 +1,1 @@
-"""The C kernels: loaded if they were built when Octavo was installed; without them everything runs through torch."""
+"""The C kernels run if they were built when Octavo was installed; without them everything runs through torch."""

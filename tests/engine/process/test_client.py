@@ -1,4 +1,4 @@
-"""A ProcessClient against a real engine process: states, admission, outputs, drain and stop."""
+"""Tests ProcessClient against a real engine process: states, admission, outputs, drain and stop."""
 
 import asyncio
 import os

@@ -74,7 +74,7 @@ def octavo(directory: Path, prompts: Sequence[Sequence[int]]) -> list[list[int]]
 
 
 def generate(model: torch.nn.Module, prompts: Sequence[Sequence[int]]) -> list[list[int]]:
-    """transformers' greedy tokens, of all prompts at once, padded on the left; nothing ends before NEW_TOKENS."""
+    """Returns transformers' greedy tokens for all prompts at once, padded on the left; none ends before NEW_TOKENS."""
     longest = max(map(len, prompts))
     padding = [longest - len(prompt) for prompt in prompts]
     ids = torch.tensor([[0] * count + list(prompt) for count, prompt in zip(padding, prompts, strict=True)])

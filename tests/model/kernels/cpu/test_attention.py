@@ -81,7 +81,7 @@ class Case:
         return q, k, v
 
     def run(self, kernels: Library, layer: LayerCache, rows: Rows) -> Tensor:
-        """[T, Hq * D]; the new keys and values are in the layer afterwards."""
+        """Returns the result [T, Hq * D]; the new keys and values are in the layer afterwards."""
         batch = self.batch(rows)
         forward = PassStruct.of(batch, self.block_size, self.window)
         return kernels.attention(self.split(rows), forward, None, PagesStruct.of(layer))
@@ -122,7 +122,7 @@ def test_any_ragged_batch(
 @pytest.mark.parametrize("window", [None, 70, 300])
 @pytest.mark.parametrize("end", [SPAN - 1, SPAN, SPAN + 1, 2 * SPAN + 40])
 def test_long_contexts(end: int, window: int | None) -> None:
-    """One new token and several, with keys in one span and in three."""
+    """Attends for one new token and for several, with keys in one span and in three."""
     torch.manual_seed(end)
     case = replace(Case.random((2, end), 2, 2, 16, 16), window=window)
     compare(case, [(0, end - 1, 1), (1, end - 3, 3)])
@@ -253,7 +253,7 @@ def test_rotation_on_the_way(kernels: Library, head_dim: int) -> None:
 
 @dataclass(frozen=True)
 class Layer:
-    """One attention sub-layer of quantised weights over two sequences of 30 positions."""
+    """Holds one attention sub-layer of quantised weights over two sequences of 30 positions."""
 
     norm: RMSNorm
     attention: Attention

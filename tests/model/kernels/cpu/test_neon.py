@@ -1,4 +1,4 @@
-"""The kernels on 64-bit ARM, under emulation: results.c prints there, on every instruction set, what it prints here."""
+"""Under emulation of 64-bit ARM, results.c prints on each instruction set what it prints here."""
 
 import shutil
 import subprocess
