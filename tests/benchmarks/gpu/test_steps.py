@@ -35,7 +35,7 @@ def test_a_step_multiplies_twice_per_active_weight_and_four_times_per_element_of
 
 def test_the_slowest_comes_first_with_its_number_of_launches() -> None:
     run = Run(CPU, {}, SMALL, ("bf16",), (1,), {}, Ceilings(1.0, 1.0, 1.0))
-    large, small = torch.ones(512, 512), torch.ones(2)
+    large, small = torch.ones(2048, 2048), torch.ones(2)  # large enough to outlast a busy neighbour's turn
     profile(run, "a step", lambda: (large @ large, small.add_(1), small.add_(1)))
     assert [each.section for each in run.measured] == ["kernels of a step"] * len(run.measured)
     assert run.measured[0].name == "aten::mm" and run.measured[0].note.endswith("1 launches")
