@@ -106,7 +106,7 @@ class EngineProcess:
         """Waits for news: returns False for a message or the end of the pipe, True if the process ends without."""
         while not self._reports.poll(WATCH_INTERVAL):
             if has_lost_its_memory(self._process.pid):
-                return True
+                return not self._reports.poll()  # Its last message may have come between the two questions.
         return False
 
 
