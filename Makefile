@@ -30,9 +30,11 @@ serve: $(VENV)/.core
 test: $(VENV)/.dev
 	$(PYTEST) $(ARGS)
 
-# The tests of the house, the server and the engine: under a minute.
+# The tests of the house, the server and the engine in under a minute: all but the files that run whole models or
+# thousands of random loads.
+LONG := $(addprefix tests/engine/,test_equivalence.py test_invariance.py schedule/test_properties.py)
 quick: $(VENV)/.dev
-	$(PYTEST) tests/test_house.py tests/server tests/engine $(ARGS)
+	$(PYTEST) tests/test_house.py tests/server tests/engine $(addprefix --ignore ,$(LONG)) $(ARGS)
 
 # What `make test` does with a few requests, with 300 an operation and 30 against the real engine.
 fuzz: $(VENV)/.dev

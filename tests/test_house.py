@@ -65,6 +65,13 @@ def benchmarks() -> tuple[Source, ...]:
 
 
 @cache
+def everything() -> tuple[Source, ...]:
+    """Returns the tests and the benchmarks, too."""
+    others = (path for top in ("tests", "benchmarks") for path in sorted((ROOT / top).rglob("*.py")))
+    return (*sources(), *map(source, others))
+
+
+@cache
 def rooms() -> tuple[str, ...]:
     """Returns the rooms of the table in ARCHITECTURE.md, from the top floor down; a row may hold several files."""
     rows = re.findall(r"^\| ((?:`[\w/.]+`,? ?)+)\|", (ROOT / "ARCHITECTURE.md").read_text("utf-8"), re.MULTILINE)
@@ -122,8 +129,7 @@ def test_folders_see_what_is_theirs() -> None:
 
 def test_there_is_one_import_name() -> None:
     """The top-level folders are parts of octavo, and imported as such everywhere, so that each class exists once."""
-    everywhere = [*sources(), *(source(path) for top in ("tests", "benchmarks") for path in (ROOT / top).rglob("*.py"))]
-    bare = [f"{each.name} imports {name}" for each in everywhere for name in each.imported()]
+    bare = [f"{each.name} imports {name}" for each in everything() for name in each.imported()]
     assert [line for line in bare if line.split(" imports ")[1].split(".")[0] in FOLDERS] == []
 
 
@@ -243,9 +249,8 @@ FRAGMENT = re.compile(r"(Of|As|What|Those|How|Whether|That|Where|Who|Which)\b")
 
 def test_no_docstring_opens_with_a_fragment() -> None:
     """A docstring is one or more plain sentences: a subject, or the function's own verb, comes first."""
-    everywhere = [*sources(), *(source(path) for top in ("tests", "benchmarks") for path in (ROOT / top).rglob("*.py"))]
     offenders = []
-    for each in everywhere:
+    for each in everything():
         for node in each.nodes():
             if isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
                 text = ast.get_docstring(node) or "Nothing."
