@@ -50,7 +50,7 @@ def test_regrouped_experts_are_near_the_exact_ones(tmp_path: Path) -> None:
 def test_what_each_weight_type_costs_the_default_model() -> None:
     """The bounds hold for so few tokens; the figures over thousands are in benchmarks/results."""
     directory = default_model()
-    ids = quality.texts(Tokenizer.from_file(str(directory / TOKENIZER)), 128)["held out"]
+    ids = quality.texts(Tokenizer.from_file(str(directory / TOKENIZER)), 256)["held out"]
     exact = quality.score(quality.load_as(directory, "float32", "none"), ids)
     bounds = {("auto", "int8"): (0.03, 0.15), ("auto", "int4"): (0.05, 0.2)}
     if fp16_works():
