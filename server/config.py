@@ -12,6 +12,7 @@ class ServerConfig:
     port: int = 8000
     root_path: str = ""  # the prefix of URLs behind a reverse proxy, such as "/octavo"
     api_keys: tuple[str, ...] = ()  # empty: no authentication
+    share_prefix_cache: bool = False  # requests of different keys share cached prefixes
     allowed_origins: tuple[str, ...] = ("*",)  # CORS
     drain_timeout: float = 20.0  # open requests may run on for so long after SIGTERM
     keep_alive: float = 15.0  # a comment is sent after so long without an event

@@ -176,6 +176,7 @@ GROUPS: dict[str, tuple[Option, ...]] = {
         Option("gpu-memory-utilization", "SHARE", _share, "share of a GPU's memory for weights and cache together"),
         Option("block-size", "N", _integer(1, 2**16), "tokens in a block of the cache"),
         Option("enable-prefix-caching", "", _switch, "reuse what prompts have in common"),
+        Option("share-prefix-cache", "", _switch, "let clients of different API keys share cached prefixes"),
     ),
 }
 

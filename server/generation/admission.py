@@ -12,8 +12,10 @@ from octavo.engine.client import BadGrammar, Generation, QueueFull, Refused, Too
 from octavo.server.generation.choices import Choice, Display
 from octavo.server.generation.job import Job
 from octavo.server.generation.request import GenerationRequest, RequestT, parse
+from octavo.server.generation.salt import prefix_salt
 from octavo.server.generation.service import Service
 from octavo.server.generation.structured import Constraint
+from octavo.server.http.auth import caller_of
 from octavo.server.http.errors import (
     ApiError,
     ContextLengthExceeded,
@@ -83,7 +85,7 @@ async def admit(
     await _check_grammars(service, request, tasks)
     id = f"{prefix}{uuid.uuid4().hex}"
     count, _ = request.candidates()
-    salt = request.cache_salt or ""
+    salt = prefix_salt("" if service.config.share_prefix_cache else caller_of(http.scope), request.cache_salt or "")
     include = request.include_stop_str_in_output is True
     choices: list[Choice] = []
     for task in tasks:

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from octavo.engine.api import Ready, SamplingDefaults
+from octavo.server.generation.salt import prefix_salt
 from tests.server.client import Client, each_endpoint
 from tests.server.fake import READY, FakeEngineClient
 from tests.server.vocab import BOS, ids_of
@@ -83,7 +84,7 @@ def test_n_choices_share_prompt_and_seed_and_differ_in_choice() -> None:
     requests = client.engine.submitted
     assert [request.params.choice for request in requests] == [0, 1, 2]
     assert {request.prompt for request in requests} == {(BOS, *ids_of("hi"))}
-    assert {request.cache_salt for request in requests} == {"mine"}
+    assert {request.cache_salt for request in requests} == {prefix_salt("", "mine")}
     assert len({request.id for request in requests}) == 3
 
 

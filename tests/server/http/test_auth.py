@@ -1,8 +1,13 @@
 """A wrong API key is refused before anything else is looked at; probes need none."""
 
+import asyncio
+import re
+
 import pytest
+from starlette.types import Receive, Scope, Send
 
 from octavo.server.config import ServerConfig
+from octavo.server.http.auth import ApiKeys, caller_of
 from tests.server.client import MODEL, Client
 
 CLIENT = Client(config=ServerConfig((MODEL,), api_keys=("first", "zweiter-schlüssel")))
@@ -44,3 +49,31 @@ def test_open_paths(path: str) -> None:
 def test_no_keys_no_authentication() -> None:
     assert Client().get("/v1/models").status == 200
     assert Client().get("/v1/models", authorization="Bearer anything").status == 200
+
+
+def callers(keys: tuple[str, ...], *given: str) -> list[str]:
+    """Returns the names of those who send the given keys, one after another."""
+    names = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        names.append(caller_of(scope))
+
+    async def call(key: str) -> None:
+        scope = {"type": "http", "path": "/v1/models", "headers": [(b"x-api-key", key.encode())]}
+        await checked(scope, None, None)  # type: ignore[arg-type]
+
+    checked = ApiKeys(app, keys)
+    for key in given:
+        asyncio.run(call(key))
+    return names
+
+
+def test_a_caller_has_an_opaque_name() -> None:
+    first, second, again = callers(("first", "schlüssel"), "first", "schlüssel", "first")
+    assert first == again != second
+    assert re.fullmatch("[0-9a-f]{64}", first)
+    assert first not in callers(("first",), "first")  # another server's secret gives another name
+
+
+def test_without_keys_callers_are_not_told_apart() -> None:
+    assert callers((), "first", "second") == ["", ""]
