@@ -1,11 +1,11 @@
 """Makes the HTTP application from an engine client, a tokenizer and a configuration."""
 
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
-from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
+from starlette.routing import Route
 
 from octavo.engine.client import EngineClient
 from octavo.server.anthropic import messages as anthropic
@@ -14,6 +14,7 @@ from octavo.server.generation.parameters import ParameterCheck
 from octavo.server.generation.service import Service
 from octavo.server.http import health, metrics, openapi, page, version
 from octavo.server.http.auth import ApiKeys
+from octavo.server.http.cors import Cors
 from octavo.server.http.errors import error_response, from_http
 from octavo.server.http.middleware import REQUEST_ID, BodyLimit, Errors, RequestTrace
 from octavo.server.http.paths import RootPath, route_path
@@ -44,8 +45,16 @@ def create_app(client: EngineClient, tokenizer: Tokenizer, config: ServerConfig)
         tokenize.router(service),
     ]
     for router in (*routers, openapi.router(config, routers), page.router()):
+        _add_head(router)
         app.include_router(router)
     return app
+
+
+def _add_head(router: APIRouter) -> None:
+    """Lets HEAD ask for whatever GET asks for, as HTTP wants it. The server sends the headers alone."""
+    for route in router.routes:
+        if isinstance(route, Route) and route.methods is not None and "GET" in route.methods:
+            route.methods.add("HEAD")
 
 
 def _middleware(config: ServerConfig) -> list[Middleware]:
@@ -56,13 +65,7 @@ def _middleware(config: ServerConfig) -> list[Middleware]:
     return [
         Middleware(RootPath, root_path=config.root_path),
         Middleware(RequestTrace),
-        Middleware(
-            CORSMiddleware,
-            allow_origins=list(config.allowed_origins),
-            allow_methods=["*"],
-            allow_headers=["*"],
-            expose_headers=[REQUEST_ID],
-        ),
+        Middleware(Cors, origins=config.allowed_origins, exposed=[REQUEST_ID]),
         Middleware(Errors),
         Middleware(ApiKeys, keys=config.api_keys),
         Middleware(BodyLimit, max_bytes=config.max_body_bytes),

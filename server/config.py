@@ -13,7 +13,7 @@ class ServerConfig:
     root_path: str = ""  # the prefix of URLs behind a reverse proxy, such as "/octavo"
     api_keys: tuple[str, ...] = ()  # empty: no authentication
     share_prefix_cache: bool = False  # requests of different keys share cached prefixes
-    allowed_origins: tuple[str, ...] = ("*",)  # CORS
+    allowed_origins: tuple[str, ...] = ()  # web pages that may call the server beside its own (CORS); "*": all
     drain_timeout: float = 20.0  # open requests may run on for so long after SIGTERM
     keep_alive: float = 15.0  # a comment is sent after so long without an event
     max_body_bytes: int = 8 * 1024 * 1024  # encoding a MB takes about a second, and 8 MiB hold a million tokens

@@ -77,6 +77,15 @@ def _list(text: str) -> list[str]:
     return items
 
 
+def _origins(text: str) -> list[str]:
+    """Parses origins of web pages, written as browsers write them in the header Origin, or "*"."""
+    origins = [origin.rstrip("/").lower() for origin in _list(text)]
+    for origin in origins:
+        if origin not in ("*", "null") and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s?#@]+", origin):
+            raise ArgumentTypeError(f"{_shortened(origin)!r} is not an origin such as https://app.example or *")
+    return origins
+
+
 def _path(text: str) -> str:
     """Parses a prefix of URLs and removes the slash at its end; "/" is no prefix, as "" is."""
     path = text.rstrip("/")
@@ -154,7 +163,12 @@ GROUPS: dict[str, tuple[Option, ...]] = {
         Option("port", "N", _integer(0, 65535), "port to listen on; 0 takes a free one"),
         Option("root-path", "PATH", _path, "prefix of the server's URLs behind a reverse proxy, such as /octavo"),
         Option("api-key", "KEY", _list, "key that clients must send; repeat the flag for several keys", "api_keys"),
-        Option("allowed-origins", "URL,...", _list, "web pages that may call the server (CORS)"),
+        Option(
+            "allowed-origins",
+            "URL,...",
+            _origins,
+            "web pages that may call the server (CORS), such as https://app.example, or *; its own page always may",
+        ),
         Option("drain-timeout", "SECONDS", _number, "how long open requests may run on after SIGTERM or Ctrl-C"),
         Option("trust-request-chat-template", "", _switch, "let requests bring chat templates of their own"),
         Option("log-text", "", _switch, "write prompts and outputs to the log"),
@@ -208,7 +222,7 @@ def _add(add_argument: Callable[..., Any], option: Option) -> None:
     elif option.parse is _list_after_one_flag:
         add_argument(f"--{option.flag}", action=_Extend, nargs="+", type=option.parse, metavar=option.metavar, **common)
     else:
-        action = "extend" if option.parse is _list else "store"
+        action = "extend" if option.parse in (_list, _origins) else "store"
         add_argument(f"--{option.flag}", action=action, type=option.parse, metavar=option.metavar, **common)
 
 

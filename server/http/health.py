@@ -26,7 +26,7 @@ def router(client: EngineClient) -> APIRouter:
     routes = APIRouter()
     operation = Operation("Service", Health, failures=(ServiceUnavailable,))
 
-    @routes.api_route("/health", methods=["GET", "HEAD"], openapi_extra=operation.extra())
+    @routes.get("/health", openapi_extra=operation.extra())
     async def read_health() -> Response:
         """Says whether requests are served now."""
         require_ready(client)

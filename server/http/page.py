@@ -62,15 +62,15 @@ def router() -> APIRouter:
     routes = APIRouter(include_in_schema=False)
     assets = read_assets()
 
-    @routes.api_route("/", methods=["GET", "HEAD"])
+    @routes.get("/")
     async def read_page(http: HttpRequest) -> Response:
         return _answer(http, assets, INDEX)
 
-    @routes.api_route("/docs", methods=["GET", "HEAD"])
+    @routes.get("/docs")
     async def read_docs(http: HttpRequest) -> Response:
         return _answer(http, assets, DOCS)
 
-    @routes.api_route(PREFIX + "{name}", methods=["GET", "HEAD"])
+    @routes.get(PREFIX + "{name}")
     async def read_asset(http: HttpRequest, name: str) -> Response:
         return _answer(http, assets, name)
 

@@ -16,7 +16,13 @@ class HttpServer(uvicorn.Server):
     @classmethod
     def of(cls, app: FastAPI) -> "HttpServer":
         config = uvicorn.Config(
-            app, log_config=None, access_log=False, timeout_graceful_shutdown=FLUSH_TIME, server_header=False
+            app,
+            http="h11",  # httptools, if it is installed, would be taken, and loses the body of whoever offers h2c
+            ws="none",
+            log_config=None,
+            access_log=False,
+            timeout_graceful_shutdown=FLUSH_TIME,
+            server_header=False,
         )
         return cls(config)
 

@@ -155,4 +155,4 @@ def _validate(method: str, path: str, reply: Reply) -> None:
     if reply.headers.get("content-type", "").startswith("text/event-stream"):
         validate_stream(path, reply.lines)
     elif reply.status >= 400 or (path != "/metrics" and method != "OPTIONS" and not page.is_open(path)):
-        validate(path, method, reply.status, reply.body)
+        validate(path, "GET" if method == "HEAD" else method, reply.status, reply.body)

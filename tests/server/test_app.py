@@ -4,7 +4,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-from tests.server.client import Client
+import pytest
+
+from tests.server.client import MODEL, Client
 from tests.server.fake import replay
 from tests.server.vocab import EOS, ids_of
 
@@ -27,3 +29,23 @@ def test_a_chat_stream() -> None:
 def test_the_app_never_loads_torch() -> None:
     code = "import sys, server.app; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[2], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        *("/", "/docs", "/web/app.js", "/health", "/metrics", "/version", "/openapi.json"),
+        *("/v1/models", f"/v1/models/{MODEL}"),
+    ],
+)
+def test_head_is_answered_where_get_is(path: str) -> None:
+    client = Client()
+    head, whole = client.call("HEAD", path, b"", {}), client.get(path)
+    assert head.status == whole.status
+    assert head.headers["content-type"] == whole.headers["content-type"]
+
+
+def test_head_is_refused_where_get_is() -> None:
+    client = Client()
+    assert client.call("HEAD", "/v1/completions", b"", {}).status == 405
+    assert client.call("HEAD", "/nothing", b"", {}).status == 404

@@ -66,6 +66,26 @@ def test_flags_reach_their_fields() -> None:
 
 
 @pytest.mark.parametrize(
+    ("given", "origins"),
+    [
+        ("https://App.example/", ("https://app.example",)),  # as browsers write it
+        ("http://127.0.0.1:3000, http://[::1]:3000", ("http://127.0.0.1:3000", "http://[::1]:3000")),
+        ("*", ("*",)),
+        ("null", ("null",)),
+        ("chrome-extension://abcdef", ("chrome-extension://abcdef",)),
+    ],
+)
+def test_allowed_origins_are_what_browsers_send(given: str, origins: tuple[str, ...]) -> None:
+    assert configs(("--allowed-origins", given))[1].allowed_origins == origins
+
+
+@pytest.mark.parametrize("given", ["app.example", "https://a.example/path", "https://", "https://a b"])
+def test_what_no_browser_sends_is_no_origin(given: str) -> None:
+    with pytest.raises(StartupError, match="is not an origin"):
+        from_environment({"OCTAVO_ALLOWED_ORIGINS": given})
+
+
+@pytest.mark.parametrize(
     "arguments",
     [
         ("--served-model-name", "a", "b", "c"),
