@@ -1,10 +1,12 @@
-"""Reads config.json and generation_config.json; nothing else in the house does. Torch is not imported here."""
+"""Knows what config.json and generation_config.json mean; nothing else in the house does. It imports no torch."""
 
-import json
-import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from reprlib import repr as shortened
 from typing import Any
+
+from octavo.model.config_file import ConfigFile
+from octavo.model.config_file import ModelError as ModelError  # Whoever reads a config takes its error from here.
 
 DTYPES = ("float32", "bfloat16", "float16")
 QUANTIZATIONS = ("auto", "none", "int8", "int4", "fp8")
@@ -16,10 +18,21 @@ FAMILIES: dict[str, dict[str, Any]] = {
     "mistral": {**_COMMON, "rms_norm_eps": 1e-6, "rope_theta": 1e4, "sliding_window": 4096},
     "llama": {"max_position_embeddings": 2048, "rms_norm_eps": 1e-6, "rope_theta": 1e4},
 }
+MOST_TOP_K = 2**31 - 1  # no vocabulary is larger
+MOST_STRETCH = 1_000_000  # how many times longer a wavelength may become
+MOST_LAYERS, MOST_EXPERTS = 10_000, 100_000  # A table of tensors that is much longer fills the memory.
 
-
-class ModelError(Exception):
-    """A checkpoint cannot be loaded; the message is one sentence for the user, saying what to do next."""
+# What else a generation_config.json may ask for that changes answers, and the values with which it asks for nothing.
+_OFF: tuple[Any, ...] = (None, False, [], {})
+_PASSED_OVER: dict[str, tuple[Any, ...]] = {
+    **dict.fromkeys(("typical_p", "top_h", "guidance_scale", "num_beams", "encoder_repetition_penalty"), (*_OFF, 1)),
+    **dict.fromkeys(
+        ("epsilon_cutoff", "eta_cutoff", "no_repeat_ngram_size", "min_length", "min_new_tokens"), (*_OFF, 0)
+    ),
+    **dict.fromkeys(("bad_words_ids", "suppress_tokens", "begin_suppress_tokens", "sequence_bias"), _OFF),
+    **dict.fromkeys(("forced_bos_token_id", "forced_eos_token_id", "exponential_decay_length_penalty"), _OFF),
+    **dict.fromkeys(("stop_strings", "penalty_alpha"), _OFF),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +82,10 @@ class ModelConfig:
             raise ModelError(
                 f"There is no directory {directory}; give the path of a downloaded checkpoint or a hub id."
             )
-        fields = _Fields.read(directory / "config.json")
+        fields = ConfigFile.read(directory / "config.json")
         _refuse_other_models(fields)
         model_type = fields.values["model_type"]
-        fields = _Fields(fields.path, FAMILIES[model_type] | fields.values)
+        fields = ConfigFile(fields.path, FAMILIES[model_type] | fields.values)
         dense = model_type != "mixtral"
         heads = fields.integer("num_attention_heads")
         hidden_size = fields.integer("hidden_size")
@@ -122,7 +135,7 @@ class ModelConfig:
     def _expert_parameters(self) -> int:
         return 3 * self.hidden_size * self.intermediate_size
 
-    def _check(self, fields: "_Fields") -> None:
+    def _check(self, fields: ConfigFile) -> None:
         if self.num_attention_heads % self.num_key_value_heads:
             raise fields.error(
                 f"num_attention_heads ({self.num_attention_heads}) is not a multiple of "
@@ -134,50 +147,65 @@ class ModelConfig:
             raise fields.error(
                 f"num_experts_per_tok ({self.num_experts_per_tok}) is more than num_experts ({self.num_experts})"
             )
+        if self.num_hidden_layers > MOST_LAYERS or self.num_hidden_layers * self.num_experts > MOST_EXPERTS:
+            raise fields.error(f"{self.num_hidden_layers} layers of {self.num_experts} experts are too many")
+        if self.max_position_embeddings < 2:
+            raise fields.error("max_position_embeddings is 1, and a prompt and its answer need two positions")
+        if self.rope_theta < 1:
+            raise fields.error(f"rope_theta is {self.rope_theta!r}, and frequencies need a base of at least 1")
+        if self.rms_norm_eps >= 1:
+            raise fields.error(f"rms_norm_eps is {self.rms_norm_eps!r}, and not below 1")
 
 
 @dataclass(frozen=True, slots=True)
 class GenerationConfig:
-    """A GenerationConfig holds what generation_config.json recommends; a field that it leaves out is None."""
+    """A GenerationConfig holds what generation_config.json recommends; a field that it leaves out is None.
+
+    Each value means what it means to transformers, and one that has no meaning there is refused.
+    """
 
     eos_token_ids: tuple[int, ...] = ()
-    temperature: float | None = None
+    temperature: float | None = None  # 0: greedy
     top_k: int | None = None
     top_p: float | None = None
     min_p: float | None = None
     repetition_penalty: float | None = None
+    passed_over: tuple[str, ...] = ()  # what the file asks for besides, and nobody here does
 
     @classmethod
     def from_pretrained(cls, directory: Path) -> "GenerationConfig":
         """Reads the file; end-of-sequence ids that it lacks come from config.json. Raises ModelError."""
-        eos = _Fields.read(directory / "config.json").token_ids("eos_token_id")
-        path = directory / "generation_config.json"
-        if not path.is_file():
+        eos = ConfigFile.read(directory / "config.json").token_ids("eos_token_id")
+        fields = ConfigFile.read_if_there(directory / "generation_config.json")
+        if fields is None:
             return cls(eos_token_ids=eos)
-        fields = _Fields.read(path)
-        eos = fields.token_ids("eos_token_id") or eos
+        always = cls(
+            eos_token_ids=fields.token_ids("eos_token_id") or eos,
+            repetition_penalty=fields.optional_number("repetition_penalty", 0.01, 100),
+            passed_over=tuple(name for name in _PASSED_OVER if fields.values.get(name) not in _PASSED_OVER[name]),
+        )
         # Numbers beside "do_sample": false are leftovers: greedy decoding ignores them, and so do we.
         if fields.values.get("do_sample") is False:
-            return cls(eos_token_ids=eos)
-        return cls(
-            eos_token_ids=eos,
-            temperature=fields.optional_number("temperature"),
-            top_k=fields.optional_integer("top_k"),
-            top_p=fields.optional_number("top_p"),
-            min_p=fields.optional_number("min_p"),
-            repetition_penalty=fields.optional_number("repetition_penalty"),
+            return always
+        top_k, top_p = fields.optional_integer("top_k", least=-1), fields.optional_number("top_p")
+        return replace(
+            always,
+            temperature=fields.optional_number("temperature", 0, 100),
+            top_k=min(top_k, MOST_TOP_K) if top_k is not None and top_k > 0 else None,  # 0 and -1 keep every token
+            top_p=top_p if top_p is not None and top_p < 1 else None,
+            min_p=fields.optional_number("min_p", 0, 1),
         )
 
 
-def _refuse_other_models(fields: "_Fields") -> None:
+def _refuse_other_models(fields: ConfigFile) -> None:
     """Raises ModelError for a model that would load without complaint and be computed wrongly."""
     model_type = fields.values.get("model_type")
     if model_type not in tuple(FAMILIES):  # not in the dict itself, which would hash whatever the file holds
         known = ", ".join(map(repr, FAMILIES))
-        raise fields.error(f"model_type is {model_type!r}, and only {known} checkpoints can be served")
+        raise fields.error(f"model_type is {shortened(model_type)}, and only {known} checkpoints can be served")
     hidden_act = fields.values.get("hidden_act") or "silu"
     if hidden_act != "silu":
-        raise fields.error(f"hidden_act is {hidden_act!r}, and only 'silu' is known")
+        raise fields.error(f"hidden_act is {shortened(hidden_act)}, and only 'silu' is known")
     for name in ("attention_bias", "mlp_bias"):
         if fields.values.get(name):
             raise fields.error(f"{name} is set, and layers with a bias are not known")
@@ -188,22 +216,22 @@ def _refuse_other_models(fields: "_Fields") -> None:
         raise fields.error("the checkpoint is quantised (quantization_config); use one in bfloat16, float16 or float32")
 
 
-def _rope(fields: "_Fields") -> tuple[float, RopeScaling | None]:
+def _rope(fields: ConfigFile) -> tuple[float, RopeScaling | None]:
     """Reads the base of the rotary frequencies and their scaling; rope_parameters is a newer name of rope_scaling."""
     rope = fields.values.get("rope_parameters") or fields.values.get("rope_scaling") or {}
     if not isinstance(rope, dict) or any(isinstance(value, dict) for value in rope.values()):
         raise fields.error("rope_parameters is not one set of numbers for all layers")
     kind = rope.get("rope_type", rope.get("type", "default"))
     if kind not in ("default", "llama3"):
-        raise fields.error(f"the rope type is {kind!r}, and only 'default' and 'llama3' are known")
+        raise fields.error(f"the rope type is {shortened(kind)}, and only 'default' and 'llama3' are known")
     if rope.get("partial_rotary_factor", 1) != 1 or (fields.values.get("partial_rotary_factor") or 1) != 1:
         raise fields.error("partial_rotary_factor is set, and only whole heads are rotated")
-    nested = _Fields(fields.path, rope)
+    nested = ConfigFile(fields.path, rope)
     theta = nested.number("rope_theta") if "rope_theta" in rope else fields.number("rope_theta")
     return theta, _llama3(nested, fields) if kind == "llama3" else None
 
 
-def _llama3(rope: "_Fields", fields: "_Fields") -> RopeScaling:
+def _llama3(rope: ConfigFile, fields: ConfigFile) -> RopeScaling:
     original = "original_max_position_embeddings"
     scaling = RopeScaling(
         factor=rope.number("factor"),
@@ -217,85 +245,20 @@ def _llama3(rope: "_Fields", fields: "_Fields") -> RopeScaling:
             f"high_freq_factor ({scaling.high_freq_factor}) is not more than "
             f"low_freq_factor ({scaling.low_freq_factor})"
         )
+    if not (1 <= scaling.factor <= MOST_STRETCH and scaling.high_freq_factor <= MOST_STRETCH):
+        raise rope.error(
+            f"factor ({scaling.factor}) or high_freq_factor ({scaling.high_freq_factor}) "
+            f"is not from 1 to {MOST_STRETCH}"
+        )
     return scaling
 
 
-def _dtype(fields: "_Fields") -> str | None:
+def _dtype(fields: ConfigFile) -> str | None:
     for name in ("dtype", "torch_dtype"):
         value = fields.values.get(name)
         if value is not None:
             short = str(value).removeprefix("torch.")
             if short not in DTYPES:
-                raise fields.error(f"{name} is {value!r}, and only {', '.join(DTYPES)} are known")
+                raise fields.error(f"{name} is {shortened(value)}, and only {', '.join(DTYPES)} are known")
             return short
     return None
-
-
-@dataclass(frozen=True, slots=True)
-class _Fields:
-    """Holds the values of one JSON object, checks their types and words what is wrong with them."""
-
-    path: Path
-    values: dict[str, Any]
-
-    @classmethod
-    def read(cls, path: Path) -> "_Fields":
-        try:
-            values = json.loads(path.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise ModelError(f"{path.parent} has no {path.name}; is it the directory of a checkpoint?") from None
-        except (OSError, ValueError, RecursionError) as error:
-            raise ModelError(f"{path} cannot be read ({error}); download the checkpoint again.") from None
-        if not isinstance(values, dict):
-            raise ModelError(f"{path} is not a JSON object; download the checkpoint again.")
-        return cls(path, values)
-
-    def error(self, what: str) -> ModelError:
-        return ModelError(f"Cannot serve {self.path.parent}: in {self.path.name}, {what}.")
-
-    def integer(self, *names: str, default: int | None = None) -> int:
-        """Returns the positive int of the first name that has a value, or else the default. Raises ModelError."""
-        for name in names:
-            value = self.optional_integer(name)
-            if value is not None:
-                return value
-        if default is None:
-            raise self.error(f"{names[0]} is missing")
-        return default
-
-    def optional_integer(self, name: str) -> int | None:
-        value = self.values.get(name)
-        if value is not None and (type(value) is not int or not 0 < value < 2**63):
-            raise self.error(f"{name} is {value!r}, not a positive integer of 64 bits")
-        return value
-
-    def number(self, name: str) -> float:
-        """Returns a number above 0. Raises ModelError if it is anything else or missing."""
-        value = self.optional_number(name)
-        if value is None:
-            raise self.error(f"{name} is missing")
-        if value <= 0:
-            raise self.error(f"{name} is {value!r}, not a positive number")
-        return value
-
-    def optional_number(self, name: str) -> float | None:
-        value = self.values.get(name)
-        if value is None:
-            return None
-        if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= sys.float_info.max:
-            raise self.error(f"{name} is {value!r}, not a number from 0 on")
-        return float(value)
-
-    def flag(self, name: str) -> bool:
-        value = self.values.get(name)
-        if value is not None and not isinstance(value, bool):
-            raise self.error(f"{name} is {value!r}, neither true nor false")
-        return bool(value)
-
-    def token_ids(self, name: str) -> tuple[int, ...]:
-        """Returns the ids of a field that holds one id, a list of them, or nothing. Raises ModelError."""
-        value = self.values.get(name)
-        ids = [] if value is None else value if isinstance(value, list) else [value]
-        if any(type(token) is not int or token < 0 for token in ids):
-            raise self.error(f"{name} is {value!r}, neither a token id nor a list of them")
-        return tuple(ids)

@@ -1,6 +1,5 @@
 """Reads the tensors of a safetensors checkpoint through mmap, and says what is wrong with the files."""
 
-import json
 from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from octavo.model.config import ModelError
+from octavo.model.config_file import ConfigFile, ModelError
 from octavo.model.loading.names import DERIVED, TensorSlice
 
 INDEX = "model.safetensors.index.json"
@@ -30,17 +29,17 @@ class Shards:
 
     @classmethod
     def open(cls, directory: Path, stack: ExitStack) -> "Shards":
-        """Opens every file until the stack closes. Raises ModelError for a missing or damaged one."""
-        files: dict[str, Any] = {}
-        for path in _paths(directory):
-            handle = stack.enter_context(_open(path))
-            stored = handle.keys()
-            names = [name for name in stored if not name.endswith(DERIVED)]
-            twice = files.keys() & names
-            if twice:
-                raise ModelError(f"Cannot load {directory}: {min(twice)} is in two files; download it again.")
-            files.update(dict.fromkeys(names, handle))
-        return cls(directory, files)
+        """Opens the files until the stack closes. Raises ModelError for a missing or damaged one.
+
+        The index says which file holds a tensor. What else is in the files, such as an older copy, counts for nothing.
+        """
+        index = directory / INDEX
+        if index.exists() or index.is_symlink():
+            return cls(directory, _indexed(directory, _weight_map(index), stack))
+        if not (directory / SINGLE).is_file():
+            raise _nothing_to_load(directory)
+        handle = stack.enter_context(_open(directory / SINGLE))
+        return cls(directory, {name: handle for name in handle.keys() if not name.endswith(DERIVED)})  # noqa: SIM118
 
     def check(self, expected: Mapping[str, tuple[int, ...]]) -> None:
         """Compares names, shapes and dtypes, from the headers alone. Raises ModelError that names what differs."""
@@ -90,30 +89,31 @@ def _listed(what: str, names: list[str]) -> list[str]:
     return [f"{len(names)} {what}: {', '.join(names[:NAMED])}{rest}"]
 
 
-def _paths(directory: Path) -> list[Path]:
-    """Returns the files to open: those of the index, or the only one. Raises ModelError."""
-    index = directory / INDEX
-    if index.is_file():
-        paths = [directory / name for name in _indexed(index)]
-    elif (directory / SINGLE).is_file():
-        return [directory / SINGLE]
-    else:
-        raise _nothing_to_load(directory)
-    absent = [path.name for path in paths if not path.is_file()]
+def _indexed(directory: Path, weight_map: Mapping[str, str], stack: ExitStack) -> dict[str, Any]:
+    """Opens the files of an index; returns the one that holds each tensor. Raises ModelError for what is missing."""
+    names = sorted(set(weight_map.values()))
+    absent = [name for name in names if not (directory / name).is_file()]
     if absent:
         raise ModelError(f"Cannot load {directory}: {'; '.join(_listed('missing files', absent))}; download them.")
-    return paths
+    handles = {name: stack.enter_context(_open(directory / name)) for name in names}
+    stored = {name: set(handle.keys()) for name, handle in handles.items()}
+    lost = [f"{tensor} ({name})" for tensor, name in sorted(weight_map.items()) if tensor not in stored[name]]
+    if lost:
+        raise ModelError(
+            f"Cannot load {directory}: {'; '.join(_listed('missing in the file that the index names', lost))}; "
+            "download these files and the index again."
+        )
+    return {tensor: handles[name] for tensor, name in weight_map.items() if not tensor.endswith(DERIVED)}
 
 
-def _indexed(index: Path) -> list[str]:
-    try:
-        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        names = sorted(set(weight_map.values()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ModelError(f"{index} cannot be read ({error!r}); download it again.") from None
-    if not names or any(type(name) is not str or Path(name).name != name for name in names):
+def _weight_map(index: Path) -> dict[str, str]:
+    """Returns the name of the file that holds each tensor. Raises ModelError unless all lie beside the index."""
+    weight_map = ConfigFile.read(index).values.get("weight_map")
+    if not isinstance(weight_map, dict) or not weight_map:
+        raise ModelError(f"{index} has no weight_map, which names the file of each tensor; download it again.")
+    if any(type(name) is not str or Path(name).name != name for name in weight_map.values()):
         raise ModelError(f"{index} must name files beside it; download it again.")
-    return names
+    return weight_map
 
 
 def _nothing_to_load(directory: Path) -> ModelError:

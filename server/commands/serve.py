@@ -15,10 +15,13 @@ from octavo.engine.startup import sizing
 from octavo.server import options
 from octavo.server.commands import demo_model
 from octavo.server.config import ServerConfig
+from octavo.server.http.errors import StartupError
 
 if TYPE_CHECKING:
-    from octavo.model.config import ModelConfig
+    from octavo.model.config import GenerationConfig, ModelConfig
     from octavo.server.text.tokenizer import Tokenizer
+
+logger = logging.getLogger(__name__)
 
 EPILOG = (
     "Each flag can also be given as an environment variable: --max-model-len as OCTAVO_MAX_MODEL_LEN, MODEL as "
@@ -47,8 +50,7 @@ def run(arguments: argparse.Namespace) -> int:
     given = options.from_environment(os.environ) | vars(arguments)
     with _listen(given) as listener:
         directory, name = _find_checkpoint(given.get("model"))
-        model_config, tokenizer = _check_checkpoint(directory)
-        sampled_vocab = min(tokenizer.vocab_size, model_config.vocab_size)
+        model_config, tokenizer, sampled_vocab = _check_checkpoint(directory)
         engine_config, config = options.configure(given, str(directory), name, sampled_vocab)
         sizing.check_max_model_len(engine_config, model_config)
         return _serve(engine_config, config, tokenizer, listener)
@@ -93,17 +95,36 @@ def _find_checkpoint(model: str | None) -> tuple[Path, str]:
     return directory, name
 
 
-def _check_checkpoint(directory: Path) -> tuple["ModelConfig", "Tokenizer"]:
+def _check_checkpoint(directory: Path) -> tuple["ModelConfig", "Tokenizer", int]:
     """Reads whatever can be wrong with the checkpoint's files, except for its weights.
 
-    Returns the configuration and the tokenizer. Raises StartupError or ModelError.
+    Returns the configuration, the tokenizer, and how many token ids may be sampled. Raises StartupError or ModelError.
     """
     from octavo.model.config import GenerationConfig, ModelConfig
     from octavo.server.text.tokenizer import Tokenizer
 
     model_config = ModelConfig.from_pretrained(directory)
-    GenerationConfig.from_pretrained(directory)  # the engine uses it; a mistake in it is told before the engine starts
-    return model_config, Tokenizer.from_directory(directory)
+    generation = GenerationConfig.from_pretrained(directory)  # The engine uses it, and would find a mistake too late.
+    tokenizer = Tokenizer.from_directory(directory)
+    sampled_vocab = min(tokenizer.vocab_size, model_config.vocab_size)
+    _check_endings(directory, generation, sampled_vocab)
+    if generation.passed_over:
+        what = ", ".join(generation.passed_over)
+        logger.warning("generation_config.json asks for %s, which is passed over: nobody here does it", what)
+    return model_config, tokenizer, sampled_vocab
+
+
+def _check_endings(directory: Path, generation: "GenerationConfig", sampled_vocab: int) -> None:
+    """Raises StartupError for an end-of-sequence token that no answer can reach."""
+    if not generation.eos_token_ids:
+        logger.warning("no file of the checkpoint has an eos_token_id: answers end at max_tokens only")
+    beyond = [id for id in generation.eos_token_ids if id >= sampled_vocab]
+    if beyond:
+        raise StartupError(
+            f"Cannot serve {directory}: its eos_token_id {beyond[0]} is beyond the {sampled_vocab} tokens that model "
+            "and tokenizer share, so that answers would not end; correct it in generation_config.json or config.json, "
+            "or get the tokenizer that has this token."
+        )
 
 
 def _serve(engine_config: EngineConfig, config: ServerConfig, tokenizer: "Tokenizer", listener: socket) -> int:

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -143,6 +144,9 @@ def test_llama_3_says_how_it_stretches_its_context(tmp_path: Path, older: bool) 
         ({"rope_parameters": {"rope_type": "llama3"}}, "factor is missing"),
         ({"rope_parameters": LLAMA3_ROPE | {"low_freq_factor": "low"}}, "low_freq_factor is 'low'"),
         ({"rope_parameters": LLAMA3_ROPE | {"low_freq_factor": 4}}, "high_freq_factor (4.0) is not more than"),
+        ({"rope_parameters": LLAMA3_ROPE | {"factor": 1e-300}}, "factor (1e-300)"),
+        ({"rope_parameters": LLAMA3_ROPE | {"high_freq_factor": 1e300}}, "high_freq_factor (1e+300) is not from 1 to"),
+        ({"max_position_embeddings": 1}, "max_position_embeddings is 1"),
         ({"rope_parameters": LLAMA3_ROPE | {"original_max_position_embeddings": 0.5}}, "original_max_position"),
         ({"rope_parameters": [1]}, "rope_parameters is not one set of numbers"),
         ({"rope_parameters": {"full_attention": {"rope_theta": 1e4}}}, "rope_parameters is not one set of numbers"),
@@ -162,6 +166,19 @@ def test_llama_3_says_how_it_stretches_its_context(tmp_path: Path, older: bool) 
         ({"sliding_window": -1}, "sliding_window is -1"),
         ({"rms_norm_eps": "x"}, "rms_norm_eps is 'x'"),
         ({"rope_theta": 0}, "rope_theta is 0.0"),
+        ({"rope_theta": -1e4}, "rope_theta is -10000.0"),
+        ({"rope_theta": 1e-300}, "rope_theta is 1e-300, and frequencies need a base of at least 1"),
+        ({"rope_theta": float("nan")}, "rope_theta is nan"),
+        ({"rms_norm_eps": 0}, "rms_norm_eps is 0.0"),
+        ({"rms_norm_eps": -1e-5}, "rms_norm_eps is -1e-05"),
+        ({"rms_norm_eps": 2}, "rms_norm_eps is 2.0, and not below 1"),
+        ({"vocab_size": True}, "vocab_size is True"),
+        ({"vocab_size": 0}, "vocab_size is 0"),
+        ({"hidden_size": 32.0}, "hidden_size is 32.0"),
+        ({"num_hidden_layers": 10**8}, "100000000 layers of 4 experts are too many"),
+        ({"num_local_experts": 10**8}, "100000000 experts are too many"),
+        ({"tie_word_embeddings": 1}, "tie_word_embeddings is 1"),
+        ({"model_type": 1000 * "x"}, "model_type is 'xxxxxxxxxxxx...xxxxxxxxxxxxx'"),
         ({"rope_theta": 10**400}, "not a number from 0 on"),
         ({"tie_word_embeddings": "yes"}, "tie_word_embeddings is 'yes'"),
         ({"eos_token_id": "</s>"}, "eos_token_id is '</s>'"),
@@ -224,6 +241,111 @@ def test_generation_config_recommends(tmp_path: Path) -> None:
     write(tmp_path, name, temperature="hot")
     with pytest.raises(ModelError, match=r"generation_config\.json, temperature is 'hot'"):
         GenerationConfig.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("values", "meant"),
+    [
+        ({"top_k": 0}, {}),
+        ({"top_k": -1, "top_p": 0.8}, {"top_p": 0.8}),
+        ({"top_k": 2**40}, {"top_k": 2**31 - 1}),
+        ({"top_p": 0}, {"top_p": 0.0}),
+        ({"top_p": 1}, {}),
+        ({"top_p": 1.0001}, {}),
+        ({"top_k": None, "top_p": None, "temperature": None, "min_p": None, "repetition_penalty": None}, {}),
+        ({"min_p": 0, "repetition_penalty": 1}, {"min_p": 0.0, "repetition_penalty": 1.0}),
+        ({"do_sample": False, "top_k": -7, "top_p": 0.9, "repetition_penalty": 1.1}, {"repetition_penalty": 1.1}),
+        ({"max_length": -5, "max_new_tokens": "many", "pad_token_id": -1}, {}),
+        ({"eos_token_id": []}, {}),
+        ({"eos_token_id": [5]}, {"eos_token_ids": (5,)}),
+        ({"no_repeat_ngram_size": 0, "min_length": 0, "num_beams": 1, "typical_p": 1.0, "bad_words_ids": None}, {}),
+        ({"no_repeat_ngram_size": 3, "num_beams": 4}, {"passed_over": ("num_beams", "no_repeat_ngram_size")}),
+    ],
+)
+def test_each_recommendation_is_read_as_transformers_reads_it(
+    tmp_path: Path, values: dict[str, Any], meant: dict[str, Any]
+) -> None:
+    write(write(tmp_path), "generation_config.json", **values)
+    assert GenerationConfig.from_pretrained(tmp_path) == replace(GenerationConfig((2,)), **meant)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"repetition_penalty": 0.0}, "repetition_penalty is 0.0, not a number from 0.01 to 100"),
+        ({"repetition_penalty": -1.5}, "repetition_penalty is -1.5"),
+        ({"repetition_penalty": float("nan")}, "repetition_penalty is nan"),
+        ({"repetition_penalty": 1e300}, "repetition_penalty is 1e+300"),
+        ({"do_sample": False, "repetition_penalty": 0}, "repetition_penalty is 0"),
+        ({"temperature": -1}, "temperature is -1"),
+        ({"temperature": float("inf")}, "temperature is inf"),
+        ({"temperature": True}, "temperature is True"),
+        ({"top_k": -2}, "top_k is -2, not an integer of at least -1"),
+        ({"top_k": 20.0}, "top_k is 20.0"),
+        ({"top_k": True}, "top_k is True"),
+        ({"top_k": 10**80}, "top_k is 1000"),
+        ({"top_p": -0.1}, "top_p is -0.1"),
+        ({"top_p": "0.9"}, "top_p is '0.9'"),
+        ({"min_p": 1.5}, "min_p is 1.5, not a number from 0 to 1"),
+        ({"eos_token_id": -1}, "eos_token_id is -1"),
+        ({"eos_token_id": True}, "eos_token_id is True"),
+        ({"eos_token_id": "</s>"}, "eos_token_id is '</s>'"),
+        ({"eos_token_id": [2, [3]]}, "eos_token_id is [2, [3]]"),
+        ({"eos_token_id": 2**70}, "eos_token_id is 11805"),
+        ({"eos_token_id": 3.0}, "eos_token_id is 3.0"),
+    ],
+)
+def test_a_recommendation_without_a_meaning_is_refused(tmp_path: Path, values: dict[str, Any], message: str) -> None:
+    write(write(tmp_path), "generation_config.json", **values)
+    with pytest.raises(ModelError) as caught:
+        GenerationConfig.from_pretrained(tmp_path)
+    assert f"in generation_config.json, {message}" in str(caught.value)
+    assert len(str(caught.value)) < 300 + len(str(tmp_path))
+
+
+def make_directory(path: Path) -> None:
+    path.mkdir()
+
+
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (make_directory, "is not a file"),
+        (lambda path: path.symlink_to("nowhere"), "is not a file"),
+        (lambda path: path.write_bytes(b""), "it is empty"),
+        (lambda path: path.write_bytes(b" \n"), "it is empty"),
+        (lambda path: path.write_bytes(b"\xef\xbb\xbf{}"), "begins with a byte order mark"),
+        (lambda path: path.write_bytes("{}".encode("utf-16")), "utf-8"),
+        (lambda path: path.write_bytes(b'{"top_k": ' + 10_000 * b"9" + b"}"), "a number of thousands of digits"),
+        (lambda path: path.write_bytes(b"[1, 2]"), "is not a JSON object"),
+        (lambda path: path.write_bytes(100_000 * b'{"a":'), "nested too deeply"),
+        (lambda path: path.write_bytes(b'{"top_k": 5'), "delimiter"),
+    ],
+)
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json"])
+def test_a_file_that_cannot_be_read_says_why(
+    tmp_path: Path, name: str, make: Callable[[Path], object], message: str
+) -> None:
+    write(tmp_path)
+    (tmp_path / name).unlink(missing_ok=True)
+    make(tmp_path / name)
+    with pytest.raises(ModelError) as caught:
+        GenerationConfig.from_pretrained(tmp_path)
+    assert name in str(caught.value)
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_may_not_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tests may run as a user who may read everything."""
+    write(tmp_path)
+
+    def refuse(path: Path, **options: Any) -> str:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(Path, "read_text", refuse)
+    with pytest.raises(ModelError, match=r"config\.json cannot be read \(Permission denied\)"):
+        ModelConfig.from_pretrained(tmp_path)
 
 
 def test_reading_a_config_does_not_import_torch() -> None:

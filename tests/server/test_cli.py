@@ -69,6 +69,7 @@ def write(name: str, text: str) -> Callable[[Path], None]:
         (remove("tokenizer.json"), "has no tokenizer.json"),
         (write("tokenizer.json", "{}"), "not a readable tokenizer"),
         (write("tokenizer_config.json", '{"chat_template": "{% if %}"}'), "template"),
+        (write("generation_config.json", '{"eos_token_id": [2, 259]}'), "eos_token_id 259 is beyond the 259 tokens"),
     ],
     ids=[
         "no config",
@@ -82,6 +83,7 @@ def write(name: str, text: str) -> Callable[[Path], None]:
         "no tokenizer",
         "broken tokenizer",
         "broken template",
+        "an end that cannot be sampled",
     ],
 )
 def test_a_checkpoint_that_cannot_be_served(

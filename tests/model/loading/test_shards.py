@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from octavo.model.config import ModelError
 from tests.model.checkpoints import Tensors, change, load, shard
@@ -104,6 +105,19 @@ def index_outside(directory: Path) -> None:
     )
 
 
+def empty_index(directory: Path) -> None:
+    (directory / "model.safetensors.index.json").write_text('{"metadata": {}, "weight_map": {}}')
+
+
+def make_index_a_directory(directory: Path) -> None:
+    remove_index(directory)
+    (directory / "model.safetensors.index.json").mkdir()
+
+
+def index_without_a_file(directory: Path) -> None:
+    (directory / "model.safetensors.index.json").write_text('{"weight_map": {"lm_head.weight": null}}')
+
+
 def remove_index(directory: Path) -> None:
     (directory / "model.safetensors.index.json").unlink()
 
@@ -123,7 +137,10 @@ def repeat_tensors(directory: Path) -> None:
         (break_index, "model.safetensors.index.json cannot be read"),
         (index_outside, "must name files beside it"),
         (remove_index, "has neither model.safetensors nor model.safetensors.index.json"),
-        (repeat_tensors, "is in two files"),
+        (repeat_tensors, "14 missing in the file that the index names: model."),
+        (empty_index, "has no weight_map"),
+        (make_index_a_directory, "model.safetensors.index.json is not a file"),
+        (index_without_a_file, "must name files beside it"),
     ],
 )
 def test_bad_files_are_one_sentence(tmp_path: Path, damage: Callable[[Path], None], message: str) -> None:
@@ -133,6 +150,25 @@ def test_bad_files_are_one_sentence(tmp_path: Path, damage: Callable[[Path], Non
         load(tmp_path)
     assert message in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_the_index_decides_between_copies(tmp_path: Path) -> None:
+    """A fine-tune may come as a shard that lies over those of its base model, which keep their older tensors."""
+    write_tiny_checkpoint(tmp_path)
+    tensors = load_file(tmp_path / "model.safetensors")
+    (tmp_path / "model.safetensors").unlink()
+    save_file(tensors | {"lm_head.weight": torch.zeros_like(tensors["lm_head.weight"])}, tmp_path / "base.safetensors")
+    save_file({"lm_head.weight": tensors["lm_head.weight"]}, tmp_path / "a-overlay.safetensors")
+    save_file({"lm_head.weight": torch.full((1,), torch.nan)}, tmp_path / "nobody-names-this.safetensors")
+    weight_map = dict.fromkeys(tensors, "base.safetensors") | {"lm_head.weight": "a-overlay.safetensors"}
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    head = load(tmp_path).head
+    assert isinstance(head, torch.Tensor)
+    assert torch.equal(head, tensors["lm_head.weight"])
+    del weight_map["lm_head.weight"]
+    (tmp_path / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+    with pytest.raises(ModelError, match=r"1 missing: lm_head\.weight"):
+        load(tmp_path)
 
 
 def test_pickles_are_never_loaded(tmp_path: Path) -> None:
