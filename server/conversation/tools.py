@@ -15,8 +15,8 @@ _NO_PARAMETERS: dict[str, Any] = {"type": "object", "properties": {}, "additiona
 
 
 class ToolFunction(Object):
-    name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_-]{1,64}$")]
-    """Names the function in at most 64 letters, digits, underscores and dashes."""
+    name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,128}$")]
+    """Names the function in at most 128 letters, digits, underscores, dashes and dots. OpenAI allows 64 and no dots."""
     description: str | None = None
     """Tells the model what the function does."""
     parameters: dict[str, Any] | None = None
@@ -107,7 +107,7 @@ def check_tools(tools: Sequence[Tool], choice: ToolChoice | None) -> None:
     for name in _chosen_names(choice):
         if name not in names:
             template = "{param} names '{name}', which is not among {tools}."
-            raise InvalidRequest(template, "tool_choice", name=name[:64], tools=FieldName("tools"))
+            raise InvalidRequest(template, "tool_choice", name=name[:128], tools=FieldName("tools"))
 
 
 def tool_use(tools: Sequence[Tool], choice: ToolChoice | None, parallel: bool) -> ToolUse | None:

@@ -43,7 +43,9 @@ class Choice:
         self.completion_tokens = 0  # includes the token that ended the choice
         self.cached_tokens = 0
         self.finish_reason: FinishReason | None = None
+        self._tokenizer = tokenizer
         self._detokenizer = Detokenizer(tokenizer, request.prompt, display.shown)
+        self._shown = display.shown
         self._stops = StopStrings(display.stops, display.include_stop)
         self._include_stop = display.include_stop
         self._echo = display.echo
@@ -90,10 +92,12 @@ class Choice:
             if output.logprobs:
                 self._logprobs.append((id, output.logprobs[position]))
                 self._total += output.logprobs[position].logprob
-            if self._ends_with_token(output, position):
-                break
-            shown += self._show(self._detokenizer.push(id))
-            if self.finish_reason is not None:
+            ends = self._ends_with_token(output, position)
+            if hidden := "" if id in self._shown else self._tokenizer.special_text(id):
+                shown += self._show(hidden, hidden=True)
+            elif not ends:
+                shown += self._show(self._detokenizer.push(id))
+            if ends or self.finish_reason is not None:
                 break
         return shown
 
@@ -104,11 +108,14 @@ class Choice:
         is_last = position == len(output.token_ids) - 1 and output.finish_reason is FinishReason.STOP
         return is_last and output.token_ids[position] in self.request.params.stop_token_ids
 
-    def _show(self, text: str) -> str:
-        """Returns what of the text is certain. No stop string within the first min_tokens tokens counts."""
+    def _show(self, text: str, hidden: bool = False) -> str:
+        """Returns what of the text is certain. No stop string within the first min_tokens tokens counts.
+
+        Hidden text is that of a special token: it may end the choice, but it is not shown.
+        """
         if self.completion_tokens <= self.request.params.min_tokens:
-            return text
-        shown, stopped = self._stops.push(text)
+            return "" if hidden else text
+        shown, stopped = self._stops.push(text, hidden)
         if stopped:
             self.finish_reason = FinishReason.STOP
         return shown

@@ -10,8 +10,8 @@ from octavo.server.generation.structured import Structured
 from octavo.server.http.errors import FieldName, InvalidRequest, from_validation
 from octavo.server.http.fields import Object, refused_as
 
-MAX_STOPS = 4
-MAX_STOP_LENGTH = 1024  # characters; the search for a beginning compares up to so many, at up to so many places
+MAX_STOPS = 128  # OpenAI allows 4; llama.cpp, vLLM and Anthropic set no limit, and clients send dozens
+MAX_STOP_LENGTH = 1024  # characters; so many may be held back, and compared for each new one
 MAX_STOP_IDS = 128
 MAX_BIASES = 1024
 MAX_LOGPROBS = 20  # as in OpenAI's chat and in other servers; OpenAI's completions allow 5
@@ -81,7 +81,7 @@ class GenerationRequest(ModelRequest, Structured):
     The default is the checkpoint's, or 0. This is an extension.
     """
     seed: int | None = Field(None, ge=-INT64, lt=INT64)
-    """Makes the same request give the same tokens again. The default is a random seed."""
+    """Makes the same request give the same tokens again. The default, and -1, is a random seed."""
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     """Is subtracted from the logit of each token that the choice already has. The default is 0."""
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
@@ -94,7 +94,10 @@ class GenerationRequest(ModelRequest, Structured):
     logit_bias: LogitBias | None = None
     """Maps token ids, as strings, to what is added to their logits, from -100 (a ban) to 100 (a must)."""
     stop: Stop | None = None
-    """Gives up to four strings that end a choice where they appear; they are not part of its text."""
+    """Gives up to 128 strings that end a choice where they appear; they are not part of its text. OpenAI allows 4.
+
+    The text of a special token, such as `<|im_end|>`, ends a choice, too.
+    """
     stop_token_ids: StopIds | None = None
     """Gives tokens that end a choice, beside the checkpoint's own. This is an extension."""
     include_stop_str_in_output: bool | None = None

@@ -8,6 +8,7 @@ from octavo.server.generation.request import GenerationRequest
 from octavo.server.http.errors import ContextLengthExceeded, InvalidRequest
 
 _UINT64 = 2**64 - 1
+_RANDOM = -1  # llama.cpp, vLLM and their frontends ask for a random seed by this one
 T = TypeVar("T")
 
 
@@ -30,7 +31,7 @@ def sampling_params(request: GenerationRequest, ready: Ready, max_tokens: int, l
         top_p=_first(request.top_p, defaults.top_p, 1.0),
         min_p=_first(request.min_p, defaults.min_p, 0.0),
         grammar=None if (constraint := request.constraint()) is None else constraint.grammar,
-        seed=(secrets.randbits(64) if request.seed is None else request.seed) & _UINT64,
+        seed=_seed(request.seed),
         logprobs=logprobs,
         prompt_logprobs=request.prompt_logprobs,
         stop_token_ids=tuple(dict.fromkeys((*eos, *(request.stop_token_ids or ())))),
@@ -40,6 +41,10 @@ def sampling_params(request: GenerationRequest, ready: Ready, max_tokens: int, l
         frequency_penalty=request.frequency_penalty or 0.0,
         repetition_penalty=_first(request.repetition_penalty, defaults.repetition_penalty, 1.0),
     )
+
+
+def _seed(wanted: int | None) -> int:
+    return secrets.randbits(64) if wanted in (None, _RANDOM) else wanted & _UINT64
 
 
 def _first(wanted: T | None, recommended: T | None, otherwise: T) -> T:

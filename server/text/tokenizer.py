@@ -64,6 +64,10 @@ class Tokenizer:
         wanted = {text.encode(): text for text in texts}
         return {wanted[content]: id for id, content in self._added.items() if content in wanted}
 
+    def special_text(self, id: int) -> str:
+        """Returns the text of a special token, which decoding leaves out; "" for any other token."""
+        return self._added[id].decode() if id in self._special else ""
+
     def token_bytes(self, id: int) -> bytes:
         """Returns the bytes that a token stands for, also if they are only a part of a character."""
         if id in self._added:

@@ -146,7 +146,7 @@ def test_sampling_reaches_the_engine() -> None:
         ({"top_k": -2}, "top_k"),
         ({"min_p": 2}, "min_p"),
         ({"n": 2}, "n"),
-        ({"stop_sequences": ["a"] * 5}, "stop_sequences"),
+        ({"stop_sequences": ["a"] * 129}, "stop_sequences"),
         ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, "tools.0.type"),
         ({"tool_choice": {"type": "tool"}}, "tool_choice.name"),
         ({"tool_choice": {"type": "perhaps"}}, "tool_choice.type"),

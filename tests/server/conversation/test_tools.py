@@ -238,7 +238,9 @@ def test_allowed_tools_are_all_that_the_model_sees() -> None:
         ({"tools": [tool() | {"type": "custom"}]}, "tools.0.type"),
         ({"tools": [{"type": "function"}]}, "tools.0.function"),
         ({"tools": [tool(), tool("a b")]}, "tools.1.function.name"),
-        ({"tools": [tool("x" * 65)]}, "tools.0.function.name"),
+        ({"tools": [tool("x" * 129)]}, "tools.0.function.name"),
+        ({"tools": [tool("")]}, "tools.0.function.name"),
+        ({"tools": [tool("a/b")]}, "tools.0.function.name"),
         ({"tools": [tool(), tool()]}, "tools.1.function.name"),
         ({"tools": [tool(description=5)]}, "tools.0.function.description"),
         ({"tools": [tool(strict="yes")]}, "tools.0.function.strict"),
@@ -265,6 +267,18 @@ def test_bounds(parameters: dict[str, Any], param: str) -> None:
     reply = client.chat(**parameters)
     assert (reply.status, reply.error["param"]) == (400, param)
     assert client.engine.submitted == []
+
+
+@pytest.mark.parametrize("name", ["x" * 128, "mcp__files__read_text-file_2", "files.read"])
+def test_names_as_clients_of_mcp_make_them(name: str) -> None:
+    text = f'<tool_call>\n{{"name": "{name}", "arguments": {{"x": 1}}}}\n</tool_call>'
+    client = roomy(replay([*ids_of(text), EOS]))
+    choice = {"type": "function", "function": {"name": name}}
+    for tool_choice in ("auto", choice):
+        choices = whole(client.chat(tools=[tool(name)], tool_choice=tool_choice, max_tokens=300))
+        assert [call["name"] for call in choices[0]["calls"]] == [name]
+    tools = [{"name": name, "input_schema": SCHEMA}]
+    assert client.message(tools=tools, max_tokens=300).json()["content"][0]["name"] == name
 
 
 def test_old_names_are_pointed_to_new_ones() -> None:

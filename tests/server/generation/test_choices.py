@@ -106,6 +106,52 @@ def test_an_end_that_is_ignored_is_no_text() -> None:
     assert reply["usage"]["completion_tokens"] == 3
 
 
+@pytest.mark.parametrize(
+    ("stop", "text", "tokens"),
+    [
+        ("<s>", "ab", 3),
+        ("b<s>", "a", 3),
+        ("<s>c", "ab", 4),
+        ("b<s>c", "a", 4),
+        (["<s>c", "bc"], "a", 4),
+        ("</s>", "abcd", 5),
+        ("d</s>", "abc", 6),
+        ("<s></s>", "abcd", 5),
+    ],
+)
+@pytest.mark.parametrize("stream", [False, True])
+def test_the_text_of_a_special_token_in_a_stop_string(stop: Any, text: str, tokens: int, stream: bool) -> None:
+    client = Client.replaying(replay([*ids_of("ab"), BOS, *ids_of("cd"), EOS, *ids_of("e")]))
+    options = {"stream": True, "stream_options": {"include_usage": True}} if stream else {}
+    reply = client.complete(stop=stop, max_tokens=6 if "d<" in str(stop) else 5, **options)
+    if stream:
+        choices, usage = streamed(reply)[0], reply.events()[-1]["usage"]
+    else:
+        choices, usage = reply.json()["choices"][0], reply.json()["usage"]
+    assert choices["text"] == text
+    assert usage["completion_tokens"] == tokens
+    assert choices["finish_reason"] == ("length" if text == "abcd" else "stop")
+
+
+def test_a_special_token_that_ends_the_choice_is_shown_where_it_is_wanted() -> None:
+    client = Client.replaying(replay([*ids_of("a\n"), EOS]))
+    shown = {(False, "\n</s>"): "a", (True, "\n</s>"): "a\n</s>", (True, "</s>"): "a\n</s>", (True, "#"): "a\n"}
+    for (include, stop), text in shown.items():
+        reply = client.complete(stop=stop, include_stop_str_in_output=include).json()
+        assert (reply["choices"][0]["text"], reply["choices"][0]["finish_reason"]) == (text, "stop")
+
+
+def test_special_tokens_within_min_tokens_end_nothing() -> None:
+    client = Client.replaying(replay([*ids_of("a"), BOS, *ids_of("b"), BOS, *ids_of("c")]))
+    reply = client.complete(stop="<s>", min_tokens=2).json()
+    assert (reply["choices"][0]["text"], reply["usage"]["completion_tokens"]) == ("ab", 4)
+
+
+def test_the_stop_sequence_of_a_message_may_be_a_special_token() -> None:
+    body = Client.replaying(replay([*ids_of("a"), BOS, *ids_of("b")])).message(stop_sequences=["<s>"]).json()
+    assert (body["stop_reason"], body["stop_sequence"], body["content"][0]["text"]) == ("stop_sequence", "<s>", "a")
+
+
 def test_cached_tokens_are_remembered() -> None:
     subject = choice()
     subject.push(output(ids_of("a"), cached=5))

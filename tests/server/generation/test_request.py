@@ -35,7 +35,7 @@ from tests.server.fake import READY, FakeEngineClient, replay
         ("seed", 2**63),
         ("seed", 10**300),
         ("seed", 0.5),
-        ("stop", ["a", "b", "c", "d", "e"]),
+        ("stop", [str(number) for number in range(129)]),
         ("stop", [1]),
         ("stop", "x" * 1025),
         ("stop", ["x" * 1025]),

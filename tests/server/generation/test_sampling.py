@@ -25,7 +25,9 @@ from tests.server.vocab import BOS, ids_of
         ("top_k", -1, "top_k", 0),
         ("min_p", 0.1, "min_p", 0.1),
         ("seed", 11, "seed", 11),
-        ("seed", -1, "seed", 2**64 - 1),
+        ("seed", 0, "seed", 0),
+        ("seed", -2, "seed", 2**64 - 2),
+        ("seed", -(2**63), "seed", 2**63),
         ("seed", 2**63 - 1, "seed", 2**63 - 1),
         ("presence_penalty", -2, "presence_penalty", -2.0),
         ("frequency_penalty", 1.5, "frequency_penalty", 1.5),
@@ -69,10 +71,11 @@ def test_min_tokens_up_to_max_tokens(endpoint: str) -> None:
     assert (reply.status, reply.error["param"]) == (400, "min_tokens")
 
 
-def test_without_a_seed_every_request_draws_its_own() -> None:
+@pytest.mark.parametrize("seed", [None, -1])
+def test_without_a_seed_every_request_draws_its_own(seed: int | None) -> None:
     client = Client()
     for _ in range(3):
-        client.chat(n=2)
+        client.chat(n=2, seed=seed)
     seeds = [request.params.seed for request in client.engine.submitted]
     assert seeds[::2] == seeds[1::2] and len(set(seeds)) == 3
     assert all(0 <= seed < 2**64 for seed in seeds)
