@@ -12,6 +12,7 @@ Step 2 is prepared before the tokens of step 1 are known. They are PENDING in it
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import replace
+from time import monotonic
 from typing import Generic, Protocol, TypeVar
 
 from octavo.engine.api import EngineStats, FinishReason, Output, Request, StepOutputs
@@ -19,6 +20,7 @@ from octavo.engine.compute.grammar import Grammars
 from octavo.engine.schedule.batch import Batch, Sample
 from octavo.engine.schedule.scheduler import Scheduler
 
+INTAKE_SECONDS = 0.005  # In each step, no more requests are bound to their grammars after so long.
 COMPILE_WAIT = 0.02  # seconds to wait for a grammar before looking for new messages, when there is nothing else to do
 
 
@@ -79,38 +81,52 @@ class Engine(Generic[Step]):
     def step(self) -> StepOutputs:
         """Launches a batch and collects the steps that are due; returns what they tell, and the statistics.
 
-        Without work there are only the statistics.
+        Without work there are only the statistics. If blocks are short, the steps under way are collected first: a
+        sequence that they end gives its blocks back before another one is preempted for want of them.
         """
         outputs = self._add_compiled()
+        if self._launched and self.scheduler.is_short():
+            outputs += self._collect(0)
         batch = self.scheduler.schedule()
-        for step in self._run(batch):
-            outputs += self.scheduler.update(step.batch, self.runner.collect(step))
+        self._launch(batch)
+        outputs += self._collect(1 if batch.rows and self.runner.overlaps and not batch.must_be_awaited else 0)
         for output in outputs:
             if output.finish_reason is not None:
                 self.runner.grammars.forget(output.id)
         return StepOutputs(tuple(outputs), self._stats())
 
-    def _run(self, batch: Batch) -> list[Step]:
-        """Launches the batch, unless it is empty; returns the steps to collect now, oldest first.
-
-        The batch itself is not among them where the runner overlaps: it is collected behind the next launch. It is
-        among them, however, if the next batch cannot be scheduled without its samples.
-        """
+    def _launch(self, batch: Batch) -> None:
+        """Launches the batch, unless it is empty."""
         if batch.rows:
             before = self._launched[-1] if self._launched else None
             self._launched.append(self.runner.launch(batch, before))
-        under_way = 1 if batch.rows and self.runner.overlaps and not batch.must_be_awaited else 0
-        return [self._launched.popleft() for _ in range(len(self._launched) - under_way)]
+
+    def _collect(self, under_way: int) -> list[Output]:
+        """Collects the oldest steps, until so many are still under way; returns what they tell.
+
+        One may stay under way where the runner overlaps: it is collected behind the next launch. None may, however, if
+        the next batch cannot be scheduled without its samples.
+        """
+        outputs: list[Output] = []
+        while len(self._launched) > under_way:
+            step = self._launched.popleft()
+            outputs += self.scheduler.update(step.batch, self.runner.collect(step))
+        return outputs
 
     def _add_compiled(self) -> list[Output]:
-        """Schedules the requests whose grammar is compiled; returns the terminal outputs of those that cannot run."""
+        """Schedules requests whose grammar is compiled, as many as the time allows.
+
+        Returns the terminal outputs of those that cannot run.
+        """
         wait = 0.0 if self.scheduler.has_work() else COMPILE_WAIT
-        ended = []
+        ended, started = [], monotonic()
         for request, error in self.runner.grammars.compiled(wait):
             if error is not None:
                 ended.append(Output(request.id, finish_reason=FinishReason.ERROR, error=error))
             elif (refusal := self.scheduler.add(request)) is not None:
                 ended.append(refusal)
+            if monotonic() - started > wait + INTAKE_SECONDS:
+                break
         return ended
 
     def _stats(self) -> EngineStats:

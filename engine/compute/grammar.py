@@ -4,7 +4,7 @@ Grammars are compiled and masks are computed in threads, beside the forward pass
 """
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -74,16 +74,17 @@ class Grammars:
             self._compiler = Compiler(self._tokenizer, self._eos_token_ids)
         return self._compiler.compile(grammar)
 
-    def compiled(self, seconds: float) -> list[tuple[Request, str | None]]:
-        """Returns the requests whose grammar is compiled. When there is none, it waits up to so many seconds for one.
+    def compiled(self, seconds: float) -> Iterator[tuple[Request, str | None]]:
+        """Yields the requests whose grammar is compiled. When there is none, it waits up to so many seconds for one.
 
         Each comes with the error in its grammar. Where that is None, its output is bound to the grammar from now on.
+        Those that the caller does not take come again with the next call.
         """
-        if not self._waiting:
-            return []
-        wait([future for _, future in self._waiting.values()], seconds, FIRST_COMPLETED)
+        if self._waiting and seconds > 0:
+            wait([future for _, future in self._waiting.values()], seconds, FIRST_COMPLETED)
         done = [(request, future) for request, future in self._waiting.values() if future.done()]
-        return [(request, self._begin(request.id, future)) for request, future in done]
+        for request, future in done:
+            yield request, self._begin(request.id, future)
 
     def _begin(self, request_id: str, future: "Future[LLMatcher]") -> str | None:
         """Binds a request to its compiled grammar, or returns the error in the grammar."""

@@ -36,6 +36,7 @@ from octavo.engine.config import EngineConfig
 from octavo.engine.process.stop_signals import ignore_stop_signals
 from octavo.model.config import ModelError
 
+INTAKE_SECONDS = 0.005  # Between two steps, no more messages are taken in after so long.
 PROGRESS_INTERVAL = 0.1  # seconds between two messages about the same piece of work
 
 
@@ -148,10 +149,14 @@ def _loop(engine: StepLoop, inbox: "SimpleQueue[ToEngine]", outbox: "SimpleQueue
 
 
 def _arrived(inbox: "SimpleQueue[ToEngine]", wait: bool) -> Iterator[ToEngine]:
-    """Yields every message that is there; with `wait`, it first sleeps until there is one."""
+    """Yields the messages that are there, as far as the time allows; with `wait`, it first sleeps until there is one.
+
+    The others keep their order and their turn comes after the next step, so that no stream waits for an intake.
+    """
     if wait:
         yield inbox.get()
-    while True:
+    until = monotonic() + INTAKE_SECONDS
+    while monotonic() < until:
         try:
             yield inbox.get_nowait()
         except Empty:

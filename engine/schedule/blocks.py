@@ -62,6 +62,10 @@ class BlockPool:
             blocks.append(block)
         return blocks
 
+    def has(self, digest: bytes) -> bool:
+        """Returns whether a block is cached under this hash."""
+        return digest in self._cached
+
     def available_beside(self, matched: Iterable[int]) -> int:
         """Returns how many blocks could still be allocated once `matched` is shared."""
         return self.available - sum(block in self._idle for block in matched)
@@ -102,6 +106,18 @@ class BlockPool:
         if digest not in self._cached and self._hash[block] is None:
             self._cached[digest] = block
             self._hash[block] = digest
+
+    def withdraw(self, blocks: Iterable[int]) -> None:
+        """Lets no later sequence match any of these blocks. Whoever holds one keeps it."""
+        for block in blocks:
+            digest = self._hash[block]
+            if digest is None:
+                continue
+            del self._cached[digest]
+            self._hash[block] = None
+            if block in self._idle:
+                del self._idle[block]
+                self._blank.append(block)
 
     def free(self, blocks: Sequence[int]) -> None:
         """Gives back one reference to each block of a sequence.

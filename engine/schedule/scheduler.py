@@ -9,24 +9,20 @@ as the token budget goes. Decoding is the case of one token, chunked prefill the
 Both lists are in order of arrival. The oldest running sequence is never preempted, so it ends; then the next one is
 the oldest: nobody starves.
 
-Blocks are given in order of arrival, the tokens of a step by need. In each step
-
-    each sequence that generates gets one token,
-    the oldest prompt gets half of what is left, so it takes at most twice as long as if it were alone,
-    the prompts with the least to compute get the other half, and what the oldest does not need.
-
-So a short prompt passes long ones, and equal prompts end one after another instead of all at the end.
+Blocks are given in order of arrival, the tokens of a step by need (shares.py).
 """
 
 from bisect import insort
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from operator import attrgetter
 
 from octavo.engine.api import EngineStats, FinishReason, Output, Request, TokenLogprobs
 from octavo.engine.schedule.batch import PENDING, Batch, Row, Sample
 from octavo.engine.schedule.blocks import BlockPool
+from octavo.engine.schedule.prefix import PrefixSearch
 from octavo.engine.schedule.sequence import Sequence
+from octavo.engine.schedule.shares import share_out
 
 BY_ARRIVAL = attrgetter("arrival")
 
@@ -84,9 +80,8 @@ class Scheduler:
         """Queues a request, or returns its terminal output at once if it can never run."""
         if (reason := self._refusal(request)) is not None:
             return Output(request.id, finish_reason=FinishReason.ERROR, error=reason)
-        seq = Sequence(request, self._arrivals, self.max_len)
+        seq = Sequence(request, self._arrivals, self.max_len, publishes=self.limits.enable_prefix_caching)
         self._arrivals += 1
-        self._extend_hashes(seq)
         self._sequences[request.id] = seq
         self.waiting.append(seq)
         return None
@@ -114,9 +109,17 @@ class Scheduler:
 
     # Before a step.
 
+    def is_short(self) -> bool:
+        """Returns whether the next step may preempt a sequence: running ones may need more blocks than are free."""
+        most = self.limits.max_num_batched_tokens
+        ends = ((seq, seq.computed + min(seq.remaining, most)) for seq in self.running)
+        missing = sum(max(0, self.pool.blocks_for(end) - len(seq.blocks)) for seq, end in ends)
+        return missing > self.pool.available
+
     def schedule(self) -> Batch:
         """Chooses the next step's tokens and counts them as computed."""
-        shares = self._share_out(self._admit_waiting())
+        awaited = self._admit_waiting()
+        shares = share_out(self.running, awaited, self.limits.max_num_batched_tokens)
         rows: list[Row] = []
         index = 0
         while index < len(self.running):  # preemption shortens the list from its end, where sequences have no row yet
@@ -126,24 +129,6 @@ class Scheduler:
             if count > 0 and self._make_room(seq, count):
                 rows.append(self._advance(seq, count))
         return Batch(tuple(rows))
-
-    def _share_out(self, awaited: Mapping[Sequence, int]) -> dict[Sequence, int]:
-        """Returns how many tokens each running sequence computes in the next step.
-
-        A prompt in `awaited` has its turn as early as the shortest of the prompts that wait for it.
-        """
-        shares = {seq: 1 for seq in self.running if seq.remaining == 1}
-        prompts = [seq for seq in self.running if seq.remaining > 1]
-        left = self.limits.max_num_batched_tokens - len(shares)  # at least one for each of `prompts`
-        if prompts:
-            oldest = prompts[0]
-            shares[oldest] = min(oldest.remaining, -(-left // 2))
-            left -= shares[oldest]
-        for seq in sorted(prompts, key=lambda seq: min(seq.remaining, awaited.get(seq, seq.remaining))):
-            more = min(seq.remaining - shares.get(seq, 0), left)
-            shares[seq] = shares.get(seq, 0) + more
-            left -= more
-        return shares
 
     def _make_room(self, seq: Sequence, count: int) -> bool:
         """Gives a running sequence the blocks for its next tokens, and preempts the newest sequences to get them.
@@ -169,56 +154,48 @@ class Scheduler:
     def _admit_waiting(self) -> dict[Sequence, int]:
         """Admits sequences in order of arrival, as long as there is room for all of their tokens.
 
-        A sequence waits while a running one is about to compute its next block. Others may pass it meanwhile. Nobody
-        may pass a sequence for which there is no room, since it would wait forever.
+        A sequence waits while a running one is about to compute its next block, or while it is looked up in the prefix
+        cache. Others may pass it meanwhile. Nobody may pass a sequence for which there is no room, since it would wait
+        forever.
 
         Returns the running sequences that others wait for, each with the fewest tokens that one of those others needs.
         """
         awaited: dict[Sequence, int] = {}
-        if not self.waiting:
+        if not self.waiting or len(self.running) == self.max_running:
             return awaited
-        claimed = {digest: seq for seq in self.running for digest in seq.unpublished_hashes()}
+        search = PrefixSearch(self.pool, self.running)
         promised = sum(map(self._promised, self.running))
         for seq in list(self.waiting):
             if len(self.running) == self.max_running:
                 break
-            matched, other = self._look_up(seq, claimed)
-            if other is not None:
-                awaited[other] = min(seq.remaining, awaited.get(other, seq.remaining))
-            elif self._fits(seq, matched, promised):
+            if not search.look_up(seq):
+                continue
+            if seq.awaits is not None:
+                awaited[seq.awaits] = min(seq.remaining, awaited.get(seq.awaits, seq.remaining))
+            elif (matched := self._matched(seq, promised)) is not None:
                 self._admit(seq, matched)
                 promised += self._promised(seq)
-                claimed |= dict.fromkeys(seq.unpublished_hashes(), seq)
+                search.claim(seq)
             else:
                 break
         return awaited
-
-    def _look_up(self, seq: Sequence, claimed: dict[bytes, Sequence]) -> tuple[list[int], Sequence | None]:
-        """Returns the cached blocks of a waiting sequence, and the running one that is about to compute its next block.
-
-        `claimed` has the running sequences by the hashes of the blocks that they are about to compute. If a sequence
-        still waits for the same block, its cached blocks are not looked up again: they are not needed yet.
-        """
-        if seq.awaits in claimed:
-            return [], claimed[seq.awaits]
-        reusable = seq.reusable_hashes(self.pool.block_size)
-        matched = self.pool.match(reusable)
-        seq.awaits = reusable[len(matched)] if len(matched) < len(reusable) else None
-        other = None if seq.awaits is None else claimed.get(seq.awaits)
-        return matched, other
 
     def _promised(self, seq: Sequence) -> int:
         """Returns how many blocks a running sequence still takes for its tokens, and one more for it to grow into."""
         return self.pool.blocks_for(seq.length) - len(seq.blocks) + 1
 
-    def _fits(self, seq: Sequence, matched: list[int], promised: int) -> bool:
-        """Returns whether there is room for all its known tokens and the next, beside what running ones are promised.
+    def _matched(self, seq: Sequence, promised: int) -> list[int] | None:
+        """Returns the cached blocks of a waiting sequence; returns None if there is no room for its other tokens.
 
-        Without the promises, a sequence that is admitted in one step would be preempted in the next.
+        There is room if all its known tokens and the next fit, beside what running sequences are promised. Without the
+        promises, a sequence that is admitted in one step would be preempted in the next.
         """
         following = min(seq.request.params.max_tokens, 1)
-        needed = self.pool.blocks_for(len(seq.tokens) + following) - len(matched)
-        return needed + promised <= self.pool.available_beside(matched)
+        needed = self.pool.blocks_for(len(seq.tokens) + following) + promised
+        if needed - seq.found > self.pool.available:  # It saves the search of a long prompt that waits for room.
+            return None
+        matched = self.pool.match(seq.hashes[: seq.found])
+        return matched if needed - len(matched) <= self.pool.available_beside(matched) else None
 
     def _admit(self, seq: Sequence, matched: list[int]) -> None:
         """Lets a waiting sequence run, on the cached blocks that it matched."""
@@ -277,7 +254,7 @@ class Scheduler:
         """Takes in what came of one row; returns what its sequence tells of it, or None when that is nothing."""
         if row.output is not None and sample.token is None:
             return self._end(seq, FinishReason.ERROR, sample.error)
-        self._publish(seq, row.end)
+        self._publish(seq, row)
         scores = seq.take_scores(row.start, sample.prompt_logprobs)
         # Otherwise more of the prompt follows, or the sequence was preempted and has this token from another step.
         if row.end == len(seq.tokens):
@@ -286,10 +263,17 @@ class Scheduler:
             return Output(seq.request.id, cached_tokens=seq.cached_tokens or 0, prompt_logprobs=scores)
         return None
 
-    def _publish(self, seq: Sequence, end: int) -> None:
-        """Offers the prefix cache the blocks that are full of computed tokens before `end`."""
-        full = min(end, seq.computed) // self.pool.block_size
-        for index in range(seq.published, min(full, len(seq.hashes))):
+    def _publish(self, seq: Sequence, row: Row) -> None:
+        """Offers the prefix cache the blocks that the row has filled with computed tokens.
+
+        If the sequence has been preempted since, it may hold other blocks, which a later step computes.
+        """
+        size = self.pool.block_size
+        full = min(row.end, seq.computed, len(seq.tokens)) // size if seq.publishes else 0
+        seq.hash_blocks(full, size)
+        for index in range(seq.published, full):
+            if seq.blocks[index] != row.blocks[index]:
+                break
             self.pool.publish(seq.blocks[index], seq.hashes[index])
             seq.published = index + 1
 
@@ -298,7 +282,6 @@ class Scheduler:
         tokens = () if sample.token is None else (sample.token,)
         seq.tokens += tokens
         seq.pending = max(0, seq.pending - len(tokens))  # preemption may have set it to 0 already
-        self._extend_hashes(seq)
         reason = FinishReason.STOP if sample.ended else seq.finish_reason()
         output = Output(
             id=seq.request.id,
@@ -331,7 +314,4 @@ class Scheduler:
         self.pool.free(seq.blocks)
         seq.blocks = []
         seq.computed = seq.published = seq.pending = 0
-
-    def _extend_hashes(self, seq: Sequence) -> None:
-        if self.limits.enable_prefix_caching:
-            seq.extend_hashes(self.pool.block_size)
+        seq.publishes = self.limits.enable_prefix_caching

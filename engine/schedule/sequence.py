@@ -14,7 +14,7 @@ class Sequence:
     pending                      ?        tokens that launched steps are about to draw
     computed   ------------^              positions before it are in the cache, or in a launched step
     blocks     [ 5 ][ 2 ][ 9 ]            block i holds the positions from i * block_size on
-    hashes      h0   h1                   of the full blocks of `tokens`
+    hashes      h0   h1                   of full blocks of `tokens`
     published   ------^                   how many blocks were offered to the prefix cache
     """
 
@@ -26,10 +26,13 @@ class Sequence:
     pending: int = 0
     computed: int = 0
     blocks: list[int] = field(default_factory=list)
-    hashes: list[bytes] = field(default_factory=list)
+    hashes: list[bytes] = field(default_factory=list)  # of its first blocks, as far as somebody had to know them
     published: int = 0
+    found: int = 0  # how many blocks it found in the prefix cache when it was last looked up
+    publishes: bool = True  # whether the prefix cache is in use, and all that its blocks hold is finite
     scored: int = 0  # prompt tokens, counted from the second, whose log-probabilities were returned
-    awaits: bytes | None = None  # the hash of the first block it would compute itself
+    awaits: "Sequence | None" = None  # who is about to compute the block that it would compute first
+    followed: int = 0  # how many of its first tokens are known to be those of `awaits`, too
     cached_tokens: int | None = None  # prompt tokens found in the prefix cache; None before the first admission
 
     def __post_init__(self, max_model_len: int) -> None:
@@ -52,25 +55,19 @@ class Sequence:
         """Returns how many tokens it has generated."""
         return len(self.tokens) - len(self.request.prompt)
 
-    def extend_hashes(self, block_size: int) -> None:
-        """Hashes the blocks that the known tokens have filled since the last call."""
-        for start in range(len(self.hashes) * block_size, len(self.tokens) - block_size + 1, block_size):
+    def hash_blocks(self, count: int, block_size: int) -> None:
+        """Hashes the first `count` blocks, which known tokens fill, as far as they are not hashed yet."""
+        for start in range(len(self.hashes) * block_size, count * block_size, block_size):
             parent = self.hashes[-1] if self.hashes else root_hash(self.request.cache_salt)
             self.hashes.append(chain_hash(parent, self.tokens[start : start + block_size]))
 
-    def reusable_hashes(self, block_size: int) -> list[bytes]:
-        """Returns the hashes of the blocks that it may take from the prefix cache.
+    def reusable(self, block_size: int) -> int:
+        """Returns how many blocks it may take from the prefix cache.
 
         The block of its last token is not among them: that token is always computed. While its prompt has to be scored
         there are none, since only tokens that are computed have logits.
         """
-        if self._scores_prompt():
-            return []
-        return self.hashes[: (len(self.tokens) - 1) // block_size]
-
-    def unpublished_hashes(self) -> list[bytes]:
-        """Returns the hashes of the full blocks that it is about to compute, or is computing."""
-        return self.hashes[self.published :]
+        return 0 if self._scores_prompt() or not self.publishes else (len(self.tokens) - 1) // block_size
 
     def _scores_prompt(self) -> bool:
         """Returns whether some of its prompt's log-probabilities are wanted and were not returned yet."""

@@ -1,7 +1,10 @@
 """Tests the overlapped loop: when steps are launched and collected, and that rows launched in vain do no harm."""
 
+from itertools import count, pairwise
+
 import pytest
 
+from octavo.engine import engine as module
 from octavo.engine.api import FinishReason
 from octavo.engine.engine import Engine
 from octavo.engine.schedule.batch import PENDING, Batch, Sample
@@ -96,6 +99,19 @@ def test_blocks_that_an_ended_sequence_still_writes_to_serve_their_next_owner():
     assert collector.tokens == {"a": continuation([1] * 7, 2), "b": continuation([2] * 9, 3)}
 
 
+@pytest.mark.parametrize(("length", "tokens"), [(5, 4), (6, 3), (7, 2)])
+def test_the_blocks_of_one_that_ends_spare_another_its_preemption(length, tokens):
+    """Each needs a block for its next token, one block is free, and the step under way draws a stop token."""
+    (core, runner), collector = overlapped(num_blocks=4), Collector()
+    stop = continuation([1] * 4, tokens)[-1:]
+    core.add(request("a", [1] * 4, 9, stop_token_ids=stop))
+    core.add(request("b", [2] * length, 9))
+    run(core, collector)
+    assert core.scheduler.stats().preemptions == 0
+    assert collector.tokens == {"a": continuation([1] * 4, tokens), "b": continuation([2] * length, 9)}
+    assert any(first.startswith("launch") and second.startswith("launch") for first, second in pairwise(runner.notes))
+
+
 def test_what_is_published_is_never_written_late():
     """The stop token fills a block. The late row writes to that block, so it must not be found by its hash."""
     (core, _), collector = overlapped(), Collector()
@@ -166,3 +182,23 @@ def test_only_grammars_penalties_and_scores_are_awaited():
     core = engine()
     core.add(request("a", [1, 2], 4, logprobs=2, min_tokens=2, logit_bias=((1, 1.0),), top_p=0.5))
     assert not core.scheduler.schedule().must_be_awaited
+
+
+def test_requests_whose_grammars_are_ready_are_taken_in_as_time_allows(monkeypatch):
+    """Each of them costs some time; those that are not taken come with the next steps, in their order."""
+    core, _ = overlapped()
+    ready = [request(f"r{n}", [n, 1], 2) for n in range(7)]
+    ticks = count()
+
+    def compiled(seconds):
+        while ready:
+            yield ready.pop(0), None
+
+    monkeypatch.setattr(core.runner.grammars, "compiled", compiled)
+    monkeypatch.setattr(module, "monotonic", lambda: next(ticks) * module.INTAKE_SECONDS / 2)
+    monkeypatch.setattr(module, "COMPILE_WAIT", 0.0)
+    left = []
+    while ready:
+        core.step()
+        left.append(len(ready))
+    assert left == [4, 1, 0]

@@ -5,9 +5,11 @@ import signal
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from itertools import count
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
+from queue import SimpleQueue
 from typing import Any
 
 import pytest
@@ -201,3 +203,15 @@ def test_progress_is_reported_a_few_times_a_second(monkeypatch: pytest.MonkeyPat
     assert Progress("weights", 1000, 1000) in sent
     assert sent[-1] == Progress("kernels", 0, 2)
     assert 10 <= len(sent) <= 13
+
+
+def test_between_two_steps_no_more_is_taken_in_than_time_allows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others keep their order: they are taken in after the next steps."""
+    inbox: SimpleQueue[Request | Abort] = SimpleQueue()
+    for n in range(12):
+        inbox.put(Abort(str(n)))
+    ticks = count()
+    monkeypatch.setattr(process, "monotonic", lambda: next(ticks) * process.INTAKE_SECONDS / 5)
+    intakes = [[message.id for message in process._arrived(inbox, wait=True)] for _ in range(2)]
+    assert intakes == [["0", "1", "2", "3", "4"], ["5", "6", "7", "8", "9"]]
+    assert [message.id for message in process._arrived(inbox, wait=False)] == ["10", "11"]
