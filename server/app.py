@@ -18,6 +18,7 @@ from octavo.server.http.cors import Cors
 from octavo.server.http.errors import error_response, from_http
 from octavo.server.http.middleware import REQUEST_ID, BodyLimit, Errors, RequestTrace
 from octavo.server.http.paths import RootPath, route_path
+from octavo.server.http.trace import Trace
 from octavo.server.openai import chat, completions, models, responses, tokenize
 from octavo.server.text.tokenizer import Tokenizer
 
@@ -75,4 +76,4 @@ def _middleware(config: ServerConfig) -> list[Middleware]:
 async def _http_error(request: HttpRequest, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     path = route_path(request.scope)
-    return error_response(from_http(error, request.method, path), path)
+    return error_response(from_http(error, request.method, path), path, Trace.of(request.scope).request_id)

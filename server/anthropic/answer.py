@@ -62,6 +62,7 @@ class MessageEvent(TypedDict):
     delta: NotRequired[TextDelta | InputDelta | StopDelta]
     usage: NotRequired[MessageUsage]
     error: NotRequired[AnthropicDetail]
+    request_id: NotRequired[str]
 
 
 class MessageWriter:
@@ -94,7 +95,7 @@ class MessageWriter:
         return [*events, delta, {"type": "message_stop"}]
 
     def failed(self, error: ApiError, usage: Usage) -> Events:
-        return ({**error.anthropic_body()},)
+        return ({**error.anthropic_body(self._job.trace.request_id)},)
 
     def whole(self, choices: Sequence[Delta], usage: Usage) -> AnthropicMessage:
         for choice in choices:

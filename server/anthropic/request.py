@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from octavo.server.conversation.translation import TranslatedRequest, declared
-from octavo.server.http.errors import FieldName, InvalidRequest
+from octavo.server.http.errors import FieldName, InvalidRequest, missing_parameter
 from octavo.server.http.fields import Object
 
 # The chat request's fields, and what they are called in this body: for errors.
@@ -72,7 +72,7 @@ class Block(Object):
         given = declared(self)
         for name in REQUIRED[self.type]:
             if name not in given:
-                raise InvalidRequest("The required parameter {param} is missing.", f"{where}.{name}")
+                raise missing_parameter(f"{where}.{name}")
 
 
 Blocks = Annotated[list[Block], BeforeValidator(_as_blocks, json_schema_input_type=str | list[Block])]
@@ -165,7 +165,7 @@ class CountRequest(TranslatedRequest):
             if (self.model_extra or {}).get(name):
                 raise InvalidRequest("{param} is not supported by this server; leave it out.", name)
         if self.tool_choice is not None and self.tool_choice.type == "tool" and self.tool_choice.name is None:
-            raise InvalidRequest("The required parameter {param} is missing.", "tool_choice.name")
+            raise missing_parameter("tool_choice.name")
         for position, message in enumerate(self.messages):
             for index, block in enumerate(message.content):
                 block.check(message.role, f"messages.{position}.content.{index}")

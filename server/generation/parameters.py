@@ -38,6 +38,8 @@ NOT_SUPPORTED: dict[str, tuple[object, ...]] = {
     "use_beam_search": (False,),
 }
 
+UNSUPPORTED = "unsupported_parameter"  # OpenAI's code
+
 # These are older names in OpenAI's API, with the parameters that replace them.
 REPLACED = {"function_call": "tool_choice", "functions": "tools"}
 
@@ -75,7 +77,9 @@ def _refuse_unless_absent(name: str, value: object) -> None:
     """Raises InvalidRequest unless the value asks for nothing: "none" and "auto" do not without functions."""
     if not is_absent(value) and value not in ("none", "auto"):
         newer = FieldName(REPLACED[name])
-        raise InvalidRequest("{param} is not supported by this server; use {newer} instead.", name, newer=newer)
+        raise InvalidRequest(
+            "{param} is not supported by this server; use {newer} instead.", name, UNSUPPORTED, newer=newer
+        )
 
 
 def _refuse_unless_neutral(name: str, value: object) -> None:
@@ -83,7 +87,8 @@ def _refuse_unless_neutral(name: str, value: object) -> None:
         return
     neutral = " or ".join(json.dumps(value) for value in NOT_SUPPORTED[name])
     advice = f"leave it out or set it to {neutral}" if neutral else "leave it out"
-    raise InvalidRequest("{param} is not supported by this server yet; {advice}.", name, advice=advice)
+    code = "unsupported_value" if neutral else UNSUPPORTED
+    raise InvalidRequest("{param} is not supported by this server yet; {advice}.", name, code, advice=advice)
 
 
 def is_absent(value: object) -> bool:

@@ -10,6 +10,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from octavo.server.http.errors import InvalidRequest, error_response
 from octavo.server.http.paths import route_path
+from octavo.server.http.trace import Trace
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +50,8 @@ class Cors:
             return await self._granting(scope, receive, send)
         self._log_once(origin[:MAX_SHOWN])
         if scope["method"] == "OPTIONS" and "access-control-request-method" in headers:
-            return await error_response(_refusal(origin), route_path(scope))(scope, receive, send)
+            refused = error_response(_refusal(origin), route_path(scope), Trace.of(scope).request_id)
+            return await refused(scope, receive, send)
         return await self._app(scope, receive, send)
 
     def _log_once(self, origin: str) -> None:

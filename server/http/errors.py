@@ -18,6 +18,7 @@ from http import HTTPStatus
 from typing import Literal, Self
 
 from pydantic import ValidationError
+from pydantic_core import ErrorDetails
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from typing_extensions import TypedDict
@@ -28,15 +29,23 @@ logger = logging.getLogger(__name__)
 
 RETRY_AFTER = "2"  # seconds; short, because SDKs obey it, and queues move and engines restart within seconds
 ANTHROPIC_PATH = "/v1/messages"
+# Anthropic's types of errors; any other status below 500 is an invalid_request_error, and any other above an api_error.
 ANTHROPIC_TYPES = {
-    HTTPStatus.BAD_REQUEST: "invalid_request_error",
     HTTPStatus.UNAUTHORIZED: "authentication_error",
     HTTPStatus.NOT_FOUND: "not_found_error",
-    HTTPStatus.METHOD_NOT_ALLOWED: "invalid_request_error",
-    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "invalid_request_error",
+    HTTPStatus.REQUEST_TIMEOUT: "timeout_error",
+    HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "request_too_large",
     HTTPStatus.TOO_MANY_REQUESTS: "rate_limit_error",
-    HTTPStatus.INTERNAL_SERVER_ERROR: "api_error",
     HTTPStatus.SERVICE_UNAVAILABLE: "overloaded_error",
+}
+# OpenAI's codes for pydantic's types of errors. Bounds of numbers have more; see code_of.
+CODES = {
+    "missing": "missing_required_parameter",
+    "too_long": "array_above_max_length",
+    "too_short": "empty_array",
+    "string_too_long": "string_above_max_length",
+    "string_too_short": "string_below_min_length",
+    "json_invalid": "invalid_json",
 }
 MAX_MESSAGE = 500  # characters; a message may quote what the client has sent, which may be long
 
@@ -64,6 +73,7 @@ class AnthropicDetail(TypedDict):
 class AnthropicBody(TypedDict):
     type: Literal["error"]
     error: AnthropicDetail
+    request_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +90,7 @@ class ApiError(Exception):
     """An ApiError is a failure with its HTTP status. `param` names the field at fault, dotted: messages.0.content.
 
     With `param` the message is a template. In it, {param} and every other value that is a FieldName become names of
-    fields, which `renamed` can replace: each API has its own names for them.
+    fields, which `renamed` can replace: each API has its own names for them. `code` replaces the class's.
     """
 
     status = HTTPStatus.INTERNAL_SERVER_ERROR
@@ -88,11 +98,12 @@ class ApiError(Exception):
     code: str | None = None
     headers: dict[str, str] = {}
 
-    def __init__(self, message: str, param: str | None = None, **values: object) -> None:
+    def __init__(self, message: str, param: str | None = None, code: str | None = None, **values: object) -> None:
         text = message if param is None else message.format(param=FieldName(param), **values)
         super().__init__(text)
         self.message = text if len(text) <= MAX_MESSAGE else text[:MAX_MESSAGE] + " ..."
         self.param = param if param is None else param[:MAX_MESSAGE]
+        self.code = code or self.code
         self._template, self._field, self._values = message, param, values
 
     def renamed(self, own_name: Callable[[str], str]) -> Self:
@@ -103,20 +114,23 @@ class ApiError(Exception):
             key: FieldName(own_name(value.name)) if isinstance(value, FieldName) else value
             for key, value in self._values.items()
         }
-        return type(self)(self._template, own_name(self._field), **values)
+        return type(self)(self._template, own_name(self._field), self.code, **values)
 
     def body(self) -> ErrorBody:
         """Returns OpenAI's error object."""
         return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
 
-    def anthropic_body(self) -> AnthropicBody:
+    def anthropic_body(self, request_id: str) -> AnthropicBody:
         """Returns Anthropic's error object."""
-        return {"type": "error", "error": {"type": ANTHROPIC_TYPES[self.status], "message": self.message}}
+        other = "invalid_request_error" if self.status < HTTPStatus.INTERNAL_SERVER_ERROR else "api_error"
+        detail: AnthropicDetail = {"type": ANTHROPIC_TYPES.get(self.status, other), "message": self.message}
+        return {"type": "error", "error": detail, "request_id": request_id}
 
 
 class InvalidRequest(ApiError):
     status = HTTPStatus.BAD_REQUEST
     type = "invalid_request_error"
+    code = "invalid_value"
 
 
 class ContextLengthExceeded(InvalidRequest):
@@ -169,27 +183,47 @@ class ServiceUnavailable(ApiError):
     headers = {"retry-after": RETRY_AFTER}
 
 
+def missing_parameter(param: str) -> InvalidRequest:
+    """Returns the error for a field that must be there and is not."""
+    return InvalidRequest("The required parameter {param} is missing.", param, CODES["missing"])
+
+
 def from_validation(error: ValidationError) -> InvalidRequest:
     """Returns pydantic's first complaint in plain words, without the input that caused it."""
     first = error.errors(include_url=False, include_input=False)[0]
-    param = ".".join(str(part) for part in first["loc"])
+    param, code = ".".join(str(part) for part in first["loc"]), code_of(first)
     match first["type"]:
         case "json_invalid":
-            return InvalidRequest(f"The body is not valid JSON: {first['ctx']['error']}.")
+            return InvalidRequest(f"The body is not valid JSON: {first['ctx']['error']}.", code=code)
         case "model_type" if not param:
-            return InvalidRequest("The body must be a JSON object.")
+            return InvalidRequest("The body must be a JSON object.", code=code)
         case "model_type":
-            return InvalidRequest("{param} must be an object.", param)
+            return InvalidRequest("{param} must be an object.", param, code)
         case "missing":
-            return InvalidRequest("The required parameter {param} is missing.", param)
+            return missing_parameter(param)
         case "too_short":
-            return InvalidRequest("{param} must not be empty.", param)
+            return InvalidRequest("{param} must not be empty.", param, code)
         case "value_error":
-            return InvalidRequest("{param} {complaint}.", param, complaint=first["ctx"]["error"])
+            return InvalidRequest("{param} {complaint}.", param, code, complaint=first["ctx"]["error"])
+        case "refused":
+            return InvalidRequest("{param} {complaint}.", param, code, complaint=first["ctx"]["complaint"])
         case _:
             reason = first["msg"].removeprefix("Input should be ")
             template = "{param}: {reason}." if reason == first["msg"] else "{param} should be {reason}."
-            return InvalidRequest(template, param, reason=reason)
+            return InvalidRequest(template, param, code, reason=reason)
+
+
+def code_of(complaint: ErrorDetails) -> str:
+    """Returns OpenAI's code for one of pydantic's complaints."""
+    kind, context = complaint["type"], complaint.get("ctx", {})
+    if kind in ("greater_than", "greater_than_equal", "less_than", "less_than_equal"):
+        number = "decimal" if any(isinstance(bound, float) for bound in context.values()) else "integer"
+        return f"{number}_{'below_min' if kind.startswith('greater') else 'above_max'}_value"
+    if kind == "too_long" and context["field_type"] == "Dictionary":
+        return "object_above_max_properties"
+    if kind == "refused":
+        return str(context["code"])
+    return CODES.get(kind, "invalid_type" if kind.endswith("_type") else InvalidRequest.code)
 
 
 def from_http(error: HTTPException, method: str, path: str) -> ApiError:
@@ -215,7 +249,7 @@ def as_api_error(error: Exception) -> ApiError:
     return InternalError("The server failed while answering this request; its log says why.")
 
 
-def error_response(error: ApiError, path: str) -> Response:
+def error_response(error: ApiError, path: str, request_id: str) -> Response:
     """Returns the error in the form that clients of the path expect."""
-    body = error.anthropic_body() if path.startswith(ANTHROPIC_PATH) else error.body()
+    body = error.anthropic_body(request_id) if path.startswith(ANTHROPIC_PATH) else error.body()
     return Response(encode_json(body), int(error.status), error.headers, media_type="application/json")

@@ -12,7 +12,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from octavo.server.http import page
-from octavo.server.http.errors import BodyTooLarge, as_api_error, error_response
+from octavo.server.http.errors import ANTHROPIC_PATH, BodyTooLarge, as_api_error, error_response
 from octavo.server.http.paths import PROBES, route_path
 from octavo.server.http.streaming import ClientLeft
 from octavo.server.http.trace import Trace
@@ -20,6 +20,8 @@ from octavo.server.http.trace import Trace
 logger = logging.getLogger(__name__)
 
 REQUEST_ID = "x-request-id"
+# Anthropic's clients look for the id in the one header, and send the other with every request.
+ANTHROPIC_REQUEST_ID, ANTHROPIC_VERSION = "request-id", "anthropic-version"
 CLIENT_CLOSED_REQUEST = 499  # nginx's name for this status, which only the log shows
 _SANE_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 
@@ -33,15 +35,18 @@ class RequestTrace:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
             return await self._app(scope, receive, send)
-        given = Headers(scope=scope).get(REQUEST_ID, "")
+        headers = Headers(scope=scope)
+        given = headers.get(REQUEST_ID, "")
         request_id = given if _SANE_ID.fullmatch(given) else uuid.uuid4().hex
         trace = Trace(request_id, scope["method"], _printable(route_path(scope)))
         trace.attach(scope)
+        is_anthropic = trace.path.startswith(ANTHROPIC_PATH) or ANTHROPIC_VERSION in headers
+        names = (REQUEST_ID, ANTHROPIC_REQUEST_ID) if is_anthropic else (REQUEST_ID,)
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
                 trace.status = message["status"]
-                MutableHeaders(scope=message)[REQUEST_ID] = request_id
+                MutableHeaders(scope=message).update(dict.fromkeys(names, request_id))
             await send(message)
 
         try:
@@ -74,7 +79,8 @@ class Errors:
         except Exception as error:
             if started:
                 raise
-            await error_response(as_api_error(error), route_path(scope))(scope, receive, send)
+            answer = error_response(as_api_error(error), route_path(scope), Trace.of(scope).request_id)
+            await answer(scope, receive, send)
 
 
 class BodyLimit:

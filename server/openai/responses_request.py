@@ -6,8 +6,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from octavo.server.conversation.translation import TranslatedRequest, declared
+from octavo.server.generation.parameters import UNSUPPORTED
 from octavo.server.generation.request import MAX_LOGPROBS
-from octavo.server.http.errors import InvalidRequest
+from octavo.server.http.errors import InvalidRequest, missing_parameter
 from octavo.server.http.fields import Object, refused_as
 
 # The chat request's fields, and what they are called in this body: for errors.
@@ -74,7 +75,7 @@ class Item(Object):
         given = declared(self)
         for name in REQUIRED[self.type]:
             if name not in given:
-                raise InvalidRequest("The required parameter {param} is missing.", f"input.{position}.{name}")
+                raise missing_parameter(f"input.{position}.{name}")
 
 
 class FunctionTool(Object):
@@ -137,7 +138,7 @@ class Format(Object):
         """Raises InvalidRequest if the schema is missing or has no name."""
         for name in ("name", "schema"):
             if self.type == "json_schema" and name not in declared(self):
-                raise InvalidRequest("The required parameter {param} is missing.", f"text.format.{name}")
+                raise missing_parameter(f"text.format.{name}")
 
     def repeated(self) -> dict[str, Any]:
         """Returns the fields that mean something for the type."""
@@ -199,7 +200,7 @@ class ResponsesRequest(TranslatedRequest):
         for name in STATEFUL:
             if (self.model_extra or {}).get(name):
                 template = "{param} is not supported: this server keeps nothing between requests; send the whole input."
-                raise InvalidRequest(template, name)
+                raise InvalidRequest(template, name, UNSUPPORTED)
         if self.text is not None and self.text.format is not None:
             self.text.format.check()
         for position, item in enumerate(self.input):

@@ -230,6 +230,8 @@ def test_a_failure_after_the_first_byte_is_the_last_event() -> None:
         return [outputs_of(request, ids_of("ab"))[0], failure]
 
     client = Client(FakeEngineClient(script))
-    event = client.message(stream=True).named_events()[-1]
-    assert event == {"type": "error", "error": {"type": "api_error", "message": "boom"}}
+    reply = client.message(stream=True)
+    event = reply.named_events()[-1]
+    error = {"type": "api_error", "message": "boom"}
+    assert event == {"type": "error", "error": error, "request_id": reply.headers["request-id"]}
     assert client.message().error == event["error"]

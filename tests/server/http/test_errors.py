@@ -76,6 +76,83 @@ def test_unknown_paths_and_wrong_methods(method: str, path: str, status: int) ->
     assert ("allow" in reply.headers) == (status == 405)
 
 
+@pytest.mark.parametrize(
+    ("parameters", "param", "code"),
+    [
+        ({"temperature": 2.5}, "temperature", "decimal_above_max_value"),
+        ({"temperature": -1}, "temperature", "decimal_below_min_value"),
+        ({"temperature": "1"}, "temperature", "invalid_type"),
+        ({"top_p": 1.1}, "top_p", "decimal_above_max_value"),
+        ({"max_tokens": -1}, "max_tokens", "integer_below_min_value"),
+        ({"max_tokens": 1.5}, "max_tokens", "invalid_type"),
+        ({"top_k": 2**31}, "top_k", "integer_above_max_value"),
+        ({"seed": 2**63}, "seed", "integer_above_max_value"),
+        ({"n": 0}, "n", "integer_below_min_value"),
+        ({"stop": ["a"] * 129}, "stop", "array_above_max_length"),
+        ({"stop": "a" * 1025}, "stop", "string_above_max_length"),
+        ({"stop": ["a" * 1025]}, "stop", "string_above_max_length"),
+        ({"stop": 5}, "stop", "invalid_type"),
+        ({"stop": [5]}, "stop", "invalid_type"),
+        ({"logit_bias": {"5": 101}}, "logit_bias", "decimal_above_max_value"),
+        ({"logit_bias": {"five": 1}}, "logit_bias", "invalid_value"),
+        ({"logit_bias": {str(id): 1 for id in range(1025)}}, "logit_bias", "object_above_max_properties"),
+        ({"logit_bias": []}, "logit_bias", "invalid_type"),
+        ({"stop_token_ids": [-1]}, "stop_token_ids", "integer_below_min_value"),
+        ({"stream": False, "stream_options": {"include_usage": True}}, "stream_options", "invalid_value"),
+        ({"messages": []}, "messages", "empty_array"),
+        ({"messages": [{"role": "wizard", "content": "a"}]}, "messages.0.role", "invalid_value"),
+        ({"messages": [{"content": "a"}]}, "messages.0.role", "missing_required_parameter"),
+        ({"messages": 5}, "messages", "invalid_type"),
+        ({"tools": [{"type": "function"}]}, "tools.0.function", "missing_required_parameter"),
+        ({"response_format": {"type": "xml"}}, "response_format.type", "invalid_value"),
+        ({"audio": {"voice": "x"}}, "audio", "unsupported_parameter"),
+        ({"functions": [{"name": "f"}]}, "functions", "unsupported_parameter"),
+        ({"modalities": ["audio"]}, "modalities", "unsupported_value"),
+        ({"max_tokens": 10**6}, "messages", "context_length_exceeded"),
+    ],
+)
+def test_the_codes_of_openai(parameters: dict[str, Any], param: str, code: str) -> None:
+    for stream in (False, True):
+        reply = Client().chat(**({"stream": stream} | parameters))
+        assert (reply.status, reply.error["param"], reply.error["code"]) == (400, param, code)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "param"),
+    [
+        ("/v1/completions", {"model": MODEL}, "prompt"),
+        ("/v1/completions", {"prompt": "hi"}, "model"),
+        ("/v1/chat/completions", {"model": MODEL}, "messages"),
+        ("/v1/responses", {"model": MODEL}, "input"),
+        ("/v1/responses", {"model": MODEL, "input": [{"type": "function_call"}]}, "input.0.call_id"),
+    ],
+)
+def test_what_is_missing_has_a_code(path: str, body: dict[str, Any], param: str) -> None:
+    reply = Client().post(path, body)
+    assert (reply.status, reply.error["param"], reply.error["code"]) == (400, param, "missing_required_parameter")
+
+
+def test_a_body_at_fault_has_a_code() -> None:
+    codes = [Client().post("/v1/completions", body).error["code"] for body in (b"{", b"[]")]
+    assert codes == ["invalid_json", "invalid_type"]
+    kept = Client().respond(previous_response_id="resp_1").error
+    assert (kept["param"], kept["code"]) == ("previous_response_id", "unsupported_parameter")
+
+
+def test_anthropics_errors_tell_the_id_of_the_request() -> None:
+    client = Client(config=ServerConfig((MODEL,), max_body_bytes=1000))
+    refused = client.message(temperature=-1)
+    large = client.message(metadata={"user_id": "S" * 2000})
+    for reply, type in ((refused, "invalid_request_error"), (large, "request_too_large")):
+        assert reply.error["type"] == type
+        assert reply.json()["request_id"] == reply.headers["request-id"] == reply.headers["x-request-id"]
+    assert (refused.status, large.status) == (400, 413)
+    assert client.get("/v1/messages", **{"x-request-id": "mine"}).json()["request_id"] == "mine"
+    assert client.message().headers["request-id"]
+    assert "request-id" in client.get("/v1/models", **{"anthropic-version": "2023-06-01"}).headers
+    assert "request-id" not in client.get("/v1/models").headers
+
+
 def test_an_unknown_model() -> None:
     for reply in (Client().complete(model="gpt-9"), Client().chat(model="gpt-9"), Client().get("/v1/models/gpt-9")):
         assert (reply.status, reply.error["code"], reply.error["param"]) == (404, "model_not_found", "model")
@@ -135,7 +212,7 @@ def test_an_engine_that_is_away(state: Any) -> None:
 
 def test_messages_and_params_are_cut() -> None:
     error = InvalidRequest("m" * 10_000, "p" * 10_000)
-    assert len(error_response(error, "/v1/completions").body) < 3 * MAX_MESSAGE
+    assert len(error_response(error, "/v1/completions", "id").body) < 3 * MAX_MESSAGE
 
 
 def test_every_class_has_its_own_status_or_code() -> None:
