@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from octavo.engine.api import TokenLogprobs
+from octavo.engine.compute.edits import EditTables
 from octavo.engine.compute.grammar import Grammars
 from octavo.engine.compute.graphs import Graphs
 from octavo.engine.compute.sampler import Drawn, draw, score
@@ -36,7 +37,7 @@ class DeviceStep:
 
 @dataclass(frozen=True, slots=True)
 class ModelRunner:
-    """A ModelRunner computes batches with a model. Its only state is in the KV cache and in the grammars."""
+    """A ModelRunner computes batches with a model. Its only state is in the cache, the grammars and the edits."""
 
     model: Decoder
     cache: KVCache
@@ -44,6 +45,7 @@ class ModelRunner:
     grammars: Grammars = field(default_factory=Grammars)
     overlaps: bool = False  # whether the next step is launched before this one is collected
     graphs: Graphs = field(default_factory=Graphs)
+    edits: EditTables = field(default_factory=EditTables)
 
     def run(self, batch: Batch) -> list[Sample]:
         """Computes the rows' tokens into the cache; returns a sample for each row of `batch.answered`."""
@@ -75,7 +77,7 @@ class ModelRunner:
         """Draws the next tokens from those that the rows' grammars allow. logits [R, V], scored [S, H]"""
         rows, drawn, done = batch.sampled, None, None
         if rows:
-            drawn = draw(logits, rows, self.sampled_vocab, self.grammars.allowed(rows), self.model.ops.draw)
+            drawn = draw(logits, rows, self.sampled_vocab, self.grammars.allowed(rows), self.model.ops.draw, self.edits)
         if self.model.device.type == "cuda":
             done = torch.Event(self.model.device)
             done.record()

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from octavo.engine.api import TokenLogprobs
-from octavo.engine.compute.edits import edits
+from octavo.engine.compute.edits import EditTables
 from octavo.engine.compute.noise import uniforms
 from octavo.engine.schedule.batch import Row, Sample
 from octavo.model.ops import sampling
@@ -52,13 +52,15 @@ def draw(
     sampled_vocab: int,
     allowed: NDArray[np.uint8] | None,
     choose: Draw,
+    tables: EditTables | None = None,
 ) -> Drawn:
     """Draws a token for each row of `logits` [R, V] float32. Ids from `sampled_vocab` on are never chosen.
 
     `allowed` holds the masks of the rows' grammars, [R, bytes]: bit i % 8 of byte i // 8 is for id i. `choose` is the
-    seam that draws. A row whose maximum is NaN or infinite gets no token, and disturbs no other row.
+    seam that draws. `tables` has the edits of the step before. A row whose maximum is NaN or infinite gets no token,
+    and disturbs no other row.
     """
-    edited = _edited(logits, rows, sampled_vocab)
+    edited = _edited(logits, rows, sampled_vocab, tables or EditTables())
     if allowed is not None:
         edited = _within(edited, logits, allowed, sampled_vocab)
     # Rows are V apart in memory, edited or not, so that one compiled kernel serves both.
@@ -91,9 +93,9 @@ def _controls(rows: Sequence[Row]) -> NDArray[np.float64]:
     return controls
 
 
-def _edited(logits: Tensor, rows: Sequence[Row], sampled_vocab: int) -> Tensor:
+def _edited(logits: Tensor, rows: Sequence[Row], sampled_vocab: int, tables: EditTables) -> Tensor:
     """Returns the logits [R, V] with the rows' penalties, biases and bans; the same tensor when there are none."""
-    found = edits(rows, sampled_vocab)
+    found = tables.edits(rows, sampled_vocab)
     if found is None:
         return logits
     places = _uploaded(np.stack((found.rows, found.tokens)), logits.device).unbind()

@@ -1,10 +1,32 @@
 """Batch says what a step computes, and Sample what came of one of its rows. Both are plain data."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import overload
 
 from octavo.engine.api import SamplingParams, TokenLogprobs
 
 PENDING = -1  # stands for a token that the step before is about to draw; that step samples a row of the same id
+
+
+@dataclass(frozen=True, slots=True)
+class History(Sequence[int]):
+    """A History is the first `length` tokens of a sequence. They never change, so that no step has to copy them."""
+
+    tokens: list[int]  # It belongs to the scheduler, which appends to it.
+    length: int
+
+    def __len__(self) -> int:
+        return self.length
+
+    @overload
+    def __getitem__(self, index: int) -> int: ...
+    @overload
+    def __getitem__(self, index: slice) -> list[int]: ...
+    def __getitem__(self, index: int | slice) -> int | list[int]:
+        if isinstance(index, slice):
+            return self.tokens[slice(*index.indices(self.length))]
+        return self.tokens[range(self.length)[index]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,7 +40,7 @@ class Row:
     params: SamplingParams
     output: int | None  # the index of the output to sample after the last token; None: more of the prompt follows
     targets: tuple[int, ...] = ()  # prompt tokens to score: target i follows token i of the row
-    history: tuple[int, ...] = ()  # if its params look back: all tokens of the sequence, outputs last
+    history: Sequence[int] = ()  # if its params look back: all tokens of the sequence, outputs last
 
     @property
     def end(self) -> int:

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 
 from octavo.engine.api import EngineStats, FinishReason, Output, Request, TokenLogprobs
-from octavo.engine.schedule.batch import PENDING, Batch, Row, Sample
+from octavo.engine.schedule.batch import PENDING, Batch, History, Row, Sample
 from octavo.engine.schedule.blocks import BlockPool
 from octavo.engine.schedule.prefix import PrefixSearch
 from octavo.engine.schedule.sequence import Sequence
@@ -224,7 +224,7 @@ class Scheduler:
             params=params,
             output=seq.outputs + seq.pending if is_sampled else None,
             targets=seq.targets(start, end),
-            history=tuple(seq.tokens) if is_sampled and params.looks_back else (),
+            history=History(seq.tokens, len(seq.tokens)) if is_sampled and params.looks_back else (),
         )
         seq.computed = end
         if is_sampled:

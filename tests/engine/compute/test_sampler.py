@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from octavo.engine.api import SamplingParams
+from octavo.engine.compute.edits import EditTables
 from octavo.engine.compute.noise import uniforms
 from octavo.engine.compute.sampler import _edited, _forbidden, _logprobs, _unpacked, _within, draw, score
 from octavo.engine.schedule.batch import Row, Sample
@@ -273,7 +274,7 @@ def test_nothing_waits_for_the_device():
     """A tensor on the device meta has no values, so code that asks for one fails."""
     logits = torch.empty(3, 40, device="meta")
     rows = [row(n, logprobs=3, min_tokens=9, stop_token_ids=(n, 50), logit_bias=((7, 1.0),)) for n in range(3)]
-    edited = _edited(logits, rows, 40)
+    edited = _edited(logits, rows, 40, EditTables())
     assert _within(edited, logits, np.ones((3, 6), np.uint8), 40).shape == (3, 40)
     tokens = draw_reference(edited, torch.empty(3, 5, dtype=torch.float64, device="meta"))
     assert tokens.shape == (3,)
