@@ -19,6 +19,7 @@ class ServerConfig:
     max_body_bytes: int = 8 * 1024 * 1024  # encoding a MB takes about a second, and 8 MiB hold a million tokens
     max_num_choices: int = 128  # the largest n
     log_text: bool = False  # prompts and outputs may be logged
+    parse_special_tokens: bool = False  # the text of a special token in a conversation becomes that token
     trust_request_chat_template: bool = False  # requests may bring templates of their own
 
     @property

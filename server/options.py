@@ -171,6 +171,12 @@ GROUPS: dict[str, tuple[Option, ...]] = {
         ),
         Option("drain-timeout", "SECONDS", _number, "how long open requests may run on after SIGTERM or Ctrl-C"),
         Option("trust-request-chat-template", "", _switch, "let requests bring chat templates of their own"),
+        Option(
+            "parse-special-tokens",
+            "",
+            _switch,
+            "let texts such as <|im_end|> in conversations become special tokens; clients can then forge turns",
+        ),
         Option("log-text", "", _switch, "write prompts and outputs to the log"),
     ),
     "batching": (

@@ -22,6 +22,7 @@ from octavo.server.generation.service import Service
 from octavo.server.http.errors import InvalidRequest
 from octavo.server.http.health import require_ready
 from octavo.server.text.template import ChatTemplate, Rendering
+from octavo.server.text.traced import plain
 
 
 async def begin(service: Service, http: HttpRequest, request: ChatRequest, prefix: str) -> tuple[Job, AnswerParser]:
@@ -36,18 +37,23 @@ async def begin(service: Service, http: HttpRequest, request: ChatRequest, prefi
 
 
 def rendered(service: Service, request: ChatRequest) -> str:
-    """Returns the prompt as text, as the model is given it. Raises InvalidRequest."""
-    return _rendered(_template(service, request), request, request.tool_use())
+    """Returns the prompt as text, as the model is given it. Raises InvalidRequest.
+
+    The text is Traced unless the server is told to parse special tokens in conversations: when it is encoded, those in
+    what the client sent stay text.
+    """
+    return _rendered(service, _template(service, request), request, request.tool_use())
 
 
-def _rendered(template: ChatTemplate, request: ChatRequest, use: ToolUse | None) -> str:
+def _rendered(service: Service, template: ChatTemplate, request: ChatRequest, use: ToolUse | None) -> str:
     rendering = Rendering(
         tools=[] if use is None else [tool.described() for tool in use.described],
         add_generation_prompt=request.add_generation_prompt is not False,
         continue_final=request.continue_final_message is True,
         variables=request.chat_template_kwargs or {},
     )
-    return template.render(turns_of(request.messages), rendering)
+    text = template.render(turns_of(request.messages), rendering)
+    return plain(text) if service.config.parse_special_tokens else text
 
 
 def _template(service: Service, request: ChatRequest) -> ChatTemplate:
@@ -89,7 +95,7 @@ def _concerns_tools(request: ChatRequest) -> bool:
 def _prepared(service: Service, request: ChatRequest, ready: Ready) -> tuple[Task, Callable[[], PartParser]]:
     """Runs in a thread: rendering and encoding a long conversation take longer than the event loop may wait."""
     template, use = _template(service, request), request.tool_use()
-    prompt = _prompt(service, request, _rendered(template, request, use), ready)
+    prompt = _prompt(service, request, _rendered(service, template, request, use), ready)
     task = Task(prompt, _params(request, ready, len(prompt)))
     if use is None:
         return task, PlainText

@@ -12,9 +12,11 @@ from octavo.server.http.errors import InvalidRequest, StartupError
 from octavo.server.text.template_adaptation import adapted
 from octavo.server.text.template_capabilities import Tools, find_capabilities
 from octavo.server.text.template_environment import compiled
+from octavo.server.text.traced import Traced, of_template, plain
 from octavo.server.text.turns import Turn
 
 _OWN_VARIABLES = frozenset({"messages", "tools", "documents", "add_generation_prompt", "continue_final_message"})
+_ROLES = {role: of_template(role) for role in ("system", "user", "assistant", "tool")}  # No client's words.
 _CUT = "\ue000cut\ue000"  # marks where the final message ends, to find that place in the rendered text
 
 
@@ -48,7 +50,7 @@ class ChatTemplate:
         """
         self.source = source
         self._template = compiled(source)
-        self._special_tokens = dict(special_tokens or {})
+        self._special_tokens = {name: of_template(text) for name, text in (special_tokens or {}).items()}
         self.capabilities = find_capabilities(lambda turns, tools: self._render(turns, Rendering(tools)))
         self.for_tools: ChatTemplate = self if tool_source is None else ChatTemplate(tool_source, special_tokens)
 
@@ -76,8 +78,8 @@ class ChatTemplate:
             )
             raise StartupError(message) from error
 
-    def render(self, messages: Sequence[Turn], rendering: Rendering = PLAIN) -> str:
-        """Returns the text of the prompt. Raises InvalidRequest.
+    def render(self, messages: Sequence[Turn], rendering: Rendering = PLAIN) -> Traced:
+        """Returns the text of the prompt, which knows what the template wrote of it. Raises InvalidRequest.
 
         With `continue_final` the prompt ends with the last message, without what the template closes it with.
         """
@@ -90,35 +92,36 @@ class ChatTemplate:
         text = self._rendered_or_refused(adapted(messages, rendering.tools, self.capabilities), rendering)
         return _before_cut(text) if rendering.continue_final else text
 
-    def _rendered_or_refused(self, messages: Sequence[Turn], rendering: Rendering) -> str:
+    def _rendered_or_refused(self, messages: Sequence[Turn], rendering: Rendering) -> Traced:
         try:
             return self._render(messages, rendering)
         except jinja2.TemplateError as error:
-            raise InvalidRequest(
-                "The model's chat template refuses these messages: {reason}", "messages", reason=error.message
-            ) from error
+            reason = plain(str(error.message))
+            template = "The model's chat template refuses these messages: {reason}"
+            raise InvalidRequest(template, "messages", reason=reason) from error
         except (TypeError, ValueError, ArithmeticError, LookupError, AttributeError, RecursionError) as error:
             template = "The model's chat template fails on these messages: {reason}"
             raise InvalidRequest(template, "messages", reason=error) from error
 
-    def _render(self, messages: Sequence[Turn], rendering: Rendering) -> str:
+    def _render(self, messages: Sequence[Turn], rendering: Rendering) -> Traced:
         variables = {**self._special_tokens, **rendering.variables}
-        return self._template.render(
+        text = self._template.render(
             variables,
-            messages=messages,
+            messages=[{**turn, "role": _ROLES.get(turn["role"], turn["role"])} for turn in messages],
             tools=list(rendering.tools) or None,
             documents=None,
             add_generation_prompt=rendering.add_generation_prompt and not rendering.continue_final,
         )
+        return Traced(text)
 
 
-def _before_cut(text: str) -> str:
+def _before_cut(text: Traced) -> Traced:
     """Returns the text up to the mark. Raises InvalidRequest when the template has not rendered the mark."""
-    before, cut, _ = text.rpartition(_CUT)
-    if not cut:
+    end = text.rfind(_CUT)
+    if end < 0:
         message = "The model's chat template does not show the last message, so that it cannot be continued."
         raise InvalidRequest(message, "continue_final_message")
-    return before
+    return text[:end]
 
 
 def _read_config(path: Path) -> dict[str, Any]:

@@ -11,6 +11,8 @@ from tokenizers.decoders import DecodeStream
 
 from octavo.server.http.errors import StartupError
 from octavo.server.text.template import ChatTemplate
+from octavo.server.text.traced import Traced
+from octavo.server.text.traced_encoder import TracedEncoder
 
 _BYTE_TOKEN = re.compile(r"<0x([0-9A-F]{2})>")
 
@@ -23,6 +25,7 @@ class Tokenizer:
         backend.no_padding()
         self.backend = backend
         self.template = template
+        self._traced = TracedEncoder(backend)
         vocabulary = backend.get_vocab(with_added_tokens=True)
         self.vocab_size = max(vocabulary.values(), default=-1) + 1  # ids are below this; they may have gaps
         self.anchor = _anchor(backend)
@@ -50,9 +53,13 @@ class Tokenizer:
     def encode(self, text: str, add_special_tokens: bool) -> tuple[int, ...]:
         """Encodes text. Special tokens are those of the post-processor, usually a BOS; a chat template has its own.
 
+        The text of a special token becomes that token. In a Traced text it does only where the template wrote it.
+
         The text is a batch of one, because encoding a batch releases the GIL and encoding a text does not. A prompt of
         megabytes takes seconds.
         """
+        if isinstance(text, Traced):
+            return self._traced.encode(text, add_special_tokens)
         return tuple(self.backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)[0].ids)
 
     def decode_bytes(self, ids: Sequence[int]) -> str:
