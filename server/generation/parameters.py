@@ -23,7 +23,6 @@ NOT_SUPPORTED: dict[str, tuple[object, ...]] = {
     "verbosity": ("medium",),
     "web_search_options": (),
     # vLLM's extensions
-    "add_special_tokens": (True, False),
     "allowed_token_ids": (),
     "bad_words": (),
     "documents": (),

@@ -43,7 +43,7 @@ class StreamOptions(Object):
     include_usage: bool | None = None
     """Asks for a last chunk, without choices, that tells the usage."""
     continuous_usage_stats: bool | None = None
-    """Asks for the usage so far in every chunk. This is an extension."""
+    """Asks for the usage so far in every chunk, unless `include_usage` is false. This is an extension."""
     include_obfuscation: bool | None = None
     """Changes nothing, since there is no padding to leave out."""
 
@@ -157,8 +157,9 @@ class GenerationRequest(ModelRequest, Structured):
 
     @property
     def counts_usage(self) -> bool:
-        """Returns whether every chunk tells the usage so far."""
-        return self.stream_options is not None and self.stream_options.continuous_usage_stats is True
+        """Returns whether every chunk tells the usage so far. None does where the client wants no usage, as in vLLM."""
+        options = self.stream_options or StreamOptions()
+        return options.continuous_usage_stats is True and options.include_usage is not False
 
     @property
     def includes_usage(self) -> bool:

@@ -96,34 +96,43 @@ class ChatChunk(TypedDict):
 
 
 class ChatWriter(ChunkWriter):
-    """Implements respond.AnswerWriter. The first chunk of a choice names the role; the others do not."""
+    """Implements respond.AnswerWriter.
+
+    The first chunks name the role of each choice. The last one of a choice has its finish reason, and nothing else.
+    """
 
     def __init__(self, job: Job, request: ChatRequest, tokenizer: Tokenizer, parser: AnswerParser) -> None:
         self._job = job
         self._request = request
         self._tokenizer = tokenizer
         self._parser = parser
-        self._begun: set[int] = set()  # indexes of choices whose role was sent
+        self._begun = False  # whether the roles were sent
 
     def chunks(self, delta: Delta) -> list[ChatChunk]:
-        """Returns a chunk for each part; log-probabilities go with the first, the finish reason with the last."""
+        """Returns a chunk for each part; log-probabilities go with the first of them."""
         parsed = self._parser.feed(delta)
         if parsed is None:
             return []
-        choices: list[ChunkChoice] = [
-            {"index": parsed.index, "delta": _delta(part), "logprobs": None, "finish_reason": None}
-            for part in parsed.parts or (None,)
-        ]
-        choices[0]["logprobs"] = self._logprobs(parsed)
-        choices[-1]["finish_reason"] = parsed.finish_reason
-        return [self._chunk(choice) for choice in (*self._opening(parsed.index), *choices)]
+        usage = self._job.usage()
+        deltas: list[MessageDelta] = [_delta(part) for part in parsed.parts]
+        logprobs = self._logprobs(parsed)
+        if not deltas and logprobs is not None and logprobs["content"]:  # those of a token without text
+            deltas = [{"content": ""}]
+        choices = [_choice(parsed.index, delta) for delta in deltas]
+        if choices:
+            choices[0]["logprobs"] = logprobs
+        if parsed.finish_reason is not None:
+            choices.append(_choice(parsed.index, {}, parsed.finish_reason))
+        return [*self._roles(usage), *(self._chunk(choice, usage) for choice in choices)]
 
-    def _opening(self, index: int) -> list[ChunkChoice]:
-        if index in self._begun:
+    def _roles(self, usage: Usage) -> list[ChatChunk]:
+        """Returns the chunks that name the roles, once; they count no tokens of the answer."""
+        if self._begun:
             return []
-        self._begun.add(index)
-        delta: MessageDelta = {"role": "assistant", "content": ""}
-        return [{"index": index, "delta": delta, "logprobs": None, "finish_reason": None}]
+        self._begun = True
+        before: Usage = {**usage, "completion_tokens": 0, "total_tokens": usage["prompt_tokens"]}
+        indexes = range(len(self._job.choices))
+        return [self._chunk(_choice(index, {"role": "assistant", "content": ""}), before) for index in indexes]
 
     def usage_chunk(self, usage: Usage) -> ChatChunk | None:
         return {**self._frame([]), "usage": usage} if self._request.includes_usage else None
@@ -134,7 +143,7 @@ class ChatWriter(ChunkWriter):
             "object": "chat.completion",
             "created": self._job.created,
             "model": self._request.model,
-            "choices": [self._choice(parsed) for choice in choices if (parsed := self._parser.feed(choice))],
+            "choices": [self._whole_choice(parsed) for choice in choices if (parsed := self._parser.feed(choice))],
             "usage": usage,
         }
         if (count := self._request.prompt_logprobs) is not None:
@@ -143,7 +152,7 @@ class ChatWriter(ChunkWriter):
             completion["prompt_logprobs"] = prompt_logprobs(self._tokenizer, first.request.prompt, entries, count)
         return completion
 
-    def _choice(self, parsed: ParsedDelta) -> ChatChoice:
+    def _whole_choice(self, parsed: ParsedDelta) -> ChatChoice:
         return {
             "index": parsed.index,
             "message": _message(parsed),
@@ -151,12 +160,10 @@ class ChatWriter(ChunkWriter):
             "finish_reason": parsed.finish_reason,
         }
 
-    def _chunk(self, choice: ChunkChoice) -> ChatChunk:
+    def _chunk(self, choice: ChunkChoice, usage: Usage) -> ChatChunk:
         chunk = self._frame([choice])
-        if self._request.counts_usage:
-            chunk["usage"] = self._job.usage()
-        elif self._request.includes_usage:
-            chunk["usage"] = None
+        if self._request.counts_usage or self._request.includes_usage:
+            chunk["usage"] = usage if self._request.counts_usage else None
         return chunk
 
     def _frame(self, choices: list[ChunkChoice]) -> ChatChunk:
@@ -172,10 +179,12 @@ class ChatWriter(ChunkWriter):
         return chat_logprobs(self._tokenizer, parsed.logprobs) if self._request.logprobs else None
 
 
-def _delta(part: Part | None) -> MessageDelta:
+def _choice(index: int, delta: MessageDelta, finish_reason: Ended | None = None) -> ChunkChoice:
+    return {"index": index, "delta": delta, "logprobs": None, "finish_reason": finish_reason}
+
+
+def _delta(part: Part) -> MessageDelta:
     match part:
-        case None:
-            return {}
         case Text(text):
             return {"content": text}
         case ToolCallStart(index, id, name):

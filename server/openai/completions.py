@@ -21,6 +21,7 @@ from octavo.server.openai.completions_request import CompletionRequest
 from octavo.server.text.tokenizer import Tokenizer
 
 DEFAULT_MAX_TOKENS = 16  # OpenAI's default
+SEPARATOR = "<|endoftext|>"  # OpenAI's default prompt; GPT-2's vocabulary has it, and those that came of it
 EXAMPLE = {"prompt": "An octavo is a book", "max_tokens": 32}
 COMPLETION = Operation("Generation", Completion, CompletionRequest, Completion, GENERATING, EXAMPLE)
 
@@ -43,10 +44,10 @@ def router(service: Service) -> APIRouter:
 
 
 def _tasks(
-    tokenizer: Tokenizer, request: CompletionRequest, prompts: Sequence[str | list[int]], ready: Ready
+    tokenizer: Tokenizer, request: CompletionRequest, prompts: Sequence[str | list[int] | None], ready: Ready
 ) -> list[Task]:
     """Runs in a thread: encoding a long prompt takes longer than the event loop may wait."""
-    encoded = [_encoded(tokenizer, prompt) for prompt in prompts]
+    encoded = [_encoded(tokenizer, prompt, request, ready) for prompt in prompts]
     if not encoded or not all(encoded):
         raise InvalidRequest("{param} must not be empty.", "prompt")
     tasks = [_task(request, prompt, ready) for prompt in encoded]
@@ -56,18 +57,31 @@ def _tasks(
     return [replace(task, echo=text) for task, text in zip(tasks, texts, strict=True)]
 
 
-def _encoded(tokenizer: Tokenizer, prompt: str | list[int]) -> tuple[int, ...]:
+def _encoded(
+    tokenizer: Tokenizer, prompt: str | list[int] | None, request: CompletionRequest, ready: Ready
+) -> tuple[int, ...]:
+    if prompt is None:
+        return _beginning(tokenizer, ready)
     if isinstance(prompt, str):
-        return tokenizer.encode(prompt, add_special_tokens=True)
+        return tokenizer.encode(prompt, add_special_tokens=request.add_special_tokens is not False)
     check_token_ids(tokenizer, prompt, "prompt")
     return tuple(prompt)
 
 
-def _text(tokenizer: Tokenizer, prompt: str | list[int], encoded: tuple[int, ...], task: Task) -> str:
-    """Returns the text to echo: the prompt as it was sent, or decoded if it was sent as ids or was cut."""
+def _beginning(tokenizer: Tokenizer, ready: Ready) -> tuple[int, ...]:
+    """Returns what begins a document: a BOS or, in vocabularies without, what separates documents in training."""
+    separators = (*tokenizer.added_ids([SEPARATOR]).values(), *ready.eos_token_ids)
+    return tokenizer.encode("", add_special_tokens=True) or separators[:1]
+
+
+def _text(tokenizer: Tokenizer, prompt: str | list[int] | None, encoded: tuple[int, ...], task: Task) -> str:
+    """Returns the text to echo: the prompt as it was sent, or decoded if it was not sent as text or was cut.
+
+    Special tokens are part of the text, as they are of the tokens in its log-probabilities.
+    """
     if isinstance(prompt, str) and task.prompt == encoded:
         return prompt
-    return tokenizer.backend.decode(list(task.prompt), skip_special_tokens=True)
+    return tokenizer.backend.decode(list(task.prompt), skip_special_tokens=False)
 
 
 def _task(request: CompletionRequest, prompt: tuple[int, ...], ready: Ready) -> Task:

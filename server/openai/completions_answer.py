@@ -24,14 +24,14 @@ class CompletionChoice(TypedDict):
 
 
 class Completion(TypedDict):
-    """Is a whole answer, or a chunk. Chunks have no usage: OpenAI does not let it be null here, as in chats."""
+    """Is a whole answer, or a chunk. A chunk has no usage unless the client asked for it; then it is null at first."""
 
     id: str
     object: Literal["text_completion"]
     created: int
     model: str
     choices: list[CompletionChoice]
-    usage: NotRequired[Usage]
+    usage: NotRequired[Usage | None]
 
 
 class CompletionWriter(ChunkWriter):
@@ -44,10 +44,25 @@ class CompletionWriter(ChunkWriter):
         self._offsets: dict[int, int] = {}  # index of a choice -> characters of its tokens so far
 
     def chunks(self, delta: Delta) -> list[Completion]:
-        chunk = self._completion([self._choice(delta)])
-        if self._request.counts_usage:
-            chunk["usage"] = self._job.usage()
-        return [chunk]
+        """Returns a chunk for what the delta says, and one without text for its finish reason."""
+        choices = []
+        if delta.text or delta.logprobs or delta.echoed:
+            choices.append(self._choice(replace(delta, finish_reason=None)))
+        if delta.finish_reason is not None:
+            ended: CompletionChoice = {
+                "index": delta.index,
+                "text": "",
+                "logprobs": None,
+                "finish_reason": delta.finish_reason,
+            }
+            choices.append(ended)
+        return [self._chunk(choice) for choice in choices]
+
+    def _chunk(self, choice: CompletionChoice) -> Completion:
+        chunk = self._completion([choice])
+        if self._request.counts_usage or self._request.includes_usage:
+            chunk["usage"] = self._job.usage() if self._request.counts_usage else None
+        return chunk
 
     def usage_chunk(self, usage: Usage) -> Completion | None:
         return {**self._completion([]), "usage": usage} if self._request.includes_usage else None

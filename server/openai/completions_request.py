@@ -1,5 +1,6 @@
 """Describes what clients send to /v1/completions."""
 
+from collections.abc import Sequence
 from typing import Annotated, cast
 
 from pydantic import Field
@@ -19,8 +20,13 @@ Prompt = Annotated[
 
 
 class CompletionRequest(GenerationRequest):
-    prompt: Prompt
-    """Gives the prompt as text or token ids; an array of either asks for an answer to each."""
+    prompt: Prompt | None
+    """Gives the prompt as text or token ids; an array of either asks for an answer to each.
+
+    Null means the beginning of a document: the token that begins a text or, where there is none, that ends one.
+    """
+    add_special_tokens: bool | None = None
+    """Adds to a prompt of text the tokens that begin one, usually a BOS. The default is true. This is an extension."""
     max_tokens: int | None = Field(None, ge=0)
     """Limits the tokens of a choice; 0 only scores the prompt. The default is 16."""
     best_of: int | None = Field(None, ge=1, le=MAX_BEST_OF)
@@ -50,9 +56,9 @@ class CompletionRequest(GenerationRequest):
     def candidates(self) -> tuple[int, str]:
         return super().candidates() if self.best_of is None else (self.best_of, "best_of")
 
-    def prompts(self) -> list[str] | list[list[int]]:
-        """Returns one prompt or several; an array of numbers is one."""
-        if isinstance(self.prompt, str):
+    def prompts(self) -> Sequence[str | list[int] | None]:
+        """Returns one prompt or several; an array of numbers is one. None is the beginning of a document."""
+        if self.prompt is None or isinstance(self.prompt, str):
             return [self.prompt]
         if self.prompt and isinstance(self.prompt[0], int):
             return [self.prompt]

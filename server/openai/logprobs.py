@@ -102,7 +102,9 @@ def chat_logprobs(tokenizer: Tokenizer, scored: Scored) -> ChatLogprobs:
 
 
 def _chat_entry(tokenizer: Tokenizer, id: int, logprob: float) -> TopLogprob:
-    return {"token": tokenizer.token_text(id), "logprob": _finite(logprob), "bytes": list(tokenizer.token_bytes(id))}
+    """Returns a token as OpenAI's chat writes it: a part of a character is \\xe4\\xbd, without the `bytes:` before."""
+    token, data = tokenizer.token_text(id, marker=""), list(tokenizer.token_bytes(id))
+    return {"token": token, "logprob": _finite(logprob), "bytes": data}
 
 
 def _finite(logprob: float) -> float:

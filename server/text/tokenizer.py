@@ -86,13 +86,13 @@ class Tokenizer:
             return bytes.fromhex(match[1])
         return (token.replace("▁", " ") if self._metaspace else token).encode()
 
-    def token_text(self, id: int) -> str:
-        """Returns a name for one token: its text or, if that is no UTF-8, `bytes:\\xe4\\xbd`."""
+    def token_text(self, id: int, marker: str = "bytes:") -> str:
+        """Returns a name for one token: its text or, if that is no UTF-8, the marker and its bytes, as \\xe4\\xbd."""
         data = self.token_bytes(id)
         try:
             return data.decode()
         except UnicodeDecodeError:
-            return "bytes:" + "".join(f"\\x{byte:02x}" for byte in data)
+            return marker + "".join(chr(byte) if 0x20 <= byte < 0x7F else f"\\x{byte:02x}" for byte in data)
 
 
 class Detokenizer:

@@ -5,6 +5,7 @@ These corrections are made to both, and no others:
 2. A completion's chunk may have `finish_reason: null`, as OpenAI itself sends.
 3. 400, 401, 404, 405, 413, 429, 500 and 503 answer with ErrorResponse; the file names no failures.
 4. The first token of an echoed prompt has no log-probability: null.
+5. A completion's chunk may have `usage: null`, as the description of include_usage says.
 The extensions `prompt_logprobs` and usage in every chunk are allowed where they were asked for.
 """
 
@@ -93,7 +94,7 @@ def _validate_chunks(path: str, lines: Sequence[str]) -> None:
     for chunk in chunks:
         _check_chunk(path, chunk)
     assert len({(chunk["id"], chunk["created"], chunk["model"]) for chunk in chunks}) <= 1
-    _check_usage(path, chunks)
+    _check_usage(chunks)
     _check_choices(path, chunks, complete=len(chunks) == len(payloads))
 
 
@@ -135,6 +136,8 @@ def _check_prompt_logprobs(entries: list[Any]) -> None:
 def _check_chunk(path: str, chunk: dict[str, Any]) -> None:
     chunk = _corrected(chunk)
     model, schema = CHUNKS[path]
+    if model is Completion and chunk.get("usage", 0) is None:  # correction 5
+        del chunk["usage"]
     _check_schema(schema, chunk)
     if model is Completion:  # correction 2
         choices = [choice | {"finish_reason": choice["finish_reason"] or "stop"} for choice in chunk["choices"]]
@@ -142,8 +145,8 @@ def _check_chunk(path: str, chunk: dict[str, Any]) -> None:
     check_types(model, chunk)
 
 
-def _check_usage(path: str, chunks: Sequence[Mapping[str, Any]]) -> None:
-    """Checks that only the usage chunk, the last one, has no choices; in chats, all others then say `usage: null`.
+def _check_usage(chunks: Sequence[Mapping[str, Any]]) -> None:
+    """Checks that only the usage chunk, the last one, has no choices; all others then say `usage: null`.
 
     Usage in every chunk only grows.
     """
@@ -153,13 +156,13 @@ def _check_usage(path: str, chunks: Sequence[Mapping[str, Any]]) -> None:
     if len(counted) == 1 < len(chunks):
         assert chunks[-1].get("usage") is not None and chunks[-1]["choices"] == []
     if any("usage" in chunk for chunk in chunks):
-        assert all("usage" in chunk for chunk in chunks) or path == "/v1/completions"
+        assert all("usage" in chunk for chunk in chunks)
     elif chunks:
         assert chunks[-1]["choices"]
 
 
 def _check_choices(path: str, chunks: Sequence[Mapping[str, Any]], complete: bool) -> None:
-    """Checks that each choice has its role first and once, one finish reason, and nothing after it."""
+    """Checks that each choice has its role first and once, and its finish reason last and in a chunk of its own."""
     parts: dict[int, list[Mapping[str, Any]]] = {}
     for chunk in chunks:
         for choice in chunk["choices"]:
@@ -167,6 +170,8 @@ def _check_choices(path: str, chunks: Sequence[Mapping[str, Any]], complete: boo
     for choices in parts.values():
         assert all(choice["finish_reason"] is None for choice in choices[:-1])
         assert not complete or choices[-1]["finish_reason"] is not None
+        if choices[-1]["finish_reason"] is not None:
+            assert choices[-1]["logprobs"] is None and not choices[-1].get("text") and not choices[-1].get("delta")
         if path == "/v1/chat/completions":
             assert choices[0]["delta"] == {"role": "assistant", "content": ""}
             assert all("role" not in choice["delta"] for choice in choices[1:])

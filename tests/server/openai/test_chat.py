@@ -110,7 +110,8 @@ def test_logprobs_with_the_true_bytes_of_a_split_character() -> None:
     reply = Client.replaying(replay([*ids_of("é"), EOS])).chat(logprobs=True, top_logprobs=1)
     content = reply.json()["choices"][0]["logprobs"]["content"]
     assert [entry["bytes"] for entry in content] == [[0xC3], [0xA9], list(b"</s>")]
-    assert content[0]["top_logprobs"] == [{"token": "bytes:\\xc4", "logprob": -0.5, "bytes": [0xC4]}]
+    assert [entry["token"] for entry in content] == ["\\xc3", "\\xa9", "</s>"]
+    assert content[0]["top_logprobs"] == [{"token": "\\xc4", "logprob": -0.5, "bytes": [0xC4]}]
 
 
 def test_usage_in_a_stream_only_when_asked_for() -> None:
@@ -122,6 +123,38 @@ def test_usage_in_a_stream_only_when_asked_for() -> None:
     assert asked[-1]["choices"] == []
     assert asked[-1]["usage"] == client.chat().json()["usage"]
     assert asked[-1]["usage"]["prompt_tokens_details"] == {"cached_tokens": 3}
+
+
+def test_the_last_chunk_of_a_choice_has_only_the_finish_reason() -> None:
+    for answer, reason in (([*ids_of("ab"), EOS], "stop"), (ids_of("ab"), "length"), ([EOS], "stop")):
+        for logprobs in (False, True):
+            events = Client.replaying(replay(answer)).chat(stream=True, logprobs=logprobs).events()
+            last = events[-1]["choices"][0]
+            assert last == {"index": 0, "delta": {}, "logprobs": None, "finish_reason": reason}
+            assert [event["choices"][0]["finish_reason"] for event in events[:-1]] == [None] * (len(events) - 1)
+            told = [
+                entry for event in events for entry in (event["choices"][0]["logprobs"] or {"content": ()})["content"]
+            ]
+            assert len(told) == (len(answer) if logprobs else 0)
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_usage_in_every_chunk_begins_at_nothing(n: int) -> None:
+    client = Client.replaying(replay(HELLO, cached=3))
+    options = {"include_usage": True, "continuous_usage_stats": True}
+    events = client.chat(stream=True, n=n, stream_options=options).events()
+    prompt = len(client.engine.submitted[0].prompt)
+    counts = [event["usage"]["completion_tokens"] for event in events]
+    assert counts[:n] == [0] * n and counts[n] >= 1 and counts[-1] == n * len(HELLO)
+    assert [event["choices"][0]["delta"].get("role") for event in events[: n + 1]] == ["assistant"] * n + [None]
+    assert all(event["usage"]["total_tokens"] == prompt + count for event, count in zip(events, counts, strict=True))
+
+
+def test_usage_in_every_chunk_is_silent_where_no_usage_is_wanted() -> None:
+    options = {"include_usage": False, "continuous_usage_stats": True}
+    for endpoint in ("complete", "chat"):
+        events = Client().generate(endpoint, stream=True, stream_options=options).events()
+        assert all("usage" not in event for event in events)
 
 
 def test_include_usage_may_be_off() -> None:

@@ -3,8 +3,10 @@
 from typing import Any
 
 import pytest
+from tokenizers import processors
 
 from octavo.engine.api import Output, Request, TokenLogprobs
+from octavo.server.text.tokenizer import Tokenizer
 from tests.server.client import MODEL, Client, Reply
 from tests.server.fake import LENGTH, replay
 from tests.server.vocab import BOS, EOS, byte_level, ids_of
@@ -46,13 +48,63 @@ def test_prompts_as_text_and_as_ids(prompt: Any, encoded: list[tuple[int, ...]])
 
 @pytest.mark.parametrize(
     "prompt",
-    [None, [], [[]], [[65], []], 5, {"a": 1}, [65, "a"], [True], [1.5], [[65], "a"], [-1], [259], [2**70], [[10**30]]],
+    [
+        [],
+        [[]],
+        [[65], []],
+        [None],
+        ["a", None],
+        5,
+        {"a": 1},
+        [65, "a"],
+        [True],
+        [1.5],
+        [[65], "a"],
+        [-1],
+        [259],
+        [2**70],
+        [[10**30]],
+    ],
 )
 def test_bad_prompts(prompt: Any) -> None:
     client = Client()
     reply = client.complete(prompt=prompt)
     assert (reply.status, reply.error["param"]) == (400, "prompt")
     assert client.engine.submitted == []
+
+
+def test_null_is_the_beginning_of_a_document() -> None:
+    client = Client()
+    assert client.complete(prompt=None).status == 200
+    assert client.engine.submitted[0].prompt == (BOS,)
+    assert client.complete(prompt=None, echo=True, max_tokens=0).json()["choices"][0]["text"] == "<s>"
+
+
+def test_null_where_no_token_begins_a_text() -> None:
+    plain, separated = byte_level(), byte_level()
+    for tokenizer in (plain, separated):
+        tokenizer.backend.post_processor = processors.TemplateProcessing(single="$A")
+    separated.backend.add_special_tokens(["<|endoftext|>"])
+    separated = Tokenizer(separated.backend)
+    for tokenizer, id in ((plain, EOS), (separated, separated.vocab_size - 1)):
+        client = Client(tokenizer=tokenizer)
+        assert client.complete(prompt=None).status == 200
+        assert client.engine.submitted[0].prompt == (id,)
+
+
+def test_special_tokens_are_added_unless_they_are_not_wanted() -> None:
+    client = Client()
+    for wanted, prompt in ((None, (BOS, *ids_of("a"))), (True, (BOS, *ids_of("a"))), (False, tuple(ids_of("a")))):
+        assert client.complete(prompt=["a", "a"], add_special_tokens=wanted).status == 200
+        assert [request.prompt for request in client.engine.submitted[-2:]] == [prompt, prompt]
+    assert client.complete(prompt=[65], add_special_tokens=True).status == 200
+    assert client.engine.submitted[-1].prompt == (65,)
+    refused = client.complete(add_special_tokens="no")
+    assert (refused.status, refused.error["param"], refused.error["code"]) == (
+        400,
+        "add_special_tokens",
+        "invalid_type",
+    )
 
 
 def test_no_prompt() -> None:
@@ -124,6 +176,15 @@ def test_usage_in_a_stream_only_when_asked_for() -> None:
     whole = client.complete().json()["usage"]
     assert asked[-1]["choices"] == [] and asked[-1]["usage"] == whole
     assert len(asked) == len(silent) + 1
+    assert all(event["usage"] is None for event in asked[:-1])
+
+
+def test_the_last_chunk_of_a_choice_has_only_the_finish_reason() -> None:
+    for answer, reason in (([*ids_of("ab"), EOS], "stop"), (ids_of("ab"), "length"), ([EOS], "stop")):
+        for logprobs in (None, 1):
+            events = Client.replaying(replay(answer)).complete(stream=True, logprobs=logprobs).events()
+            assert events[-1]["choices"] == [{"index": 0, "text": "", "logprobs": None, "finish_reason": reason}]
+            assert all(event["choices"][0]["finish_reason"] is None for event in events[:-1])
 
 
 def test_a_model_without_a_chat_template_still_completes() -> None:
@@ -135,9 +196,16 @@ def test_echo_begins_with_the_prompt_as_it_was_sent() -> None:
     reply = client.complete(prompt="<s> hél", echo=True, n=2, max_tokens=2)
     assert [choice["text"] for choice in reply.json()["choices"]] == ["<s> héllo", "<s> héllo"]
     assert reply.json()["choices"][0]["logprobs"] is None
-    assert (
-        client.complete(prompt=[BOS, *ids_of("hél")], echo=True, max_tokens=2).json()["choices"][0]["text"] == "héllo"
-    )
+
+
+def test_the_echo_of_ids_has_the_text_of_special_tokens() -> None:
+    client = Client.replaying(replay(ids_of("lo")))
+    choice = client.complete(prompt=[BOS, *ids_of("hel"), EOS], echo=True, logprobs=0, max_tokens=2).json()["choices"][
+        0
+    ]
+    assert choice["text"] == "<s>hel</s>lo" == "".join(choice["logprobs"]["tokens"])
+    cut = client.complete(prompt="ab</s>c", echo=True, truncate_prompt_tokens=2, max_tokens=2).json()["choices"][0]
+    assert cut["text"] == "</s>clo"
 
 
 def test_echo_with_the_log_probabilities_of_the_prompt() -> None:

@@ -134,9 +134,9 @@ def test_logprobs_when_included() -> None:
     events = client.respond(**asked, stream=True).named_events()
     told = [token for event in events if event["type"] == "response.output_text.delta" for token in event["logprobs"]]
     assert told[0] == {
-        "token": "bytes:\\xc3",
+        "token": "\\xc3",
         "logprob": -0.75,
-        "top_logprobs": [{"token": "bytes:\\xc4", "logprob": -0.5}],
+        "top_logprobs": [{"token": "\\xc4", "logprob": -0.5}],
     }
     assert client.respond(top_logprobs=1).json()["output"][0]["content"][0]["logprobs"] == []
 
