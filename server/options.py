@@ -8,7 +8,6 @@ from typing import Any
 
 from octavo.engine.config import DEVICES, DTYPES, QUANTIZATIONS, EngineConfig
 from octavo.server.config import ServerConfig
-from octavo.server.http.errors import StartupError
 
 PREFIX = "OCTAVO_"
 EXAMPLE = "mistralai/Mixtral-8x7B-Instruct-v0.1"
@@ -244,20 +243,6 @@ def _shown_default(option: Option) -> str:
             return f" (default: {number:g})"
         case value:
             return f" (default: {value})"
-
-
-def from_environment(environment: Mapping[str, str]) -> dict[str, Any]:
-    """Returns the options that OCTAVO_<FLAG> variables set; an empty variable counts as absent. Raises StartupError."""
-    given: dict[str, Any] = {}
-    if model := environment.get(PREFIX + "MODEL"):
-        given["model"] = model
-    for option in OPTIONS:
-        if text := environment.get(option.variable):
-            try:
-                given[option.key] = option.parse(text)
-            except ArgumentTypeError as error:
-                raise StartupError(f"The environment variable {option.variable} is wrong: {error}.") from error
-    return given
 
 
 def configure(given: Mapping[str, Any], model: str, name: str, sampled_vocab: int) -> tuple[EngineConfig, ServerConfig]:

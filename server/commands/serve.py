@@ -15,6 +15,7 @@ from octavo.engine.startup import sizing
 from octavo.server import options
 from octavo.server.commands import demo_model
 from octavo.server.config import ServerConfig
+from octavo.server.environment import from_environment
 from octavo.server.http.errors import StartupError
 
 if TYPE_CHECKING:
@@ -47,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     _on_stop_signals(_vanish)
     _set_up_openmp()
     _configure_logging()
-    given = options.from_environment(os.environ) | vars(arguments)
+    given = from_environment(os.environ, vars(arguments)) | vars(arguments)
     with _listen(given) as listener:
         directory, name = _find_checkpoint(given.get("model"))
         model_config, tokenizer, sampled_vocab = _check_checkpoint(directory)

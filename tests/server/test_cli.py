@@ -130,7 +130,7 @@ def test_a_command_that_cannot_be_obeyed(
 
 
 def test_a_bad_variable_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.setenv("OCTAVO_PORT", "tcp://10.0.0.1:8000")
+    monkeypatch.setenv("OCTAVO_PORT", "eight thousand")
     assert "The environment variable OCTAVO_PORT is wrong" in sentence(capsys, "serve", "model")
 
 

@@ -6,8 +6,9 @@ import pytest
 
 from octavo.engine.config import EngineConfig
 from octavo.server.config import ServerConfig
+from octavo.server.environment import from_environment
 from octavo.server.http.errors import StartupError
-from octavo.server.options import OPTIONS, add_to, configure, from_environment
+from octavo.server.options import OPTIONS, add_to, configure
 
 
 def parse(*arguments: str) -> Namespace:
@@ -17,7 +18,8 @@ def parse(*arguments: str) -> Namespace:
 
 
 def configs(arguments: tuple[str, ...] = (), **environment: str) -> tuple[EngineConfig, ServerConfig]:
-    given = from_environment(environment) | vars(parse(*arguments))
+    parsed = vars(parse(*arguments))
+    given = from_environment(environment, parsed) | parsed
     return configure(given, "/models/tiny", "tiny", 259)
 
 
@@ -123,11 +125,49 @@ def test_the_command_line_wins() -> None:
     assert (server.port, server.api_keys) == (1, ("c",))
 
 
+def test_a_broken_variable_does_not_count_beside_its_flag() -> None:
+    _, server = configs(("model", "--port", "1", "--no-log-text"), OCTAVO_PORT="many", OCTAVO_LOG_TEXT="perhaps")
+    assert (server.port, server.log_text) == (1, False)
+
+
+SERVICE = {
+    "OCTAVO_PORT": "tcp://10.96.0.10:8000",
+    "OCTAVO_SERVICE_HOST": "10.96.0.10",
+    "OCTAVO_SERVICE_PORT": "8000",
+    "OCTAVO_SERVICE_PORT_HTTP": "8000",
+    "OCTAVO_PORT_8000_TCP": "tcp://10.96.0.10:8000",
+    "OCTAVO_PORT_8000_TCP_PROTO": "tcp",
+    "OCTAVO_PORT_8000_TCP_PORT": "8000",
+    "OCTAVO_PORT_8000_TCP_ADDR": "10.96.0.10",
+    "OCTAVO_WEB_SERVICE_HOST": "10.96.0.11",
+    "OCTAVO_WEB_PORT": "tcp://[fd00::1]:80",
+}
+
+
+@pytest.mark.parametrize("port", [("--port", "1"), ()])
+def test_variables_of_kubernetes_set_nothing(port: tuple[str, ...], caplog: pytest.LogCaptureFixture) -> None:
+    """Kubernetes sets them in every pod of a namespace with a service that is named octavo."""
+    _, server = configs(port, **SERVICE)
+    assert server.port == (1 if port else ServerConfig(("",)).port)
+    told = [record.getMessage() for record in caplog.records]
+    assert [line.split(",")[0] for line in told] == ([] if port else ["passing over OCTAVO_PORT=tcp://10.96.0.10:8000"])
+    assert configs(OCTAVO_HOST="UDP://[fd00::1]:53")[1].host == "127.0.0.1"
+
+
+def test_a_variable_that_sets_nothing_is_named(caplog: pytest.LogCaptureFixture) -> None:
+    configs(OCTAVO_MAX_MODEL_LENGTH="4", OCTAVO_IMAGE="x", OCTAVOS="y")
+    assert [record.getMessage() for record in caplog.records] == [
+        "passing over the environment variable OCTAVO_IMAGE, which sets no flag",
+        "passing over the environment variable OCTAVO_MAX_MODEL_LENGTH, which sets no flag; "
+        "OCTAVO_MAX_MODEL_LEN is one that does",
+    ]
+
+
 @pytest.mark.parametrize(
     ("flag", "value"),
     [
         ("port", "65536"),
-        ("port", "tcp://10.0.0.1:8000"),
+        ("port", "tcp://10.0.0.1"),
         ("threads", "0"),
         ("threads", "4097"),
         ("max-model-len", "-1"),
