@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from octavo import __version__
+from octavo.engine.startup.shortage import shortage
 from octavo.model.config import ModelError
 from octavo.server.commands import demo_model, serve
 from octavo.server.http.errors import StartupError
@@ -40,9 +41,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         status: int = parsed.command(parsed)
     except (StartupError, ModelError) as error:
-        print(f"octavo: {error}", file=sys.stderr)
-        return USAGE_ERROR
-    return status
+        sentence: str | None = str(error)
+    except Exception as error:
+        sentence = shortage(error)
+        if sentence is None:
+            raise
+    else:
+        return status
+    print(f"octavo: {sentence}", file=sys.stderr)
+    return USAGE_ERROR
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -34,6 +34,7 @@ from octavo.engine.api import (
 )
 from octavo.engine.config import EngineConfig
 from octavo.engine.process.stop_signals import ignore_stop_signals
+from octavo.engine.startup.shortage import shortage
 from octavo.model.config import ModelError
 
 INTAKE_SECONDS = 0.005  # Between two steps, no more messages are taken in after so long.
@@ -64,9 +65,9 @@ def main(
 ) -> None:
     """Builds the engine and runs it until the parent closes `requests`.
 
-    A ModelError while building is the user's to repair and is reported as Fatal. Any other exception while building,
-    and any exception in a step, leaves an engine that cannot be trusted: the process ends with status 1, and its
-    supervisor starts another one.
+    A ModelError while building is the user's to repair and is reported as Fatal, as is what the machine denies: memory,
+    threads, files. Any other exception while building, and any exception in a step, leaves an engine that cannot be
+    trusted: the process ends with status 1, and its supervisor starts another one.
     """
     ignore_stop_signals()
     if sys.stderr is not None:  # Whoever starts the server may have closed it.
@@ -98,6 +99,12 @@ def _build_and_loop(
         engine, ready = build(config, ProgressReporter(outbox.put))
     except ModelError as error:
         outbox.put(Fatal(str(error)))
+        return
+    except Exception as error:
+        sentence = shortage(error)
+        if sentence is None:
+            raise
+        outbox.put(Fatal(sentence))
         return
     outbox.put(ready)
     _loop(engine, inbox, outbox)

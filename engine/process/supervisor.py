@@ -10,6 +10,7 @@ from octavo.engine.process.death import Died
 from octavo.engine.process.engine_process import EngineProcess
 from octavo.engine.process.main import Build
 from octavo.engine.process.watchdog import Watchdog
+from octavo.engine.startup import machine
 
 STOP_GRACE = 2.0  # seconds that a process has to end once its pipe is closed
 FINISHED = (FinishReason.STOP, FinishReason.LENGTH)  # reasons with which a request ends well
@@ -96,6 +97,8 @@ class Supervisor:
             self._deliver(Died(reason))  # The exit code may not have been known when Died was delivered before.
             if life.fatal is not None:
                 return life.fatal
+            if life.ready_at is None and (limit := machine.limit_in_force()) is not None:
+                return f"{reason} while it started, and {limit}: raise the limit, or remove it"
             if self._restarts.went_well(life, asyncio.get_running_loop().time()):
                 attempt = 0
             if attempt == self._restarts.attempts:

@@ -9,7 +9,17 @@ import os
 from collections.abc import Iterator
 from pathlib import Path
 
+from octavo.model.config import ModelError
+
 ROOT = Path("/")
+GIB = 2**30
+
+# A limit of a process's own memory has a name in /proc/self/limits. Beside it stand what counts in /proc/self/status,
+# how a shell sets it, and the bytes below which no engine starts, however small the model is.
+LIMITS = (
+    ("Max address space", "VmSize:", "ulimit -v", 2**30),
+    ("Max data size", "VmData:", "ulimit -d", 448 * 2**20),
+)
 
 
 def processors(root: Path = ROOT) -> int:
@@ -25,7 +35,42 @@ def processors(root: Path = ROOT) -> int:
 def available_memory(root: Path = ROOT) -> int:
     """Returns how many bytes can be allocated before the machine swaps or a control group's limit ends the process."""
     left = [memory for group in _groups(root) if (memory := _group_memory(group)) is not None]
-    return max(0, min([_machine_memory(root), *left]))
+    used = _fields(root / "proc/self/status")
+    own = [limit - used.get(count, 0) * 1024 for _, count, _, _ in LIMITS if (limit := _limits(root).get(count))]
+    return max(0, min([_machine_memory(root), *left, *own]))
+
+
+def check_limits(root: Path = ROOT) -> None:
+    """Raises ModelError where a process may have less memory than the smallest engine takes."""
+    limits = _limits(root)
+    for name, count, command, least in LIMITS:
+        if limits.get(count, least) < least:
+            raise ModelError(
+                f"The {name.removeprefix('Max ')} of a process is limited to {limits[count] / GIB:.2f} GiB ({command}) "
+                f"and an engine takes {least / GIB:.2f} GiB besides its model's weights: raise the limit, or remove it."
+            )
+
+
+def limit_in_force(root: Path = ROOT) -> str | None:
+    """Returns a clause about the first limit of a process's own memory; None where there is none."""
+    limits = _limits(root)
+    for name, count, command, _ in LIMITS:
+        if count in limits:
+            return (
+                f"the {name.removeprefix('Max ')} of a process is limited to {limits[count] / GIB:.2f} GiB ({command})"
+            )
+    return None
+
+
+def _limits(root: Path) -> dict[str, int]:
+    """Returns the limits in bytes, by what counts against them; one that is not set is left out."""
+    found = {}
+    for line in _text(root / "proc/self/limits").splitlines():
+        for name, count, _, _ in LIMITS:
+            soft = line.removeprefix(name).split()[:1]
+            if line.startswith(name) and soft and soft[0].isdecimal():
+                found[count] = int(soft[0])
+    return found
 
 
 def _machine_memory(root: Path) -> int:

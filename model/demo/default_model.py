@@ -38,9 +38,9 @@ def is_complete(directory: Path) -> bool:
     """Returns whether the directory holds the whole default model, so that `build` has nothing left to do."""
     try:
         index = json.loads((directory / "model.safetensors.index.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        return all((directory / file).is_file() for file in {*FILES, *index["weight_map"].values()})
+    except (OSError, ValueError, RecursionError, KeyError, TypeError, AttributeError):
         return False
-    return all((directory / file).is_file() for file in {*FILES, *index["weight_map"].values()})
 
 
 def build(target: Path, source: Path | None, report: ReportStage, pinned: PinnedModel = SMOLLM2) -> Path:

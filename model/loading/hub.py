@@ -17,11 +17,15 @@ def resolve(model: str) -> Path:
 
     Downloads what is missing into the hub's own cache. Raises ModelError.
     """
-    path = Path(model).expanduser()
-    if path.is_dir():
-        return path
-    if path.exists():
-        raise ModelError(f"{model} is a file; give the directory that holds it, with its config.json.")
+    try:
+        path = Path(model).expanduser()
+        if path.is_dir():
+            return path
+        if path.exists():
+            raise ModelError(f"{model} is a file; give the directory that holds it, with its config.json.")
+    except (OSError, RuntimeError) as error:  # It may not be looked at, is no name of a file, or is of no such user.
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise ModelError(f"{model[:200]} cannot be looked up ({reason}); give the path of a checkpoint.") from error
     if not _HUB_ID.fullmatch(model):
         raise ModelError(f"There is no directory {model}; give the path of a checkpoint or a hub id such as {EXAMPLE}.")
     return _download(model)

@@ -6,6 +6,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from octavo.server.http.errors import StartupError
+
 
 def add(commands: "argparse._SubParsersAction[Any]") -> None:
     """Adds the subcommand to those of `octavo`."""
@@ -28,10 +30,20 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def default_directory() -> Path:
-    """Returns the default model's directory in the user's cache."""
+    """Returns the default model's directory in the user's cache. Raises StartupError for a user without a home.
+
+    A relative XDG_CACHE_HOME counts for nothing (https://specifications.freedesktop.org/basedir-spec/latest).
+    """
     from octavo.model.demo import default_model
 
-    return default_model.default_directory(Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"))
+    cache = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    try:
+        return default_model.default_directory(cache if cache.is_absolute() else Path.home() / ".cache")
+    except RuntimeError as error:
+        raise StartupError(
+            "The default model is kept in the user's cache, and this user has no home directory: "
+            "set XDG_CACHE_HOME or HOME to a directory that can be written, or give a MODEL."
+        ) from error
 
 
 def build(directory: Path, source: Path | None) -> Path:

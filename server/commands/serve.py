@@ -11,7 +11,7 @@ from socket import socket
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from octavo.engine.config import EngineConfig
-from octavo.engine.startup import sizing
+from octavo.engine.startup import machine, sizing
 from octavo.server import options
 from octavo.server.commands import demo_model
 from octavo.server.config import ServerConfig
@@ -48,6 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     _on_stop_signals(_vanish)
     _set_up_openmp()
     _configure_logging()
+    machine.check_limits()
     given = from_environment(os.environ, vars(arguments)) | vars(arguments)
     with _listen(given) as listener:
         directory, name = _find_checkpoint(given.get("model"))

@@ -113,6 +113,8 @@ def test_a_context_beyond_the_models_is_refused_before_there_is_an_engine(
         ((), "COMMAND"),
         (("server",), "invalid choice: 'server'"),
         (("serve", "/no/such/directory", "--port", "0"), "There is no directory /no/such/directory"),
+        (("serve", 300 * "x", "--port", "0"), "cannot be looked up (File name too long)"),
+        (("serve", "~nobody-of-this-name/model", "--port", "0"), "cannot be looked up (Could not determine home"),
         (("serve", "--dtype", "int3"), "'int3' is not one of auto, float32, bfloat16, float16"),
         (("serve", "--port", "99999"), "--port: '99999' is not a whole number from 0 to 65535"),
         (("serve", "--block-size", "1" + 30 * "0"), "'10000"),
@@ -127,6 +129,32 @@ def test_a_command_that_cannot_be_obeyed(
     arguments: tuple[str, ...], words: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert words in sentence(capsys, *(argument.format(tmp_path) for argument in arguments))
+
+
+def test_memory_that_runs_out_is_a_sentence(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail() -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(serve, "_configure_logging", fail)
+    assert sentence(capsys, "serve", "model").startswith("Memory ran out: raise the limit (ulimit -v")
+
+
+def no_home() -> Path:
+    raise RuntimeError("Could not determine home directory.")
+
+
+def test_the_default_model_needs_a_home(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Path, "home", no_home)
+    monkeypatch.setenv("XDG_CACHE_HOME", "relative")  # counts for nothing
+    for command in (("serve", "--port", "0"), ("demo-model",)):
+        assert "set XDG_CACHE_HOME or HOME to a directory" in sentence(capsys, *command)
+    (tmp_path / "cache").write_text("a file")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    assert "cannot be written to" in sentence(capsys, "demo-model")
 
 
 def test_a_bad_variable_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:

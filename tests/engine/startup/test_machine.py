@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from octavo.engine.startup import machine
+from octavo.model.config import ModelError
 
 PROCESSORS = machine.processors(Path("/nowhere"))  # this machine's, without control groups
 MEMINFO = "MemTotal:  2000 kB\nMemAvailable:  1000 kB\nHugePages_Total:  0\n"
@@ -77,3 +78,34 @@ def test_a_group_beyond_its_limit_has_no_memory_left(tmp_path: Path) -> None:
 def test_this_machine() -> None:
     assert machine.processors() >= 1
     assert machine.available_memory() > 0
+
+
+LIMITS = """\
+Limit                     Soft Limit           Hard Limit           Units
+Max cpu time              unlimited            unlimited            seconds
+Max data size             {data:<20} unlimited            bytes
+Max address space         {space:<20} unlimited            bytes"""
+
+
+def limited(root: Path, space: int | str = "unlimited", data: int | str = "unlimited") -> Path:
+    status = "Name:\tpython\nVmSize:\t  100 kB\nVmData:\t  50 kB"
+    files = {"proc/meminfo": MEMINFO, "proc/self/status": status}
+    return tree(root, files | {"proc/self/limits": LIMITS.format(space=space, data=data)})
+
+
+def test_a_processs_own_limits_bound_its_memory(tmp_path: Path) -> None:
+    assert machine.available_memory(limited(tmp_path)) == 1000 * 1024
+    assert machine.available_memory(limited(tmp_path, space=400 * 1024)) == 300 * 1024
+    assert machine.available_memory(limited(tmp_path, data=400 * 1024)) == 350 * 1024
+    assert machine.available_memory(limited(tmp_path, data=1024)) == 0
+
+
+def test_limits_in_which_no_engine_starts_are_refused(tmp_path: Path) -> None:
+    machine.check_limits(tmp_path / "nowhere")
+    machine.check_limits(limited(tmp_path, space=2**30, data=2**30))
+    assert machine.limit_in_force(limited(tmp_path)) is None
+    with pytest.raises(ModelError, match=r"address space of a process is limited to 0\.50 GiB \(ulimit -v\)"):
+        machine.check_limits(limited(tmp_path, space=2**29))
+    with pytest.raises(ModelError, match=r"data size of a process is limited to 0\.06 GiB \(ulimit -d\)"):
+        machine.check_limits(limited(tmp_path, data=2**26))
+    assert machine.limit_in_force(tmp_path) == "the data size of a process is limited to 0.06 GiB (ulimit -d)"
