@@ -58,4 +58,4 @@ def router(service: Service) -> APIRouter:
 
 def _count(service: Service, chat: ChatRequest) -> int:
     """Runs in a thread, because it takes longer for longer texts."""
-    return len(service.tokenizer.encode(rendered(service, chat), add_special_tokens=False))
+    return len(service.tokenizer.encode_rendered(rendered(service, chat), chat.add_special_tokens is True))

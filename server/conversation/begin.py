@@ -107,7 +107,7 @@ def _prepared(service: Service, request: ChatRequest, ready: Ready) -> tuple[Tas
 
 def _prompt(service: Service, request: ChatRequest, text: str, ready: Ready) -> tuple[int, ...]:
     """Encodes the rendered text, and truncates it if the request says so."""
-    prompt = service.tokenizer.encode(text, add_special_tokens=False)  # the template brings its BOS
+    prompt = service.tokenizer.encode_rendered(text, request.add_special_tokens is True)
     if not prompt:
         raise InvalidRequest("{param} render to an empty prompt.", "messages")
     return truncated(prompt, request, _wanted(request), ready.max_model_len)

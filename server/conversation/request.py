@@ -29,6 +29,11 @@ class ChatRequest(GenerationRequest):
 
     This is an extension.
     """
+    add_special_tokens: bool | None = None
+    """Adds the tokens that begin a text, usually a BOS, unless the template has written them. The default is false.
+
+    This is an extension.
+    """
     chat_template: str | None = None
     """Gives a Jinja template in place of the checkpoint's, if the server is started to allow it.
 

@@ -29,9 +29,9 @@ class TokenizeRequest(ModelRequest):
     messages: list[Any] | None = None
     """Gives a conversation; every other field of a chat request is allowed with it."""
     add_special_tokens: bool | None = None
-    """Adds the tokens that begin a text. The default is true for a prompt, and false for messages.
+    """Adds the tokens that begin a text, usually a BOS. The default is true for a prompt, and false for messages.
 
-    The chat template adds them to messages.
+    To messages the chat template usually adds them. What it has written is not added again.
     """
     return_token_strs: bool | None = None
     """Asks for each token as the vocabulary spells it, too."""
@@ -110,7 +110,7 @@ def _encoded(service: Service, request: TokenizeRequest) -> tuple[int, ...]:
     if request.prompt is not None:
         return service.tokenizer.encode(request.prompt, request.add_special_tokens is not False)
     chat = translated(service, request.chat(request.model or service.config.served_model_name), {})
-    return service.tokenizer.encode(rendered(service, chat), request.add_special_tokens is True)
+    return service.tokenizer.encode_rendered(rendered(service, chat), request.add_special_tokens is True)
 
 
 def _decoded(tokenizer: Tokenizer, ids: list[int]) -> str:

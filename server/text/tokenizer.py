@@ -62,6 +62,15 @@ class Tokenizer:
             return self._traced.encode(text, add_special_tokens)
         return tuple(self.backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)[0].ids)
 
+    def encode_rendered(self, text: str, add_special_tokens: bool) -> tuple[int, ...]:
+        """Encodes what a chat template has written. Special tokens that it wrote itself are not added again."""
+        ids = self.encode(text, add_special_tokens=False)
+        if not add_special_tokens:
+            return ids
+        before, after = self._traced.before, self._traced.after
+        begins, ends = ids[: len(before)] == before, ids[len(ids) - len(after) :] == after
+        return (*(() if begins else before), *ids, *(() if ends else after))
+
     def decode_bytes(self, ids: Sequence[int]) -> str:
         """Returns the text of the ids' bytes, with U+FFFD for invalid UTF-8, and with leading spaces."""
         return b"".join(self.token_bytes(id) for id in ids if id not in self._special).decode(errors="replace")

@@ -31,7 +31,7 @@ class TracedEncoder:
         self._backends = [_Renamed(backend, self._names, matched_raw=False)]
         if any(token.normalized or token.single_word for token in special):
             self._backends.append(_Renamed(backend, self._names, matched_raw=True))
-        self._before, self._after = _surroundings(backend)
+        self.before, self.after = map(tuple, _surroundings(backend))  # what the post-processor adds to a text
         self._spellings = _spellings(backend, [token.content for token in special])
 
     def encode(self, text: Traced, add_special_tokens: bool) -> tuple[int, ...]:
@@ -41,7 +41,7 @@ class TracedEncoder:
             ids, found = backend.encode(renamed, self._spellings)
             if found == count:
                 break  # Otherwise a normaliser has hidden a token, and its name must not become text.
-        return (*self._before, *ids, *self._after) if add_special_tokens else tuple(ids)
+        return (*self.before, *ids, *self.after) if add_special_tokens else tuple(ids)
 
     def _renamed(self, text: Traced) -> tuple[str, int]:
         """Returns the text with the names of the template's own special tokens, and how many these are."""

@@ -33,6 +33,37 @@ def test_messages_go_through_the_template_without_a_second_bos() -> None:
     assert client.engine.submitted[0].prompt == (BOS, *ids_of("hi"))
 
 
+WITH_BOS = "{{ bos_token }}{% for m in messages %}{{ m.content }}{% endfor %}"
+WITHOUT_BOS = "{% for m in messages %}{{ m.content }}{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    ("template", "wanted", "begins"),
+    [
+        (WITH_BOS, None, True),
+        (WITH_BOS, False, True),
+        (WITH_BOS, True, True),
+        (WITHOUT_BOS, None, False),
+        (WITHOUT_BOS, False, False),
+        (WITHOUT_BOS, True, True),
+    ],
+)
+@pytest.mark.parametrize("parsed", [False, True])
+def test_special_tokens_are_added_where_they_are_wanted_and_once(
+    template: str, wanted: bool | None, begins: bool, parsed: bool
+) -> None:
+    client = Client.replaying(replay([EOS]), byte_level(template), parse_special_tokens=parsed)
+    expected = (*((BOS,) if begins else ()), *ids_of("hi"))
+    client.chat(add_special_tokens=wanted)
+    client.respond(add_special_tokens=wanted)
+    client.message(add_special_tokens=wanted)
+    assert {request.prompt for request in client.engine.submitted} == {expected}
+    body = {"model": MODEL, "messages": [{"role": "user", "content": "hi"}], "add_special_tokens": wanted}
+    assert client.post("/tokenize", body).json()["tokens"] == list(expected)
+    assert client.post("/v1/messages/count_tokens", body).json() == {"input_tokens": len(expected)}
+    assert client.chat(add_special_tokens=1).error["param"] == "add_special_tokens"
+
+
 @pytest.mark.parametrize(
     ("messages", "text"),
     [
