@@ -23,7 +23,7 @@ NAMES = {
     "user": "metadata.user_id",
 }
 UNSUPPORTED = ("container", "context_management", "mcp_servers")  # these would run on Anthropic's side
-REQUIRED = {"text": ("text",), "tool_use": ("id", "name", "input"), "tool_result": ("tool_use_id",)}
+REQUIRED = {"text": ("text",), "tool_use": ("id", "name"), "tool_result": ("tool_use_id",)}
 BELONGS = {"tool_use": "assistant", "tool_result": "user"}  # the only role that may have such blocks
 
 
@@ -41,10 +41,14 @@ def _as_blocks(content: Any) -> Any:
 Texts = Annotated[list[TextBlock], BeforeValidator(_as_blocks, json_schema_input_type=str | list[TextBlock])]
 
 
+def _none_if_empty(value: Any) -> Any:
+    return None if value == "" else value
+
+
 class Block(Object):
     """Is text, a call that the model made, or the result of a call.
 
-    Text needs text; a call needs id, name and input; a result needs tool_use_id.
+    Text needs text; a call needs id and name; a result needs tool_use_id.
     """
 
     type: Literal["text", "tool_use", "tool_result"]
@@ -55,8 +59,8 @@ class Block(Object):
     """Identifies a call; its result refers to this."""
     name: str | None = None
     """Names the tool of a call."""
-    input: dict[str, Any] | None = None
-    """Holds the arguments of a call."""
+    input: Annotated[dict[str, Any] | None, BeforeValidator(_none_if_empty)] = None
+    """Holds the arguments of a call. Null and empty text mean no arguments."""
     tool_use_id: str | None = None
     """Names the call that a result belongs to by its id."""
     content: Texts | None = None
@@ -237,7 +241,7 @@ def _turns(message: Message) -> Iterator[dict[str, Any]]:
 
 
 def _call(block: Block) -> dict[str, Any]:
-    arguments = json.dumps(block.input, ensure_ascii=False)
+    arguments = json.dumps(block.input or {}, ensure_ascii=False)
     return {"id": block.id, "type": "function", "function": {"name": block.name, "arguments": arguments}}
 
 

@@ -66,7 +66,7 @@ def _template(service: Service, request: ChatRequest) -> ChatTemplate:
             "The model has no chat template; use /v1/completions, or add chat_template.jinja to the checkpoint.",
             "messages",
         )
-    return own.for_tools if _concerns_tools(request) else own
+    return own.for_tools if _concerns_tools(request, own.for_tools) else own
 
 
 def _given_template(service: Service, source: str, own: ChatTemplate | None) -> ChatTemplate:
@@ -86,10 +86,13 @@ def _given_template(service: Service, source: str, own: ChatTemplate | None) -> 
         ) from error
 
 
-def _concerns_tools(request: ChatRequest) -> bool:
-    """Returns whether the conversation has calls, results of calls or tools to call."""
+def _concerns_tools(request: ChatRequest, template: ChatTemplate) -> bool:
+    """Returns whether the conversation is one for this template for tools.
+
+    It has tools to call, or calls and results alone, where the template takes those without tools.
+    """
     calls = any(message.role == "tool" or message.tool_calls for message in request.messages)
-    return calls or request.tool_use() is not None
+    return request.tool_use() is not None or (calls and not template.capabilities.wants_tools)
 
 
 def _prepared(service: Service, request: ChatRequest, ready: Ready) -> tuple[Task, Callable[[], PartParser]]:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from octavo.server.conversation.parts import Part, Text, ToolCallArguments, ToolCallStart
+from octavo.server.text.call_formats import CALL, END_OF_CALL
 from octavo.server.text.template import ChatTemplate
-from octavo.server.text.template_adaptation import CALL, END_OF_CALL
 
 _LETTERS = string.ascii_letters + string.digits
 _REACH = 256  # characters; if the head of a call does not end within them, the call is read once it is complete

@@ -34,8 +34,8 @@ Content = Annotated[
 class CalledFunction(Object):
     name: str
     """Names the function."""
-    arguments: str
-    """Holds the arguments: an object, as JSON text."""
+    arguments: str | None = None
+    """Holds the arguments: an object, as JSON text. Null and empty text mean no arguments."""
 
 
 class CallOfTool(Object):
@@ -87,7 +87,7 @@ class Message(Object):
             raise InvalidRequest("Only the role 'assistant' has parts of type 'refusal'.", f"{where}.content")
         if self.role == "tool" and self.tool_call_id is None:
             raise InvalidRequest("The required parameter {param} is missing.", f"{where}.tool_call_id")
-        if self.content is None and not (self.role == "assistant" and (self.tool_calls or self.refusal)):
+        if self.content is None and self.role != "assistant":
             raise InvalidRequest("The required parameter {param} is missing.", f"{where}.content")
 
     def turn(self) -> Turn:
@@ -125,10 +125,15 @@ def turns_of(messages: Sequence[Message]) -> list[Turn]:
     return turns
 
 
-def _decoded(arguments: str) -> Any:
-    """Returns the object that the text is, or else the text: a model may have written what is not JSON."""
+def _decoded(arguments: str | None) -> Any:
+    """Returns the object that the text is, or else the text: a model may have written what is not JSON.
+
+    Null and space alone mean no arguments, and so does the text `null`.
+    """
+    if arguments is None or arguments.strip() in ("", "null"):
+        return {}
     try:
-        value = json.loads(arguments or "{}")
+        value = json.loads(arguments)
     except (ValueError, RecursionError):
         return arguments
     return value if isinstance(value, dict) else arguments

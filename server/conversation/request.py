@@ -27,7 +27,7 @@ class ChatRequest(GenerationRequest):
     continue_final_message: bool | None = None
     """Makes the last message, the assistant's, the beginning of the answer. The default is false.
 
-    This is an extension.
+    Calls in it are written as text. This is an extension.
     """
     add_special_tokens: bool | None = None
     """Adds the tokens that begin a text, usually a BOS, unless the template has written them. The default is false.
@@ -71,7 +71,5 @@ class ChatRequest(GenerationRequest):
         if self.add_generation_prompt:
             template, other = "{param} and {other} cannot both be true.", FieldName("add_generation_prompt")
             raise InvalidRequest(template, "continue_final_message", other=other)
-        final = self.messages[-1]
-        if final.role != "assistant" or final.tool_calls:
-            template = "{param} needs a last message of the role 'assistant', without tool calls."
-            raise InvalidRequest(template, "continue_final_message")
+        if self.messages[-1].role != "assistant":
+            raise InvalidRequest("{param} needs a last message of the role 'assistant'.", "continue_final_message")

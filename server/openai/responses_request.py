@@ -26,7 +26,7 @@ STATEFUL = ("previous_response_id", "conversation", "background", "prompt")
 LOGPROBS = "message.output_text.logprobs"  # the only value of `include` that has an effect
 REQUIRED = {
     "message": ("role", "content"),
-    "function_call": ("call_id", "name", "arguments"),
+    "function_call": ("call_id", "name"),
     "function_call_output": ("call_id", "output"),
 }
 
@@ -52,7 +52,7 @@ Parts = Annotated[list[InputText], BeforeValidator(_as_parts, json_schema_input_
 class Item(Object):
     """Is a message, a call that the model made, or the call's output.
 
-    A message needs role and content; a call needs call_id, name and arguments; an output needs call_id and output.
+    A message needs role and content; a call needs call_id and name; an output needs call_id and output.
     """
 
     type: Literal["message", "function_call", "function_call_output"] = "message"
@@ -66,7 +66,7 @@ class Item(Object):
     name: str | None = None
     """Names the function of a call."""
     arguments: str | None = None
-    """Holds the arguments of a call, as JSON text."""
+    """Holds the arguments of a call, as JSON text. Null and empty text mean no arguments."""
     output: Parts | None = None
     """Holds what the function returned, as a string or text parts."""
 
@@ -74,7 +74,7 @@ class Item(Object):
         """Raises InvalidRequest if something is missing."""
         given = declared(self)
         for name in REQUIRED[self.type]:
-            if name not in given:
+            if name not in given and (name, self.role) != ("content", "assistant"):  # an assistant may say nothing
                 raise missing_parameter(f"input.{position}.{name}")
 
 

@@ -2,18 +2,20 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, Self
 
 import jinja2
 
 from octavo.server.http.errors import InvalidRequest, StartupError
-from octavo.server.text.template_adaptation import adapted
-from octavo.server.text.template_capabilities import Tools, find_capabilities
+from octavo.server.text.exchanges import without_calls
+from octavo.server.text.template_adaptation import nearest
+from octavo.server.text.template_capabilities import find_capabilities
 from octavo.server.text.template_environment import compiled
 from octavo.server.text.traced import Traced, of_template, plain
-from octavo.server.text.turns import Turn
+from octavo.server.text.turns import Tools, Turn
 
 _OWN_VARIABLES = frozenset({"messages", "tools", "documents", "add_generation_prompt", "continue_final_message"})
 _ROLES = {role: of_template(role) for role in ("system", "user", "assistant", "tool")}  # No client's words.
@@ -87,14 +89,14 @@ class ChatTemplate:
             template = "{param} must not set '{variable}', which has a parameter of its own."
             raise InvalidRequest(template, "chat_template_kwargs", variable=min(reserved))
         if rendering.continue_final:
-            final = messages[-1]
+            final = without_calls(messages[-1])
             messages = [*messages[:-1], {**final, "content": final["content"] + _CUT}]
-        text = self._rendered_or_refused(adapted(messages, rendering.tools, self.capabilities), rendering)
+        text = nearest(messages, rendering.tools, self.capabilities, partial(self._rendered_or_refused, rendering))
         return _before_cut(text) if rendering.continue_final else text
 
-    def _rendered_or_refused(self, messages: Sequence[Turn], rendering: Rendering) -> Traced:
+    def _rendered_or_refused(self, rendering: Rendering, messages: Sequence[Turn], tools: Tools) -> Traced:
         try:
-            return self._render(messages, rendering)
+            return self._render(messages, replace(rendering, tools=tools))
         except jinja2.TemplateError as error:
             reason = plain(str(error.message))
             template = "The model's chat template refuses these messages: {reason}"

@@ -1,15 +1,22 @@
-"""Rewrites turns for chat templates that know no system message, no tools, no calls or no repeated roles."""
+"""Rewrites turns for chat templates that know no system message, no tools, no calls or not this order of turns.
 
-import hashlib
+A conversation is rewritten from its beginning to its end, and later turns do not change what earlier ones become, so
+that the prefix cache finds these again.
+"""
+
 import json
-import re
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from typing import TypeVar
 
-from octavo.server.text.template_capabilities import Capabilities, Tools
-from octavo.server.text.turns import Turn
+from octavo.server.http.errors import InvalidRequest
+from octavo.server.text.call_formats import CALL, END_OF_CALL
+from octavo.server.text.exchanges import paired, without_calls
+from octavo.server.text.template_capabilities import Capabilities, plainer
+from octavo.server.text.template_trials import Render, has_texts, has_words, skeleton, tried
+from octavo.server.text.turns import Kind, Tools, Turn, TurnCall, kind_of
 
-CALL, END_OF_CALL = "<tool_call>", "</tool_call>"  # ChatML models write calls between these tags
-_SHORT_ID = re.compile(r"[a-zA-Z0-9]{9}")
+Rendered = TypeVar("Rendered", bound=str)  # text that may know more than its characters
+
 _INSTRUCTIONS = (
     "You can call these functions, each described by a JSON schema:\n<tools>\n{tools}\n</tools>\n"
     "To call one, answer with its name and its arguments as JSON, between these tags:\n"
@@ -17,20 +24,44 @@ _INSTRUCTIONS = (
 )
 
 
-def adapted(turns: Sequence[Turn], tools: Tools, capabilities: Capabilities) -> Sequence[Turn]:
-    """Rewrites whatever the template cannot render into a form that it can render."""
+def nearest(
+    turns: Sequence[Turn], tools: Tools, capabilities: Capabilities, render: Callable[[Sequence[Turn], Tools], Rendered]
+) -> Rendered:
+    """Renders the conversation in the nearest form in which the template takes and shows all of it.
+
+    Without such a form it is the nearest that the template takes. Raises the first InvalidRequest of `render` when the
+    template takes none.
+    """
+    rendered: list[Rendered] = []
+    refusals: list[InvalidRequest] = []
+    for known in plainer(capabilities):
+        ordered, given = adapted(turns, tools, known)
+        try:
+            text = render(ordered, given)
+        except InvalidRequest as error:
+            refusals.append(error)
+            continue
+        if not known.complete or has_texts(text, ordered, given) or _shows_like(turns, tools, known, render):
+            return text
+        rendered.append(text)
+    if not rendered:
+        raise refusals[0]
+    return rendered[0]
+
+
+def adapted(turns: Sequence[Turn], tools: Tools, capabilities: Capabilities) -> tuple[Sequence[Turn], Tools]:
+    """Rewrites whatever the template cannot render into a form that it can render.
+
+    Returns the turns, and the tools that are left to the template.
+    """
+    native = capabilities.tool_calls and (capabilities.tools or not tools)
     if tools and not capabilities.tools:
-        turns = described(turns, tools)
-    if not capabilities.tool_calls:
-        turns = [without_calls(turn) for turn in turns]
-    elif capabilities.short_ids_only:
-        turns = [with_short_ids(turn) for turn in turns]
-    if capabilities.system_role and capabilities.repeated_roles:
-        return turns
-    # A template that wants turns to alternate takes one system message, first.
-    leading = 1 if capabilities.system_role else 0
-    folded = [*turns[:leading], *(as_user(turn) for turn in turns[leading:])]
-    return folded if capabilities.repeated_roles else merged(folded)
+        turns, tools = described(turns, tools), ()
+    turns = paired(turns, capabilities) if native else [without_calls(turn) for turn in turns]
+    turns = [_placed(turn, position, capabilities) for position, turn in enumerate(turns)]
+    if not capabilities.repeated_roles:
+        turns = merged(turns)
+    return list(_joined(turns, capabilities, bool(tools))), tools
 
 
 def described(turns: Sequence[Turn], tools: Tools) -> list[Turn]:
@@ -39,33 +70,6 @@ def described(turns: Sequence[Turn], tools: Tools) -> list[Turn]:
     if turns and turns[0]["role"] == "system":
         return [{**turns[0], "content": f"{turns[0]['content']}\n\n{text}"}, *turns[1:]]
     return [{"role": "system", "content": text}, *turns]
-
-
-def without_calls(turn: Turn) -> Turn:
-    """Writes calls as text of the assistant, and results as text of the user."""
-    if turn["role"] == "tool":
-        return {"role": "user", "content": f"<tool_response>\n{turn['content']}\n</tool_response>"}
-    calls = [
-        f"{CALL}\n{json.dumps(call['function'], ensure_ascii=False)}\n{END_OF_CALL}"
-        for call in turn.get("tool_calls", ())
-    ]
-    if not calls:
-        return turn
-    return {"role": turn["role"], "content": "\n".join([*filter(None, [turn["content"]]), *calls])}
-
-
-def with_short_ids(turn: Turn) -> Turn:
-    """Replaces the ids of calls by nine letters and digits: Mistral's templates refuse any others."""
-    if "tool_call_id" in turn:
-        return {**turn, "tool_call_id": _short(turn["tool_call_id"])}
-    if "tool_calls" in turn:
-        return {**turn, "tool_calls": [{**call, "id": _short(call["id"])} for call in turn["tool_calls"]]}
-    return turn
-
-
-def _short(id: str) -> str:
-    """Returns the same short id for the same id, so that results still name their calls."""
-    return id if _SHORT_ID.fullmatch(id) else hashlib.sha256(id.encode(errors="replace")).hexdigest()[:9]
 
 
 def as_user(turn: Turn) -> Turn:
@@ -77,8 +81,44 @@ def merged(turns: Sequence[Turn]) -> list[Turn]:
     """Joins turns of one role in a row, with a blank line between them; calls and their results stay apart."""
     merged: list[Turn] = []
     for turn in turns:
-        if merged and merged[-1]["role"] == turn["role"] != "tool" and "tool_calls" not in merged[-1]:
-            merged[-1] = {**turn, "content": merged[-1]["content"] + "\n\n" + turn["content"]}
+        if merged and kind_of(merged[-1]) == kind_of(turn) and kind_of(turn) in ("user", "assistant"):
+            one = turn if turn.get("name") == merged[-1].get("name") else {"role": turn["role"], "content": ""}
+            merged[-1] = {**one, "content": "\n\n".join(filter(None, (merged[-1]["content"], turn["content"])))}
         else:
             merged.append(turn)
     return merged
+
+
+def _placed(turn: Turn, position: int, capabilities: Capabilities) -> Turn:
+    return turn if (capabilities.later_systems if position else capabilities.system_role) else as_user(turn)
+
+
+def _joined(turns: Sequence[Turn], capabilities: Capabilities, tools: bool) -> Iterator[Turn]:
+    """Yields the turns, and between them those that the template needs to take one after the other."""
+    before: Kind = "start"
+    calls: Sequence[TurnCall] = ()
+    for turn in turns:
+        kind = kind_of(turn)
+        way = capabilities.bridges.get((before, kind), ())
+        if before == "start" and tools and capabilities.tools_want_user_first and kind not in ("system", "user"):
+            way = ("user",)
+        for each in way:
+            yield _filling(each, capabilities.filler, calls)
+        silent = kind in ("user", "assistant") and not turn["content"]
+        yield {**turn, "content": capabilities.filler} if silent else turn
+        calls = turn.get("tool_calls", calls)
+        before = before if (before, kind) == ("start", "system") else kind
+
+
+def _filling(kind: Kind, filler: str, calls: Sequence[TurnCall]) -> Turn:
+    if kind != "result":
+        return {"role": kind, "content": filler}
+    call = calls[-1]
+    return {"role": "tool", "content": filler, "name": call["function"]["name"], "tool_call_id": call["id"]}
+
+
+def _shows_like(turns: Sequence[Turn], tools: Tools, capabilities: Capabilities, render: Render) -> bool:
+    """Returns whether the template shows all of a conversation of words that has the same order."""
+    words, given = adapted(skeleton(turns), tools, capabilities)
+    text = tried(render, words, given)
+    return text is not None and has_words(text, words, tools)

@@ -1,6 +1,10 @@
 """A turn is a message as chat templates know it."""
 
-from typing import Any, NotRequired, TypedDict
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal, NotRequired, TypedDict
+
+Tools = Sequence[Mapping[str, Any]]  # as OpenAI describes them
+Kind = Literal["start", "system", "user", "assistant", "call", "result"]  # what a turn is for the order of turns
 
 
 class TurnFunction(TypedDict):
@@ -20,3 +24,14 @@ class Turn(TypedDict):
     name: NotRequired[str]
     tool_calls: NotRequired[list[TurnCall]]
     tool_call_id: NotRequired[str]
+
+
+def kind_of(turn: Turn) -> Kind:
+    """Returns what the turn is; a role that is none of the known ones counts as the assistant's."""
+    match turn["role"]:
+        case "system" | "user" as role:
+            return role
+        case "tool":
+            return "result"
+        case _:
+            return "call" if "tool_calls" in turn else "assistant"

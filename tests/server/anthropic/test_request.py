@@ -49,6 +49,16 @@ def test_calls_and_their_results() -> None:
     ]
 
 
+@pytest.mark.parametrize("input", [{}, {"input": None}, {"input": ""}, {"input": {}}])
+def test_a_call_without_arguments(input: dict[str, Any]) -> None:
+    content = [{"type": "tool_use", "id": "1", "name": "f"} | input]
+    request = MessagesRequest.model_validate(
+        {"model": "m", "max_tokens": 5, "messages": [USER, {"role": "assistant", "content": content}]}
+    )
+    request.check()
+    assert request.chat()["messages"][1]["tool_calls"][0]["function"] == {"name": "f", "arguments": "{}"}
+
+
 def test_tools() -> None:
     tool = {"name": "f", "description": "d", "input_schema": SCHEMA, "cache_control": {"type": "ephemeral"}}
     function = {"name": "f", "description": "d", "parameters": SCHEMA}

@@ -46,6 +46,13 @@ def test_a_template_that_trims_and_one_that_closes_late() -> None:
         assert prompt(client, messages=BEGUN, continue_final_message=True) == "[a][Once "
 
 
+def test_a_final_message_with_calls_goes_on_after_them() -> None:
+    calls = [{"id": "1", "type": "function", "function": {"name": "f", "arguments": ""}}]
+    messages = [BEGUN[0], {"role": "assistant", "content": "So:", "tool_calls": calls}]
+    written = 'So:\n<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>'
+    assert prompt(messages=messages, continue_final_message=True) == "<user>a</s><assistant>" + written
+
+
 def test_an_empty_beginning_only_opens_the_turn() -> None:
     empty = [BEGUN[0], BEGUN[1] | {"content": ""}]
     assert prompt(messages=empty, continue_final_message=True) == "<user>a</s><assistant>"
@@ -56,15 +63,6 @@ def test_an_empty_beginning_only_opens_the_turn() -> None:
     [
         {"messages": BEGUN, "add_generation_prompt": True},
         {"messages": BEGUN[:1]},
-        {
-            "messages": [
-                {
-                    "role": "assistant",
-                    "content": "a",
-                    "tool_calls": [{"id": "1", "type": "function", "function": {"name": "f", "arguments": ""}}],
-                }
-            ]
-        },
     ],
 )
 def test_what_cannot_go_on(parameters: dict[str, Any]) -> None:

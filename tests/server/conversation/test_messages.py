@@ -12,6 +12,7 @@ USER = {"role": "user", "content": "a"}
 CALL = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": '{"x": 1}'}}
 CALLING = {"role": "assistant", "content": None, "tool_calls": [CALL]}
 RESULT = {"role": "tool", "content": "7", "tool_call_id": "call_1"}
+ARGUMENTS = "tool_calls.0.function.arguments"
 NAMING = "{% for m in messages %}<{{ m.role }}{% if m.name %} {{ m.name }}{% endif %}>{{ m.content }}{% endfor %}"
 
 
@@ -36,6 +37,9 @@ def text(kind: str, value: str) -> dict[str, str]:
         ({"role": "assistant", "content": [text("text", "a"), text("refusal", "no")]}, "<assistant>ano</s>"),
         ({"role": "assistant", "content": None, "refusal": "no"}, "<assistant>no</s>"),
         ({"role": "assistant", "content": "a", "refusal": "no"}, "<assistant>a</s>"),
+        ({"role": "assistant", "content": None}, "<assistant></s>"),
+        ({"role": "assistant", "content": None, "tool_calls": []}, "<assistant></s>"),
+        ({"role": "assistant"}, "<assistant></s>"),
         ({"role": "user", "content": "a", "name": None, "tool_calls": None, "tool_call_id": None}, "<user>a</s>"),
         (RESULT, "<user><tool_response>\n7\n</tool_response></s>"),
         (RESULT | {"content": [text("text", "7")]}, "<user><tool_response>\n7\n</tool_response></s>"),
@@ -58,14 +62,13 @@ def test_names_reach_a_template_that_shows_them() -> None:
         ({"role": "tool", "content": "7", "tool_call_id": None}, "tool_call_id"),
         ({"role": "tool", "tool_call_id": "1"}, "content"),
         ({"role": "tool", "tool_call_id": 1, "content": "7"}, "tool_call_id"),
-        ({"role": "assistant"}, "content"),
-        ({"role": "assistant", "content": None, "tool_calls": []}, "content"),
         ({"role": "assistant", "content": "a", "function_call": {"name": "f", "arguments": ""}}, "function_call"),
         ({"role": "assistant", "content": "a", "audio": {"id": "1"}}, "audio"),
         ({"role": "assistant", "tool_calls": [{"id": "1"}]}, "tool_calls.0.type"),
         ({"role": "assistant", "tool_calls": [CALL | {"type": "custom"}]}, "tool_calls.0.type"),
         ({"role": "assistant", "tool_calls": [CALL | {"id": None}]}, "tool_calls.0.id"),
-        ({"role": "assistant", "tool_calls": [CALL | {"function": {"name": "f"}}]}, "tool_calls.0.function.arguments"),
+        ({"role": "assistant", "tool_calls": [CALL | {"function": {}}]}, "tool_calls.0.function.name"),
+        ({"role": "assistant", "tool_calls": [CALL | {"function": {"name": "f", "arguments": 1}}]}, ARGUMENTS),
         (USER | {"tool_calls": [CALL]}, "tool_calls"),
         (USER | {"name": 5}, "name"),
         ({"role": "user", "content": [text("refusal", "no")]}, "content"),
@@ -91,8 +94,15 @@ def test_a_result_carries_the_name_of_its_call() -> None:
     assert "name" not in other
 
 
-@pytest.mark.parametrize("arguments", ["", "{", "[1]", "[" * 100_000, "7"])
+@pytest.mark.parametrize("arguments", ["{", "[1]", "[" * 100_000, "7"])
 def test_arguments_that_are_no_object_stay_text(arguments: str) -> None:
     call = CALL | {"function": {"name": "f", "arguments": arguments}}
     turn = Message.model_validate(CALLING | {"tool_calls": [call]}).turn()
-    assert turn["tool_calls"][0]["function"]["arguments"] == ({} if arguments == "" else arguments)
+    assert turn["tool_calls"][0]["function"]["arguments"] == arguments
+
+
+@pytest.mark.parametrize("arguments", [{}, *({"arguments": value} for value in (None, "", " \n", "null", "{}"))])
+def test_a_call_may_have_no_arguments(arguments: dict[str, Any]) -> None:
+    call = CALL | {"function": {"name": "f"} | arguments}
+    written = '<assistant><tool_call>\n{"name": "f", "arguments": {}}\n</tool_call></s>'
+    assert prompt([{"role": "assistant", "tool_calls": [call]}]) == written + "<assistant>"

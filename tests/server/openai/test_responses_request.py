@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from octavo.server.conversation.messages import Message, turns_of
 from octavo.server.openai.responses_request import ResponsesRequest
 
 
@@ -46,6 +47,17 @@ def test_calls_and_their_outputs() -> None:
         {"role": "tool", "tool_call_id": "2", "content": "two"},
         {"role": "assistant", "content": None, "tool_calls": calls[2:]},
     ]
+
+
+@pytest.mark.parametrize("arguments", [{}, {"arguments": None}, {"arguments": ""}])
+def test_a_call_without_arguments_and_an_assistant_who_says_nothing(arguments: dict[str, Any]) -> None:
+    items = [{"role": "assistant", "content": None}, {"type": "function_call", "call_id": "1", "name": "f"} | arguments]
+    request = ResponsesRequest.model_validate({"model": "m", "input": items})
+    request.check()
+    message = Message.model_validate(request.chat()["messages"][0])
+    message.check(0)
+    (calling,) = turns_of([message])
+    assert calling["content"] == "" and calling["tool_calls"][0]["function"] == {"name": "f", "arguments": {}}
 
 
 def test_tools() -> None:

@@ -36,6 +36,7 @@ MISTRAL_TOOLS = (
     "{{ {'name': call.function.name, 'arguments': call.function.arguments, 'id': call.id} | tojson }}"
     "{% endfor %}]{{ eos_token }}{% else %}{{ message.content }}{{ eos_token }}{% endif %}{% endfor %}"
 )
+POETIC = MIXTRAL + "{% if 'poem' in messages[-1].content %}{{ raise_exception('no poems') }}{% endif %}"
 CHATML = "{% for message in messages %}<{{ message.role }}>{{ message.content }}\n{% endfor %}"
 SPECIAL = {"bos_token": "<s>", "eos_token": "</s>"}
 
@@ -119,9 +120,9 @@ def test_a_template_without_tools_gets_them_as_text() -> None:
     )
 
 
-def test_what_cannot_be_folded_is_refused_with_the_templates_own_words() -> None:
-    with pytest.raises(InvalidRequest, match="roles must alternate") as caught:
-        ChatTemplate(MIXTRAL, SPECIAL).render(turns(("assistant", "a"), ("user", "b")))
+def test_what_a_template_refuses_in_any_form_is_refused_with_its_own_words() -> None:
+    with pytest.raises(InvalidRequest, match="no poems") as caught:
+        ChatTemplate(POETIC, SPECIAL).render(turns(("assistant", "a"), ("user", "a poem")))
     assert caught.value.param == "messages"
 
 

@@ -1,0 +1,70 @@
+"""Describes the forms in which models write calls of tools, and recognises the form that a chat template writes."""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+CALL, END_OF_CALL = "<tool_call>", "</tool_call>"  # ChatML models write calls between these tags
+PYTHON_TAG = "<|python_tag|>"  # Llama's models write it before some calls
+_NAMED = re.compile(r"\s*(?P<name>[\w.-]+)(?:\[CALL_ID\][\w-]*)?\[ARGS\]\s*")  # f[ARGS]{
+
+
+@dataclass(frozen=True, slots=True)
+class CallFormat:
+    """Describes how a model writes calls: a marker, then {"name": ..., "arguments": ...}, or an array of such objects.
+
+    Mistral's newer models write name[ARGS]{...} after each marker; the parser understands that in every format.
+    """
+
+    marker: str  # empty: a call is an object alone, as in Llama's models
+    end: str = ""  # the marker after a call; empty: there is none
+    named: bool = False  # the model writes name[ARGS]{...}
+    key: str = "arguments"  # of the arguments in the object
+
+    def tokens(self) -> tuple[str, ...]:
+        """Returns texts that may be special tokens of the vocabulary, which decoding would hide."""
+        texts = (self.marker or PYTHON_TAG, self.end, "[ARGS]", "[CALL_ID]", CALL, END_OF_CALL)
+        return tuple(dict.fromkeys(filter(None, texts)))
+
+
+JSON = CallFormat(CALL, END_OF_CALL)
+MISTRAL = CallFormat("[TOOL_CALLS]")
+MISTRAL_NAMED = CallFormat("[TOOL_CALLS]", named=True)
+LLAMA = CallFormat("", key="parameters")
+
+
+def recognised(prompt: str, called: str, name: str, arguments: Mapping[str, Any]) -> CallFormat | None:
+    """Returns the format in which a template has written a call of `name`, or None if it is none of the known ones.
+
+    `prompt` is a rendered conversation, ready for the assistant; `called` is the same with the call after it.
+    """
+    for marked in (JSON, MISTRAL):
+        _, marker, written = called.rpartition(marked.marker)
+        if not marker:
+            continue
+        head = _NAMED.match(written)
+        if head is not None and head["name"] == name:
+            return MISTRAL_NAMED if marked is MISTRAL and _object(written[head.end() :]) == arguments else None
+        key = _key(_object(written.lstrip().removeprefix("[")), name, arguments)
+        return None if key is None or marked.end not in written else replace(marked, key=key)
+    start = called.find("{", len(prompt.rstrip()))
+    before = called[: max(start, 0)].rstrip().removesuffix(PYTHON_TAG).rstrip()
+    key = _key(_object(called[start:]), name, arguments) if start >= 0 and before == prompt.rstrip() else None
+    return None if key is None else replace(LLAMA, key=key)
+
+
+def _key(call: Any, name: str, arguments: Mapping[str, Any]) -> str | None:
+    """Returns the key under which the call has the arguments, or None if it is another call or none."""
+    if not isinstance(call, dict) or call.get("name") != name:
+        return None
+    return next((key for key in ("arguments", "parameters") if call.get(key) == arguments), None)
+
+
+def _object(text: str) -> Any:
+    """Returns the JSON value with which the text begins, after space; None if it begins with none."""
+    try:
+        return json.JSONDecoder().raw_decode(text.lstrip())[0]
+    except (ValueError, RecursionError):
+        return None
