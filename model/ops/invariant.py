@@ -15,7 +15,7 @@ from octavo.model.batch import ForwardBatch
 from octavo.model.kv_cache import KVCache
 from octavo.model.ops.attention import AttentionPlan, attention, plan_attention
 from octavo.model.ops.experts import experts
-from octavo.model.ops.linear import linear
+from octavo.model.ops.linear import dequantised, linear
 from octavo.model.ops.seams import TORCH, Ops
 from octavo.model.weights.fp16 import Fp16Weight
 from octavo.model.weights.kinds import Weight
@@ -46,7 +46,8 @@ def _rows_are_alone() -> bool:
 def invariant_linear(x: Tensor, weight: Weight) -> Tensor:
     """Does what model.ops.linear does, and treats each row as if it were alone."""
     if not isinstance(weight, Fp16Weight):
-        return torch.cat([linear(row, weight) for row in x.split(1)])
+        plain = dequantised(weight, x.dtype)  # once for all rows
+        return torch.cat([linear(row, plain) for row in x.split(1)])
     if _rows_are_alone():
         return linear(x, weight)
     rows = x.shape[0]

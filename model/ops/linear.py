@@ -22,11 +22,15 @@ def linear(x: Tensor, weight: Weight) -> Tensor:
     """Multiplies x [T, in] by weight [out, in] transposed; returns [T, out] in the dtype of x."""
     if isinstance(weight, Fp16Weight):
         return _linear_fp16(x, weight.packed)
-    if isinstance(
-        weight, GroupedWeight | RowMajorWeight
-    ):  # This is slow, but exact in the activations, and runs on every device.
-        return F.linear(x, weight.dense().to(x.dtype))
-    return F.linear(x, weight)
+    return F.linear(x, dequantised(weight, x.dtype))
+
+
+def dequantised(weight: Tensor | GroupedWeight | RowMajorWeight, dtype: torch.dtype) -> Tensor:
+    """Returns the plain matrix [out, in] that activations of a dtype are multiplied with.
+
+    For a quantised weight this is slow, but exact in the activations, and runs on every device.
+    """
+    return weight if isinstance(weight, Tensor) else weight.dense().to(dtype)
 
 
 def linear_reference(x: Tensor, weight: Weight) -> Tensor:

@@ -6,7 +6,9 @@ from torch import Tensor
 
 from octavo.model.ops import invariant
 from octavo.model.ops.invariant import LARGE, cheap_linear, invariant_linear
+from octavo.model.ops.linear import Linear, linear
 from octavo.model.weights.kinds import Weight
+from octavo.model.weights.row_major import Int4RowMajor, Int8RowMajor, RowMajorWeight
 
 
 @pytest.mark.parametrize(("outputs", "products"), [(8, 5), (LARGE + 1, 1)], ids=["router", "large matrix"])
@@ -27,3 +29,23 @@ def test_rows_that_nobody_asked_to_keep_apart_share_a_large_plain_matrix(
     assert len(rows) == products and sum(rows) == 5
     torch.testing.assert_close(invariant_linear(x, weight), expected)
     assert len(rows) == products + 5
+
+
+@pytest.mark.parametrize("kind", [Int8RowMajor, Int4RowMajor])
+@pytest.mark.parametrize("product", [invariant_linear, cheap_linear])
+def test_a_quantised_matrix_is_dequantised_once_for_all_rows(
+    monkeypatch: pytest.MonkeyPatch, kind: type[RowMajorWeight], product: Linear
+) -> None:
+    """With --batch-invariant a GPU computes row by row, and an expert has some hundred million weights."""
+    dequantised: list[RowMajorWeight] = []
+
+    def dense(weight: RowMajorWeight) -> Tensor:
+        dequantised.append(weight)
+        return original(weight)
+
+    original = kind.dense
+    monkeypatch.setattr(kind, "dense", dense)
+    x, weight = torch.randn(7, 256), kind.pack(torch.randn(24, 256))
+    together = product(x, weight)
+    assert dequantised == [weight]
+    assert torch.equal(together, torch.cat([linear(row, weight) for row in x.split(1)]))
