@@ -50,7 +50,7 @@ class Runner(Protocol[Step]):
         """Begins to compute at least one row into the cache. `before` is what drew the batch's PENDING tokens."""
 
     def collect(self, step: Step) -> Sequence[Sample]:
-        """Waits for a step; returns one sample for each row of `batch.answered`."""
+        """Waits for a step; returns one sample for each row of its batch."""
 
 
 class Engine(Generic[Step]):

@@ -93,6 +93,10 @@ class Decoder:
 
         A caller that needs the logits of a few rows at a time gives them to `logits` piece by piece.
         """
+        return self.states(batch, cache)[batch.logit_rows]
+
+    def states(self, batch: ForwardBatch, cache: KVCache) -> Tensor:
+        """Computes the batch into the cache; returns the states [T, H] of all its tokens behind the last layer."""
         x = self.embedding(batch.tokens)  # [T, H]
         plan = self.ops.plan_attention(batch, cache, self.config.sliding_window)
         forward = ForwardPass(self.ops, plan, self.rotary.at(batch.positions))
@@ -101,7 +105,7 @@ class Decoder:
         else:
             for layer, pages in zip(self.layers, cache.layers, strict=True):
                 x = layer(x, pages, forward)
-        return x[batch.logit_rows]  # [R, H]
+        return x
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Maps hidden states [R, H] to logits [R, V] float32."""

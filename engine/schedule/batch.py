@@ -6,6 +6,7 @@ from typing import overload
 
 from octavo.engine.api import SamplingParams, TokenLogprobs
 
+NOT_A_NUMBER = "The model's output was not a number."
 PENDING = -1  # stands for a token that the step before is about to draw; that step samples a row of the same id
 
 
@@ -47,11 +48,6 @@ class Row:
         """Returns the position behind its last token."""
         return self.start + len(self.tokens)
 
-    @property
-    def is_answered(self) -> bool:
-        """Returns whether a Sample comes of the row."""
-        return self.output is not None or bool(self.targets)
-
 
 @dataclass(frozen=True, slots=True)
 class Batch:
@@ -63,11 +59,6 @@ class Batch:
     def sampled(self) -> list[Row]:
         """Returns the rows that a token is sampled for, in order."""
         return [row for row in self.rows if row.output is not None]
-
-    @property
-    def answered(self) -> list[Row]:
-        """Returns the rows that a Sample comes of, in order."""
-        return [row for row in self.rows if row.is_answered]
 
     @property
     def must_be_awaited(self) -> bool:
@@ -86,4 +77,5 @@ class Sample:
     logprobs: TokenLogprobs | None = None
     prompt_logprobs: tuple[TokenLogprobs, ...] = ()  # one for each of the row's targets
     ended: bool = False  # its grammar is fulfilled, and nothing may follow
-    error: str = "The model's output was not a number."
+    error: str = NOT_A_NUMBER
+    is_finite: bool = True  # whether the model's states of all tokens of the row are

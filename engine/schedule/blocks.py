@@ -107,13 +107,12 @@ class BlockPool:
             self._cached[digest] = block
             self._hash[block] = digest
 
-    def withdraw(self, blocks: Iterable[int]) -> None:
-        """Lets no later sequence match any of these blocks. Whoever holds one keeps it."""
-        for block in blocks:
-            digest = self._hash[block]
-            if digest is None:
+    def withdraw(self, hashes: Iterable[bytes]) -> None:
+        """Lets no later sequence match a block under any of these hashes. Whoever holds one keeps it."""
+        for digest in hashes:
+            block = self._cached.pop(digest, None)
+            if block is None:
                 continue
-            del self._cached[digest]
             self._hash[block] = None
             if block in self._idle:
                 del self._idle[block]

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from operator import attrgetter
 
 from octavo.engine.api import EngineStats, FinishReason, Output, Request, TokenLogprobs
-from octavo.engine.schedule.batch import PENDING, Batch, History, Row, Sample
+from octavo.engine.schedule.batch import NOT_A_NUMBER, PENDING, Batch, History, Row, Sample
 from octavo.engine.schedule.blocks import BlockPool
 from octavo.engine.schedule.prefix import PrefixSearch
 from octavo.engine.schedule.sequence import Sequence
@@ -234,15 +234,13 @@ class Scheduler:
     # After a step.
 
     def update(self, batch: Batch, samples: Iterable[Sample]) -> list[Output]:
-        """Takes in the samples of `batch.answered`; returns what they tell.
+        """Takes in a sample for each row of a batch; returns what they tell.
 
         Later steps may already be scheduled, so one may still write to freed blocks. This is harmless: steps run in
         order, so the next owner overwrites it, and only blocks that are full in collected steps are published.
         """
-        remaining = iter(samples)
         outputs = []
-        for row in batch.rows:
-            sample = next(remaining) if row.is_answered else Sample(None)
+        for row, sample in zip(batch.rows, samples, strict=True):
             seq = self._sequences.get(row.id)
             if seq is None:  # it ended after the batch was scheduled
                 continue
@@ -252,7 +250,10 @@ class Scheduler:
 
     def _take(self, seq: Sequence, row: Row, sample: Sample) -> Output | None:
         """Takes in what came of one row; returns what its sequence tells of it, or None when that is nothing."""
-        if row.output is not None and sample.token is None:
+        seq.publishes &= sample.is_finite
+        if (row.output is not None and sample.token is None) or (row.targets and not sample.is_finite):
+            if sample.error == NOT_A_NUMBER:
+                self.pool.withdraw(seq.hashes)
             return self._end(seq, FinishReason.ERROR, sample.error)
         self._publish(seq, row)
         scores = seq.take_scores(row.start, sample.prompt_logprobs)

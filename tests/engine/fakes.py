@@ -48,7 +48,7 @@ class FakeStep:
         """Returns the token of a request, or any token where none could be drawn."""
         (token,) = (
             sample.token
-            for row, sample in zip(self.batch.answered, self.samples, strict=True)
+            for row, sample in zip(self.batch.rows, self.samples, strict=True)
             if row.id == id and row.output is not None
         )
         return 0 if token is None else token
@@ -101,7 +101,7 @@ class FakeRunner:
             self.cache.update(zip(self._slots(row)[row.start :], row.tokens, strict=True))
         self.computed += len(written)
         self.steps.append([(row.id, len(row.tokens)) for row in batch.rows])
-        return [self._sample(row) for row in batch.answered]
+        return [self._sample(row) for row in batch.rows]
 
     def _sample(self, row: Row) -> Sample:
         tokens = [self.cache[slot] for slot in self._slots(row)]

@@ -36,10 +36,10 @@ class Recorder:
 
     def launch(self, batch: Batch, before: DeviceStep | None) -> DeviceStep:
         with torch.inference_mode():
-            logits, scored = self.runner.compute(batch, before)
+            logits, *others = self.runner.compute(batch, before)
             kept = logits.clone()  # those of a graph are overwritten
             self.logits |= {(row.id, row.end - 1): each for row, each in zip(batch.sampled, kept, strict=True)}
-            return self.runner.draw(batch, logits, scored)
+            return self.runner.draw(batch, logits, *others)
 
     def collect(self, step: DeviceStep) -> list[Sample]:
         return self.runner.collect(step)

@@ -32,9 +32,7 @@ class Diary(FakeRunner):
 
     def run(self, batch: Batch) -> list[Sample]:
         samples = super().run(batch)
-        return [
-            Sample(None) if row.id in self.broken else each for row, each in zip(batch.answered, samples, strict=True)
-        ]
+        return [Sample(None) if row.id in self.broken else each for row, each in zip(batch.rows, samples, strict=True)]
 
 
 def overlapped(broken: tuple[str, ...] = (), num_blocks: int = 64, **changes) -> tuple[Engine, Diary]:

@@ -1,5 +1,6 @@
 """Tests that neither a request nor a model that returns NaN for it disturbs other requests."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,11 +21,12 @@ def checkpoint(tmp_path_factory) -> Path:
     return write_tiny_checkpoint(tmp_path_factory.mktemp("tiny"))
 
 
-def build_engine(checkpoint: Path, sampled_vocab: int | None = None) -> Engine:
+def build_engine(checkpoint: Path, sampled_vocab: int | None = None, quantization: str = "auto") -> Engine:
     config = EngineConfig(
         str(checkpoint),
         device="cpu",
         dtype="float32",
+        quantization=quantization,
         threads=1,
         kv_cache_memory=2**20,
         max_num_batched_tokens=64,
@@ -60,6 +62,52 @@ def test_a_model_that_gives_nan_for_one_request_serves_the_others(checkpoint, ov
         ("bad", "bad too"), FinishReason.ERROR
     )
     assert after.tokens["good"] == before.tokens["good"]
+
+
+@pytest.mark.parametrize("quantization", ["none", "int8"])
+@pytest.mark.parametrize("overlaps", [False, True], ids=["plain", "overlapped"])
+@pytest.mark.parametrize("window", [None, 4], ids=["full", "window"])
+def test_the_prefix_cache_takes_no_chunk_that_is_not_finite(tmp_path, quantization, overlaps, window):
+    """No token is sampled in the chunk that holds the bad token, and with a window the last one does not see it."""
+    family = {} if window is None else {"model_type": "mistral", "architectures": ["MistralForCausalLM"]}
+    checkpoint = write_tiny_checkpoint(tmp_path, sliding_window=window, **family)
+    core = build_engine(checkpoint, quantization=quantization)
+    assert isinstance(core.runner, ModelRunner)
+    core.runner = replace(core.runner, overlaps=overlaps)
+    core.runner.model.embedding.table[200] = torch.nan
+    prompt = [*range(3, 99), *range(3, 20), 200, *range(3, 53)]  # chunks of 64: the bad token is in the second
+    collector = Collector()
+    for name, text in (("bad", prompt), ("again", prompt), ("clean", [*prompt[:113], 7]), ("warm", [*prompt[:113], 7])):
+        core.add(request(name, text, 1))
+        run(core, collector)
+    cached = {name: output.cached_tokens for name, output in collector.ended.items()}
+    if window is None:  # Every later token sees the bad one, so the request fails, and takes all its blocks with it.
+        assert {collector.reason(name) for name in ("bad", "again")} == {FinishReason.ERROR}
+        assert cached == {"bad": 0, "again": 0, "clean": 0, "warm": 112}
+    else:
+        assert cached == {"bad": 0, "again": 64, "clean": 64, "warm": 112}
+    assert all(tensor.isfinite().all() for tensor in cached_blocks(core))
+
+
+def cached_blocks(core: Engine) -> Iterator[torch.Tensor]:
+    """Yields the keys and values of the blocks that a prompt could find."""
+    assert isinstance(core.runner, ModelRunner)
+    size = core.scheduler.pool.block_size
+    for block, digest in enumerate(core.scheduler.pool._hash):
+        for layer in core.runner.cache.layers if digest is not None else ():
+            for slots in (layer.key_slots, layer.value_slots):
+                yield slots[block * size : (block + 1) * size]
+
+
+def test_scores_of_a_model_that_gives_nan_are_an_error(checkpoint):
+    core, collector = build_engine(checkpoint), Collector()
+    assert isinstance(core.runner, ModelRunner)
+    core.runner.model.embedding.table[200] = torch.nan
+    core.add(request("bad", [*range(3, 80), 200, 5], 1, prompt_logprobs=1))
+    core.add(request("good", range(3, 80), 1, prompt_logprobs=1))
+    run(core, collector)
+    assert (collector.reason("bad"), collector.reason("good")) == (FinishReason.ERROR, FinishReason.LENGTH)
+    assert len(collector.prompt_logprobs["good"]) == 76
 
 
 def test_an_engine_whose_last_request_left_still_steps(checkpoint):

@@ -93,8 +93,25 @@ def test_the_first_of_two_equal_blocks_is_the_one_that_is_found():
     pool.check([[one]])
 
 
+def test_what_is_withdrawn_is_not_found_and_is_blank_when_it_is_free():
+    pool = BlockPool(3, 2)
+    held, idle, other = pool.allocate(3)
+    for block, digest in ((held, FIRST), (idle, SECOND), (other, b"other")):
+        pool.publish(block, digest)
+    pool.free([idle])
+    pool.free([other])
+    pool.withdraw([FIRST, SECOND, b"unknown"])
+    assert pool.match([FIRST]) == pool.match([SECOND]) == [] and pool.has(b"other")
+    pool.check([[held]])
+    assert pool.allocate(1) == [idle]
+    pool.publish(held, FIRST)
+    assert pool.match([FIRST]) == [held]
+    pool.free([held, idle])
+    pool.check([])
+
+
 class Operations(RuleBasedStateMachine):
-    """Operations lets sequences of a few possible texts match, allocate, publish and free in any order."""
+    """Operations lets sequences of a few texts match, allocate, publish, withdraw and free in any order."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -122,6 +139,13 @@ class Operations(RuleBasedStateMachine):
         for block, digest in zip(blocks, hashes, strict=True):
             self.pool.publish(block, digest)
         assert len(self.pool.match(hashes)) == len(hashes)
+
+    @precondition(lambda self: self.holders)
+    @rule(data=st.data())
+    def withdraw(self, data: st.DataObject) -> None:
+        hashes, _ = data.draw(st.sampled_from(self.holders))
+        self.pool.withdraw(hashes)
+        assert not self.pool.match(hashes)
 
     @precondition(lambda self: self.holders)
     @rule(data=st.data())
