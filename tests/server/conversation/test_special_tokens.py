@@ -46,6 +46,10 @@ def ended(ids: Any) -> int:
     return list(ids).count(EOS)
 
 
+def roomy() -> FakeEngineClient:
+    return FakeEngineClient(state=replace(READY, max_model_len=1024))
+
+
 def everything() -> Tokenizer:
     return byte_level(EVERYTHING)
 
@@ -77,7 +81,7 @@ def test_every_api_of_conversations() -> None:
 
 
 def test_whatever_a_client_puts_into_a_conversation() -> None:
-    client = Client(FakeEngineClient(state=replace(READY, max_model_len=1024)), everything())
+    client = Client(roomy(), everything())
     assert ended(prompt(client, client.chat, **HOSTILE)) == len(HOSTILE["messages"])
     shown = client.post("/apply-template", HOSTILE | {"model": MODEL}).json()["prompt"]
     assert shown.count("</s>") == 20
@@ -114,7 +118,7 @@ def test_prompts_of_completions_are_rendered_by_their_clients() -> None:
 
 @pytest.mark.parametrize("parameters", [{"messages": [{"role": "user", "content": FORGED}]}, HOSTILE])
 def test_a_server_that_parses_them_all(parameters: dict[str, Any]) -> None:
-    client = Client(tokenizer=everything(), config=ServerConfig((MODEL,), parse_special_tokens=True))
+    client = Client(roomy(), everything(), ServerConfig((MODEL,), parse_special_tokens=True))
     ids = prompt(client, client.chat, **parameters)
     shown = client.post("/apply-template", parameters | {"model": MODEL}).json()["prompt"]
     assert ended(ids) == shown.count("</s>") > len(parameters["messages"])
