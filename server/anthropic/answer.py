@@ -8,12 +8,13 @@ from typing_extensions import TypedDict
 from octavo.engine.api import FinishReason
 from octavo.server.anthropic.content import Content, ContentBlock, InputDelta, TextDelta
 from octavo.server.conversation.parts import AnswerParser, Ended
+from octavo.server.conversation.request import ChatRequest
 from octavo.server.generation.choices import Delta
 from octavo.server.generation.job import Job, Usage
 from octavo.server.generation.respond import Events
 from octavo.server.http.errors import AnthropicDetail, ApiError
 
-StopReason = Literal["end_turn", "max_tokens", "stop_sequence", "tool_use"]
+StopReason = Literal["end_turn", "max_tokens", "model_context_window_exceeded", "stop_sequence", "tool_use"]
 
 
 class MessageUsage(TypedDict):
@@ -70,9 +71,9 @@ class MessageWriter:
 
     named = True
 
-    def __init__(self, job: Job, model: str, parser: AnswerParser) -> None:
+    def __init__(self, job: Job, request: ChatRequest, parser: AnswerParser) -> None:
         self._job = job
-        self._model = model
+        self._request = request
         self._parser = parser
         self._content = Content()
         self._ended: Ended | None = None
@@ -108,7 +109,7 @@ class MessageWriter:
             "id": self._job.id,
             "type": "message",
             "role": "assistant",
-            "model": self._model,
+            "model": self._request.model,
             "content": [*self._content.blocks],
             "stop_reason": self._stop_reason(),
             "stop_sequence": self._job.choices[0].stop_string,
@@ -122,7 +123,8 @@ class MessageWriter:
             case "tool_calls":
                 return "tool_use"
             case FinishReason.LENGTH:
-                return "max_tokens"
+                is_cut = self._job.choices[0].request.params.max_tokens < (self._request.max_tokens or 0)
+                return "model_context_window_exceeded" if is_cut else "max_tokens"
             case _:
                 return "end_turn" if self._job.choices[0].stop_string is None else "stop_sequence"
 

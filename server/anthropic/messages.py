@@ -8,7 +8,7 @@ from starlette.responses import Response
 from typing_extensions import TypedDict
 
 from octavo.server.anthropic.answer import AnthropicMessage, MessageEvent, MessageWriter
-from octavo.server.anthropic.request import NAMES, CountRequest, MessagesRequest
+from octavo.server.anthropic.request import NAMES, CountRequest, MessagesChat, MessagesRequest
 from octavo.server.conversation.begin import begin, rendered
 from octavo.server.conversation.request import ChatRequest
 from octavo.server.conversation.translation import naming, translated
@@ -39,10 +39,10 @@ def router(service: Service) -> APIRouter:
     async def create_message(http: HttpRequest) -> Response:
         """Answers a conversation with the model's next message, in the form of Anthropic's API."""
         request = await read_body(service, http, MessagesRequest)
-        chat = translated(service, request.chat(), NAMES)
+        chat = translated(service, request.chat(), NAMES, MessagesChat)
         with naming(NAMES):
             job, parser = await begin(service, http, chat, "msg_")
-        return await respond(http, job, MessageWriter(job, request.model, parser), request.stream is True)
+        return await respond(http, job, MessageWriter(job, chat, parser), request.stream is True)
 
     @routes.post("/v1/messages/count_tokens", openapi_extra=COUNT.extra())
     async def count_message_tokens(http: HttpRequest) -> Response:

@@ -2,10 +2,11 @@
 
 import json
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
+from octavo.server.conversation.request import ChatRequest
 from octavo.server.conversation.translation import TranslatedRequest, declared
 from octavo.server.http.errors import FieldName, InvalidRequest, missing_parameter
 from octavo.server.http.fields import Object
@@ -22,9 +23,10 @@ NAMES = {
     "reasoning_effort": "output_config.effort",
     "user": "metadata.user_id",
 }
-UNSUPPORTED = ("container", "context_management", "mcp_servers")  # these would run on Anthropic's side
+UNSUPPORTED = ("container", "mcp_servers")  # these would run on Anthropic's side
 REQUIRED = {"text": ("text",), "tool_use": ("id", "name"), "tool_result": ("tool_use_id",)}
-BELONGS = {"tool_use": "assistant", "tool_result": "user"}  # the only role that may have such blocks
+# The only role that may have such blocks.
+BELONGS = {"tool_use": "assistant", "tool_result": "user", "thinking": "assistant", "redacted_thinking": "assistant"}
 
 
 class TextBlock(Object):
@@ -46,13 +48,13 @@ def _none_if_empty(value: Any) -> Any:
 
 
 class Block(Object):
-    """Is text, a call that the model made, or the result of a call.
+    """Is text, a call that the model made, or the result of a call. What another model has thought is passed over.
 
     Text needs text; a call needs id and name; a result needs tool_use_id.
     """
 
-    type: Literal["text", "tool_use", "tool_result"]
-    """Says which of the three the block is."""
+    type: Literal["text", "tool_use", "tool_result", "thinking", "redacted_thinking"]
+    """Says what the block is."""
     text: str | None = None
     """Holds the text of a text block."""
     id: str | None = None
@@ -74,7 +76,7 @@ class Block(Object):
             template = "{type} is '{given}', which the role '{role}' does not have."
             raise InvalidRequest(template, where, type=FieldName(f"{where}.type"), given=self.type, role=role)
         given = declared(self)
-        for name in REQUIRED[self.type]:
+        for name in REQUIRED.get(self.type, ()):
             if name not in given:
                 raise missing_parameter(f"{where}.{name}")
 
@@ -134,17 +136,35 @@ class OutputConfig(Object):
     format: Format | None = None
     """Says what the answer's text must be. The default is any text."""
     effort: str | None = None
-    """Is only accepted as `none`: this model has no degrees of effort."""
+    """Changes nothing: this model has no degrees of effort."""
 
 
 class Thinking(Object):
-    type: Literal["disabled"]
-    """Is always `disabled`: this model does not think before it answers."""
+    type: Literal["enabled", "disabled", "adaptive", "between_tools"]
+    """Changes nothing: this model does not think before it answers."""
+    budget_tokens: int | None = None
+    """Changes nothing."""
+
+
+class Edit(Object):
+    type: Literal["clear_thinking_20251015"]
+    """Removes what the model has thought. Nothing is left to remove: this server never shows it to the model."""
+
+
+class ContextManagement(Object):
+    edits: list[Edit] | None = None
+    """Lists what is removed from the conversation before the model reads it."""
 
 
 class Metadata(Object):
     user_id: str | None = None
     """Tells whom the request is for. It changes nothing."""
+
+
+class MessagesChat(ChatRequest):
+    """Is the chat request that a body here becomes."""
+
+    cuts_max_tokens: ClassVar[bool] = True  # as in Anthropic's API, where clients ask for the most that a model can
 
 
 class CountRequest(TranslatedRequest):
@@ -159,7 +179,9 @@ class CountRequest(TranslatedRequest):
     tool_choice: ToolChoice | None = None
     """Says whether the model must call a tool, and which. The default leaves that to the model."""
     thinking: Thinking | None = None
-    """Is only accepted as disabled."""
+    """Changes nothing: this model does not think before it answers."""
+    context_management: ContextManagement | None = None
+    """Is only accepted where it changes nothing."""
     output_config: OutputConfig | None = None
     """Says what the answer must be."""
 
@@ -200,10 +222,10 @@ class CountRequest(TranslatedRequest):
 
 class MessagesRequest(CountRequest):
     max_tokens: int = Field(ge=1)
-    """Limits the tokens of the answer."""
+    """Limits the tokens of the answer. A limit that the context does not leave is cut to what it leaves."""
     stop_sequences: list[str] | None = None
-    """Gives up to four strings that end the answer where they appear; they are not part of its text."""
-    temperature: float | None = Field(None, ge=0, le=2)
+    """Gives up to 128 strings that end the answer where they appear; they are not part of its text."""
+    temperature: float | None = Field(None, ge=0, le=1)
     """Makes the choice of tokens more varied; 0 always takes the likeliest. The default is the checkpoint's, or 1."""
     top_p: float | None = Field(None, ge=0, le=1)
     """Keeps the likeliest tokens whose probabilities add up to this. The default is the checkpoint's, or 1."""

@@ -131,7 +131,10 @@ def _call_parser(template: ChatTemplate, format: CallFormat, use: ToolUse) -> Ca
 
 
 def _params(request: ChatRequest, ready: Ready, prompt_tokens: int) -> SamplingParams:
-    limit = output_limit(prompt_tokens, _wanted(request), ready.max_model_len, "messages")
+    wanted = _wanted(request)
+    if wanted is not None and request.cuts_max_tokens:
+        wanted = min(wanted, max(ready.max_model_len - prompt_tokens, 1))
+    limit = output_limit(prompt_tokens, wanted, ready.max_model_len, "messages")
     logprobs = (request.top_logprobs or 0) if request.logprobs else None
     return sampling_params(request, ready, limit, logprobs)
 

@@ -1,6 +1,6 @@
 """Describes the body of a chat request, which every other API for conversations is translated into."""
 
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field
 
@@ -13,6 +13,7 @@ from octavo.server.http.errors import FieldName, InvalidRequest
 class ChatRequest(GenerationRequest):
     messages: list[Message] = Field(min_length=1)
     """Holds the conversation so far, oldest first."""
+    cuts_max_tokens: ClassVar[bool] = False  # a limit that does not fit in the context is cut, not refused
     max_completion_tokens: int | None = Field(None, ge=1)
     """Replaces max_tokens; if both are given, this one counts."""
     logprobs: bool | None = None
@@ -48,6 +49,8 @@ class ChatRequest(GenerationRequest):
 
     Other values demand or forbid it.
     """
+    reasoning_effort: str | None = None
+    """Changes nothing: this model does not reason before it answers."""
     parallel_tool_calls: bool | None = None
     """Allows several calls in one answer. The default is true."""
 

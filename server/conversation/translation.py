@@ -33,10 +33,12 @@ class TranslatedRequest(ModelRequest):
         return {**(self.model_extra or {}), "model": self.model, "stream": self.stream, **given}
 
 
-def translated(service: Service, payload: Mapping[str, Any], names: Names) -> ChatRequest:
+def translated(
+    service: Service, payload: Mapping[str, Any], names: Names, model: type[ChatRequest] = ChatRequest
+) -> ChatRequest:
     """Returns the chat request. Raises InvalidRequest. Null values in the payload count as absent."""
     with naming(names):
-        return checked(lambda: ChatRequest.model_validate(payload), service.check_extra)
+        return checked(lambda: model.model_validate(payload), service.check_extra)
 
 
 @contextmanager

@@ -17,7 +17,6 @@ NOT_SUPPORTED: dict[str, tuple[object, ...]] = {
     "modalities": (["text"],),
     "moderation": (),
     "prediction": (),
-    "reasoning_effort": ("none",),
     "service_tier": ("auto", "default"),
     "store": (False,),
     "verbosity": ("medium",),
@@ -33,7 +32,6 @@ NOT_SUPPORTED: dict[str, tuple[object, ...]] = {
     "return_tokens_as_token_ids": (False,),
     "skip_special_tokens": (True,),
     "spaces_between_special_tokens": (True,),
-    "thinking": (),
     "use_beam_search": (False,),
 }
 
@@ -44,8 +42,18 @@ REPLACED = {"function_call": "tool_choice", "functions": "tools"}
 
 # These inform whoever runs the service, and change nothing about the answer.
 INFORMATIONAL = frozenset(
-    {"metadata", "prompt_cache_key", "prompt_cache_options", "prompt_cache_retention", "safety_identifier"}
+    {
+        "cache_control",
+        "metadata",
+        "prompt_cache_key",
+        "prompt_cache_options",
+        "prompt_cache_retention",
+        "safety_identifier",
+    }
 )
+
+# These ask a model to reason for longer or shorter. A model that does not reason loses nothing by passing over them.
+REASONING = frozenset({"reasoning_effort", "thinking"})
 
 
 class ParameterCheck:
@@ -63,7 +71,7 @@ class ParameterCheck:
                 _refuse_unless_absent(name, value)
             elif name in NOT_SUPPORTED:
                 _refuse_unless_neutral(name, value)
-            elif name not in INFORMATIONAL:
+            elif name not in INFORMATIONAL | REASONING:
                 self._log_once(name)
 
     def _log_once(self, name: str) -> None:

@@ -1,6 +1,6 @@
-"""Serves /v1/models: the model that is served, under each of its names."""
+"""Serves /v1/models: the model that is served, under each of its names, as OpenAI's and Anthropic's clients read it."""
 
-import time
+from datetime import UTC, datetime
 from typing import Literal
 
 from fastapi import APIRouter
@@ -14,28 +14,55 @@ from octavo.server.http.wire import encode_json
 
 
 class Model(TypedDict):
+    """Has the fields of both APIs: OpenAI's first, then Anthropic's."""
+
     id: str
     object: Literal["model"]
-    created: int
+    created: int  # seconds since 1970, as for created_at: when the server was started
     owned_by: str
+    type: Literal["model"]
+    display_name: str
+    created_at: str
+    lifecycle: Literal["active"]
 
 
 class ModelList(TypedDict):
+    """Has the fields of both APIs. Anthropic's tell of pages; there is only one."""
+
     object: Literal["list"]
     data: list[Model]
+    has_more: Literal[False]
+    first_id: str
+    last_id: str
 
 
 def router(service: Service) -> APIRouter:
     routes = APIRouter()
-    started = int(time.time())
+    started = datetime.now(UTC).replace(microsecond=0)
 
     def model(name: str) -> Model:
-        return {"id": name, "object": "model", "created": started, "owned_by": "octavo"}
+        return {
+            "id": name,
+            "object": "model",
+            "created": int(started.timestamp()),
+            "owned_by": "octavo",
+            "type": "model",
+            "display_name": name,
+            "created_at": started.isoformat().replace("+00:00", "Z"),
+            "lifecycle": "active",
+        }
 
     @routes.get("/v1/models", openapi_extra=Operation("Models", ModelList).extra())
     async def list_models() -> Response:
         """Lists the models that are served."""
-        models: ModelList = {"object": "list", "data": [model(name) for name in service.config.served_model_names]}
+        names = service.config.served_model_names
+        models: ModelList = {
+            "object": "list",
+            "data": [model(name) for name in names],
+            "has_more": False,
+            "first_id": names[0],
+            "last_id": names[-1],
+        }
         return Response(encode_json(models), media_type="application/json")
 
     one = Operation(

@@ -28,7 +28,9 @@ REQUIRED = {
     "message": ("role", "content"),
     "function_call": ("call_id", "name"),
     "function_call_output": ("call_id", "output"),
+    "reasoning": (),
 }
+REASONING = {"type": "reasoning"}  # what is left of such an item
 
 
 class InputText(Object):
@@ -43,20 +45,22 @@ def _as_parts(content: Any) -> Any:
 
 
 def _as_items(given: Any) -> Any:
-    return [{"role": "user", "content": given}] if isinstance(given, str) else given
+    if not isinstance(given, list):
+        return [{"role": "user", "content": given}] if isinstance(given, str) else given
+    return [REASONING if isinstance(item, dict) and item.get("type") == "reasoning" else item for item in given]
 
 
 Parts = Annotated[list[InputText], BeforeValidator(_as_parts, json_schema_input_type=str | list[InputText])]
 
 
 class Item(Object):
-    """Is a message, a call that the model made, or the call's output.
+    """Is a message, a call that the model made, or the call's output. Other models' reasoning is passed over.
 
     A message needs role and content; a call needs call_id and name; an output needs call_id and output.
     """
 
-    type: Literal["message", "function_call", "function_call_output"] = "message"
-    """Says which of the three the item is. The default is a message."""
+    type: Literal["message", "function_call", "function_call_output", "reasoning"] = "message"
+    """Says what the item is. The default is a message."""
     role: Literal["user", "assistant", "system", "developer"] | None = None
     """Says who speaks in a message; `developer` is the newer name of `system`."""
     content: Parts | None = None
@@ -158,7 +162,7 @@ class TextConfig(Object):
 
 class Reasoning(Object):
     effort: str | None = None
-    """Is only accepted as none: this model does not reason before it answers."""
+    """Changes nothing: this model does not reason before it answers."""
 
 
 class ResponsesRequest(TranslatedRequest):
@@ -187,7 +191,7 @@ class ResponsesRequest(TranslatedRequest):
     top_logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
     """Asks for so many of the likeliest tokens in each place, with the log-probabilities."""
     reasoning: Reasoning | None = None
-    """Is only accepted if it asks for none."""
+    """Changes nothing: this model does not reason before it answers."""
     truncation: Literal["disabled"] | None = None
     """Is always `disabled`: an input that does not fit is an error, and nothing is left out of it."""
     metadata: Annotated[dict[str, str], Field(max_length=16)] | None = None
@@ -247,7 +251,7 @@ def _messages(items: Sequence[Item]) -> list[dict[str, Any]]:
             messages[-1].setdefault("tool_calls", []).append(call)
         elif item.type == "function_call_output":
             messages.append({"role": "tool", "tool_call_id": item.call_id, "content": _text(item.output)})
-        else:
+        elif item.type == "message":
             messages.append({"role": item.role, "content": _text(item.content)})
     return messages
 

@@ -6,10 +6,13 @@ One correction is made: Anthropic documents the error request_too_large, for whi
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from anthropic.types import Message, MessageTokensCount, RawMessageStreamEvent
+from anthropic.types import Message, MessageTokensCount, ModelInfo, RawMessageStreamEvent
 from anthropic.types.shared import ErrorResponse
 
 from tests.server.strict import check_types, named_events
+
+OF_MODEL = {"type", "display_name", "created_at", "lifecycle"}  # keys that OpenAI's models do not have
+OF_LIST = {"has_more", "first_id", "last_id"}
 
 
 def validate_error(payload: Mapping[str, Any]) -> None:
@@ -18,6 +21,17 @@ def validate_error(payload: Mapping[str, Any]) -> None:
     check_types(ErrorResponse, {**payload, "error": {**error, "type": known}})
     assert payload.keys() == {"type", "error", "request_id"} and error.keys() == {"type", "message"}
     assert payload["request_id"]
+
+
+def validate_models(payload: Mapping[str, Any]) -> None:
+    """Checks one model or the list of them; both have OpenAI's fields, too."""
+    models = payload.get("data", [payload])
+    for model in models:
+        assert model.keys() >= OF_MODEL
+        check_types(ModelInfo, {key: value for key, value in model.items() if key in {"id", *OF_MODEL}})
+    if "data" in payload:
+        assert payload["has_more"] is False
+        assert (payload["first_id"], payload["last_id"]) == (models[0]["id"], models[-1]["id"])
 
 
 def validate_whole(path: str, payload: Mapping[str, Any]) -> None:

@@ -141,7 +141,7 @@ def test_sampling_reaches_the_engine() -> None:
         ({"messages": [{"role": "user", "content": [{"type": "tool_use"}]}]}, "messages.0.content.0.type"),
         ({"messages": [{"role": "user", "content": [{"type": "tool_result"}]}]}, "messages.0.content.0.tool_use_id"),
         ({"system": 5}, "system"),
-        ({"temperature": 2.5}, "temperature"),
+        ({"temperature": 1.5}, "temperature"),
         ({"top_p": -1}, "top_p"),
         ({"top_k": -2}, "top_k"),
         ({"min_p": 2}, "min_p"),
@@ -150,10 +150,12 @@ def test_sampling_reaches_the_engine() -> None:
         ({"tools": [{"type": "web_search_20250305", "name": "web_search"}]}, "tools.0.type"),
         ({"tool_choice": {"type": "tool"}}, "tool_choice.name"),
         ({"tool_choice": {"type": "perhaps"}}, "tool_choice.type"),
-        ({"thinking": {"type": "enabled", "budget_tokens": 1024}}, "thinking.type"),
-        ({"output_config": {"effort": "high"}}, "output_config.effort"),
+        ({"thinking": {"type": "perhaps"}}, "thinking.type"),
+        ({"output_config": {"effort": 5}}, "output_config.effort"),
+        ({"context_management": {"edits": [{"type": "clear_tool_uses_20250919"}]}}, "context_management.edits.0.type"),
         ({"mcp_servers": [{"url": "x"}]}, "mcp_servers"),
-        ({"max_tokens": 256}, "maximum context length"),
+        ({"messages": [{"role": "user", "content": "a" * 300}]}, "maximum context length"),
+        ({"messages": [{"role": "user", "content": [{"type": "thinking", "thinking": "t"}]}]}, "messages.0.content.0"),
     ],
 )
 def test_bad_requests(parameters: dict[str, Any], named: str) -> None:
@@ -163,6 +165,44 @@ def test_bad_requests(parameters: dict[str, Any], named: str) -> None:
         assert (reply.status, reply.error["type"]) == (400, "invalid_request_error")
         assert named in reply.error["message"]
     assert client.engine.submitted == []
+
+
+def test_a_limit_beyond_the_context_is_cut() -> None:
+    client = Client.replaying(replay(ids_of("a" * 300)))
+    reply = client.message(max_tokens=100_000)
+    request = client.engine.submitted[0]
+    assert request.params.max_tokens == 256 - len(request.prompt)
+    assert reply.json()["stop_reason"] == "model_context_window_exceeded"
+    assert client.message(max_tokens=request.params.max_tokens).json()["stop_reason"] == "max_tokens"
+    assert Client.replaying(replay(HELLO)).message(max_tokens=100_000).json()["stop_reason"] == "end_turn"
+    assert client.chat(max_tokens=100_000).status == 400, "OpenAI's API refuses it"
+
+
+def test_what_coding_agents_send() -> None:
+    """These are the fields of an agent for a model that thinks; this one does not, and nothing else is lost."""
+    client = Client.replaying(replay(HELLO))
+    cached = {"cache_control": {"type": "ephemeral"}}
+    thought = {"type": "thinking", "thinking": "hm", "signature": "s"}
+    turns = [
+        {"role": "user", "content": [TEXT | cached]},
+        {"role": "assistant", "content": [thought, {"type": "redacted_thinking", "data": "x"}, TEXT]},
+        {"role": "user", "content": "b"},
+    ]
+    for thinking in ({"type": "enabled", "budget_tokens": 31_999}, {"type": "adaptive"}, {"type": "disabled"}):
+        reply = client.message(
+            messages=turns,
+            system=[TEXT | cached, {"type": "text", "text": "s"}],
+            tools=[],
+            metadata={"user_id": "u"},
+            max_tokens=32_000,
+            temperature=1,
+            thinking=thinking,
+            output_config={"effort": "max"},
+            context_management={"edits": [{"type": "clear_thinking_20251015", "keep": "all"}]},
+            **cached,
+        )
+        assert (reply.status, reply.json()["content"]) == (200, [{"type": "text", "text": "héllo 🦑"}])
+    assert prompt_of(client) == "<system>as</s><user>a</s><assistant>a</s><user>b</s><assistant>"
 
 
 def test_null_is_absent() -> None:

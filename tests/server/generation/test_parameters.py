@@ -48,6 +48,15 @@ def test_what_sdks_send_unasked() -> None:
     assert Client().chat(**unasked).status == 200
 
 
+@each_endpoint
+@pytest.mark.parametrize("effort", ["none", "minimal", "low", "medium", "high", "xhigh", "max"])
+def test_reasoning_effort_changes_nothing(endpoint: str, effort: str, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        assert Client().generate(endpoint, reasoning_effort=effort).status == 200
+        assert Client().generate(endpoint, thinking={"type": "enabled"}).status == 200
+    assert caplog.records == []
+
+
 def test_unknown_parameters_are_logged_once_each(caplog: pytest.LogCaptureFixture) -> None:
     client = Client()
     with caplog.at_level(logging.WARNING):

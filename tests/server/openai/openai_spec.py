@@ -12,7 +12,7 @@ The extensions `prompt_logprobs` and usage in every chunk are allowed where they
 import copy
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,6 @@ class _Error(pydantic.BaseModel):
 WHOLE: dict[tuple[str, str], tuple[type[pydantic.BaseModel], str]] = {
     ("POST", "/v1/completions"): (Completion, "CreateCompletionResponse"),
     ("POST", "/v1/chat/completions"): (ChatCompletion, "CreateChatCompletionResponse"),
-    ("GET", "/v1/models"): (_ModelList, "ListModelsResponse"),
 }
 CHUNKS: dict[str, tuple[type[pydantic.BaseModel], str]] = {
     "/v1/completions": (Completion, "CompletionChunk"),
@@ -64,10 +63,24 @@ def validate(path: str, method: str, status: int, body: bytes) -> None:
         anthropic_spec.validate_whole(path, payload)
     elif path == "/v1/responses":
         responses_spec.validate_whole(payload)
-    elif path.startswith("/v1/models/"):
-        _check(Model, "Model", payload)
+    elif path.startswith("/v1/models"):
+        _validate_models(payload)
     elif path not in OUR_OWN:
         _check(*WHOLE[method, path], _corrected(payload))
+
+
+def _validate_models(payload: Mapping[str, Any]) -> None:
+    """Checks one model or the list of them, which have the fields of both APIs, against either."""
+    anthropic_spec.validate_models(payload)
+    if "data" in payload:
+        models = [_without(anthropic_spec.OF_MODEL, model) for model in payload["data"]]
+        _check(_ModelList, "ListModelsResponse", _without(anthropic_spec.OF_LIST, {**payload, "data": models}))
+    else:
+        _check(Model, "Model", _without(anthropic_spec.OF_MODEL, payload))
+
+
+def _without(keys: Set[str], payload: Mapping[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in payload.items() if key not in keys}
 
 
 def validate_error(payload: Mapping[str, Any]) -> None:

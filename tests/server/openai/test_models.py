@@ -1,5 +1,7 @@
 """Tests /v1/models: the model is listed under each of its names, which may hold slashes."""
 
+from datetime import datetime
+
 from octavo.server.config import ServerConfig
 from tests.server.client import MODEL, Client
 
@@ -9,6 +11,8 @@ def test_models() -> None:
     (model,) = client.get("/v1/models").json()["data"]
     assert model["id"] == MODEL
     assert client.get(f"/v1/models/{MODEL}").json() == model
+    started = datetime.fromisoformat(model["created_at"])
+    assert (int(started.timestamp()), model["display_name"]) == (model["created"], MODEL)
 
 
 def test_every_name_is_listed_and_serves() -> None:

@@ -126,6 +126,21 @@ def test_what_was_asked_is_repeated() -> None:
     assert (body["tools"], body["tool_choice"], body["parallel_tool_calls"]) == ([], "auto", True)
 
 
+def test_reasoning_changes_nothing() -> None:
+    client = Client()
+    thought = {"type": "reasoning", "id": "rs_1", "summary": [], "content": [{"type": "reasoning_text", "text": "hm"}]}
+    items = [
+        {"role": "user", "content": "hi"},
+        thought,
+        {"role": "assistant", "content": "a"},
+        {"role": "user", "content": "b"},
+    ]
+    effort = {"reasoning": {"effort": "high", "summary": "auto"}, "include": ["reasoning.encrypted_content"]}
+    assert client.respond(input=items, **effort).status == 200
+    assert client.respond(input=[item for item in items if item != thought]).status == 200
+    assert client.engine.submitted[0].prompt == client.engine.submitted[1].prompt
+
+
 def test_logprobs_when_included() -> None:
     client = Client.replaying(replay([*ids_of("é"), EOS]))
     asked = {"include": ["message.output_text.logprobs"], "top_logprobs": 1}
@@ -172,7 +187,7 @@ def test_logprobs_when_included() -> None:
         ({"text": {"format": {"type": "json_schema", "schema": {"type": "object"}}}}, "text.format.name"),
         ({"text": {"format": {"type": "json_schema", "name": "n"}}}, "text.format.schema"),
         ({"text": {"verbosity": "high"}}, "text.verbosity"),
-        ({"reasoning": {"effort": "high"}}, "reasoning.effort"),
+        ({"reasoning": {"effort": 5}}, "reasoning.effort"),
         ({"previous_response_id": "resp_1"}, "previous_response_id"),
         ({"conversation": "conv_1"}, "conversation"),
         ({"background": True}, "background"),
