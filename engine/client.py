@@ -88,6 +88,9 @@ class EngineClient(Protocol):
         Raises BadGrammar, QueueFull or Unavailable.
         """
 
+    def check_room(self, wanted: int) -> None:
+        """Raises QueueFull or Unavailable if `submit` would refuse so many requests now, whatever they ask for."""
+
     def submit(self, requests: Sequence[Request]) -> Generation:
         """Accepts all of the requests or none.
 

@@ -10,8 +10,12 @@ from starlette.routing import Route
 from octavo.engine.client import EngineClient
 from octavo.server.anthropic import messages as anthropic
 from octavo.server.config import ServerConfig
+from octavo.server.generation.intake import Intake
 from octavo.server.generation.parameters import ParameterCheck
+from octavo.server.generation.places import Places
+from octavo.server.generation.preparer import Preparer
 from octavo.server.generation.service import Service
+from octavo.server.generation.texts import Texts
 from octavo.server.http import health, metrics, openapi, page, version
 from octavo.server.http.auth import ApiKeys
 from octavo.server.http.cors import Cors
@@ -26,7 +30,10 @@ from octavo.server.text.tokenizer import Tokenizer
 def create_app(client: EngineClient, tokenizer: Tokenizer, config: ServerConfig) -> FastAPI:
     """Makes the application from nothing but the arguments; the caller owns the engine and ends it."""
     counted = metrics.Metrics(lambda: client.stats, config.served_model_name)
-    service = Service(client, tokenizer, config, counted, ParameterCheck())
+    check = ParameterCheck()
+    preparer = Preparer(Texts(tokenizer, config, check))
+    intake, places = Intake(config.max_body_bytes), Places(client)
+    service = Service(tokenizer, config, check, client, counted, intake, preparer, places)
     app = FastAPI(
         title="Octavo",
         openapi_url=None,  # FastAPI's own document would not show the bodies, which generation.request.parse parses

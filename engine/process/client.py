@@ -134,6 +134,13 @@ class ProcessClient:
         if complaint is not None:
             raise BadGrammar(complaint)
 
+    def check_room(self, wanted: int) -> None:
+        """Raises QueueFull or Unavailable if so many requests could not be accepted now, whatever they ask for."""
+        if not isinstance(self._state, Ready):
+            raise Unavailable(why_unavailable(self._state))
+        if len(self._open) + wanted > self._state.max_num_seqs + self._state.max_waiting:
+            raise QueueFull(f"The queue is full: {len(self._open)} sequences are running or waiting; try again later.")
+
     def submit(self, requests: Sequence[Request]) -> Collector:
         """Accepts all of the requests or none. Raises TooLong, QueueFull or Unavailable."""
         self._admit(requests)
@@ -160,8 +167,7 @@ class ProcessClient:
         places = bounds.max_num_seqs + bounds.max_waiting
         if len(requests) > places:
             raise TooLong(f"The server takes {places} sequences at once, but this request asks for {len(requests)}.")
-        if len(self._open) + len(requests) > places:
-            raise QueueFull(f"The queue is full: {len(self._open)} sequences are running or waiting; try again later.")
+        self.check_room(len(requests))
 
     async def _supervise(self) -> None:
         error = await self._supervisor.run()

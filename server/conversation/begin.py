@@ -1,8 +1,7 @@
 """Turns a chat request into an admitted job. Every endpoint that answers conversations does it."""
 
-import asyncio
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 
 import jinja2
@@ -17,35 +16,51 @@ from octavo.server.conversation.request import ChatRequest
 from octavo.server.conversation.tools import ToolUse
 from octavo.server.generation.admission import Task, admit, check_before_encoding
 from octavo.server.generation.job import Job
-from octavo.server.generation.sampling import output_limit, sampling_params, truncated
+from octavo.server.generation.sampling import encodable, kept, output_limit, sampling_params, truncated
 from octavo.server.generation.service import Service
+from octavo.server.generation.texts import Texts
 from octavo.server.http.errors import InvalidRequest
-from octavo.server.http.health import require_ready
 from octavo.server.text.template import ChatTemplate, Rendering
 from octavo.server.text.traced import plain
 
 
-async def begin(service: Service, http: HttpRequest, request: ChatRequest, prefix: str) -> tuple[Job, AnswerParser]:
+@dataclass(frozen=True, slots=True)
+class Conversation:
+    """A Conversation is a chat request that is ready to be submitted. It can be sent from one process to another."""
+
+    request: ChatRequest  # without its messages, which are in the prompt now
+    task: Task
+    parser: Callable[[], PartParser]  # makes a parser for each choice
+
+
+async def begin(
+    service: Service, http: HttpRequest, conversation: Conversation, prefix: str
+) -> tuple[Job, AnswerParser]:
     """Returns the job, whose id starts with `prefix`, and the parser of its answer.
 
     Raises ApiError, and then nothing is queued.
     """
-    ready = require_ready(service.client)
-    check_before_encoding(service, ready, 1, request)
-    task, parser = await asyncio.to_thread(_prepared, service, request, ready)
-    return await admit(service, http, request, [task], prefix), AnswerParser(parser)
+    job = await admit(service, http, conversation.request, [conversation.task], prefix)
+    return job, AnswerParser(conversation.parser)
 
 
-def rendered(service: Service, request: ChatRequest) -> str:
+def prepared(texts: Texts, request: ChatRequest, ready: Ready) -> Conversation:
+    """Renders and encodes a conversation, which takes longer than the event loop may wait. Raises ApiError."""
+    check_before_encoding(texts, ready, 1, request)
+    task, parser = _task(texts, request, ready)
+    return Conversation(request.model_copy(update={"messages": []}), task, parser)
+
+
+def rendered(texts: Texts, request: ChatRequest) -> str:
     """Returns the prompt as text, as the model is given it. Raises InvalidRequest.
 
     The text is Traced unless the server is told to parse special tokens in conversations: when it is encoded, those in
     what the client sent stay text.
     """
-    return _rendered(service, _template(service, request), request, request.tool_use())
+    return _rendered(texts, _template(texts, request), request, request.tool_use())
 
 
-def _rendered(service: Service, template: ChatTemplate, request: ChatRequest, use: ToolUse | None) -> str:
+def _rendered(texts: Texts, template: ChatTemplate, request: ChatRequest, use: ToolUse | None) -> str:
     rendering = Rendering(
         tools=[] if use is None else [tool.described() for tool in use.described],
         add_generation_prompt=request.add_generation_prompt is not False,
@@ -53,14 +68,14 @@ def _rendered(service: Service, template: ChatTemplate, request: ChatRequest, us
         variables=request.chat_template_kwargs or {},
     )
     text = template.render(turns_of(request.messages), rendering)
-    return plain(text) if service.config.parse_special_tokens else text
+    return plain(text) if texts.config.parse_special_tokens else text
 
 
-def _template(service: Service, request: ChatRequest) -> ChatTemplate:
+def _template(texts: Texts, request: ChatRequest) -> ChatTemplate:
     """Returns the client's template if the request has one, or else the checkpoint's. Raises InvalidRequest."""
-    own = service.tokenizer.template
+    own = texts.tokenizer.template
     if request.chat_template:
-        return _given_template(service, request.chat_template, own)
+        return _given_template(texts, request.chat_template, own)
     if own is None:
         raise InvalidRequest(
             "The model has no chat template; use /v1/completions, or add chat_template.jinja to the checkpoint.",
@@ -69,10 +84,10 @@ def _template(service: Service, request: ChatRequest) -> ChatTemplate:
     return own.for_tools if _concerns_tools(request, own.for_tools) else own
 
 
-def _given_template(service: Service, source: str, own: ChatTemplate | None) -> ChatTemplate:
+def _given_template(texts: Texts, source: str, own: ChatTemplate | None) -> ChatTemplate:
     """Returns the client's template, if the server is started to allow such. Raises InvalidRequest."""
     field = "chat_template"
-    if not service.config.trust_request_chat_template:
+    if not texts.config.trust_request_chat_template:
         raise InvalidRequest(
             "{param} is refused by this server; start it with --trust-request-chat-template to allow it.", field
         )
@@ -95,22 +110,23 @@ def _concerns_tools(request: ChatRequest, template: ChatTemplate) -> bool:
     return request.tool_use() is not None or (calls and not template.capabilities.wants_tools)
 
 
-def _prepared(service: Service, request: ChatRequest, ready: Ready) -> tuple[Task, Callable[[], PartParser]]:
-    """Runs in a thread: rendering and encoding a long conversation take longer than the event loop may wait."""
-    template, use = _template(service, request), request.tool_use()
-    prompt = _prompt(service, request, _rendered(service, template, request, use), ready)
+def _task(texts: Texts, request: ChatRequest, ready: Ready) -> tuple[Task, Callable[[], PartParser]]:
+    template, use = _template(texts, request), request.tool_use()
+    prompt = _prompt(texts, request, _rendered(texts, template, request, use), ready)
     task = Task(prompt, _params(request, ready, len(prompt)))
     if use is None:
         return task, PlainText
     format = format_of(template)
-    markers = service.tokenizer.added_ids(format.tokens())
+    markers = texts.tokenizer.added_ids(format.tokens())
     grammar = call_grammar(request, use, format, markers)
     return _with_calls(task, frozenset(markers.values()), grammar), _call_parser(template, format, use)
 
 
-def _prompt(service: Service, request: ChatRequest, text: str, ready: Ready) -> tuple[int, ...]:
+def _prompt(texts: Texts, request: ChatRequest, text: str, ready: Ready) -> tuple[int, ...]:
     """Encodes the rendered text, and truncates it if the request says so."""
-    prompt = service.tokenizer.encode_rendered(text, request.add_special_tokens is True)
+    keep = kept(request, _wanted(request), ready.max_model_len)
+    text = encodable(texts.tokenizer, text, keep, ready.max_model_len, "messages")
+    prompt = texts.tokenizer.encode_rendered(text, request.add_special_tokens is True)
     if not prompt:
         raise InvalidRequest("{param} render to an empty prompt.", "messages")
     return truncated(prompt, request, _wanted(request), ready.max_model_len)
@@ -125,9 +141,13 @@ def _with_calls(task: Task, markers: frozenset[int], grammar: CallGrammar | None
 
 
 def _call_parser(template: ChatTemplate, format: CallFormat, use: ToolUse) -> Callable[[], PartParser]:
-    """Returns what makes a parser for each choice."""
+    """Returns what makes a parser for each choice. It is made of plain data, so that it can be sent to a process."""
     names = frozenset(tool.name for tool in use.callable)
-    return partial(CallParser, format, names, new_id(template.capabilities.short_ids_only), use.parallel)
+    return partial(_new_parser, format, names, template.capabilities.short_ids_only, use.parallel)
+
+
+def _new_parser(format: CallFormat, names: frozenset[str], short_ids: bool, parallel: bool) -> PartParser:
+    return CallParser(format, names, new_id(short_ids), parallel)
 
 
 def _params(request: ChatRequest, ready: Ready, prompt_tokens: int) -> SamplingParams:

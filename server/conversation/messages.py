@@ -10,6 +10,9 @@ from octavo.server.http.errors import InvalidRequest
 from octavo.server.http.fields import Object, refused_as
 from octavo.server.text.turns import Turn, TurnCall
 
+MAX_MESSAGES = 10_000  # of a conversation
+MAX_PARTS = 10_000  # of a message
+
 
 class TextPart(Object):
     type: Literal["text"]
@@ -26,8 +29,11 @@ class RefusalPart(Object):
 
 
 Content = Annotated[
-    str | Annotated[list[TextPart | RefusalPart], Field(fail_fast=True)],
-    refused_as('must be a string or an array of {"type": "text", "text": ...}: this model reads text only'),
+    str | Annotated[list[TextPart | RefusalPart], Field(fail_fast=True, max_length=MAX_PARTS)],
+    refused_as(
+        f'must be a string or an array of at most {MAX_PARTS:,} {{"type": "text", "text": ...}}: '
+        "this model reads text only"
+    ),
 ]
 
 

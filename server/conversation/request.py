@@ -4,14 +4,14 @@ from typing import Any, ClassVar
 
 from pydantic import Field
 
-from octavo.server.conversation.messages import Message
+from octavo.server.conversation.messages import MAX_MESSAGES, Message
 from octavo.server.conversation.tools import MAX_TOOLS, Tool, ToolChoice, ToolUse, check_tools, tool_use
 from octavo.server.generation.request import MAX_LOGPROBS, GenerationRequest
 from octavo.server.http.errors import FieldName, InvalidRequest
 
 
 class ChatRequest(GenerationRequest):
-    messages: list[Message] = Field(min_length=1)
+    messages: list[Message] = Field(min_length=1, max_length=MAX_MESSAGES)
     """Holds the conversation so far, oldest first."""
     cuts_max_tokens: ClassVar[bool] = False  # a limit that does not fit in the context is cut, not refused
     max_completion_tokens: int | None = Field(None, ge=1)

@@ -8,7 +8,7 @@ from pydantic import BaseModel
 
 from octavo.server.conversation.request import ChatRequest
 from octavo.server.generation.request import ModelRequest, checked
-from octavo.server.generation.service import Service
+from octavo.server.generation.texts import Texts
 from octavo.server.http.errors import ApiError
 
 Names = Mapping[str, str]  # a chat request's field -> the field of the body that it was made from
@@ -34,11 +34,11 @@ class TranslatedRequest(ModelRequest):
 
 
 def translated(
-    service: Service, payload: Mapping[str, Any], names: Names, model: type[ChatRequest] = ChatRequest
+    texts: Texts, payload: Mapping[str, Any], names: Names, model: type[ChatRequest] = ChatRequest
 ) -> ChatRequest:
     """Returns the chat request. Raises InvalidRequest. Null values in the payload count as absent."""
     with naming(names):
-        return checked(lambda: model.model_validate(payload), service.check_extra)
+        return checked(lambda: model.model_validate(payload), texts.check_extra)
 
 
 @contextmanager

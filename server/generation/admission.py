@@ -3,29 +3,30 @@
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
-from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
 
 from octavo.engine.api import Ready, Request, SamplingParams
-from octavo.engine.client import BadGrammar, Generation, QueueFull, Refused, TooLong
+from octavo.engine.client import BadGrammar, Generation, Refused
 from octavo.server.generation.choices import Choice, Display
+from octavo.server.generation.intake import discard
 from octavo.server.generation.job import Job
+from octavo.server.generation.preparer import Prepare
+from octavo.server.generation.refusals import as_api_error
 from octavo.server.generation.request import GenerationRequest, RequestT, parse
 from octavo.server.generation.salt import prefix_salt
 from octavo.server.generation.service import Service
 from octavo.server.generation.structured import Constraint
+from octavo.server.generation.texts import Texts
 from octavo.server.http.auth import caller_of
-from octavo.server.http.errors import (
-    ApiError,
-    ContextLengthExceeded,
-    InvalidRequest,
-    ServiceUnavailable,
-    TooManyRequests,
-)
-from octavo.server.http.streaming import ClientLeft
+from octavo.server.http.errors import InvalidRequest, ServiceUnavailable, TooManyRequests
+from octavo.server.http.health import require_ready
+from octavo.server.http.streaming import until_disconnect
 from octavo.server.http.trace import Trace
 from octavo.server.text.tokenizer import Tokenizer
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,18 +40,36 @@ class Task:
     echo: str | None = None  # the prompt's text, if each choice begins with it; None: it does not
 
 
-async def read_body(service: Service, http: HttpRequest, model: type[RequestT]) -> RequestT:
-    """Reads and validates the body of a request for a model that is served here. Raises ApiError."""
+async def read(service: Service, http: HttpRequest, prepare: Prepare[T], *arguments: object) -> T:
+    """Receives a body and returns prepare(texts, body, *arguments), which runs off the event loop.
+
+    `prepare` is a function of a module, since a large body is read by another process. Its result must not hold what is
+    large and no longer needed. Raises ApiError, or ClientLeft as soon as the client is gone.
+    """
     kind = http.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
     if kind != "application/json":
         raise InvalidRequest(f"The body must be JSON, sent as Content-Type: application/json, not '{kind[:100]}'.")
+    async with service.intake.received(http) as body:
+        return await until_disconnect(service.preparer.run(prepare, body, *arguments), http.receive)
+
+
+async def read_prompt(service: Service, http: HttpRequest, prepare: Prepare[T]) -> T:
+    """Returns prepare(texts, body, ready), as `read` does, unless the engine could take no request anyway."""
     try:
-        body = await http.body()
-    except ClientDisconnect:
-        raise ClientLeft from None
-    request = parse(model, body, service.check_extra)
+        ready = require_ready(service.client)
+        place = service.places.take()
+    except (TooManyRequests, ServiceUnavailable):
+        await discard(http)
+        raise
+    with place:
+        return await read(service, http, prepare, ready)
+
+
+def parsed(texts: Texts, body: bytes, model: type[RequestT]) -> RequestT:
+    """Parses and checks the body of a request for a model that is served here. Raises ApiError."""
+    request = parse(model, body, texts.check_extra)
     if request.model is not None:
-        service.require_model(request.model)
+        texts.require_model(request.model)
     return request
 
 
@@ -60,17 +79,17 @@ def check_token_ids(tokenizer: Tokenizer, ids: Sequence[int], field: str) -> Non
         raise InvalidRequest("{param} has token ids outside 0 to {last}.", field, last=tokenizer.vocab_size - 1)
 
 
-def check_before_encoding(service: Service, ready: Ready, prompts: int, request: GenerationRequest) -> None:
+def check_before_encoding(texts: Texts, ready: Ready, prompts: int, request: GenerationRequest) -> None:
     """Raises InvalidRequest for what could never run, before any prompt is encoded."""
-    check_token_ids(service.tokenizer, [token for token, _ in request.biases()], "logit_bias")
-    check_token_ids(service.tokenizer, request.stop_token_ids or (), "stop_token_ids")
-    _check_number_of_choices(service, ready, prompts, request)
+    check_token_ids(texts.tokenizer, [token for token, _ in request.biases()], "logit_bias")
+    check_token_ids(texts.tokenizer, request.stop_token_ids or (), "stop_token_ids")
+    _check_number_of_choices(texts, ready, prompts, request)
 
 
-def _check_number_of_choices(service: Service, ready: Ready, prompts: int, request: GenerationRequest) -> None:
+def _check_number_of_choices(texts: Texts, ready: Ready, prompts: int, request: GenerationRequest) -> None:
     count, field = request.candidates()
-    if count > service.config.max_num_choices:
-        limit = service.config.max_num_choices
+    if count > texts.config.max_num_choices:
+        limit = texts.config.max_num_choices
         raise InvalidRequest("{param} should be less than or equal to {limit}.", field, limit=limit)
     most = ready.max_num_seqs + ready.max_waiting
     if prompts * count > most:
@@ -113,21 +132,11 @@ async def _check_grammars(service: Service, request: GenerationRequest, tasks: S
         except BadGrammar as bad:
             raise InvalidRequest("{param}: {reason}", constraint.field, reason=bad) from bad
         except Refused as refused:
-            raise _as_api_error(refused) from refused
+            raise as_api_error(refused) from refused
 
 
 def _submit(service: Service, requests: Sequence[Request]) -> Generation:
     try:
         return service.client.submit(requests)
     except Refused as refused:
-        raise _as_api_error(refused) from refused
-
-
-def _as_api_error(refused: Refused) -> ApiError:
-    match refused:
-        case TooLong():
-            return ContextLengthExceeded(str(refused))
-        case QueueFull():
-            return TooManyRequests(str(refused))
-        case _:
-            return ServiceUnavailable(str(refused))
+        raise as_api_error(refused) from refused

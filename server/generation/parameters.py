@@ -56,6 +56,9 @@ INFORMATIONAL = frozenset(
 REASONING = frozenset({"reasoning_effort", "thinking"})
 
 
+MAX_UNKNOWN = 256  # fields of one request
+
+
 class ParameterCheck:
     """Checks the fields of a request that its class does not have."""
 
@@ -65,7 +68,9 @@ class ParameterCheck:
         self._logged: set[str] = set()
 
     def __call__(self, extra: Mapping[str, Any]) -> None:
-        """Raises InvalidRequest for a parameter that asks for something this server cannot do."""
+        """Raises InvalidRequest for a parameter that asks for something this server cannot do, and for too many."""
+        if len(extra) > MAX_UNKNOWN:
+            raise InvalidRequest(f"The body has {len(extra):,} unknown fields; at most {MAX_UNKNOWN} are ignored.")
         for name, value in extra.items():
             if name in REPLACED:
                 _refuse_unless_absent(name, value)

@@ -15,6 +15,7 @@ MAX_STOP_LENGTH = 1024  # characters; so many may be held back, and compared for
 MAX_STOP_IDS = 128
 MAX_BIASES = 1024
 MAX_LOGPROBS = 20  # as in OpenAI's chat and in other servers; OpenAI's completions allow 5
+MAX_STRINGS = 100_000  # in a body, names of fields included; eight for each of 10,000 messages, and some tools
 INT64 = 2**63
 
 RequestT = TypeVar("RequestT", bound="ModelRequest")
@@ -169,7 +170,18 @@ class GenerationRequest(ModelRequest, Structured):
 
 def parse(model: type[RequestT], body: bytes, check_extra: ParameterCheck) -> RequestT:
     """Parses and checks a body. Raises InvalidRequest, which names the field at fault."""
+    _check_size(body)
     return checked(lambda: model.model_validate_json(body), check_extra)
+
+
+def _check_size(body: bytes) -> None:
+    """Raises InvalidRequest for more strings than a request needs: each of them, and what is around it, takes time."""
+    quotes = body.replace(rb"\\", b"")
+    strings = (quotes.count(b'"') - quotes.count(rb"\"")) // 2
+    if strings > MAX_STRINGS:
+        raise InvalidRequest(
+            f"The body has {strings:,} strings, and at most {MAX_STRINGS:,} are read; send less at once."
+        )
 
 
 def checked(validate: Callable[[], RequestT], check_extra: ParameterCheck) -> RequestT:

@@ -6,6 +6,8 @@ from typing import TypeVar
 from octavo.engine.api import Ready, SamplingParams
 from octavo.server.generation.request import GenerationRequest
 from octavo.server.http.errors import ContextLengthExceeded, InvalidRequest
+from octavo.server.text.length import ending, exceeds
+from octavo.server.text.tokenizer import Tokenizer
 
 _UINT64 = 2**64 - 1
 _RANDOM = -1  # llama.cpp, vLLM and their frontends ask for a random seed by this one
@@ -56,13 +58,35 @@ def _first(wanted: T | None, recommended: T | None, otherwise: T) -> T:
 def truncated(
     prompt: tuple[int, ...], request: GenerationRequest, wanted: int | None, max_model_len: int
 ) -> tuple[int, ...]:
-    """Returns the last tokens of the prompt, as many as the request keeps; -1 leaves room for `wanted` or one."""
+    """Returns the last tokens of the prompt, as many as the request keeps."""
+    keep = kept(request, wanted, max_model_len)
+    return prompt if keep is None else prompt[-keep:]
+
+
+def kept(request: GenerationRequest, wanted: int | None, max_model_len: int) -> int | None:
+    """Returns how many tokens of a prompt are kept; None: all. A wish for -1 leaves room for `wanted` tokens or one."""
     keep = request.truncate_prompt_tokens
-    if keep is None:
-        return prompt
-    if keep < 0:
-        keep = max(max_model_len - (1 if wanted is None else wanted), 1)
-    return prompt[-keep:]
+    if keep is None or keep >= 0:
+        return keep
+    return max(max_model_len - (1 if wanted is None else wanted), 1)
+
+
+def encodable(tokenizer: Tokenizer, text: str, keep: int | None, max_model_len: int, field: str) -> str:
+    """Returns as much of a prompt's text as has to be encoded: all of it, or an end that holds the tokens to keep.
+
+    Raises ContextLengthExceeded for a text that is far too long, which would take long to encode.
+    """
+    if keep is not None:
+        return ending(tokenizer, text, min(keep, max_model_len + 1))
+    if exceeds(tokenizer, text, max_model_len):
+        raise ContextLengthExceeded(
+            "This model's maximum context length is {limit} tokens. However, the {source} alone has more. "
+            "Please reduce its length.",
+            field,
+            limit=max_model_len,
+            source=field,
+        )
+    return text
 
 
 def output_limit(prompt_tokens: int, wanted: int | None, max_model_len: int, field: str) -> int:

@@ -15,7 +15,7 @@ import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from http import HTTPStatus
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 from pydantic import ValidationError
 from pydantic_core import ErrorDetails
@@ -116,6 +116,12 @@ class ApiError(Exception):
         }
         return type(self)(self._template, own_name(self._field), self.code, **values)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Lets an error cross from one process to another, with its field; other values become their text."""
+        plain = FieldName | str | int | float
+        values = {key: value if isinstance(value, plain) else str(value) for key, value in self._values.items()}
+        return _rebuilt, (type(self), self._template, self._field, self.code, values)
+
     def body(self) -> ErrorBody:
         """Returns OpenAI's error object."""
         return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
@@ -125,6 +131,12 @@ class ApiError(Exception):
         other = "invalid_request_error" if self.status < HTTPStatus.INTERNAL_SERVER_ERROR else "api_error"
         detail: AnthropicDetail = {"type": ANTHROPIC_TYPES.get(self.status, other), "message": self.message}
         return {"type": "error", "error": detail, "request_id": request_id}
+
+
+def _rebuilt(
+    kind: type[ApiError], template: str, field: str | None, code: str | None, values: dict[str, object]
+) -> ApiError:
+    return kind(template, field, code, **values)
 
 
 class InvalidRequest(ApiError):
@@ -201,6 +213,9 @@ def from_validation(error: ValidationError) -> InvalidRequest:
             return InvalidRequest("{param} must be an object.", param, code)
         case "missing":
             return missing_parameter(param)
+        case "too_long" if "max_length" in first["ctx"]:
+            most = first["ctx"]["max_length"]
+            return InvalidRequest("{param} has too many items; at most {most:,}.", param, code, most=most)
         case "too_short":
             return InvalidRequest("{param} must not be empty.", param, code)
         case "value_error":

@@ -68,6 +68,19 @@ async def _next(events: AsyncIterator[bytes]) -> bytes | None:
     return await anext(events, None)
 
 
+class Sliced(Response):
+    """Sends JSON in slices, each when the client has taken the one before: it may have megabytes."""
+
+    media_type = "application/json"
+    SLICE = 64 * 1024  # bytes
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        for start in range(0, len(self.body), self.SLICE):
+            more = start + self.SLICE < len(self.body)
+            await send({"type": "http.response.body", "body": self.body[start : start + self.SLICE], "more_body": more})
+
+
 class EventStream(Response):
     """Sends its headers at once, then the events. It calls `close` exactly once, however the stream ends."""
 

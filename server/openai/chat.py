@@ -3,19 +3,20 @@
 /apply-template returns the rendered prompt.
 """
 
-import asyncio
-
 from fastapi import APIRouter
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from typing_extensions import TypedDict
 
-from octavo.server.conversation.begin import begin, rendered
+from octavo.engine.api import Ready
+from octavo.server.conversation.begin import Conversation, begin, prepared, rendered
 from octavo.server.conversation.request import ChatRequest
-from octavo.server.generation.admission import read_body
+from octavo.server.generation.admission import parsed, read, read_prompt
 from octavo.server.generation.respond import respond
 from octavo.server.generation.service import Service
+from octavo.server.generation.texts import Texts
 from octavo.server.http.operations import GENERATING, READING, Operation
+from octavo.server.http.streaming import Sliced
 from octavo.server.http.wire import encode_json
 from octavo.server.openai.chat_answer import ChatChunk, ChatCompletion, ChatWriter
 
@@ -35,15 +36,23 @@ def router(service: Service) -> APIRouter:
     @routes.post("/v1/chat/completions", openapi_extra=CHAT.extra())
     async def create_chat_completion(http: HttpRequest) -> Response:
         """Answers a conversation with the model's next message."""
-        request = await read_body(service, http, ChatRequest)
-        job, parser = await begin(service, http, request, "chatcmpl-")
+        conversation = await read_prompt(service, http, _prepared)
+        request = conversation.request
+        job, parser = await begin(service, http, conversation, "chatcmpl-")
         return await respond(http, job, ChatWriter(job, request, service.tokenizer, parser), request.stream is True)
 
     @routes.post("/apply-template", openapi_extra=APPLY_TEMPLATE.extra())
     async def apply_template(http: HttpRequest) -> Response:
         """Shows the prompt that the model would be given for the body of a chat request."""
-        request = await read_body(service, http, ChatRequest)
-        prompt: RenderedPrompt = {"prompt": await asyncio.to_thread(rendered, service, request)}
-        return Response(encode_json(prompt), media_type="application/json")
+        return Sliced(await read(service, http, _applied))
 
     return routes
+
+
+def _prepared(texts: Texts, body: bytes, ready: Ready) -> Conversation:
+    return prepared(texts, parsed(texts, body, ChatRequest), ready)
+
+
+def _applied(texts: Texts, body: bytes) -> bytes:
+    prompt: RenderedPrompt = {"prompt": rendered(texts, parsed(texts, body, ChatRequest))}
+    return encode_json(prompt)

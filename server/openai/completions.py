@@ -1,6 +1,5 @@
 """Serves /v1/completions: text that continues prompts, which are text or token ids."""
 
-import asyncio
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -9,12 +8,12 @@ from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 
 from octavo.engine.api import Ready
-from octavo.server.generation.admission import Task, admit, check_before_encoding, check_token_ids, read_body
+from octavo.server.generation.admission import Task, admit, check_before_encoding, check_token_ids, parsed, read_prompt
 from octavo.server.generation.respond import respond
-from octavo.server.generation.sampling import output_limit, sampling_params, truncated
+from octavo.server.generation.sampling import encodable, kept, output_limit, sampling_params, truncated
 from octavo.server.generation.service import Service
+from octavo.server.generation.texts import Texts
 from octavo.server.http.errors import InvalidRequest
-from octavo.server.http.health import require_ready
 from octavo.server.http.operations import GENERATING, Operation
 from octavo.server.openai.completions_answer import Completion, CompletionWriter
 from octavo.server.openai.completions_request import CompletionRequest
@@ -32,21 +31,25 @@ def router(service: Service) -> APIRouter:
     @routes.post("/v1/completions", openapi_extra=COMPLETION.extra())
     async def create_completion(http: HttpRequest) -> Response:
         """Continues a prompt with text."""
-        request = await read_body(service, http, CompletionRequest)
-        ready = require_ready(service.client)
-        prompts = request.prompts()
-        check_before_encoding(service, ready, len(prompts), request)
-        tasks = await asyncio.to_thread(_tasks, service.tokenizer, request, prompts, ready)
+        request, tasks = await read_prompt(service, http, _prepared)
         job = await admit(service, http, request, tasks, "cmpl-")
         return await respond(http, job, CompletionWriter(job, request, service.tokenizer), request.stream is True)
 
     return routes
 
 
+def _prepared(texts: Texts, body: bytes, ready: Ready) -> tuple[CompletionRequest, list[Task]]:
+    """Returns the request without its prompts, and a task for each of them."""
+    request = parsed(texts, body, CompletionRequest)
+    prompts = request.prompts()
+    check_before_encoding(texts, ready, len(prompts), request)
+    tasks = _tasks(texts.tokenizer, request, prompts, ready)
+    return request.model_copy(update={"prompt": ""}), tasks
+
+
 def _tasks(
     tokenizer: Tokenizer, request: CompletionRequest, prompts: Sequence[str | list[int] | None], ready: Ready
 ) -> list[Task]:
-    """Runs in a thread: encoding a long prompt takes longer than the event loop may wait."""
     encoded = [_encoded(tokenizer, prompt, request, ready) for prompt in prompts]
     if not encoded or not all(encoded):
         raise InvalidRequest("{param} must not be empty.", "prompt")
@@ -63,7 +66,9 @@ def _encoded(
     if prompt is None:
         return _beginning(tokenizer, ready)
     if isinstance(prompt, str):
-        return tokenizer.encode(prompt, add_special_tokens=request.add_special_tokens is not False)
+        keep = kept(request, _wanted(request), ready.max_model_len)
+        text = encodable(tokenizer, prompt, keep, ready.max_model_len, "prompt")
+        return tokenizer.encode(text, add_special_tokens=request.add_special_tokens is not False)
     check_token_ids(tokenizer, prompt, "prompt")
     return tuple(prompt)
 
@@ -85,11 +90,15 @@ def _text(tokenizer: Tokenizer, prompt: str | list[int] | None, encoded: tuple[i
 
 
 def _task(request: CompletionRequest, prompt: tuple[int, ...], ready: Ready) -> Task:
-    wanted = DEFAULT_MAX_TOKENS if request.max_tokens is None else request.max_tokens
+    wanted = _wanted(request)
     prompt = truncated(prompt, request, wanted, ready.max_model_len)
     limit = output_limit(len(prompt), request.max_tokens, ready.max_model_len, "prompt")
     params = sampling_params(request, ready, min(limit, wanted), request.logprobs)
     return Task(prompt, replace(params, logprobs=_logprobs(request), prompt_logprobs=_prompt_logprobs(request)))
+
+
+def _wanted(request: CompletionRequest) -> int:
+    return DEFAULT_MAX_TOKENS if request.max_tokens is None else request.max_tokens
 
 
 def _logprobs(request: CompletionRequest) -> int | None:

@@ -1,24 +1,28 @@
 """Serves /tokenize and /detokenize: the token ids of a text or a conversation, and the text of token ids."""
 
-import asyncio
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
 
 from fastapi import APIRouter
+from pydantic import Field
 from starlette.requests import Request as HttpRequest
 from starlette.responses import Response
 from typing_extensions import TypedDict
 
 from octavo.server.conversation.begin import rendered
 from octavo.server.conversation.translation import translated
-from octavo.server.generation.admission import check_token_ids, read_body
+from octavo.server.generation.admission import check_token_ids, parsed, read
+from octavo.server.generation.counting import check_countable, context_of
 from octavo.server.generation.request import ModelRequest, TokenIds
 from octavo.server.generation.service import Service
+from octavo.server.generation.texts import Texts
 from octavo.server.http.errors import FieldName, InvalidRequest, ServiceUnavailable
-from octavo.server.http.health import require_ready
 from octavo.server.http.operations import READING, Operation
+from octavo.server.http.streaming import Sliced
 from octavo.server.http.wire import encode_json
 from octavo.server.text.tokenizer import Tokenizer
+
+MAX_IDS = 128 * 1024  # that one request turns into text
 
 
 class TokenizeRequest(ModelRequest):
@@ -52,8 +56,8 @@ class TokenizeRequest(ModelRequest):
 
 
 class DetokenizeRequest(ModelRequest):
-    tokens: TokenIds
-    """Gives token ids, each at least 0 and below the vocabulary's size."""
+    tokens: Annotated[TokenIds, Field(max_length=MAX_IDS)]
+    """Gives at most 131,072 token ids, each at least 0 and below the vocabulary's size."""
 
 
 class Tokens(TypedDict):
@@ -75,7 +79,6 @@ DETOKENIZE = Operation("Text", Text, DetokenizeRequest, failures=READING, exampl
 
 def router(service: Service) -> APIRouter:
     routes = APIRouter()
-    tokenizer = service.tokenizer
 
     @routes.post("/tokenize", openapi_extra=TOKENIZE.extra())
     async def tokenize(http: HttpRequest) -> Response:
@@ -83,38 +86,43 @@ def router(service: Service) -> APIRouter:
 
         The body is {model, prompt} or that of a chat request, with add_special_tokens and return_token_strs.
         """
-        request = await read_body(service, http, TokenizeRequest)
-        ready = service.client.ready or require_ready(service.client)  # tokens stay the same while the engine restarts
-        ids = await asyncio.to_thread(_encoded, service, request)
-        tokens: Tokens = {
-            "count": len(ids),
-            "max_model_len": ready.max_model_len,
-            "tokens": list(ids),
-            "token_strs": _spelled(tokenizer, ids) if request.return_token_strs else None,
-        }
-        return Response(encode_json(tokens), media_type="application/json")
+        return Sliced(await read(service, http, _tokens, context_of(service.client)))
 
     @routes.post("/detokenize", openapi_extra=DETOKENIZE.extra())
     async def detokenize(http: HttpRequest) -> Response:
         """Returns the text of token ids, with that of special tokens."""
-        request = await read_body(service, http, DetokenizeRequest)
-        check_token_ids(tokenizer, request.tokens, "tokens")
-        text: Text = {"prompt": await asyncio.to_thread(_decoded, tokenizer, request.tokens)}
-        return Response(encode_json(text), media_type="application/json")
+        return Sliced(await read(service, http, _text))
 
     return routes
 
 
-def _encoded(service: Service, request: TokenizeRequest) -> tuple[int, ...]:
-    """Runs in a thread, because it takes longer for longer texts."""
+def _tokens(texts: Texts, body: bytes, max_model_len: int) -> bytes:
+    request = parsed(texts, body, TokenizeRequest)
+    ids = _encoded(texts, request, max_model_len)
+    tokens: Tokens = {
+        "count": len(ids),
+        "max_model_len": max_model_len,
+        "tokens": list(ids),
+        "token_strs": _spelled(texts.tokenizer, ids) if request.return_token_strs else None,
+    }
+    return encode_json(tokens)
+
+
+def _encoded(texts: Texts, request: TokenizeRequest, max_model_len: int) -> tuple[int, ...]:
     if request.prompt is not None:
-        return service.tokenizer.encode(request.prompt, request.add_special_tokens is not False)
-    chat = translated(service, request.chat(request.model or service.config.served_model_name), {})
-    return service.tokenizer.encode_rendered(rendered(service, chat), request.add_special_tokens is True)
+        check_countable(request.prompt, max_model_len, "prompt")
+        return texts.tokenizer.encode(request.prompt, request.add_special_tokens is not False)
+    chat = translated(texts, request.chat(request.model or texts.config.served_model_name), {})
+    text = rendered(texts, chat)
+    check_countable(text, max_model_len, "messages")
+    return texts.tokenizer.encode_rendered(text, request.add_special_tokens is True)
 
 
-def _decoded(tokenizer: Tokenizer, ids: list[int]) -> str:
-    return tokenizer.backend.decode(ids, skip_special_tokens=False)
+def _text(texts: Texts, body: bytes) -> bytes:
+    ids = parsed(texts, body, DetokenizeRequest).tokens
+    check_token_ids(texts.tokenizer, ids, "tokens")
+    text: Text = {"prompt": texts.tokenizer.backend.decode(ids, skip_special_tokens=False)}
+    return encode_json(text)
 
 
 def _spelled(tokenizer: Tokenizer, ids: Sequence[int]) -> list[str]:

@@ -10,6 +10,8 @@ import tokenizers
 from tokenizers.decoders import DecodeStream
 
 from octavo.server.http.errors import StartupError
+from octavo.server.text.alphabet import BYTE_OF
+from octavo.server.text.bounds import bytes_per_token
 from octavo.server.text.template import ChatTemplate
 from octavo.server.text.traced import Traced
 from octavo.server.text.traced_encoder import TracedEncoder
@@ -24,6 +26,8 @@ class Tokenizer:
         backend.no_truncation()  # a tokenizer.json that was saved in training may ask for both
         backend.no_padding()
         self.backend = backend
+        self.directory: Path | None = None  # where another process can read it again
+        self.bytes_per_token = bytes_per_token(json.loads(backend.to_str()))
         self.template = template
         self._traced = TracedEncoder(backend)
         vocabulary = backend.get_vocab(with_added_tokens=True)
@@ -48,7 +52,9 @@ class Tokenizer:
             backend = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:  # tokenizers raises nothing narrower
             raise StartupError(f"{path} is not a readable tokenizer ({error}); fetch or save it again.") from error
-        return cls(backend, ChatTemplate.from_directory(directory))
+        tokenizer = cls(backend, ChatTemplate.from_directory(directory))
+        tokenizer.directory = directory
+        return tokenizer
 
     def encode(self, text: str, add_special_tokens: bool) -> tuple[int, ...]:
         """Encodes text. Special tokens are those of the post-processor, usually a BOS; a chat template has its own.
@@ -90,7 +96,7 @@ class Tokenizer:
             return self._added[id]
         token = self.backend.id_to_token(id) or ""
         if self._byte_level:
-            return b"".join(_BYTE_OF.get(character, character.encode()) for character in token)
+            return b"".join(BYTE_OF.get(character, character.encode()) for character in token)
         if self._byte_fallback and (match := _BYTE_TOKEN.fullmatch(token)):
             return bytes.fromhex(match[1])
         return (token.replace("▁", " ") if self._metaspace else token).encode()
@@ -162,17 +168,3 @@ def _decoder_kinds(decoder: dict[str, Any] | None) -> Iterator[str]:
         yield decoder["type"]
         for part in decoder.get("decoders", ()):
             yield from _decoder_kinds(part)
-
-
-def _byte_alphabet() -> dict[str, bytes]:
-    """Maps the characters of a byte-level vocabulary, such as GPT-2's, to the bytes that they stand for.
-
-    A printable byte stands for itself; the others have the characters from U+0100 on.
-    """
-    printable = {*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)}
-    others = [byte for byte in range(256) if byte not in printable]
-    alphabet = {chr(byte): bytes([byte]) for byte in printable}
-    return alphabet | {chr(0x100 + index): bytes([byte]) for index, byte in enumerate(others)}
-
-
-_BYTE_OF = _byte_alphabet()

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from octavo.engine.api import EngineStats, FinishReason, Grammar, Output, Ready, Request, TokenLogprobs
-from octavo.engine.client import EngineState, Refused
+from octavo.engine.client import EngineState, QueueFull, Refused, Unavailable
 
 READY = Ready(max_model_len=256, max_num_seqs=8, max_waiting=8, description=("fake",), eos_token_ids=(2,))
 STOP, LENGTH = FinishReason.STOP, FinishReason.LENGTH
@@ -109,6 +109,10 @@ class FakeEngineClient:
         self.checked.append(grammar)
         if self.complaint is not None:
             raise self.complaint
+
+    def check_room(self, wanted: int) -> None:
+        if isinstance(self.refusal, QueueFull | Unavailable):
+            raise self.refusal
 
     def submit(self, requests: Sequence[Request]) -> FakeGeneration:
         if self.refusal is not None:

@@ -1,0 +1,24 @@
+"""Texts is what bodies are read with, in a thread of the API process or in the process for large bodies."""
+
+from dataclasses import dataclass
+
+from octavo.server.config import ServerConfig
+from octavo.server.generation.parameters import ParameterCheck
+from octavo.server.http.errors import ModelNotFound
+from octavo.server.text.tokenizer import Tokenizer
+
+
+@dataclass(frozen=True, slots=True)
+class Texts:
+    tokenizer: Tokenizer
+    config: ServerConfig
+    check_extra: ParameterCheck
+
+    def require_model(self, name: str) -> None:
+        """Raises ModelNotFound for a model that is not served here."""
+        served = self.config.served_model_names
+        if name not in served:
+            names = ", ".join(f"'{each}'" for each in served)
+            raise ModelNotFound(
+                "The model '{name}' is not served here; {names} is.", "model", name=name[:100], names=names
+            )
