@@ -37,7 +37,7 @@ class Row:
     id: str
     start: int
     tokens: tuple[int, ...]  # the last may be PENDING
-    blocks: tuple[int, ...]  # the blocks of the sequence, from its first position to at least `end`
+    blocks: Sequence[int]  # the blocks of the sequence, from its first position to at least `end`
     params: SamplingParams
     output: int | None  # the index of the output to sample after the last token; None: more of the prompt follows
     targets: tuple[int, ...] = ()  # prompt tokens to score: target i follows token i of the row

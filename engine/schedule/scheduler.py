@@ -12,6 +12,7 @@ the oldest: nobody starves.
 Blocks are given in order of arrival, the tokens of a step by need (shares.py).
 """
 
+from array import array
 from bisect import insort
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -141,7 +142,7 @@ class Scheduler:
             self._preempt(newest)
             if newest is seq:
                 return False
-        seq.blocks += self.pool.allocate(missing)
+        seq.blocks.extend(self.pool.allocate(missing))
         return True
 
     def _preempt(self, seq: Sequence) -> None:
@@ -200,7 +201,7 @@ class Scheduler:
     def _admit(self, seq: Sequence, matched: list[int]) -> None:
         """Lets a waiting sequence run, on the cached blocks that it matched."""
         self.pool.share(matched)
-        seq.blocks = matched
+        seq.blocks = array("i", matched)
         seq.published = len(matched)
         seq.computed = len(matched) * self.pool.block_size
         if seq.cached_tokens is None:  # if a preempted sequence finds its own blocks again, that is no hit
@@ -220,7 +221,7 @@ class Scheduler:
             id=seq.request.id,
             start=start,
             tokens=(*known, *[PENDING] * (count - len(known))),
-            blocks=tuple(seq.blocks),
+            blocks=seq.blocks[:],
             params=params,
             output=seq.outputs + seq.pending if is_sampled else None,
             targets=seq.targets(start, end),
@@ -313,6 +314,6 @@ class Scheduler:
     def _release(self, seq: Sequence) -> None:
         """Frees the blocks of a sequence, which has computed nothing from then on."""
         self.pool.free(seq.blocks)
-        seq.blocks = []
+        seq.blocks = array("i")
         seq.computed = seq.published = seq.pending = 0
         seq.publishes = self.limits.enable_prefix_caching

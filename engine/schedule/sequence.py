@@ -1,5 +1,6 @@
 """A Sequence is one request in the engine: its tokens, how many of them are computed, and the blocks it holds."""
 
+from array import array
 from dataclasses import InitVar, dataclass, field
 
 from octavo.engine.api import FinishReason, Request, TokenLogprobs
@@ -25,7 +26,7 @@ class Sequence:
     context: int = field(init=False)  # how many positions are ever computed; that of the last output is not
     pending: int = 0
     computed: int = 0
-    blocks: list[int] = field(default_factory=list)
+    blocks: "array[int]" = field(default_factory=lambda: array("i"))  # an array, since each step copies it
     hashes: list[bytes] = field(default_factory=list)  # of its first blocks, as far as somebody had to know them
     published: int = 0
     found: int = 0  # how many blocks it found in the prefix cache when it was last looked up

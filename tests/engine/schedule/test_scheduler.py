@@ -277,7 +277,7 @@ def test_a_block_with_a_pending_token_is_published_when_its_ids_are_known():
         scheduler.update(batch, [Sample(token)])
         assert seq.published == published
         scheduler.pool.check([seq.blocks])
-    assert scheduler.pool.match(seq.hashes) == seq.blocks[:1]
+    assert scheduler.pool.match(seq.hashes) == list(seq.blocks[:1])
 
 
 def test_a_sample_that_comes_after_the_preemption_counts():
