@@ -3,6 +3,8 @@
 from dataclasses import dataclass, replace
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from octavo.engine.api import FinishReason
 from octavo.engine.engine import Engine
@@ -130,3 +132,43 @@ def test_a_row_from_before_a_preemption_publishes_no_block_of_a_later_step():
     scheduler.update(first, [Sample(5)])
     assert not scheduler.pool.match(seq.hashes)
     scheduler.pool.check([seq.blocks, taken])
+
+
+class Recording(BrokenRunner):
+    """Remembers which blocks hold the token BAD."""
+
+    def holds_bad(self, block: int) -> bool:
+        return BAD in (self.cache.get(slot) for slot in range(4 * block, 4 * block + 4))
+
+
+@settings(derandomize=True, deadline=None, max_examples=100)
+@given(
+    prompts=st.lists(
+        st.tuples(st.integers(0, 2), st.integers(1, 30), st.none() | st.integers(0, 29)), min_size=1, max_size=8
+    ),
+    num_blocks=st.integers(10, 24),
+    budget=st.integers(2, 16),
+    overlapped=st.booleans(),
+    later=st.booleans(),
+)
+def test_under_any_load_nothing_bad_is_found_and_nobody_waits_for_ever(prompts, num_blocks, budget, overlapped, later):
+    """Prompts share prefixes, some with a bad token; pool and budget are too small for all of them at once."""
+    core = engine(num_blocks, max_num_batched_tokens=budget)
+    core = Engine(core.scheduler, Recording(Broken(later=later), overlapped))
+    collector, texts = Collector(), {}
+    for index, (text, length, bad) in enumerate(prompts):
+        tokens = [text // 2] * min(length, 12) + [text] * max(length - 12, 0)
+        if bad is not None and bad < length:
+            tokens[bad] = BAD
+        texts[f"r{index}"] = tokens
+        collector.take(core.add(request(f"r{index}", tokens, 5)))
+        for output in core.step().outputs:
+            collector.take(output)
+    run(core, collector)
+    pool = core.scheduler.pool
+    assert not any(core.runner.holds_bad(block) for block in pool._cached.values())
+    for name, tokens in texts.items():
+        if later and BAD in tokens:
+            assert collector.reason(name) is FinishReason.ERROR
+        else:
+            assert collector.tokens[name] == continuation(tokens, 5)
