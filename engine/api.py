@@ -10,7 +10,7 @@ class FinishReason(StrEnum):
     """A FinishReason says why a sequence ended. Exactly one is reported for every accepted request."""
 
     STOP = "stop"  # a stop token came, or, as the API process decides, a stop string
-    LENGTH = "length"  # max_tokens is reached, or the context is full
+    LENGTH = "length"  # max_tokens is reached, the context is full, or a limit of its grammar is (Output.error says so)
     ABORT = "abort"  # the client left
     ERROR = "error"  # the engine failed; Output.error says how
 
@@ -65,6 +65,7 @@ class Request:
     prompt: tuple[int, ...]
     params: SamplingParams
     cache_salt: str = ""  # cached prefixes are shared only among requests of the same salt
+    caller: str = ""  # an opaque name of who asks; callers take turns where one could delay the others
 
 
 @dataclass(frozen=True, slots=True)

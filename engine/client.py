@@ -82,8 +82,10 @@ class EngineClient(Protocol):
     def ready(self) -> Ready | None:
         """Returns the bounds of the engine; None until it was ready for the first time. They outlive a restart."""
 
-    async def check(self, grammar: Grammar) -> None:
+    async def check(self, grammar: Grammar, caller: str = "") -> None:
         """Tries a grammar, as must be done before it is submitted. Any grammar gets its answer within seconds.
+
+        Callers take turns; a caller is an opaque name.
 
         Raises BadGrammar, QueueFull or Unavailable.
         """

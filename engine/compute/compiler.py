@@ -4,33 +4,36 @@ The tokenizer is only a file that is handed on to the library. The library relea
 compiles and computes masks. It is imported with the first grammar.
 """
 
-import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from random import Random
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from octavo.engine.api import Grammar
+from octavo.engine.compute.sources import source
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher
 
 MAX_REASON = 300  # characters of the library's message about a grammar
-# These are lower than llguidance's own limits, which let it run for longer than the rest of a batch should wait.
+# These are lower than llguidance's own limits, or as high where a larger grammar costs the others in the batch nothing.
+# Beside them, each output has a limit of time (follower.py).
 LIMITS: dict[str, Any] = {
-    "max_items_in_row": 1000,
+    "max_items_in_row": 5000,  # a rule may have as many alternatives
     "initial_lexer_fuel": 500_000,
-    "step_lexer_fuel": 50_000,  # a few milliseconds for a mask
+    "step_lexer_fuel": 200_000,
     "step_max_items": 20_000,
-    "max_lexer_states": 20_000,
+    "max_lexer_states": 50_000,
     "max_grammar_size": 100_000,
     "verbose_errors": False,
 }
-# These blanks may stand between the tokens of JSON. They are bounded, since some models write blanks until max_tokens.
-JSON_BLANKS = r"[ \t\n\r]{1,40}"
-ASCII_CLASSES = "dw"  # \d and \w match ASCII only, as in JavaScript and so in the patterns of JSON schemas
+WALKS, STEPS = 4, 24  # A grammar is tried by so many outputs of so many tokens.
 
 STUCK = "No token of the model continues the output as its grammar wants; change the grammar."
+EXHAUSTED = "The grammar is too large or too ambiguous to be followed; simplify it."
 _EXHAUSTED = re.compile(r"fuel|too (many|big|large)|limit|max is")  # the library says so when one of LIMITS is reached
 
 
@@ -41,10 +44,14 @@ class GrammarError(Exception):
 class Compiler:
     """A Compiler makes matchers over the vocabulary of one tokenizer."""
 
-    def __init__(self, tokenizer: Path, eos_token_ids: Sequence[int]) -> None:
-        """Reads a tokenizer.json. Raises GrammarError when there is none, or it cannot be used."""
+    def __init__(self, tokenizer: Path, eos_token_ids: Sequence[int], sampled_vocab: int | None = None) -> None:
+        """Reads a tokenizer.json. Token ids from `sampled_vocab` on are never sampled; None: all are.
+
+        Raises GrammarError when there is no tokenizer.json, or it cannot be used.
+        """
         from llguidance import LLTokenizer
 
+        self._sampled_vocab = sampled_vocab
         try:
             text = tokenizer.read_text("utf-8")
             size = LLTokenizer(text).vocab_size
@@ -60,30 +67,42 @@ class Compiler:
         from llguidance import LLMatcher, LLParserLimits
 
         try:
-            source = _source(grammar)
-        except (ValueError, RecursionError) as error:
-            raise GrammarError(_sentence(str(error))) from error
-        matcher = LLMatcher(self._tokenizer, source, log_level=0, limits=LLParserLimits(**LIMITS))
+            text = source(grammar)
+        except RecursionError as error:
+            raise GrammarError("The grammar is nested too deeply; simplify it.") from error
+        except ValueError as error:
+            raise GrammarError(sentence(str(error))) from error
+        matcher = LLMatcher(self._tokenizer, text, log_level=0, limits=LLParserLimits(**LIMITS))
         passed_over = next((w for w in matcher.get_grammar_warnings() if w.startswith("Unimplemented")), None)
         if passed_over is not None:  # the schema asked the library to be "lenient", and the output might not validate
-            raise GrammarError(_sentence(passed_over))
+            raise GrammarError(sentence(passed_over))
         mask_of(matcher)
         return matcher
 
+    def try_out(self, matcher: "LLMatcher") -> None:
+        """Follows some outputs of arbitrary tokens. Raises GrammarError when one of them reaches a limit.
 
-def _source(grammar: Grammar) -> str:
-    """Returns the grammar in the form that llguidance reads. Raises ValueError."""
-    from llguidance import LLMatcher, grammar_from, regex_to_lark
+        It also raises one when each of them comes to a place where no token can be sampled.
+        """
+        from octavo.engine.compute.follower import Follower
 
-    match grammar.kind:
-        case "json":
-            return LLMatcher.grammar_from_json_schema(grammar.text, defaults={"whitespace_pattern": JSON_BLANKS})
-        case "regex":
-            return f"start: /{regex_to_lark(grammar.text, ASCII_CLASSES)}/"
-        case "choice":
-            return "start: " + " | ".join(json.dumps(choice) for choice in json.loads(grammar.text))
-        case "grammar":
-            return grammar_from("grammar", grammar.text)
+        stuck = 0
+        for seed in range(WALKS):
+            follower, random = Follower(matcher), Random(seed)
+            for _ in range(STEPS):
+                ids = allowed_ids(follower.mask(), self._sampled_vocab)
+                if not len(ids):
+                    stuck += 1
+                    break
+                if follower.take(int(ids[random.randrange(len(ids))])):
+                    break
+        if stuck == WALKS:
+            raise GrammarError(STUCK)
+
+
+def allowed_ids(mask: bytes, sampled_vocab: int | None) -> "np.ndarray[Any, np.dtype[np.intp]]":
+    """Returns the ids that a mask allows and that can be sampled, in order."""
+    return np.flatnonzero(np.unpackbits(np.frombuffer(mask, np.uint8), bitorder="little")[:sampled_vocab])
 
 
 def mask_of(matcher: "LLMatcher") -> bytes:
@@ -93,17 +112,16 @@ def mask_of(matcher: "LLMatcher") -> bytes:
     """
     mask = matcher.compute_bitmask()
     if matcher.is_error():
-        raise GrammarError(_sentence(matcher.get_error()))
+        raise GrammarError(sentence(matcher.get_error()))
     return mask
 
 
 def why_refused(matcher: "LLMatcher") -> str:
     """Returns why the matcher did not take the token that was sampled, in a sentence for a client."""
-    exhausted = _EXHAUSTED.search(matcher.get_error())
-    return _sentence(exhausted[0]) if exhausted else STUCK
+    return EXHAUSTED if _EXHAUSTED.search(matcher.get_error()) else STUCK
 
 
-def _sentence(reason: str) -> str:
+def sentence(reason: str) -> str:
     """Returns the library's reason as a sentence for a client who does not know the library."""
     if (keys := re.search(r"Unimplemented keys: \[(.*?)\]", reason)) is not None:
         return f"These keywords of JSON schema are not supported: {keys[1]}; leave them out."
@@ -115,6 +133,8 @@ def _sentence(reason: str) -> str:
     if "NoExtension" in reason:
         return "No output can follow this grammar; correct it."
     if _EXHAUSTED.search(reason):
-        return "The grammar is too large or too ambiguous to be followed; simplify it."
+        return EXHAUSTED
+    if reason.endswith("."):  # It is a sentence of ours.
+        return reason
     plain = " ".join(reason.split())
     return f"The grammar cannot be used: {plain[:MAX_REASON].rstrip('. ')}; correct it."

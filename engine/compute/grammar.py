@@ -8,19 +8,23 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from octavo.engine.api import Grammar, Request
-from octavo.engine.compute.compiler import Compiler, GrammarError, mask_of, why_refused
+from octavo.engine.compute.compiler import STUCK, Compiler, GrammarError, allowed_ids
+from octavo.engine.compute.follower import Follower
 from octavo.engine.schedule.batch import Row, Sample
+from octavo.engine.schedule.turns import Turns
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher
 
 KEPT = 16  # how many compiled grammars are kept for later requests; the largest take 80 MB each
+COMPILE_THREADS = 2  # A caller has one of them at most, so that its slow grammars do not delay another's.
 MASK_THREADS = 4
 
 
@@ -28,9 +32,9 @@ MASK_THREADS = 4
 class _State:
     """A _State is where one output stands in its grammar."""
 
-    matcher: "LLMatcher"
+    follower: Follower
     mask: Future[bytes]  # which tokens may come next
-    outputs: int = 0  # how many tokens the matcher has consumed
+    outputs: int = 0  # how many tokens the follower has taken in
 
 
 class Grammars:
@@ -41,15 +45,24 @@ class Grammars:
     threads                                        mask of step k + 1
     """
 
-    def __init__(self, tokenizer: Path | None = None, eos_token_ids: Sequence[int] = ()) -> None:
-        """Without a tokenizer, every grammar is refused."""
+    def __init__(
+        self, tokenizer: Path | None = None, eos_token_ids: Sequence[int] = (), sampled_vocab: int | None = None
+    ) -> None:
+        """Without a tokenizer, every grammar is refused.
+
+        Token ids from `sampled_vocab` on are never sampled; None: all are.
+        """
+        self._sampled_vocab = sampled_vocab
         self._tokenizer = tokenizer
         self._eos_token_ids = eos_token_ids
         self._compiler: Compiler | None = None  # made with the first grammar, since it takes half a second
+        self._compiler_lock = Lock()
         self._matchers: OrderedDict[Grammar, Future[LLMatcher]] = OrderedDict()  # the least recently used is first
         self._waiting: dict[str, tuple[Request, Future[LLMatcher]]] = {}  # by request id, in order of arrival
         self._states: dict[str, _State] = {}  # by request id
-        self._compile_thread = ThreadPoolExecutor(1, "compiler")
+        self._turns: Turns[tuple[Grammar, Future[LLMatcher]]] = Turns()  # the grammars that nobody compiles yet
+        self._compiling: dict[str, Future[None]] = {}  # by caller
+        self._compile_threads = ThreadPoolExecutor(COMPILE_THREADS, "compiler")
         self._mask_threads = ThreadPoolExecutor(MASK_THREADS, "mask")
 
     @property
@@ -60,18 +73,35 @@ class Grammars:
     def compile(self, request: Request, grammar: Grammar) -> None:
         """Begins to compile the grammar of a request, unless it is there from an earlier request."""
         if grammar not in self._matchers:
-            self._matchers[grammar] = self._compile_thread.submit(self._compile, grammar)
+            self._matchers[grammar] = Future()
+            self._turns.add(request.caller, (grammar, self._matchers[grammar]))
             if len(self._matchers) > KEPT:
                 self._matchers.popitem(last=False)
         self._matchers.move_to_end(grammar)
         self._waiting[request.id] = (request, self._matchers[grammar])
+        self._give_turns()
+
+    def _give_turns(self) -> None:
+        """Gives each free thread to the next caller that has none."""
+        self._compiling = {caller: task for caller, task in self._compiling.items() if not task.done()}
+        while len(self._compiling) < COMPILE_THREADS and (turn := self._turns.take(self._compiling)) is not None:
+            caller, (grammar, future) = turn
+            self._compiling[caller] = self._compile_threads.submit(self._compile_into, grammar, future)
+
+    def _compile_into(self, grammar: Grammar, future: "Future[LLMatcher]") -> None:
+        """Compiles a grammar, in a thread for that."""
+        try:
+            future.set_result(self._compile(grammar))
+        except BaseException as error:  # A panic of the library is no Exception.
+            future.set_exception(error)
 
     def _compile(self, grammar: Grammar) -> "LLMatcher":
-        """Compiles a grammar, in the thread for that. Raises GrammarError."""
-        if self._compiler is None:
-            if self._tokenizer is None:
-                raise GrammarError("The model has no tokenizer.json, which grammars need; leave the grammar out.")
-            self._compiler = Compiler(self._tokenizer, self._eos_token_ids)
+        """Raises GrammarError."""
+        with self._compiler_lock:
+            if self._compiler is None:
+                if self._tokenizer is None:
+                    raise GrammarError("The model has no tokenizer.json, which grammars need; leave the grammar out.")
+                self._compiler = Compiler(self._tokenizer, self._eos_token_ids)
         return self._compiler.compile(grammar)
 
     def compiled(self, seconds: float) -> Iterator[tuple[Request, str | None]]:
@@ -80,6 +110,7 @@ class Grammars:
         Each comes with the error in its grammar. Where that is None, its output is bound to the grammar from now on.
         Those that the caller does not take come again with the next call.
         """
+        self._give_turns()
         if self._waiting and seconds > 0:
             wait([future for _, future in self._waiting.values()], seconds, FIRST_COMPLETED)
         done = [(request, future) for request, future in self._waiting.values() if future.done()]
@@ -90,10 +121,10 @@ class Grammars:
         """Binds a request to its compiled grammar, or returns the error in the grammar."""
         del self._waiting[request_id]
         try:
-            matcher = future.result().deep_copy()
+            follower = Follower(future.result())
         except GrammarError as error:
             return str(error)
-        self._states[request_id] = _State(matcher, self._mask_threads.submit(mask_of, matcher))
+        self._states[request_id] = _State(follower, self._mask_threads.submit(follower.mask))
         return None
 
     def forget(self, request_id: str) -> bool:
@@ -132,16 +163,24 @@ class Grammars:
         return [self._advanced(row, sample) for row, sample in zip(rows, samples, strict=True)]
 
     def _advanced(self, row: Row, sample: Sample) -> Sample:
-        """Takes in the token of one row, and begins to compute its next mask."""
+        """Takes in the token of one row, and begins to compute its next mask.
+
+        An output whose grammar cannot be followed any further ends with what it has.
+        """
         state = self._state(row)
-        if state is None or sample.token is None:
+        if state is None:
             return sample
-        if (error := state.mask.exception()) is not None:
-            return Sample(None, error=str(error))
-        if not state.matcher.consume_token(sample.token):
-            return Sample(None, error=why_refused(state.matcher))
+        if (failure := state.mask.exception()) is not None:
+            return replace(sample, token=None, ended=True, error=str(failure))
+        if sample.token is None:
+            is_stuck = not len(allowed_ids(state.mask.result(), self._sampled_vocab))
+            return replace(sample, ended=True, error=STUCK) if is_stuck else sample
+        try:
+            is_fulfilled = state.follower.take(sample.token)
+        except GrammarError as error:
+            return replace(sample, token=None, ended=True, error=str(error))
         state.outputs += 1
-        if state.matcher.is_stopped():
+        if is_fulfilled:
             return replace(sample, ended=True)
-        state.mask = self._mask_threads.submit(mask_of, state.matcher)
+        state.mask = self._mask_threads.submit(state.follower.mask)
         return sample

@@ -1,36 +1,25 @@
-"""Tries grammars in a process of their own, which is killed when one takes too much time or memory.
+"""Tries grammars before they are admitted, in processes that are killed when one takes too much time or memory.
 
-llguidance counts its work and gives up, but it does not count all of it: each step of a chain of references can double
-the cost of the next one, so that a schema of two kilobytes never ends. A grammar that passes here takes the engine as
-little time to compile.
+Callers take turns. A caller has one of two processes at most. So one that sends slow grammars delays its own, and
+leaves a process for the others.
 """
 
 import asyncio
-import os
-import resource
 from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing import get_context
-from multiprocessing.connection import Connection
 from pathlib import Path
-from queue import SimpleQueue
-from threading import Thread
-from typing import Any
 
 from octavo.engine.api import Grammar
-from octavo.engine.process.stop_signals import ignore_stop_signals, start_with_stop_signals_blocked
+from octavo.engine.process.trial_process import TrialProcess
+from octavo.engine.schedule.turns import Turns
 
 MAX_TEXT = 128 * 1024  # characters of a grammar
-CHECK_SECONDS = 3.0  # time to compile a grammar
-START_SECONDS = 60.0  # time for the process to read the tokenizer
-CHECK_MEMORY = 2**30  # bytes of address space; an interpreter with a vocabulary takes a third of it
-MAX_QUEUE = 32  # grammars that are tried or wait
+MAX_QUEUE = 32  # grammars of one caller that wait or are tried
+MAX_QUEUES = 256  # grammars of all callers that wait
 REMEMBERED = 1024  # verdicts
-TOO_SLOW = f"The grammar takes more than {CHECK_SECONDS:g} seconds to compile; simplify it."
-TOO_LARGE = "The grammar takes too much memory to compile; simplify it."
+PROCESSES = 2  # The second is started when one caller's grammar is tried and another's waits.
 
 
 class Crowded(Exception):
@@ -41,40 +30,56 @@ class Closed(Exception):
     """Says that no more grammars are tried."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class _Trial:
     """A trial is of one grammar, and all who ask for that meanwhile share it: the requests of a batch come together."""
 
-    ending: asyncio.Future[tuple[str | None, bool]]  # the verdict, and whether the process survived it
+    grammar: Grammar
+    eos_token_ids: tuple[int, ...]
+    ending: "asyncio.Future[tuple[str | None, bool]]"  # the verdict, and whether the process survived it
+    callers: set[str]
     waiting: int = 0  # how many wait for it; with nobody left the trial is given up
+    has_begun: bool = False
+
+
+@dataclass(slots=True, eq=False)
+class _Place:
+    """A place is for one process, which is started with the first grammar. One trial at a time uses it."""
+
+    process: TrialProcess | None = None
 
 
 class GrammarChecker:
-    """Says whether grammars can be used. It lives on one event loop; its process starts with the first grammar."""
+    """Says whether grammars can be used. It lives on one event loop."""
 
-    def __init__(self, tokenizer: Path) -> None:
+    def __init__(self, tokenizer: Path, sampled_vocab: int | None = None) -> None:
+        """Token ids from `sampled_vocab` on are never sampled; None: all are."""
         self._tokenizer = tokenizer
-        self._thread = ThreadPoolExecutor(1, "grammar checker")
-        self._child: _Child | None = None  # Only the thread uses it, but for `close`.
+        self._sampled_vocab = sampled_vocab
+        self._threads = ThreadPoolExecutor(PROCESSES, "grammar checker")
+        self._places = [_Place() for _ in range(PROCESSES)]
+        self._free = list(self._places)
+        self._turns: Turns[_Trial] = Turns()
+        self._tried: set[str] = set()  # the callers whose grammars are tried now
         self._closed = False
         self._trials: dict[Grammar, _Trial] = {}
         self._verdicts: OrderedDict[Grammar, str | None] = OrderedDict()  # least recently used first
 
-    async def check(self, grammar: Grammar, eos_token_ids: Sequence[int]) -> str | None:
+    async def check(self, grammar: Grammar, eos_token_ids: Sequence[int], caller: str = "") -> str | None:
         """Returns None when the grammar can be used, else a sentence for its author. Raises Crowded or Closed."""
         if len(grammar.text) > MAX_TEXT:
             return f"The grammar has {len(grammar.text)} characters and {MAX_TEXT} are allowed; shorten it."
         if grammar in self._verdicts:
             self._verdicts.move_to_end(grammar)
             return self._verdicts[grammar]
-        trial = self._trials.get(grammar) or self._begin(grammar, tuple(eos_token_ids))
+        trial = self._join(grammar, tuple(eos_token_ids), caller)
         trial.waiting += 1
         try:
             verdict, survived = await asyncio.shield(trial.ending)
         finally:
             trial.waiting -= 1
             if not trial.waiting:
-                del self._trials[grammar]
+                self._trials.pop(grammar, None)
                 trial.ending.cancel()
         if survived:  # Otherwise the machine may just have been busy, and the verdict is not kept.
             self._verdicts[grammar] = verdict
@@ -82,106 +87,77 @@ class GrammarChecker:
                 self._verdicts.popitem(last=False)
         return verdict
 
-    def _begin(self, grammar: Grammar, eos_token_ids: tuple[int, ...]) -> _Trial:
+    def _join(self, grammar: Grammar, eos_token_ids: tuple[int, ...], caller: str) -> _Trial:
+        """Returns the trial of a grammar. It waits in the queue of each caller, and begins with the first turn."""
         if self._closed:
             raise Closed
-        if len(self._trials) == MAX_QUEUE:
+        trial = self._trials.get(grammar)
+        if trial is not None and (trial.has_begun or caller in trial.callers):
+            return trial
+        # The one that is tried counts, too.
+        if self._turns.waiting(caller) + (caller in self._tried) >= MAX_QUEUE or len(self._turns) >= MAX_QUEUES:
             raise Crowded
-        loop = asyncio.get_running_loop()
-        trial = self._trials[grammar] = _Trial(loop.run_in_executor(self._thread, self._ask, grammar, eos_token_ids))
+        if trial is None:
+            trial = _Trial(grammar, eos_token_ids, asyncio.get_running_loop().create_future(), set())
+            self._trials[grammar] = trial
+        trial.callers.add(caller)
+        self._turns.add(caller, trial)
+        self._begin_trials()
         return trial
 
-    def _ask(self, grammar: Grammar, eos_token_ids: tuple[int, ...]) -> tuple[str | None, bool]:
+    def _begin_trials(self) -> None:
+        """Gives each free process to the next caller that has none."""
+        while self._free and (turn := self._turns.take(self._tried)) is not None:
+            caller, trial = turn
+            if trial.has_begun or trial.ending.done():
+                continue
+            trial.has_begun = True
+            self._tried.add(caller)
+            self._start(trial, caller, self._free.pop())
+
+    def _start(self, trial: _Trial, caller: str, place: _Place) -> None:
+        loop = asyncio.get_running_loop()
+        asked = loop.run_in_executor(self._threads, self._ask, place, trial.grammar, trial.eos_token_ids)
+
+        def end(asked: "asyncio.Future[tuple[str | None, bool]]") -> None:
+            self._free.append(place)
+            self._tried.discard(caller)
+            error = Closed() if asked.cancelled() else asked.exception()
+            if not trial.ending.done():
+                if error is None:
+                    trial.ending.set_result(asked.result())
+                else:
+                    trial.ending.set_exception(error)
+            if not self._closed:
+                self._begin_trials()
+
+        asked.add_done_callback(end)
+
+    def _ask(self, place: _Place, grammar: Grammar, eos_token_ids: tuple[int, ...]) -> tuple[str | None, bool]:
         """Returns the verdict, and whether the process has survived it; if not, the next grammar gets another one.
 
-        It runs in the thread. Raises Closed, since the end of a process that `close` killed says nothing of a grammar.
+        It runs in a thread. Raises Closed, since the end of a process that `close` killed says nothing of a grammar.
         """
-        if self._child is None:
-            self._child = _Child(self._tokenizer, eos_token_ids)
+        if place.process is None:
+            place.process = TrialProcess(self._tokenizer, eos_token_ids, self._sampled_vocab)
         if self._closed:
-            self._child.kill()  # It was started too late for `close` to see it.
+            place.process.kill()  # It was started too late for `close` to see it.
             raise Closed
-        verdict, survived = self._child.ask(grammar)
+        verdict, survived = place.process.ask(grammar)
         if self._closed:
             raise Closed
         if not survived:
-            self._child.kill()
-            self._child = None
+            place.process.kill()
+            place.process = None
         return verdict, survived
 
     def close(self) -> None:
-        """Ends the process, whatever it is doing. Those who wait for a verdict get Closed."""
+        """Ends the processes, whatever they are doing. Those who wait for a verdict get Closed."""
         self._closed = True
-        self._thread.shutdown(wait=False)
-        if (child := self._child) is not None:
-            child.kill()
-
-
-class _Child:
-    """A _Child is the process as its parent sees it."""
-
-    def __init__(self, tokenizer: Path, eos_token_ids: tuple[int, ...]) -> None:
-        context = get_context("spawn")
-        self._connection, theirs = context.Pipe()
-        self._process = context.Process(
-            target=main, args=(theirs, tokenizer, eos_token_ids), name="octavo-grammars", daemon=True
-        )
-        start_with_stop_signals_blocked(self._process)
-        theirs.close()  # Only the child has it now, so that its death is seen as end-of-file.
-        self._is_ready = False
-
-    def ask(self, grammar: Grammar) -> tuple[str | None, bool]:
-        """Returns the verdict, and whether the process can be asked again."""
-        try:
-            if not self._is_ready:
-                refusal: str | None = self._receive(START_SECONDS)
-                if refusal is not None:
-                    return refusal, False
-                self._is_ready = True
-            self._connection.send(grammar)
-            return self._receive(CHECK_SECONDS), True
-        except TimeoutError:
-            return TOO_SLOW, False
-        except (EOFError, OSError):
-            return TOO_LARGE, False
-
-    def _receive(self, seconds: float) -> str | None:
-        if not self._connection.poll(seconds):
-            raise TimeoutError
-        verdict: str | None = self._connection.recv()
-        return verdict
-
-    def kill(self) -> None:
-        self._process.kill()
-
-
-def main(connection: "Connection[Any, Any]", tokenizer: Path, eos_token_ids: tuple[int, ...]) -> None:
-    """Runs in the process: sends a verdict for each grammar until the parent is gone."""
-    ignore_stop_signals()
-    with suppress(ValueError, OSError):  # Not every system bounds the memory of a process.
-        resource.setrlimit(resource.RLIMIT_AS, (CHECK_MEMORY, CHECK_MEMORY))
-    inbox: SimpleQueue[Grammar] = SimpleQueue()
-    Thread(target=_read, args=(connection, inbox), name="reader", daemon=True).start()
-    from octavo.engine.compute.compiler import Compiler, GrammarError
-
-    try:
-        compiler = Compiler(tokenizer, eos_token_ids)
-    except GrammarError as error:
-        connection.send(str(error))
-        return
-    connection.send(None)
-    while True:
-        try:
-            compiler.compile(inbox.get())
-            connection.send(None)
-        except GrammarError as error:
-            connection.send(str(error))
-
-
-def _read(connection: "Connection[Any, Any]", inbox: "SimpleQueue[Grammar]") -> None:
-    """Receives grammars while the compiler works, which cannot be interrupted; ends the process with its parent."""
-    try:
-        while True:
-            inbox.put(connection.recv())
-    except (EOFError, OSError):
-        os._exit(0)
+        self._threads.shutdown(wait=False)
+        for place in self._places:
+            if (process := place.process) is not None:
+                process.kill()
+        for trial in self._trials.values():
+            if not trial.has_begun and not trial.ending.done():
+                trial.ending.set_exception(Closed())

@@ -59,7 +59,7 @@ class ProcessClient:
         `build` must be picklable: a function of a module, or a partial of one.
         """
         self._supervisor = Supervisor(config, build, restarts, self._receive, lambda: bool(self._open))
-        self._checker = GrammarChecker(Path(config.model) / TOKENIZER)
+        self._checker = GrammarChecker(Path(config.model) / TOKENIZER, config.sampled_vocab)
         self._watch = watch
         self._state: EngineState = Loading()
         self._ready: Ready | None = None
@@ -121,12 +121,12 @@ class ProcessClient:
             if not self._supervision.cancelled():
                 self._supervision.result()  # This raises if the supervision failed, which is a mistake in it.
 
-    async def check(self, grammar: Grammar) -> None:
+    async def check(self, grammar: Grammar, caller: str = "") -> None:
         """Tries a grammar in a process of its own. Raises BadGrammar, QueueFull or Unavailable."""
         if not isinstance(self._state, Ready):
             raise Unavailable(why_unavailable(self._state))
         try:
-            complaint = await self._checker.check(grammar, self._state.eos_token_ids)
+            complaint = await self._checker.check(grammar, self._state.eos_token_ids, caller)
         except Crowded:
             raise QueueFull("Too many grammars are waiting to be compiled; try again later.") from None
         except Closed:

@@ -76,6 +76,6 @@ class Sample:
     token: int | None  # None: no token was to be sampled, or none could be, for the reason in `error`
     logprobs: TokenLogprobs | None = None
     prompt_logprobs: tuple[TokenLogprobs, ...] = ()  # one for each of the row's targets
-    ended: bool = False  # its grammar is fulfilled, and nothing may follow
+    ended: bool = False  # nothing may follow: its grammar is fulfilled or, without a token, cannot be followed further
     error: str = NOT_A_NUMBER
     is_finite: bool = True  # whether the model's states of all tokens of the row are

@@ -255,7 +255,7 @@ class Scheduler:
         if (row.output is not None and sample.token is None) or (row.targets and not sample.is_finite):
             if sample.error == NOT_A_NUMBER:
                 self.pool.withdraw(seq.hashes)
-            return self._end(seq, FinishReason.ERROR, sample.error)
+            return self._end(seq, FinishReason.LENGTH if sample.ended else FinishReason.ERROR, sample.error)
         self._publish(seq, row)
         scores = seq.take_scores(row.start, sample.prompt_logprobs)
         # Otherwise more of the prompt follows, or the sequence was preempted and has this token from another step.

@@ -43,7 +43,9 @@ def start(
         model,
         cache,
         sampled_vocab=sizing.sampled_vocab(config, model_config),
-        grammars=Grammars(Path(config.model) / TOKENIZER, generation.eos_token_ids),
+        grammars=Grammars(
+            Path(config.model) / TOKENIZER, generation.eos_token_ids, sizing.sampled_vocab(config, model_config)
+        ),
         overlaps=model.device.type == "cuda",
         graphs=graphs,
     )

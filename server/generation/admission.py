@@ -101,7 +101,8 @@ async def admit(
     service: Service, http: HttpRequest, request: GenerationRequest, tasks: Sequence[Task], prefix: str
 ) -> Job:
     """Submits each prompt n times, all of them together. Raises ApiError, and then nothing is queued."""
-    await _check_grammars(service, request, tasks)
+    caller = caller_of(http.scope) or (http.client.host if http.client is not None else "")
+    await _check_grammars(service, request, tasks, caller)
     id = f"{prefix}{uuid.uuid4().hex}"
     count, _ = request.candidates()
     salt = prefix_salt("" if service.config.share_prefix_cache else caller_of(http.scope), request.cache_salt or "")
@@ -116,7 +117,7 @@ async def admit(
             )  # only one choice has to tell them
             params = replace(task.params, choice=choice, prompt_logprobs=scored)
             choices.append(
-                Choice(index, Request(f"{id}-{index}", task.prompt, params, salt), service.tokenizer, display)
+                Choice(index, Request(f"{id}-{index}", task.prompt, params, salt, caller), service.tokenizer, display)
             )
     trace = Trace.of(http.scope)
     trace.admit(id, request.model)
@@ -124,11 +125,11 @@ async def admit(
     return Job(id, choices, count, generation, service, trace)
 
 
-async def _check_grammars(service: Service, request: GenerationRequest, tasks: Sequence[Task]) -> None:
+async def _check_grammars(service: Service, request: GenerationRequest, tasks: Sequence[Task], caller: str) -> None:
     asked = request.constraint()
     for constraint in (*([] if asked is None else [asked]), *(each for task in tasks for each in task.constraints)):
         try:
-            await service.client.check(constraint.grammar)
+            await service.client.check(constraint.grammar, caller)
         except BadGrammar as bad:
             raise InvalidRequest("{param}: {reason}", constraint.field, reason=bad) from bad
         except Refused as refused:

@@ -96,6 +96,7 @@ class FakeEngineClient:
     complaint: Refused | None = None  # raised for any grammar
     submitted: list[Request] = field(default_factory=list)
     checked: list[Grammar] = field(default_factory=list)
+    callers: list[str] = field(default_factory=list)  # who asked for each of them
     generations: list[FakeGeneration] = field(default_factory=list)
     aborted: list[str] = field(default_factory=list)
     deliver_after_abort: bool = False  # outputs still come after an abort, as if they had been on their way
@@ -105,8 +106,9 @@ class FakeEngineClient:
     def ready(self) -> Ready | None:
         return self.state if isinstance(self.state, Ready) else None
 
-    async def check(self, grammar: Grammar) -> None:
+    async def check(self, grammar: Grammar, caller: str = "") -> None:
         self.checked.append(grammar)
+        self.callers.append(caller)
         if self.complaint is not None:
             raise self.complaint
 

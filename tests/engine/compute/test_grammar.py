@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from octavo.engine.api import FinishReason, Grammar, Output, Request, SamplingParams
-from octavo.engine.compute.compiler import Compiler, GrammarError
+from octavo.engine.compute import follower
+from octavo.engine.compute.compiler import STUCK, Compiler, GrammarError
 from octavo.engine.compute.grammar import KEPT
 from octavo.engine.compute.runner import ModelRunner
 from octavo.engine.config import EngineConfig
@@ -28,7 +29,7 @@ TOKENS, PADDED = 259, 270  # the number of ids in the tokenizer and in the embed
 PROMPT = tuple(range(10, 30))
 # A model of random weights would seldom close what it opens, so these tokens are favoured.
 CLOSING = tuple((BYTES + byte, 4.0) for byte in b'"}],:')
-STOP, ERROR = FinishReason.STOP, FinishReason.ERROR
+STOP, ERROR, LENGTH = FinishReason.STOP, FinishReason.ERROR, FinishReason.LENGTH
 
 
 @pytest.fixture(scope="module")
@@ -52,7 +53,7 @@ def core(directory) -> Engine:
 def start(directory: Path, **changes: Any) -> Engine:
     config = {"threads": 1, "kv_cache_memory": 2**23, "max_num_batched_tokens": 512, "device": "cpu"} | changes
     core, _ = build(
-        EngineConfig(str(directory), dtype="float32", sampled_vocab=TOKENS, **config), lambda progress: None
+        EngineConfig(str(directory), dtype="float32", **({"sampled_vocab": TOKENS} | config)), lambda progress: None
     )
     return core
 
@@ -141,7 +142,6 @@ def test_a_context_free_grammar(core, grammar):
         (schema({"if": {}, "then": {}, "x-guidance": {"lenient": True}}), '"if", "then"'),
         (Grammar("grammar", 'start: %json {"not": {}, "x-guidance": {"lenient": true}}'), 'not supported: "not"'),
         (schema({"oneOf": [{"type": "string"}, {"maxLength": 3}]}), "'oneOf' is supported only where"),
-        (schema({"type": "string", "format": "shoe-size"}), "shoe-size"),
         (schema({"$ref": "http://example.com/schema.json"}), "cannot be used"),
         (schema({"type": "integer", "minimum": 5, "maximum": 3}), "minimum"),
         (schema({"$ref": "#"}), "No output can follow"),
@@ -250,23 +250,81 @@ def test_beside_outputs_that_follow_grammars_others_overlap_and_nothing_changes(
     assert served[0] == served[1]
 
 
-def test_a_grammar_that_no_token_continues_ends_its_own_output_alone(core):
-    runner = core.runner
-    assert isinstance(runner, ModelRunner)
-    core.runner = replace(runner, sampled_vocab=BYTES + ord("a"))  # as if the letters were padding
-    try:
-        collector = serve(core, request("bad", Grammar("regex", "a+")), request("good", Grammar("regex", "[0-9]{5}")))
-    finally:
-        core.runner = runner
-    assert (collector.reason("bad"), collector.reason("good")) == (ERROR, STOP)
+def test_a_grammar_that_no_token_continues_ends_its_own_output_alone(directory):
+    core = start(directory, sampled_vocab=BYTES + ord("a"))  # as if the letters were padding
+    bad, good = Grammar("regex", "[0-9]{3}a+"), Grammar("regex", "[0-9]{5}")
+    collector = serve(core, request("bad", bad), request("good", good))
+    assert (collector.reason("bad"), collector.reason("good")) == (LENGTH, STOP)
+    assert re.fullmatch("[0-9]{3}", text(collector.tokens["bad"]))
+    assert collector.ended["bad"].error == STUCK
+
+
+@pytest.mark.parametrize("grammar", ["a+", "[0-9]{3}a+"])
+def test_a_grammar_that_no_token_can_continue_is_known_by_trying_it(directory, grammar):
+    compiler = Compiler(directory / "tokenizer.json", (EOS,), BYTES + ord("a"))
+    with pytest.raises(GrammarError, match="No token of the model continues"):
+        compiler.try_out(compiler.compile(Grammar("regex", grammar)))
 
 
 def test_a_grammar_that_becomes_too_ambiguous_ends_its_own_output_alone(core):
-    nested = {"$defs": {"n": {"anyOf": [{"type": "array", "items": {"$ref": "#/$defs/n"}}] * 300}}, "$ref": "#/$defs/n"}
-    collector = serve(core, request("bad", schema(nested)), request("good", Grammar("regex", "[0-9]{50}")))
-    bad = collector.ended["bad"]
-    assert (bad.finish_reason, collector.reason("good")) == (ERROR, STOP)
-    assert "simplify it" in str(bad.error)
+    """The output keeps what it has, and says why it ends."""
+    ambiguous = Grammar("grammar", "start: start start | /[a-z]/")
+    bad = request("bad", ambiguous, logit_bias=((EOS, -100.0),))
+    collector = serve(core, bad, request("good", Grammar("regex", "[0-9]{50}")))
+    assert (collector.reason("bad"), collector.reason("good")) == (LENGTH, STOP)
+    assert "simplify it" in str(collector.ended["bad"].error)
+    assert re.fullmatch("[a-z]+", text(collector.tokens["bad"]))
+
+
+def test_a_grammar_whose_masks_take_long_ends_its_own_output_alone(core, monkeypatch):
+    monkeypatch.setattr(follower, "ALLOWANCE", 0.0)
+    monkeypatch.setattr(follower, "SECONDS_PER_TOKEN", -1.0)  # as if each mask took a second
+    bad = serve(core, request("bad", Grammar("regex", "[0-9]{50}"))).ended["bad"]
+    assert (bad.finish_reason, bad.error) == (LENGTH, follower.TOO_SLOW)
+
+
+@pytest.mark.parametrize("grammar", ["(?:a|aa)+{500}", "(?:a|aa){500}", "(a?){300}a{300}"])
+def test_limits_that_the_first_tokens_reach_are_known_by_trying(compiler, grammar):
+    with pytest.raises(GrammarError, match="too large or too ambiguous"):
+        compiler.try_out(compiler.compile(Grammar("regex", grammar)))
+
+
+@pytest.mark.parametrize("count", [999, 1000, 3000])
+def test_thousands_of_choices(compiler, core, count):
+    choices = [f"choice number {n}" for n in range(count)]
+    texts = [json.dumps(each) for each in choices]
+    for grammar in (
+        Grammar("choice", json.dumps(choices)),
+        Grammar("grammar", "start: CHOICE\nCHOICE: " + " | ".join(texts)),
+        Grammar("grammar", "start: " + " | ".join(texts)),
+        Grammar("grammar", "root ::= " + " | ".join(texts)),
+    ):
+        compiler.try_out(compiler.compile(grammar))
+        assert answer(core, grammar, logit_bias=()) in choices
+
+
+def test_callers_take_turns_with_the_engines_compilers(directory, monkeypatch):
+    """A caller with many slow grammars has one of two threads, so another's need not wait."""
+    core, may_end = start(directory), Event()
+    compile = core.runner.grammars._compile
+
+    def compile_slowly(grammar: Grammar) -> Any:
+        if grammar.text.startswith("slow"):
+            may_end.wait()
+        return compile(grammar)
+
+    monkeypatch.setattr(core.runner.grammars, "_compile", compile_slowly)
+    for n in range(5):
+        core.add(replace(request(f"slow {n}", Grammar("regex", f"slow{n}")), caller="one"))
+    core.add(replace(request("quick", Grammar("regex", "[0-9]{3}")), caller="other"))
+    collector = Collector()
+    while "quick" not in collector.ended:
+        for output in core.step().outputs:
+            collector.take(output)
+    assert collector.ended.keys() == {"quick"}
+    may_end.set()
+    run(core, collector)
+    assert {collector.reason(f"slow {n}") for n in range(5)} == {STOP}
 
 
 def test_nobody_waits_for_a_grammar_that_is_being_compiled(directory, monkeypatch):

@@ -11,9 +11,10 @@ from typing import Any
 import pytest
 
 from octavo.engine.api import Grammar
-from octavo.engine.process import checker
-from octavo.engine.process.checker import MAX_QUEUE, MAX_TEXT, TOO_LARGE, TOO_SLOW, Closed, Crowded, GrammarChecker
-from tests.server.vocab import EOS, byte_level
+from octavo.engine.process import trial_process
+from octavo.engine.process.checker import MAX_QUEUE, MAX_TEXT, Closed, Crowded, GrammarChecker, _Place
+from octavo.engine.process.trial_process import TOO_LARGE, TOO_SLOW
+from tests.server.vocab import BYTES, EOS, byte_level
 
 WORD = Grammar("regex", "[a-z]+")
 
@@ -21,7 +22,7 @@ WORD = Grammar("regex", "[a-z]+")
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Gives each grammar a minute, since the machine may be busy."""
-    monkeypatch.setattr(checker, "CHECK_SECONDS", 60)
+    monkeypatch.setattr(trial_process, "CHECK_SECONDS", 60)
 
 
 @pytest.fixture
@@ -56,7 +57,7 @@ def test_verdicts_and_what_survives_a_grammar_that_never_ends(tokenizer: Path, m
             assert await made.check(WORD, (EOS,)) is None
             assert 'not supported: "not"' in str(await made.check(Grammar("json", '{"not": {}}'), (EOS,)))
             with monkeypatch.context() as impatient:
-                impatient.setattr(checker, "CHECK_SECONDS", 0.5)
+                impatient.setattr(trial_process, "CHECK_SECONDS", 0.5)
                 assert await made.check(endless(), (EOS,)) == TOO_SLOW
             assert await made.check(Grammar("regex", "[0-9]+"), (EOS,)) is None
 
@@ -67,8 +68,8 @@ def test_a_process_that_dies_is_replaced(tokenizer: Path) -> None:
     async def scenario() -> None:
         async with checking(tokenizer) as made:
             assert await made.check(WORD, (EOS,)) is None
-            assert made._child is not None
-            made._child.kill()
+            (process,) = (place.process for place in made._places if place.process is not None)
+            process.kill()
             assert await made.check(Grammar("regex", "a"), (EOS,)) == TOO_LARGE
             assert await made.check(Grammar("regex", "a"), (EOS,)) is None
             assert await made.check(WORD, (EOS,)) is None
@@ -100,7 +101,7 @@ def test_verdicts_are_remembered_and_bounds_are_kept_without_a_process(tmp_path:
             assert "131072 are allowed" in str(await made.check(Grammar("regex", "a" * (MAX_TEXT + 1)), (EOS,)))
             made._verdicts[WORD] = None
             assert await made.check(WORD, (EOS,)) is None
-            assert made._child is None
+            assert all(place.process is None for place in made._places)
 
     asyncio.run(scenario())
 
@@ -112,10 +113,12 @@ def test_grammars_queue_and_those_who_ask_for_the_same_wait_together(
     everybody_came_or_left = threading.Event()
     ask = GrammarChecker._ask
 
-    def counted(self: GrammarChecker, grammar: Grammar, eos_token_ids: tuple[int, ...]) -> tuple[str | None, bool]:
+    def counted(
+        self: GrammarChecker, place: _Place, grammar: Grammar, eos_token_ids: tuple[int, ...]
+    ) -> tuple[str | None, bool]:
         assert everybody_came_or_left.wait(60)
         tried.append(grammar)
-        return ask(self, grammar, eos_token_ids)
+        return ask(self, place, grammar, eos_token_ids)
 
     monkeypatch.setattr(GrammarChecker, "_ask", counted)
     others = [Grammar("regex", "a" * n) for n in range(1, MAX_QUEUE)]
@@ -136,6 +139,75 @@ def test_grammars_queue_and_those_who_ask_for_the_same_wait_together(
 
     asyncio.run(scenario())
     assert tried == [WORD, *others[:-1], Grammar("regex", "b")]
+
+
+def test_slow_grammars_of_one_caller_do_not_delay_anothers(tokenizer: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    may_end = threading.Event()
+    ask = GrammarChecker._ask
+
+    def slow(
+        self: GrammarChecker, place: _Place, grammar: Grammar, eos_token_ids: tuple[int, ...]
+    ) -> tuple[str | None, bool]:
+        assert not grammar.text.startswith("slow") or may_end.wait(60)
+        return ask(self, place, grammar, eos_token_ids)
+
+    monkeypatch.setattr(GrammarChecker, "_ask", slow)
+
+    async def scenario() -> None:
+        async with checking(tokenizer) as made:
+            slow = [asyncio.create_task(made.check(Grammar("regex", f"slow{n}"), (EOS,), "one")) for n in range(32)]
+            await asyncio.sleep(0)
+            with pytest.raises(Crowded):
+                await made.check(WORD, (EOS,), "one")
+            shared = asyncio.create_task(made.check(Grammar("regex", "shared"), (EOS,), "other"))
+            assert await made.check(WORD, (EOS,), "other") is None
+            assert await shared is None
+            assert await made.check(Grammar("regex", "[0-9]"), (EOS,), "third") is None
+            assert not any(task.done() for task in slow)
+            may_end.set()
+            assert await asyncio.gather(*slow) == [None] * 32
+
+    asyncio.run(scenario())
+
+
+def test_who_asks_for_what_another_waits_for_has_a_turn_of_its_own(
+    tokenizer: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    may_end = threading.Event()
+    ask = GrammarChecker._ask
+
+    def slow(
+        self: GrammarChecker, place: _Place, grammar: Grammar, eos_token_ids: tuple[int, ...]
+    ) -> tuple[str | None, bool]:
+        assert grammar == WORD or may_end.wait(60)
+        return ask(self, place, grammar, eos_token_ids)
+
+    monkeypatch.setattr(GrammarChecker, "_ask", slow)
+
+    async def scenario() -> None:
+        async with checking(tokenizer) as made:
+            slow = asyncio.create_task(made.check(Grammar("regex", "a"), (EOS,), "one"))
+            await asyncio.sleep(0)
+            behind = asyncio.create_task(made.check(WORD, (EOS,), "one"))
+            await asyncio.sleep(0)
+            assert await made.check(WORD, (EOS,), "other") is None
+            assert await behind is None
+            may_end.set()
+            assert await slow is None
+
+    asyncio.run(scenario())
+
+
+def test_a_grammar_that_only_unsampled_tokens_fulfil(tokenizer: Path) -> None:
+    async def scenario() -> None:
+        made = GrammarChecker(tokenizer, sampled_vocab=BYTES + ord("a"))
+        try:
+            assert "No token of the model continues" in str(await made.check(WORD, (EOS,)))
+            assert await made.check(Grammar("regex", "[0-9]+"), (EOS,)) is None
+        finally:
+            made.close()
+
+    asyncio.run(scenario())
 
 
 def test_a_checkpoint_without_a_usable_tokenizer(tmp_path: Path) -> None:

@@ -142,8 +142,8 @@ class Refusing(FakeEngineClient):
 
     refused = ""
 
-    async def check(self, grammar: Grammar) -> None:
-        await super().check(grammar)
+    async def check(self, grammar: Grammar, caller: str = "") -> None:
+        await super().check(grammar, caller)
         if self.refused in grammar.text:
             raise BadGrammar("This cannot be kept to.")
 
