@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
+from pydantic_core import from_json
 from typing_extensions import TypedDict
 
 from octavo.server.conversation.items import Change, Closed, Extended, Item, ItemAssembler, Opened
@@ -80,9 +81,18 @@ def _delta(part: Text | ToolCallArguments) -> TextDelta | InputDelta:
 
 
 def _object(text: str) -> dict[str, Any]:
-    """Reads a JSON object; returns an empty one for text that is none, since a call may have been cut."""
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        return {}
-    return value if isinstance(value, dict) else {}
+    """Reads a JSON object. Where a call was cut it has what is whole, as Anthropic's clients read the events."""
+    for read in (json.loads, _beginning):
+        try:
+            value = read(text)
+        except (ValueError, RecursionError):
+            continue
+        return value if isinstance(value, dict) else {}
+    return {}
+
+
+def _beginning(text: str) -> Any:
+    """Reads JSON whose end may be missing. Raises ValueError if nothing can be read, or if it could not be written."""
+    value = from_json(text, allow_partial=True)
+    json.dumps(value, allow_nan=False)
+    return value

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from octavo.server.http.errors import InvalidRequest
+from octavo.server.http.errors import InvalidRequest, missing_parameter
 from octavo.server.http.fields import Object, refused_as
 from octavo.server.text.turns import Turn, TurnCall
 
@@ -92,9 +92,9 @@ class Message(Object):
         if self.role != "assistant" and any(isinstance(part, RefusalPart) for part in self._parts()):
             raise InvalidRequest("Only the role 'assistant' has parts of type 'refusal'.", f"{where}.content")
         if self.role == "tool" and self.tool_call_id is None:
-            raise InvalidRequest("The required parameter {param} is missing.", f"{where}.tool_call_id")
+            raise missing_parameter(f"{where}.tool_call_id")
         if self.content is None and self.role != "assistant":
-            raise InvalidRequest("The required parameter {param} is missing.", f"{where}.content")
+            raise missing_parameter(f"{where}.content")
 
     def turn(self) -> Turn:
         """Returns the message as chat templates take it: plain text, and `system` for OpenAI's newer `developer`."""

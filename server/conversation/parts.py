@@ -1,5 +1,6 @@
 """Splits the text of an answer into parts: text, and calls of tools."""
 
+import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol
@@ -100,13 +101,14 @@ class ChoiceParser:
         self._parser = parser
         self._logprobs: list[tuple[int, TokenLogprobs]] = []  # belong to tokens whose text is held back
         self._called = False
+        self._arguments: list[str] = []  # the last call's
 
     def feed(self, delta: Delta) -> ParsedDelta | None:
         """Returns None when there is nothing to show."""
         parts = [*self._parser.push(delta.text)]
         if delta.finish_reason is not None:
             parts += self._parser.flush()
-        self._called = self._called or any(isinstance(part, ToolCallStart) for part in parts)
+        self._note_calls(parts)
         self._logprobs += delta.logprobs
         if not parts and delta.finish_reason is None:
             return None
@@ -114,7 +116,27 @@ class ChoiceParser:
         return ParsedDelta(delta.index, tuple(parts), logprobs, self._ended(delta.finish_reason))
 
     def _ended(self, reason: FinishReason | None) -> Ended | None:
-        return "tool_calls" if reason is FinishReason.STOP and self._called else reason
+        """Returns why the choice ended. A call that was broken off must not be made, so it does not end in calls."""
+        is_for_calls = self._called and _is_whole("".join(self._arguments))
+        return "tool_calls" if reason is FinishReason.STOP and is_for_calls else reason
+
+    def _note_calls(self, parts: Sequence[Part]) -> None:
+        for part in parts:
+            if isinstance(part, ToolCallStart):
+                self._called, self._arguments = True, []
+            elif isinstance(part, ToolCallArguments):
+                self._arguments.append(part.fragment)
+
+
+def _is_whole(arguments: str) -> bool:
+    """Returns whether the JSON text of a call is complete; a call without arguments has none."""
+    try:
+        json.loads(arguments or "{}", parse_int=str)  # the digits of a number are not counted
+    except ValueError:
+        return False
+    except RecursionError:
+        return True  # nested beyond what Python reads: it was complete that far
+    return True
 
 
 class AnswerParser:

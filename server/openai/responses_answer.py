@@ -133,7 +133,7 @@ class ResponseWriter:
 
     def closing(self, usage: Usage) -> Events:
         status: Literal["incomplete", "completed"] = "incomplete" if self._is_cut else "completed"
-        events = [*self._output.end(status)]
+        events = [*self._output.end(status, "completed" if self._ended == "tool_calls" else "incomplete")]
         last = {"type": f"response.{status}", "response": self._response(status, usage)}
         return self._numbered([*events, last])
 

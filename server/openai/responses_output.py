@@ -79,11 +79,15 @@ class OutputItems:
             if isinstance(part, Text):
                 logprobs = []
 
-    def end(self, status: ItemStatus) -> Iterator[Event]:
-        """Yields the events after the last delta. An answer of nothing is an empty message."""
+    def end(self, status: ItemStatus, of_call: ItemStatus | None = None) -> Iterator[Event]:
+        """Yields the events after the last delta. An answer of nothing is an empty message.
+
+        The open item gets the status; if it is a call, it gets `of_call` unless that is None.
+        """
         begun = () if self._items.opened else self._items.open(Text(""))
         for change in (*begun, *self._items.close()):
-            yield from self._events(change, (), status)
+            is_call = isinstance(change, Closed) and isinstance(change.item, ToolCall)
+            yield from self._events(change, (), of_call or status if is_call else status)
 
     def _events(self, change: Change, logprobs: Sequence[ChatTokenLogprob], status: ItemStatus) -> Iterator[Event]:
         """`logprobs` belong to the text that the change adds; `status` is that of an item that it closes."""

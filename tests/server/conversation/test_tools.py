@@ -1,6 +1,7 @@
 """Tests which tools may be offered and demanded, what the model is told of them, and its calls as clients get them."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -267,6 +268,43 @@ def test_bounds(parameters: dict[str, Any], param: str) -> None:
     reply = client.chat(**parameters)
     assert (reply.status, reply.error["param"]) == (400, param)
     assert client.engine.submitted == []
+
+
+BROKEN = 'See: <tool_call>\n{"name": "f", "arguments": {"x": 1, "y": "ab'
+
+
+@pytest.mark.parametrize(
+    ("ids", "stop", "reasons"),
+    [
+        (ids_of(BROKEN), None, ("length", "incomplete", "max_tokens")),
+        ([*ids_of(BROKEN), EOS], None, ("stop", "completed", "end_turn")),
+        (ids_of(BROKEN + 'STOP"}}\n</tool_call>'), "STOP", ("stop", "completed", "stop_sequence")),
+    ],
+)
+def test_a_call_that_was_broken_off_must_not_be_made(ids: list[int], stop: str | None, reasons: Sequence[str]) -> None:
+    client = roomy(replay(ids))
+    limit, fragment = len(ids), '{"x": 1, "y": "ab'
+    chat = {"tools": [tool()], "stop": stop, "max_tokens": limit}
+    for choices in (whole(client.chat(**chat)), streamed(client.chat(**chat, stream=True))):
+        assert choices[0]["finish_reason"] == reasons[0]
+        assert choices[0]["calls"] == [{"name": "f", "arguments": fragment}]
+    function = {"type": "function", "name": "f", "parameters": SCHEMA}
+    response = {"tools": [function], "stop": stop, "max_output_tokens": limit}
+    events = client.respond(**response, stream=True).named_events()
+    for body in (client.respond(**response).json(), events[-1]["response"]):
+        assert body["status"] == reasons[1]
+        assert (body["output"][1]["arguments"], body["output"][1]["status"]) == (fragment, "incomplete")
+    tools = [{"name": "f", "input_schema": SCHEMA}]
+    message = {"tools": tools, "stop_sequences": [stop] if stop else [], "max_tokens": limit}
+    body = client.message(**message).json()
+    assert (body["stop_reason"], body["content"][1]["input"]) == (reasons[2], {"x": 1})
+    assert client.message(**message, stream=True).named_events()[-2]["delta"]["stop_reason"] == reasons[2]
+
+
+def test_a_second_call_that_nobody_wants_may_be_broken_off() -> None:
+    client = roomy(replay([*ids_of('<tool_call>{"name": "f", "arguments": {"x": 1}}</tool_call>' + BROKEN[5:]), EOS]))
+    choices = whole(client.chat(tools=TOOLS, parallel_tool_calls=False))
+    assert (choices[0]["finish_reason"], len(choices[0]["calls"])) == ("tool_calls", 1)
 
 
 @pytest.mark.parametrize("name", ["x" * 128, "mcp__files__read_text-file_2", "files.read"])
