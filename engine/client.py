@@ -2,6 +2,7 @@
 
 Refused
 ├── TooLong        the requests can never fit
+├── UnknownToken   a prompt has a token that the model does not have
 ├── QueueFull      too many requests are waiting
 ├── BadGrammar     the grammar cannot be used
 └── Unavailable    the engine is not ready
@@ -20,6 +21,10 @@ class Refused(Exception):
 
 class TooLong(Refused):
     """Says that the request can never fit, now or later."""
+
+
+class UnknownToken(Refused):
+    """Says that a prompt has a token id for which the model has no embedding: its tokenizer may have more tokens."""
 
 
 class QueueFull(Refused):
@@ -96,7 +101,7 @@ class EngineClient(Protocol):
     def submit(self, requests: Sequence[Request]) -> Generation:
         """Accepts all of the requests or none.
 
-        Raises TooLong, QueueFull or Unavailable at once, before anything is sent.
+        Raises TooLong, UnknownToken, QueueFull or Unavailable at once, before anything is sent.
         """
 
 

@@ -1,6 +1,9 @@
 """EngineConfig holds every choice that an engine is started with."""
 
+import json
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
 
 from octavo.model import config as model
 
@@ -8,6 +11,31 @@ DEVICES = ("auto", "cpu", "cuda")
 DTYPES = ("auto", *model.DTYPES)
 QUANTIZATIONS = model.QUANTIZATIONS
 TOKENIZER = "tokenizer.json"  # This file of the checkpoint is read by the API process and by llguidance alone.
+
+
+class ReadsText(Protocol):
+    """Reads the text of a file, as a Path does."""
+
+    def read_text(self, encoding: str) -> str:
+        """Raises OSError or ValueError."""
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizerFile:
+    """A TokenizerFile is a checkpoint's tokenizer.json, with the tokens that other files of the checkpoint add."""
+
+    path: Path
+    added: tuple[str, ...] = ()  # each a JSON object, as in tokenizer.json's added_tokens
+
+    def read_text(self, encoding: str) -> str:
+        """Raises OSError or ValueError."""
+        text = self.path.read_text(encoding)
+        if not self.added:
+            return text
+        document = json.loads(text)
+        entries = [*document.get("added_tokens", ()), *map(json.loads, self.added)]
+        by_id = {entry["id"]: entry for entry in entries}  # one that is added may replace another
+        return json.dumps(document | {"added_tokens": [by_id[id] for id in sorted(by_id)]})
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,4 +58,10 @@ class EngineConfig:
     kv_cache_memory: int | None = None  # bytes of the KV cache; overrides gpu_memory_utilization
     gpu_memory_utilization: float = 0.9  # share of a GPU's memory for weights, steps and KV cache together
     enable_prefix_caching: bool = True
+    added_tokens: tuple[str, ...] = ()  # what a TokenizerFile adds
     sampled_vocab: int | None = None  # Token ids from here on, which pad the vocabulary, are never sampled.
+
+    @property
+    def tokenizer(self) -> TokenizerFile:
+        """Returns what grammars are compiled with."""
+        return TokenizerFile(Path(self.model) / TOKENIZER, self.added_tokens)

@@ -28,6 +28,9 @@ HANGS = "hangs"  # The engine makes this file beside `lives` when it begins to h
 HELD_PAUSE = 0.01  # seconds between two looks at whether something is still held
 
 
+VOCAB_SIZE = 10**9  # A prompt with a larger id is refused.
+
+
 @dataclass(frozen=True)
 class Behaviour:
     """Says how the fake engine behaves."""
@@ -130,6 +133,7 @@ def _build(behaviour: Behaviour, config: EngineConfig, report: ReportProgress) -
         max_num_seqs=behaviour.max_num_seqs,
         max_waiting=behaviour.max_waiting,
         description=("a model that counts",),
+        vocab_size=VOCAB_SIZE,
     )
     return FakeEngine(behaviour), ready
 

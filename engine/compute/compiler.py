@@ -6,7 +6,6 @@ compiles and computes masks. It is imported with the first grammar.
 
 import re
 from collections.abc import Sequence
-from pathlib import Path
 from random import Random
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +13,7 @@ import numpy as np
 
 from octavo.engine.api import Grammar
 from octavo.engine.compute.sources import source
+from octavo.engine.config import ReadsText
 
 if TYPE_CHECKING:
     from llguidance import LLMatcher
@@ -44,7 +44,7 @@ class GrammarError(Exception):
 class Compiler:
     """A Compiler makes matchers over the vocabulary of one tokenizer."""
 
-    def __init__(self, tokenizer: Path, eos_token_ids: Sequence[int], sampled_vocab: int | None = None) -> None:
+    def __init__(self, tokenizer: ReadsText, eos_token_ids: Sequence[int], sampled_vocab: int | None = None) -> None:
         """Reads a tokenizer.json. Token ids from `sampled_vocab` on are never sampled; None: all are.
 
         Raises GrammarError when there is no tokenizer.json, or it cannot be used.

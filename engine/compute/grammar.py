@@ -7,7 +7,6 @@ from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
-from pathlib import Path
 from threading import Lock
 from typing import TYPE_CHECKING
 
@@ -17,6 +16,7 @@ from numpy.typing import NDArray
 from octavo.engine.api import Grammar, Request
 from octavo.engine.compute.compiler import STUCK, Compiler, GrammarError, allowed_ids
 from octavo.engine.compute.follower import Follower
+from octavo.engine.config import ReadsText
 from octavo.engine.schedule.batch import Row, Sample
 from octavo.engine.schedule.turns import Turns
 
@@ -46,7 +46,7 @@ class Grammars:
     """
 
     def __init__(
-        self, tokenizer: Path | None = None, eos_token_ids: Sequence[int] = (), sampled_vocab: int | None = None
+        self, tokenizer: ReadsText | None = None, eos_token_ids: Sequence[int] = (), sampled_vocab: int | None = None
     ) -> None:
         """Without a tokenizer, every grammar is refused.
 

@@ -9,9 +9,9 @@ from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 from octavo.engine.api import Grammar
+from octavo.engine.config import ReadsText
 from octavo.engine.process.trial_process import TrialProcess
 from octavo.engine.schedule.turns import Turns
 
@@ -52,7 +52,7 @@ class _Place:
 class GrammarChecker:
     """Says whether grammars can be used. It lives on one event loop."""
 
-    def __init__(self, tokenizer: Path, sampled_vocab: int | None = None) -> None:
+    def __init__(self, tokenizer: ReadsText, sampled_vocab: int | None = None) -> None:
         """Token ids from `sampled_vocab` on are never sampled; None: all are."""
         self._tokenizer = tokenizer
         self._sampled_vocab = sampled_vocab

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from octavo.engine.api import (
     Abort,
@@ -27,9 +26,10 @@ from octavo.engine.client import (
     QueueFull,
     TooLong,
     Unavailable,
+    UnknownToken,
     why_unavailable,
 )
-from octavo.engine.config import TOKENIZER, EngineConfig
+from octavo.engine.config import EngineConfig
 from octavo.engine.process.checker import Closed, Crowded, GrammarChecker
 from octavo.engine.process.collector import Collector
 from octavo.engine.process.death import OPEN_REQUEST_DIED, Died
@@ -59,7 +59,7 @@ class ProcessClient:
         `build` must be picklable: a function of a module, or a partial of one.
         """
         self._supervisor = Supervisor(config, build, restarts, self._receive, lambda: bool(self._open))
-        self._checker = GrammarChecker(Path(config.model) / TOKENIZER, config.sampled_vocab)
+        self._checker = GrammarChecker(config.tokenizer, config.sampled_vocab)
         self._watch = watch
         self._state: EngineState = Loading()
         self._ready: Ready | None = None
@@ -142,7 +142,7 @@ class ProcessClient:
             raise QueueFull(f"The queue is full: {len(self._open)} sequences are running or waiting; try again later.")
 
     def submit(self, requests: Sequence[Request]) -> Collector:
-        """Accepts all of the requests or none. Raises TooLong, QueueFull or Unavailable."""
+        """Accepts all of the requests or none. Raises TooLong, UnknownToken, QueueFull or Unavailable."""
         self._admit(requests)
         collector = Collector([request.id for request in requests], self._abandon)
         for request in requests:
@@ -163,6 +163,12 @@ class ProcessClient:
             raise TooLong(
                 f"The prompt and max_tokens need {longest} tokens together, but the context has only "
                 f"{bounds.max_model_len}; shorten the prompt or lower max_tokens."
+            )
+        highest = max(max(request.prompt, default=0) for request in requests)
+        if bounds.vocab_size is not None and highest >= bounds.vocab_size:
+            raise UnknownToken(
+                f"The prompt has the token {highest}, and the model has no token beyond {bounds.vocab_size - 1}; "
+                "leave its text out."
             )
         places = bounds.max_num_seqs + bounds.max_waiting
         if len(requests) > places:

@@ -10,12 +10,12 @@ import resource
 from contextlib import suppress
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
-from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
 from typing import Any
 
 from octavo.engine.api import Grammar
+from octavo.engine.config import ReadsText
 from octavo.engine.process.stop_signals import ignore_stop_signals, start_with_stop_signals_blocked
 
 CHECK_SECONDS = 3.0  # time to compile a grammar
@@ -28,7 +28,7 @@ TOO_LARGE = "The grammar takes too much memory to compile; simplify it."
 class TrialProcess:
     """A TrialProcess is the process as its parent sees it. One thread at a time asks; any may kill."""
 
-    def __init__(self, tokenizer: Path, eos_token_ids: tuple[int, ...], sampled_vocab: int | None) -> None:
+    def __init__(self, tokenizer: ReadsText, eos_token_ids: tuple[int, ...], sampled_vocab: int | None) -> None:
         context = get_context("spawn")
         self._connection, theirs = context.Pipe()
         self._process = context.Process(
@@ -67,7 +67,7 @@ class TrialProcess:
 
 
 def main(
-    connection: "Connection[Any, Any]", tokenizer: Path, eos_token_ids: tuple[int, ...], sampled_vocab: int | None
+    connection: "Connection[Any, Any]", tokenizer: ReadsText, eos_token_ids: tuple[int, ...], sampled_vocab: int | None
 ) -> None:
     """Runs in the process: sends a verdict for each grammar until the parent is gone."""
     ignore_stop_signals()
@@ -87,7 +87,7 @@ def main(
 def _give_verdicts(
     connection: "Connection[Any, Any]",
     inbox: "SimpleQueue[Grammar]",
-    tokenizer: Path,
+    tokenizer: ReadsText,
     eos_token_ids: tuple[int, ...],
     sampled_vocab: int | None,
 ) -> None:

@@ -8,7 +8,7 @@ from octavo.engine.api import Progress, Ready, ReportProgress, SamplingDefaults
 from octavo.engine.compute.grammar import Grammars
 from octavo.engine.compute.graphs import CudaCapture, Graphs, Stage, capture_all, graph_rows, stage_for
 from octavo.engine.compute.runner import ModelRunner
-from octavo.engine.config import TOKENIZER, EngineConfig
+from octavo.engine.config import EngineConfig
 from octavo.engine.schedule.scheduler import Limits
 from octavo.engine.startup import machine, sizing
 from octavo.engine.startup.probe import Capacity, allocate
@@ -43,9 +43,7 @@ def start(
         model,
         cache,
         sampled_vocab=sizing.sampled_vocab(config, model_config),
-        grammars=Grammars(
-            Path(config.model) / TOKENIZER, generation.eos_token_ids, sizing.sampled_vocab(config, model_config)
-        ),
+        grammars=Grammars(config.tokenizer, generation.eos_token_ids, sizing.sampled_vocab(config, model_config)),
         overlaps=model.device.type == "cuda",
         graphs=graphs,
     )
@@ -68,6 +66,7 @@ def start(
             *graphs.description,
         ),
         eos_token_ids=generation.eos_token_ids,
+        vocab_size=model_config.vocab_size,
         defaults=_defaults(generation),
     )
     return runner, limits, ready

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from socket import socket
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -54,6 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
         directory, name = _find_checkpoint(given.get("model"))
         model_config, tokenizer, sampled_vocab = _check_checkpoint(directory)
         engine_config, config = options.configure(given, str(directory), name, sampled_vocab)
+        engine_config = replace(engine_config, added_tokens=tokenizer.added_tokens)
         sizing.check_max_model_len(engine_config, model_config)
         return _serve(engine_config, config, tokenizer, listener)
 

@@ -1,7 +1,13 @@
 """Tells clients in HTTP's terms what an engine refuses."""
 
-from octavo.engine.client import QueueFull, Refused, TooLong
-from octavo.server.http.errors import ApiError, ContextLengthExceeded, ServiceUnavailable, TooManyRequests
+from octavo.engine.client import QueueFull, Refused, TooLong, UnknownToken
+from octavo.server.http.errors import (
+    ApiError,
+    ContextLengthExceeded,
+    InvalidRequest,
+    ServiceUnavailable,
+    TooManyRequests,
+)
 
 
 def as_api_error(refused: Refused) -> ApiError:
@@ -9,6 +15,8 @@ def as_api_error(refused: Refused) -> ApiError:
     match refused:
         case TooLong():
             return ContextLengthExceeded(str(refused))
+        case UnknownToken():
+            return InvalidRequest(str(refused))
         case QueueFull():
             return TooManyRequests(str(refused))
         case _:

@@ -1,6 +1,5 @@
 """A ChatTemplate turns a conversation into the text of a prompt, in the form that the checkpoint was trained on."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -10,7 +9,9 @@ from typing import Any, Self
 import jinja2
 
 from octavo.server.http.errors import InvalidRequest, StartupError
+from octavo.server.text.checkpoint_files import read_object, read_text
 from octavo.server.text.exchanges import without_calls
+from octavo.server.text.special_tokens import SpecialTokens
 from octavo.server.text.template_adaptation import nearest
 from octavo.server.text.template_capabilities import find_capabilities
 from octavo.server.text.template_environment import compiled
@@ -19,6 +20,7 @@ from octavo.server.text.turns import Tools, Turn
 
 _OWN_VARIABLES = frozenset({"messages", "tools", "documents", "add_generation_prompt", "continue_final_message"})
 _ROLES = {role: of_template(role) for role in ("system", "user", "assistant", "tool")}  # No client's words.
+TOOL_TEMPLATE = "additional_chat_templates/tool_use.jinja"
 _CUT = "\ue000cut\ue000"  # marks where the final message ends, to find that place in the rendered text
 
 
@@ -66,14 +68,15 @@ class ChatTemplate:
 
         Returns None without a template. Raises StartupError when a file is broken.
         """
-        config = _read_config(directory / "tokenizer_config.json")
-        path, tool_path = directory / "chat_template.jinja", directory / "additional_chat_templates" / "tool_use.jinja"
-        source = _read(path) if path.is_file() else _named(config.get("chat_template"), "default")
-        tool_source = _read(tool_path) if tool_path.is_file() else _named(config.get("chat_template"), "tool_use")
+        within = read_object(directory / "tokenizer_config.json").get("chat_template")
+        source, tool_source = (read_text(directory / file) for file in ("chat_template.jinja", TOOL_TEMPLATE))
+        source = _named(within, "default") if source is None else source
+        tool_source = _named(within, "tool_use") if tool_source is None else tool_source
         if source is None:
             return None
+        special_tokens = SpecialTokens.from_directory(directory).texts
         try:
-            return cls(source, _special_tokens(config), None if tool_source == source else tool_source)
+            return cls(source, special_tokens, None if tool_source == source else tool_source)
         except jinja2.TemplateSyntaxError as error:
             message = (
                 f"The chat template of {directory} is broken at line {error.lineno} ({error.message}); correct it."
@@ -126,35 +129,9 @@ def _before_cut(text: Traced) -> Traced:
     return text[:end]
 
 
-def _read_config(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
-    try:
-        config = json.loads(_read(path))
-    except (ValueError, RecursionError) as error:
-        raise StartupError(f"{path} is not valid JSON ({error}); fetch or save it again.") from error
-    if not isinstance(config, dict):
-        raise StartupError(f"{path} does not hold a JSON object; fetch or save it again.")
-    return config
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text("utf-8")
-    except UnicodeDecodeError as error:
-        raise StartupError(f"{path} is not UTF-8 text ({error}); fetch or save it again.") from error
-
-
 def _named(template: Any, name: str) -> str | None:
     """Returns the template, or the one of this name if there are several: [{"name": ..., "template": ...}, ...]."""
     if isinstance(template, list):
         named = [entry for entry in template if isinstance(entry, dict) and entry.get("name") == name]
         template = named[0].get("template") if named else None
     return template if isinstance(template, str) else None
-
-
-def _special_tokens(config: Mapping[str, Any]) -> dict[str, str]:
-    """Returns bos_token and the like; the file has each as a string or as the dict of an AddedToken."""
-    entries = {name: value for name, value in config.items() if name.endswith("_token")}
-    contents = {name: value["content"] if isinstance(value, dict) else value for name, value in entries.items()}
-    return {name: content for name, content in contents.items() if isinstance(content, str)}

@@ -12,6 +12,7 @@ from tokenizers.decoders import DecodeStream
 from octavo.server.http.errors import StartupError
 from octavo.server.text.alphabet import BYTE_OF
 from octavo.server.text.bounds import bytes_per_token
+from octavo.server.text.special_tokens import SpecialTokens
 from octavo.server.text.template import ChatTemplate
 from octavo.server.text.traced import Traced
 from octavo.server.text.traced_encoder import TracedEncoder
@@ -26,6 +27,7 @@ class Tokenizer:
         backend.no_truncation()  # a tokenizer.json that was saved in training may ask for both
         backend.no_padding()
         self.backend = backend
+        self.added_tokens: tuple[str, ...] = ()  # what tokenizer.json lacks, each a JSON object
         self.directory: Path | None = None  # where another process can read it again
         self.bytes_per_token = bytes_per_token(json.loads(backend.to_str()))
         self.template = template
@@ -52,7 +54,9 @@ class Tokenizer:
             backend = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:  # tokenizers raises nothing narrower
             raise StartupError(f"{path} is not a readable tokenizer ({error}); fetch or save it again.") from error
+        added = SpecialTokens.from_directory(directory).complete(backend)
         tokenizer = cls(backend, ChatTemplate.from_directory(directory))
+        tokenizer.added_tokens = added
         tokenizer.directory = directory
         return tokenizer
 

@@ -17,6 +17,7 @@ from octavo.engine.client import (
     QueueFull,
     TooLong,
     Unavailable,
+    UnknownToken,
 )
 from octavo.engine.config import EngineConfig
 from octavo.engine.process.client import ProcessClient
@@ -32,7 +33,7 @@ from tests.engine.process.support import (
     until,
     until_ready,
 )
-from tests.fake_engine import REFUSED, Behaviour, fake_build
+from tests.fake_engine import REFUSED, VOCAB_SIZE, Behaviour, fake_build
 from tests.server.vocab import byte_level
 
 
@@ -90,6 +91,8 @@ def test_admission_refuses_before_anything_is_sent() -> None:
                 client.submit([request("long", *range(1, 92), max_tokens=10)])
             with pytest.raises(TooLong, match="3 sequences"):
                 client.submit([request(f"n{i}", 1) for i in range(4)])
+            with pytest.raises(UnknownToken, match="the token 1000000000, and the model has no token beyond 999999999"):
+                client.submit([request("unknown", 5, VOCAB_SIZE, 6)])
             first = client.submit([request("a", 1, max_tokens=99), request("b", 1, max_tokens=99)])
             with pytest.raises(QueueFull):
                 client.submit([request("c", 1), request("d", 1)])

@@ -7,7 +7,8 @@ from typing import Any
 import pytest
 
 from octavo.engine.api import FinishReason, Output, Request
-from octavo.engine.client import Draining, QueueFull, TooLong, Unavailable
+from octavo.engine.client import Draining, QueueFull, TooLong, Unavailable, UnknownToken
+from octavo.server.http.errors import InvalidRequest
 from tests.server.client import Client, Exchange
 from tests.server.fake import FakeEngineClient, outputs_of
 from tests.server.openai.openai_spec import validate_stream
@@ -115,6 +116,7 @@ def test_comments_keep_the_connection_alive() -> None:
     ("refusal", "status", "code"),
     [
         (TooLong("too long for the pool"), 400, "context_length_exceeded"),
+        (UnknownToken("no such token"), 400, InvalidRequest("").code),
         (QueueFull("16 requests wait already"), 429, "queue_full"),
         (Unavailable("the engine is away"), 503, "engine_unavailable"),
     ],
