@@ -133,6 +133,16 @@ def test_there_is_one_import_name() -> None:
     assert [line for line in bare if line.split(" imports ")[1].split(".")[0] in FOLDERS] == []
 
 
+def test_json_of_clients_and_models_comes_in_by_one_door() -> None:
+    """Only files of a checkpoint are read past http/reading.py, which takes out what no encoder takes.
+
+    parts.py keeps nothing of what it reads: it asks whether a text is complete.
+    """
+    files = {"server/text/template.py", "server/text/tokenizer.py", "server/conversation/parts.py"}
+    readers = [each.name for each in sources() if each.name.startswith("server/") and "json.load" in each.text]
+    assert [name for name in readers if name not in files] == []
+
+
 def test_torch_is_imported_where_tensors_are() -> None:
     offenders = []
     for each in sources():

@@ -1,14 +1,13 @@
 """Makes the content of an answer of /v1/messages: blocks, and the events that tell how they grow part by part."""
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Literal
 
-from pydantic_core import from_json
 from typing_extensions import TypedDict
 
 from octavo.server.conversation.items import Change, Closed, Extended, Item, ItemAssembler, Opened
 from octavo.server.conversation.parts import ParsedDelta, Text, ToolCallArguments
+from octavo.server.http.reading import read_json
 
 Event = Mapping[str, object]  # described by answer.MessageEvent
 
@@ -82,17 +81,8 @@ def _delta(part: Text | ToolCallArguments) -> TextDelta | InputDelta:
 
 def _object(text: str) -> dict[str, Any]:
     """Reads a JSON object. Where a call was cut it has what is whole, as Anthropic's clients read the events."""
-    for read in (json.loads, _beginning):
-        try:
-            value = read(text)
-        except (ValueError, RecursionError):
-            continue
-        return value if isinstance(value, dict) else {}
-    return {}
-
-
-def _beginning(text: str) -> Any:
-    """Reads JSON whose end may be missing. Raises ValueError if nothing can be read, or if it could not be written."""
-    value = from_json(text, allow_partial=True)
-    json.dumps(value, allow_nan=False)
-    return value
+    try:
+        value = read_json(text, partial=True)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}

@@ -9,6 +9,7 @@ from octavo.server.conversation.calls import CallFormat
 from octavo.server.conversation.request import ChatRequest
 from octavo.server.conversation.tools import Tool, ToolUse
 from octavo.server.generation.structured import Constraint
+from octavo.server.http.reading import read_json
 
 MOST_CALLS = 16  # per answer; without a limit, a model may go on for ever
 # Models were trained to write JSON with these separators. Only the values are left to them.
@@ -78,8 +79,8 @@ def _json(schema: str) -> str:
     A schema that is not JSON is passed on as it is; the grammar is then refused when it is tried.
     """
     try:
-        value = json.loads(schema)
-    except (ValueError, RecursionError):
+        value = read_json(schema)
+    except ValueError:
         value = None
     return "%json " + (json.dumps({**value, **_SPACING}) if isinstance(value, dict) else schema)
 

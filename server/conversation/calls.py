@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from octavo.server.conversation.parts import Part, Text, ToolCallArguments, ToolCallStart
+from octavo.server.http.reading import read_json
 from octavo.server.text.call_formats import CALL, END_OF_CALL
 from octavo.server.text.template import ChatTemplate
 
@@ -270,8 +271,8 @@ def _overlap(text: str, marker: str) -> int:
 def _loaded(text: str) -> Any:
     """Returns the value, or None if the text is not JSON."""
     try:
-        return json.loads(text)
-    except (ValueError, RecursionError):
+        return read_json(text)
+    except ValueError:
         return None
 
 

@@ -1,6 +1,5 @@
 """Describes the messages that clients send, and turns them into what chat templates take."""
 
-import json
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
@@ -8,6 +7,7 @@ from pydantic import Field
 
 from octavo.server.http.errors import InvalidRequest, missing_parameter
 from octavo.server.http.fields import Object, refused_as
+from octavo.server.http.reading import read_json
 from octavo.server.text.turns import Turn, TurnCall
 
 MAX_MESSAGES = 10_000  # of a conversation
@@ -139,7 +139,7 @@ def _decoded(arguments: str | None) -> Any:
     if arguments is None or arguments.strip() in ("", "null"):
         return {}
     try:
-        value = json.loads(arguments)
-    except (ValueError, RecursionError):
+        value = read_json(arguments)
+    except ValueError:
         return arguments
     return value if isinstance(value, dict) else arguments

@@ -22,6 +22,7 @@ from octavo.server.generation.texts import Texts
 from octavo.server.http.auth import caller_of
 from octavo.server.http.errors import InvalidRequest, ServiceUnavailable, TooManyRequests
 from octavo.server.http.health import require_ready
+from octavo.server.http.reading import check_content_type
 from octavo.server.http.streaming import until_disconnect
 from octavo.server.http.trace import Trace
 from octavo.server.text.tokenizer import Tokenizer
@@ -46,9 +47,7 @@ async def read(service: Service, http: HttpRequest, prepare: Prepare[T], *argume
     `prepare` is a function of a module, since a large body is read by another process. Its result must not hold what is
     large and no longer needed. Raises ApiError, or ClientLeft as soon as the client is gone.
     """
-    kind = http.headers.get("content-type", "application/json").partition(";")[0].strip().lower()
-    if kind != "application/json":
-        raise InvalidRequest(f"The body must be JSON, sent as Content-Type: application/json, not '{kind[:100]}'.")
+    check_content_type(http.headers.get("content-type", ""))
     async with service.intake.received(http) as body:
         return await until_disconnect(service.preparer.run(prepare, body, *arguments), http.receive)
 

@@ -9,6 +9,7 @@ from octavo.server.generation.parameters import ParameterCheck
 from octavo.server.generation.structured import Structured
 from octavo.server.http.errors import FieldName, InvalidRequest, from_validation
 from octavo.server.http.fields import Object, refused_as
+from octavo.server.http.reading import check_utf8, parsed_json
 
 MAX_STOPS = 128  # OpenAI allows 4; llama.cpp, vLLM and Anthropic set no limit, and clients send dozens
 MAX_STOP_LENGTH = 1024  # characters; so many may be held back, and compared for each new one
@@ -170,8 +171,9 @@ class GenerationRequest(ModelRequest, Structured):
 
 def parse(model: type[RequestT], body: bytes, check_extra: ParameterCheck) -> RequestT:
     """Parses and checks a body. Raises InvalidRequest, which names the field at fault."""
+    check_utf8(body)
     _check_size(body)
-    return checked(lambda: model.model_validate_json(body), check_extra)
+    return checked(lambda: parsed_json(model.model_validate_json, body), check_extra)
 
 
 def _check_size(body: bytes) -> None:
@@ -190,6 +192,8 @@ def checked(validate: Callable[[], RequestT], check_extra: ParameterCheck) -> Re
         request = validate()
     except ValidationError as error:
         raise from_validation(error) from None
+    except ValueError as error:
+        raise InvalidRequest(f"The body is not valid JSON: {error}.") from None
     check_extra(request.unknown())
     request.check()
     return request

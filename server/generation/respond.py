@@ -71,28 +71,31 @@ async def respond(http: HttpRequest, job: Job, writer: AnswerWriter, stream: boo
 
 
 async def _events(job: Job, writer: AnswerWriter) -> AsyncGenerator[bytes, None]:
-    """Yields the stream's bytes. A stream without names ends in one [DONE], also after an error."""
+    """Yields the stream's bytes. Whatever fails, encoding included, is told within the stream.
+
+    A stream without names ends in one [DONE], also after an error.
+    """
     framed = named_event if writer.named else event
-    async with aclosing(_payloads(job, writer)) as payloads:
-        async for payload in payloads:
+    try:
+        async with aclosing(_payloads(job, writer)) as payloads:
+            async for payload in payloads:
+                yield framed(payload)
+    except Exception as error:
+        for payload in writer.failed(as_api_error(error), job.usage()):
             yield framed(payload)
     if not writer.named:
         yield DONE
 
 
 async def _payloads(job: Job, writer: AnswerWriter) -> AsyncGenerator[Mapping[str, object], None]:
-    try:
-        for payload in writer.opening():
-            yield payload
-        async with aclosing(job.deltas()) as deltas:
-            async for delta in deltas:
-                for payload in writer.chunks(delta):
-                    yield payload
-        for payload in writer.closing(job.usage()):
-            yield payload
-    except Exception as error:
-        for payload in writer.failed(as_api_error(error), job.usage()):
-            yield payload
+    for payload in writer.opening():
+        yield payload
+    async with aclosing(job.deltas()) as deltas:
+        async for delta in deltas:
+            for payload in writer.chunks(delta):
+                yield payload
+    for payload in writer.closing(job.usage()):
+        yield payload
 
 
 async def _whole(job: Job, writer: AnswerWriter) -> bytes:

@@ -10,6 +10,7 @@ import tokenizers
 from tokenizers.decoders import DecodeStream
 
 from octavo.server.http.errors import StartupError
+from octavo.server.http.wire import clean
 from octavo.server.text.alphabet import BYTE_OF
 from octavo.server.text.bounds import bytes_per_token
 from octavo.server.text.special_tokens import SpecialTokens
@@ -70,7 +71,7 @@ class Tokenizer:
         """
         if isinstance(text, Traced):
             return self._traced.encode(text, add_special_tokens)
-        return tuple(self.backend.encode_batch_fast([text], add_special_tokens=add_special_tokens)[0].ids)
+        return tuple(self.backend.encode_batch_fast([clean(text)], add_special_tokens=add_special_tokens)[0].ids)
 
     def encode_rendered(self, text: str, add_special_tokens: bool) -> tuple[int, ...]:
         """Encodes what a chat template has written. Special tokens that it wrote itself are not added again."""

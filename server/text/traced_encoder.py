@@ -12,6 +12,7 @@ from itertools import chain
 
 import tokenizers
 
+from octavo.server.http.wire import clean
 from octavo.server.text.traced import Traced, origins, plain
 
 _OWN_TEXT = re.compile(b"\x01+")
@@ -92,7 +93,7 @@ class _Renamed:
 
         The text is a batch of one, because encoding a batch releases the GIL and encoding a text does not.
         """
-        ids = self._backend.encode_batch_fast([text], add_special_tokens=False)[0].ids
+        ids = self._backend.encode_batch_fast([clean(text)], add_special_tokens=False)[0].ids
         count = sum(map(self._special.__contains__, ids))
         if not spellings.keys().isdisjoint(ids):
             ids = list(chain.from_iterable(spellings.get(id, (id,)) for id in ids))

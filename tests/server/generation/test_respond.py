@@ -1,7 +1,11 @@
 """`respond` sends the same deltas as a stream or as a whole, and closes the generation either way."""
 
+from dataclasses import replace
+from math import nan
+
 import pytest
 
+from octavo.engine.api import Output, TokenLogprobs
 from tests.server.client import Client, each_endpoint
 from tests.server.fake import replay
 from tests.server.vocab import EOS, ids_of
@@ -26,3 +30,12 @@ def test_id_and_time_are_the_same_throughout(endpoint: str) -> None:
 def test_every_response_has_an_id_of_its_own(endpoint: str) -> None:
     client = Client()
     assert client.generate(endpoint).json()["id"] != client.generate(endpoint).json()["id"]
+
+
+@each_endpoint
+def test_what_cannot_be_encoded_is_told_within_the_stream(endpoint: str) -> None:
+    output = Output("0", (65,), (TokenLogprobs(nan, ((65, nan),), 1),))
+    client = Client.replaying(lambda request: [replace(output, id=request.id), None])
+    asked = {"logprobs": 1} if endpoint == "complete" else {"logprobs": True, "top_logprobs": 1}
+    events = client.generate(endpoint, stream=True, **asked).events()
+    assert events[-1]["error"]["type"] == "server_error"

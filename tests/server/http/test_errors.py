@@ -21,10 +21,8 @@ GOOD = {"model": MODEL, "prompt": "hi"}
         b"",
         b"{",
         b"nope",
-        b"\xff\xfe",
         b'{"model": "a"',
-        b'{"prompt": "\\ud800"}',
-        b'{"\\udfff": 1}',
+        b'{"prompt": "\xed\xa0\x80"}',
         b'{"x": ' + b"[" * 100_000 + b"}",
         b'{"max_tokens": ' + b"9" * 100_000 + b"}",
         b'{"unknown": ' + b"9" * 100_000 + b"}",
@@ -236,4 +234,4 @@ def test_too_large_a_body() -> None:
 def test_lone_surrogates_never_break_the_server() -> None:
     for text in ("\ud800", "a\udfffb"):
         body = {"model": MODEL, "messages": [{"role": "user", "content": text}], "stop": text, "user": text}
-        assert Client(tokenizer=byte_level()).post("/v1/chat/completions", body).status == 400
+        assert Client(tokenizer=byte_level()).post("/v1/chat/completions", body).status == 200

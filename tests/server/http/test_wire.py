@@ -25,6 +25,10 @@ def test_a_named_event_says_its_type_first() -> None:
     assert named_event({"type": "a.b", "x": 1}) == b'event: a.b\ndata: {"type":"a.b","x":1}\n\n'
 
 
+def test_half_a_character_never_breaks_the_encoder() -> None:
+    assert json.loads(encode_json({"\ud83d": "a\udc80b", "🦑": "\ud83e\udd91"})) == {"�": "a�b", "🦑": "��"}
+
+
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
 def test_what_json_does_not_have_is_an_error(value: float) -> None:
     with pytest.raises(ValueError, match="JSON"):
