@@ -5,6 +5,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from octavo.server.generation.parameters import UNSUPPORTED
 from octavo.server.http.errors import InvalidRequest, missing_parameter
 from octavo.server.http.fields import Object, refused_as
 from octavo.server.http.reading import read_json
@@ -86,7 +87,7 @@ class Message(Object):
         for name, advice in (("function_call", "use 'tool_calls'"), ("audio", "leave it out")):
             if self.model_extra and self.model_extra.get(name):
                 template = "'{name}' is not supported by this server; {advice}."
-                raise InvalidRequest(template, f"{where}.{name}", name=name, advice=advice)
+                raise InvalidRequest(template, f"{where}.{name}", UNSUPPORTED, name=name, advice=advice)
         if self.role != "assistant" and self.tool_calls:
             raise InvalidRequest("Only the role 'assistant' has 'tool_calls'.", f"{where}.tool_calls")
         if self.role != "assistant" and any(isinstance(part, RefusalPart) for part in self._parts()):

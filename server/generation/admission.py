@@ -27,6 +27,8 @@ from octavo.server.http.streaming import until_disconnect
 from octavo.server.http.trace import Trace
 from octavo.server.text.tokenizer import Tokenizer
 
+TOO_MANY = "integer_above_max_value"  # OpenAI's code
+
 T = TypeVar("T")
 
 
@@ -89,11 +91,11 @@ def _check_number_of_choices(texts: Texts, ready: Ready, prompts: int, request: 
     count, field = request.candidates()
     if count > texts.config.max_num_choices:
         limit = texts.config.max_num_choices
-        raise InvalidRequest("{param} should be less than or equal to {limit}.", field, limit=limit)
+        raise InvalidRequest("{param} should be less than or equal to {limit}.", field, TOO_MANY, limit=limit)
     most = ready.max_num_seqs + ready.max_waiting
     if prompts * count > most:
         template = "{wanted} choices are too many at once; this server takes {most}."
-        raise InvalidRequest(template, field, wanted=prompts * count, most=most)
+        raise InvalidRequest(template, field, TOO_MANY, wanted=prompts * count, most=most)
 
 
 async def admit(

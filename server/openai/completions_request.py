@@ -5,6 +5,7 @@ from typing import Annotated, cast
 
 from pydantic import Field
 
+from octavo.server.generation.parameters import UNSUPPORTED
 from octavo.server.generation.request import MAX_LOGPROBS, GenerationRequest, TokenIds
 from octavo.server.http.errors import InvalidRequest
 from octavo.server.http.fields import refused_as
@@ -50,7 +51,7 @@ class CompletionRequest(GenerationRequest):
             raise InvalidRequest("{param} cannot be streamed unless it equals n: the best is known last.", "best_of")
         if self.suffix:
             raise InvalidRequest(
-                "{param} needs a model with fill-in tokens, and this one has none; leave it out.", "suffix"
+                "{param} needs a model with fill-in tokens, and this one has none; leave it out.", "suffix", UNSUPPORTED
             )
 
     def candidates(self) -> tuple[int, str]:
