@@ -57,6 +57,38 @@ def test_reasoning_effort_changes_nothing(endpoint: str, effort: str, caplog: py
     assert caplog.records == []
 
 
+def test_what_frontends_send() -> None:
+    """These are the fields of a frontend that renders its own prompts, for a server like vLLM."""
+    sliders = {"temperature": 2.0, "top_k": -1, "top_p": 1, "min_p": 0, "typical_p": 1, "top_a": 0, "tfs": 1}
+    stops = ["\nUser:", "</s>", "<|im_end|>", "\n***", "\n", *(f"\nGuest {number}:" for number in range(40))]
+    sent = {
+        **sliders,
+        "prompt": "<s>User: hi\nBot:",
+        "max_new_tokens": 24,
+        "max_tokens": 24,
+        "min_tokens": 0,
+        "frequency_penalty": 0,
+        "presence_penalty": 0,
+        "repetition_penalty": 1.1,
+        "seed": -1,
+        "n": 1,
+        "stop": stops,
+        "stopping_strings": stops,
+        "truncation_length": 8192,
+        "ban_eos_token": False,
+        "ignore_eos": False,
+        "skip_special_tokens": True,
+        "spaces_between_special_tokens": True,
+        "add_bos_token": True,
+        "custom_token_bans": "",
+        "logit_bias": {},
+        "logprobs": 10,
+    }
+    assert Client().complete(**sent).status == 200
+    chat = {key: value for key, value in sent.items() if key not in ("prompt", "logprobs")}
+    assert Client().chat(**chat, logprobs=True, top_logprobs=10).status == 200
+
+
 def test_unknown_parameters_are_logged_once_each(caplog: pytest.LogCaptureFixture) -> None:
     client = Client()
     with caplog.at_level(logging.WARNING):
