@@ -14,7 +14,7 @@ PENDING = -1  # stands for a token that the step before is about to draw; that s
 class History(Sequence[int]):
     """A History is the first `length` tokens of a sequence. They never change, so that no step has to copy them."""
 
-    tokens: list[int]  # It belongs to the scheduler, which appends to it.
+    tokens: Sequence[int]  # It belongs to the scheduler, which appends to it.
     length: int
 
     def __len__(self) -> int:
@@ -23,8 +23,8 @@ class History(Sequence[int]):
     @overload
     def __getitem__(self, index: int) -> int: ...
     @overload
-    def __getitem__(self, index: slice) -> list[int]: ...
-    def __getitem__(self, index: int | slice) -> int | list[int]:
+    def __getitem__(self, index: slice) -> Sequence[int]: ...
+    def __getitem__(self, index: int | slice) -> int | Sequence[int]:
         if isinstance(index, slice):
             return self.tokens[slice(*index.indices(self.length))]
         return self.tokens[range(self.length)[index]]

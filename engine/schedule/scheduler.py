@@ -282,7 +282,7 @@ class Scheduler:
     def _append(self, seq: Sequence, sample: Sample, scores: tuple[TokenLogprobs, ...]) -> Output:
         """Appends the token that was sampled, if any; returns it, and ends the sequence if it was the last one."""
         tokens = () if sample.token is None else (sample.token,)
-        seq.tokens += tokens
+        seq.tokens.extend(tokens)
         seq.pending = max(0, seq.pending - len(tokens))  # preemption may have set it to 0 already
         reason = FinishReason.STOP if sample.ended else seq.finish_reason()
         output = Output(

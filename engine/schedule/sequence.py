@@ -22,7 +22,7 @@ class Sequence:
     request: Request
     arrival: int  # order of arrival, kept through preemption
     max_model_len: InitVar[int]
-    tokens: list[int] = field(init=False)
+    tokens: "array[int]" = field(init=False)
     context: int = field(init=False)  # how many positions are ever computed; that of the last output is not
     pending: int = 0
     computed: int = 0
@@ -37,7 +37,7 @@ class Sequence:
     cached_tokens: int | None = None  # prompt tokens found in the prefix cache; None before the first admission
 
     def __post_init__(self, max_model_len: int) -> None:
-        self.tokens = list(self.request.prompt)
+        self.tokens = array("i", self.request.prompt)
         prompt, max_tokens = len(self.tokens), self.request.params.max_tokens
         self.context = max(prompt, min(prompt + max_tokens, max_model_len) - 1)
 
@@ -76,7 +76,7 @@ class Sequence:
 
     def targets(self, start: int, end: int) -> tuple[int, ...]:
         """Returns the prompt tokens that the positions from `start` to `end` predict, if they have to be scored."""
-        return self.request.prompt[start + 1 : end + 1] if self._scores_prompt() else ()
+        return tuple(self.request.prompt[start + 1 : end + 1]) if self._scores_prompt() else ()
 
     def take_scores(self, start: int, scores: tuple[TokenLogprobs, ...]) -> tuple[TokenLogprobs, ...]:
         """Returns the scores of positions from `start` on, without those it had before it was preempted."""
