@@ -10,6 +10,7 @@ class ServerConfig:
     served_model_names: tuple[str, ...]  # at least one; each serves the same model
     host: str = "127.0.0.1"
     port: int = 8000
+    address_file: str = ""  # A file into which the server writes its URL, once it listens; "": none.
     root_path: str = ""  # the prefix of URLs behind a reverse proxy, such as "/octavo"
     api_keys: tuple[str, ...] = ()  # empty: no authentication
     share_prefix_cache: bool = False  # requests of different keys share cached prefixes

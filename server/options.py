@@ -160,6 +160,7 @@ GROUPS: dict[str, tuple[Option, ...]] = {
     "HTTP": (
         Option("host", "ADDRESS", str, "address to listen on; 0.0.0.0 is every interface"),
         Option("port", "N", _integer(0, 65535), "port to listen on; 0 takes a free one"),
+        Option("address-file", "FILE", str, "write the server's URL to this file, where `octavo health` finds it"),
         Option("root-path", "PATH", _path, "prefix of the server's URLs behind a reverse proxy, such as /octavo"),
         Option("api-key", "KEY", _list, "key that clients must send; repeat the flag for several keys", "api_keys"),
         Option(

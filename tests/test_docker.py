@@ -34,7 +34,9 @@ def test_image_runs_as_a_numbered_user_and_reports_its_health(dockerfile: str) -
     last_stage = dockerfile.rpartition("\nFROM ")[2]
     assert re.search(r"^USER [1-9]\d*$", last_stage, re.MULTILINE)
     assert re.search(r"^HEALTHCHECK .*--start-period=300s", last_stage, re.MULTILINE)
-    assert "/health" in last_stage
+    assert re.search(r'^HEALTHCHECK .* CMD \["octavo", "health"\]$', last_stage, re.MULTILINE)
+    (file,) = re.findall(r"OCTAVO_ADDRESS_FILE=(\S+)", last_stage)
+    assert file.startswith("/tmp/")  # which is there to be written also where the root is read-only
 
 
 def test_everything_the_build_copies_is_let_through(dockerfile: str) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from octavo.engine.config import EngineConfig
 from octavo.engine.startup import machine, sizing
-from octavo.server import options
+from octavo.server import lifecycle, options
 from octavo.server.commands import demo_model
 from octavo.server.config import ServerConfig
 from octavo.server.environment import from_environment
@@ -52,6 +52,7 @@ def run(arguments: argparse.Namespace) -> int:
     machine.check_limits()
     given = from_environment(os.environ, vars(arguments)) | vars(arguments)
     with _listen(given) as listener:
+        _tell_address(given.get("address_file"), lifecycle.address(listener))
         directory, name = _find_checkpoint(given.get("model"))
         model_config, tokenizer, sampled_vocab = _check_checkpoint(directory)
         engine_config, config = options.configure(given, str(directory), name, sampled_vocab)
@@ -78,10 +79,18 @@ def _configure_logging() -> None:
 
 def _listen(given: dict[str, Any]) -> socket:
     """Opens the listener that the options ask for. Raises StartupError."""
-    from octavo.server import lifecycle
-
     where = options.DEFAULTS | given
     return lifecycle.listen(where["host"], where["port"])
+
+
+def _tell_address(file: str | None, url: str) -> None:
+    """Writes the URL to a file. A container may have no place for it, and is served all the same."""
+    if not file:
+        return
+    try:
+        Path(file).write_text(url + "\n", "utf-8")
+    except (OSError, ValueError) as error:
+        logger.warning("the server's URL is not written to %s: %s", file[:200], error)
 
 
 def _find_checkpoint(model: str | None) -> tuple[Path, str]:
@@ -135,7 +144,6 @@ def _serve(engine_config: EngineConfig, config: ServerConfig, tokenizer: "Tokeni
     """Starts the engine and HTTP, and runs them; returns the exit status."""
     from octavo.engine.process.client import ProcessClient
     from octavo.engine.startup.build import build
-    from octavo.server import lifecycle
     from octavo.server.console import Console
 
     url = lifecycle.address(listener)

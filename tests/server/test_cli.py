@@ -141,6 +141,15 @@ def test_memory_that_runs_out_is_a_sentence(
     assert sentence(capsys, "serve", "model").startswith("Memory ran out: raise the limit (ulimit -v")
 
 
+def test_the_url_is_written_where_it_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Health checks read it, also with a port that the system has chosen."""
+    file = tmp_path / "url"
+    assert "no directory" in sentence(capsys, "serve", "/nowhere", "--port", "0", "--address-file", str(file))
+    assert file.read_text().startswith("http://127.0.0.1:") and file.read_text().endswith("\n")
+    cli.main(["serve", "/nowhere", "--port", "0", "--address-file", str(tmp_path / "no" / "directory")])
+    assert "There is no directory /nowhere" in capsys.readouterr().err
+
+
 def no_home() -> Path:
     raise RuntimeError("Could not determine home directory.")
 
