@@ -11,7 +11,8 @@ from octavo.engine.schedule.blocks import BlockPool
 from octavo.engine.schedule.sequence import Sequence
 
 HASHED_AT_ONCE = 2048  # blocks, which take some milliseconds
-STRETCH = 32  # blocks that are hashed together; each sequence may always hash its first ones
+KEPT_FOR_SHORT = 1024  # further blocks for those that have not hashed a stretch yet: long prompts do not delay them
+STRETCH = 32  # blocks that are hashed together; it begins with one, since most look-ups miss at once
 
 
 class PrefixSearch:
@@ -69,9 +70,9 @@ class PrefixSearch:
     def _hash_more(self, seq: Sequence, reusable: int) -> bool:
         """Hashes the next blocks of a sequence; returns False if this step has hashed enough."""
         known = len(seq.hashes)
-        if self._is_bounded and self._left <= 0 and known:
+        if self._is_bounded and self._left <= (-KEPT_FOR_SHORT if known < STRETCH else 0):
             return False
-        seq.hash_blocks(min(known + STRETCH, reusable), self._pool.block_size)
+        seq.hash_blocks(min(known + max(1, min(known, STRETCH)), reusable), self._pool.block_size)
         self._left -= len(seq.hashes) - known
         return True
 
