@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field
 
 from octavo.server.conversation.request import ChatRequest
 from octavo.server.conversation.translation import TranslatedRequest, declared
+from octavo.server.generation.structured import refuse_unknown
 from octavo.server.http.errors import FieldName, InvalidRequest, missing_parameter
 from octavo.server.http.fields import Object
 
@@ -184,9 +185,12 @@ class CountRequest(TranslatedRequest):
     """Is only accepted where it changes nothing."""
     output_config: OutputConfig | None = None
     """Says what the answer must be."""
+    output_format: Format | None = None
+    """Is an older name of output_config.format."""
 
     def check(self) -> None:
         super().check()
+        self._check_format()
         for name in UNSUPPORTED:
             if (self.model_extra or {}).get(name):
                 raise InvalidRequest("{param} is not supported by this server; leave it out.", name)
@@ -196,6 +200,17 @@ class CountRequest(TranslatedRequest):
             for index, block in enumerate(message.content):
                 block.check(message.role, f"messages.{position}.content.{index}")
 
+    def _check_format(self) -> None:
+        """Raises InvalidRequest if the format of the answer is given twice, or asks for something unknown."""
+        config = self.output_config or OutputConfig()
+        if config.format is not None and self.output_format is not None:
+            template, other = "{param} is not allowed with {other}; leave one of them out.", "output_config.format"
+            raise InvalidRequest(template, "output_format", other=FieldName(other))
+        given = {"output_config.format": config.format, "output_format": self.output_format}
+        for field, each in given.items():
+            if each is not None:
+                refuse_unknown(each, field)
+
     def chat(self) -> dict[str, Any]:
         """Returns the body of the chat request."""
         return self.amounting_to(self.conversation())
@@ -203,6 +218,7 @@ class CountRequest(TranslatedRequest):
     def conversation(self) -> dict[str, Any]:
         """Returns the fields that are translated, with None where the body says nothing."""
         config, choice = self.output_config or OutputConfig(), self.tool_choice
+        format = config.format or self.output_format
         continues = self.messages[-1].role == "assistant"
         return {
             "messages": [*self._system(), *(turn for message in self.messages for turn in _turns(message))],
@@ -211,7 +227,7 @@ class CountRequest(TranslatedRequest):
             "tools": None if self.tools is None else [tool.chat() for tool in self.tools],
             "tool_choice": None if choice is None else choice.chat(),
             "parallel_tool_calls": False if choice is not None and choice.disable_parallel_tool_use else None,
-            "response_format": None if config.format is None else config.format.chat(),
+            "response_format": None if format is None else format.chat(),
             "reasoning_effort": config.effort,
         }
 

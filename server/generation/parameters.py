@@ -33,6 +33,18 @@ NOT_SUPPORTED: dict[str, tuple[object, ...]] = {
     "skip_special_tokens": (True,),
     "spaces_between_special_tokens": (True,),
     "use_beam_search": (False,),
+    # These bind an answer in other APIs and servers.
+    "format": (),
+    "grammar_lazy": (False,),
+    "grammar_triggers": (),
+    "guided_decoding_params": (),
+    "guided_json_object": (False,),
+    "guided_whitespace_pattern": (),
+    "output_config": (),
+    "output_format": (),
+    "response_schema": (),
+    "structural_tag": (),
+    "text": ({"format": {"type": "text"}},),
 }
 
 UNSUPPORTED = "unsupported_parameter"  # OpenAI's code

@@ -29,10 +29,35 @@ class JsonSchemaFormat(Object):
 
 
 class ResponseFormat(Object):
-    type: Literal["text", "json_object", "json_schema"]
-    """Chooses between free text, any JSON object, and JSON that follows a schema."""
+    type: Literal["text", "json_object", "json_schema", "grammar", "regex"]
+    """Chooses between free text, any JSON object, and JSON that follows a schema.
+
+    A grammar and a regular expression are extensions, as in the APIs of Fireworks and Together.
+    """
     json_schema: JsonSchemaFormat | None = None
-    """Gives the schema; it is required with the type json_schema and allowed with no other."""
+    """Gives the schema, with the type json_schema."""
+    schema_: dict[str, Any] | None = Field(default=None, alias="schema")
+    """Gives the schema without a name, with the type json_object or json_schema. This is an extension."""
+    grammar: str | None = None
+    """Gives the grammar, in Lark's syntax or llama.cpp's (GBNF), with the type grammar. This is an extension."""
+    pattern: str | None = None
+    """Gives the regular expression, with the type regex. This is an extension."""
+    name: str | None = None
+    """Names the format. It changes nothing."""
+    description: str | None = None
+    """Describes what the format is for. It changes nothing."""
+    strict: bool | None = None
+    """Changes nothing: the answer always keeps to the schema."""
+
+
+# The fields that tell more of a type. One of them is required where there are any but for json_object.
+BELONGING = {
+    "text": (),
+    "json_object": ("schema",),
+    "json_schema": ("json_schema", "schema"),
+    "grammar": ("grammar",),
+    "regex": ("pattern",),
+}
 
 
 class StructuredOutputs(Object):
@@ -71,15 +96,19 @@ class Structured(Object):
     """Is an older name of structured_outputs.choice. This is an extension."""
     guided_grammar: str | None = None
     """Is an older name of structured_outputs.grammar. This is an extension."""
+    json_schema: JsonSchema | None = None
+    """Is structured_outputs.json as llama.cpp and SGLang name it. This is an extension."""
+    regex: str | None = None
+    """Is structured_outputs.regex as SGLang names it. This is an extension."""
+    grammar: str | None = None
+    """Is structured_outputs.grammar as llama.cpp names it. This is an extension."""
+    ebnf: str | None = None
+    """Is structured_outputs.grammar as SGLang names it. This is an extension."""
 
     def constraint(self) -> Constraint | None:
         """Returns what binds the answer; None if nothing does. Raises InvalidRequest when it is bound twice."""
         outputs = self.structured_outputs or StructuredOutputs()
-        for name, value in (outputs.model_extra or {}).items():
-            if not is_absent(value):
-                template, shown = "{shown} is not supported by this server; leave it out.", name[:100]
-                field = f"structured_outputs.{name}"
-                raise InvalidRequest(template, field, shown=FieldName(f"structured_outputs.{shown}"))
+        refuse_unknown(outputs, "structured_outputs")
         wanted = [
             *_of_format(self.response_format),
             *_of_object("structured_outputs.json_object", outputs.json_object),
@@ -91,6 +120,10 @@ class Structured(Object):
             *_of_choices("guided_choice", self.guided_choice),
             *_of_text("structured_outputs.grammar", "grammar", outputs.grammar),
             *_of_text("guided_grammar", "grammar", self.guided_grammar),
+            *_of_schema("json_schema", self.json_schema),
+            *_of_text("regex", "regex", self.regex),
+            *_of_text("grammar", "grammar", self.grammar),
+            *_of_text("ebnf", "grammar", self.ebnf),
         ]
         if len(wanted) > 1:
             first, second = wanted[0].field, wanted[1].field
@@ -100,17 +133,52 @@ class Structured(Object):
         return wanted[0] if wanted else None
 
 
+def refuse_unknown(given: Object, field: str) -> None:
+    """Raises InvalidRequest for what a field holds that nobody here knows, since it may ask for something."""
+    for name, value in (given.model_extra or {}).items():
+        if not is_absent(value) and value is not False:
+            template, shown = "{param} is not supported by this server; leave it out.", f"{field}.{name[:100]}"
+            raise InvalidRequest(template, shown, "unsupported_parameter")
+
+
 def _of_format(format: ResponseFormat | None) -> list[Constraint]:
     if format is None:
         return []
-    if (format.json_schema is not None) != (format.type == "json_schema"):
-        field = "response_format.json_schema"
-        raise InvalidRequest("{param} belongs to the type json_schema, and to no other.", field)
-    if format.json_schema is None:
-        return _of_object("response_format", format.type == "json_object")
-    schema = format.json_schema.schema_
-    text = ANY_OBJECT if schema is None else json.dumps(schema)
+    refuse_unknown(format, "response_format")
+    found = {
+        "json_schema": _of_named_schema(format.json_schema),
+        "schema": _of_bare_schema(format),
+        "grammar": _of_text("response_format.grammar", "grammar", format.grammar),
+        "pattern": _of_text("response_format.pattern", "regex", format.pattern),
+    }
+    belonging = BELONGING[format.type]
+    for name in found:
+        if found[name] and name not in belonging:
+            field = f"response_format.{name}"
+            raise InvalidRequest("{param} does not belong to the type {type}.", field, type=format.type)
+    wanted = [constraint for name in belonging for constraint in found[name]]
+    if wanted or not belonging:
+        return wanted
+    if format.type == "json_object":
+        return _of_object("response_format", True)
+    field = f"response_format.{belonging[0]}"
+    raise InvalidRequest("The required parameter {param} is missing.", field, "missing_required_parameter")
+
+
+def _of_named_schema(format: JsonSchemaFormat | None) -> list[Constraint]:
+    if format is None:
+        return []
+    refuse_unknown(format, "response_format.json_schema")
+    text = ANY_OBJECT if format.schema_ is None else json.dumps(format.schema_)
     return [Constraint("response_format.json_schema.schema", Grammar("json", text))]
+
+
+def _of_bare_schema(format: ResponseFormat) -> list[Constraint]:
+    """A schema beside the type json_object that says nothing of types describes an object."""
+    if format.schema_ is None:
+        return []
+    schema = ({"type": "object"} if format.type == "json_object" else {}) | format.schema_
+    return [Constraint("response_format.schema", Grammar("json", json.dumps(schema)))]
 
 
 def _of_object(field: str, wanted: bool | None) -> list[Constraint]:

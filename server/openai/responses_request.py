@@ -8,6 +8,7 @@ from pydantic import BeforeValidator, Field
 from octavo.server.conversation.translation import TranslatedRequest, declared
 from octavo.server.generation.parameters import UNSUPPORTED
 from octavo.server.generation.request import MAX_LOGPROBS
+from octavo.server.generation.structured import refuse_unknown
 from octavo.server.http.errors import InvalidRequest, missing_parameter
 from octavo.server.http.fields import Object, refused_as
 
@@ -139,7 +140,10 @@ class Format(Object):
     """Changes nothing: the answer always keeps to the schema."""
 
     def check(self) -> None:
-        """Raises InvalidRequest if the schema is missing or has no name."""
+        """Raises InvalidRequest if the schema is missing or has no name, or if a field does not belong to the type."""
+        refuse_unknown(self, "text.format")
+        if self.type == "text" and self.schema_ is not None:
+            raise InvalidRequest("{param} does not belong to the type text.", "text.format.schema")
         for name in ("name", "schema"):
             if self.type == "json_schema" and name not in declared(self):
                 raise missing_parameter(f"text.format.{name}")
@@ -149,6 +153,8 @@ class Format(Object):
         return declared(self) if self.type == "json_schema" else {"type": self.type}
 
     def chat(self) -> dict[str, Any]:
+        if self.type != "json_schema":
+            return {"type": self.type} | ({} if self.schema_ is None else {"schema": self.schema_})
         rest = {key: value for key, value in self.repeated().items() if key != "type"}
         return {"type": self.type, "json_schema": rest} if rest else {"type": self.type}
 

@@ -7,13 +7,17 @@ import pytest
 
 from octavo.engine.api import Grammar
 from octavo.engine.client import BadGrammar, QueueFull, Unavailable
-from tests.server.client import Client, each_endpoint
+from octavo.server.config import ServerConfig
+from tests.server.client import MODEL, Client, each_endpoint
 from tests.server.fake import FakeEngineClient
 
 SCHEMA = {"type": "object", "properties": {"b": {"type": "integer"}, "a": {"type": "null"}}}
 FORMAT = {"type": "json_schema", "json_schema": {"name": "it", "schema": SCHEMA}}
 OBJECT = Grammar("json", '{"type":"object"}')
-NAMES = ("response_format", "structured_outputs", "guided_json", "guided_regex", "guided_choice", "guided_grammar")
+BOUND = Grammar("json", json.dumps(SCHEMA))
+BARE = Grammar("json", '{"type": "object", "required": ["a"]}')
+OLDER = ("guided_json", "guided_regex", "guided_choice", "guided_grammar")
+NAMES = ("response_format", "structured_outputs", *OLDER, "json_schema", "regex", "grammar", "ebnf")
 
 
 def grammar_of(endpoint: str, **parameters: Any) -> Grammar | None:
@@ -41,6 +45,19 @@ def grammar_of(endpoint: str, **parameters: Any) -> Grammar | None:
         ({"guided_regex": "a+"}, Grammar("regex", "a+")),
         ({"guided_choice": ["a", "b"]}, Grammar("choice", '["a", "b"]')),
         ({"guided_grammar": "start: A"}, Grammar("grammar", "start: A")),
+        ({"response_format": {"type": "json_object", "schema": SCHEMA}}, Grammar("json", json.dumps(SCHEMA))),
+        ({"response_format": {"type": "json_schema", "schema": SCHEMA}}, Grammar("json", json.dumps(SCHEMA))),
+        ({"response_format": {"type": "json_object", "schema": {"required": ["a"]}}}, BARE),
+        ({"response_format": {"type": "json_object", "schema": {}}}, Grammar("json", '{"type": "object"}')),
+        ({"response_format": {"type": "grammar", "grammar": "start: A"}}, Grammar("grammar", "start: A")),
+        ({"response_format": {"type": "regex", "pattern": "a+"}}, Grammar("regex", "a+")),
+        ({"response_format": {"type": "json_schema", "name": "n", "strict": True, "schema": SCHEMA}}, BOUND),
+        ({"json_schema": SCHEMA}, BOUND),
+        ({"json_schema": '{"type": "null"}'}, Grammar("json", '{"type": "null"}')),
+        ({"regex": "a+"}, Grammar("regex", "a+")),
+        ({"grammar": "start: A"}, Grammar("grammar", "start: A")),
+        ({"ebnf": 'root ::= "a"'}, Grammar("grammar", 'root ::= "a"')),
+        ({"structured_outputs": {"regex": "a", "disable_fallback": False, "backend": None}}, Grammar("regex", "a")),
     ],
 )
 def test_what_a_request_asks_for(endpoint: str, parameters: dict[str, Any], grammar: Grammar) -> None:
@@ -52,6 +69,7 @@ def test_what_a_request_asks_for(endpoint: str, parameters: dict[str, Any], gram
 def test_null_and_empty_are_absent(endpoint: str, name: str) -> None:
     empty = {"response_format": [{"type": "text"}], "structured_outputs": [{}, {"regex": None, "choice": []}]}
     others = {"guided_json": [{}, ""], "guided_choice": [[]], "guided_regex": [""], "guided_grammar": [""]}
+    others |= {"json_schema": [{}, ""]} | dict.fromkeys(("regex", "grammar", "ebnf"), [""])
     for value in (None, *(empty | others)[name]):
         assert grammar_of(endpoint, **{name: value}) is None
 
@@ -93,6 +111,30 @@ def test_strict_or_not_is_the_same() -> None:
         ({"guided_grammar": 5}, "guided_grammar"),
         ({"guided_regex": "a", "guided_choice": ["a"]}, "guided_choice"),
         ({"response_format": FORMAT, "guided_json": SCHEMA}, "guided_json"),
+        ({"grammar": "start: A", "json_schema": SCHEMA}, "grammar"),
+        ({"regex": "a", "ebnf": "root ::= a"}, "ebnf"),
+        ({"response_format": {"type": "json_object"}, "json_schema": SCHEMA}, "json_schema"),
+        ({"response_format": {"type": "text", "schema": SCHEMA}}, "response_format.schema"),
+        ({"response_format": {"type": "regex", "grammar": "a"}}, "response_format.grammar"),
+        ({"response_format": {"type": "regex"}}, "response_format.pattern"),
+        ({"response_format": {"type": "grammar", "grammar": ""}}, "response_format.grammar"),
+        ({"response_format": FORMAT | {"schema": SCHEMA}}, "response_format.schema"),
+        ({"response_format": {"type": "json_object", "value": SCHEMA}}, "response_format.value"),
+        ({"response_format": {"type": "structural_tag", "structures": []}}, "response_format.type"),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "a", "definition": SCHEMA}}},
+            "response_format.json_schema.definition",
+        ),
+        ({"structured_outputs": {"whitespace_pattern": " "}}, "structured_outputs.whitespace_pattern"),
+        ({"structured_outputs": {"disable_any_whitespace": True}}, "structured_outputs.disable_any_whitespace"),
+        ({"grammar": {"type": "json", "value": SCHEMA}}, "grammar"),
+        ({"json_schema": 5}, "json_schema"),
+        ({"format": "json"}, "format"),
+        ({"format": SCHEMA}, "format"),
+        ({"output_format": FORMAT}, "output_format"),
+        ({"structural_tag": "{}"}, "structural_tag"),
+        ({"guided_whitespace_pattern": " "}, "guided_whitespace_pattern"),
+        ({"text": {"format": {"type": "json_object"}}}, "text"),
     ],
 )
 def test_what_is_asked_wrongly_is_named(endpoint: str, parameters: dict[str, Any], param: str) -> None:
@@ -117,3 +159,48 @@ def test_a_grammar_that_is_refused_is_an_error_before_anything_is_queued(
     if status == 400:
         assert reply.error["param"] == "response_format.json_schema.schema"
         assert reply.error["message"] == "'response_format.json_schema.schema': \"not\" is not supported."
+
+
+@pytest.mark.parametrize("key", ["one", "two", None])
+def test_callers_are_told_apart_by_an_opaque_name(key: str | None) -> None:
+    """The name is that of the key or, where no key is asked for, the client's address."""
+    client = Client(config=ServerConfig((MODEL,), api_keys=("one", "two") if key else ()))
+    headers = {"authorization": f"Bearer {key}"} if key else {}
+    body = {"model": MODEL, "prompt": "hi", "guided_regex": "a"}
+    for _ in range(2):
+        assert client.post("/v1/completions", body, **headers).status == 200
+    (caller,) = set(client.engine.callers)
+    assert caller and key != caller
+    assert {request.caller for request in client.engine.submitted} == {caller}
+
+
+def test_other_apis_bind_answers_by_their_own_fields_and_by_these() -> None:
+    client = Client()
+    for call, field in (
+        (client.respond, {"text": {"format": {"type": "json_schema", "name": "n", "schema": SCHEMA}}}),
+        (client.respond, {"text": {"format": {"type": "json_object", "schema": SCHEMA}}}),
+        (client.respond, {"json_schema": SCHEMA}),
+        (client.message, {"output_config": {"format": {"type": "json_schema", "schema": SCHEMA}}}),
+        (client.message, {"output_format": {"type": "json_schema", "schema": SCHEMA}}),
+        (client.message, {"guided_json": SCHEMA}),
+    ):
+        assert call(**field).status == 200
+        assert client.engine.submitted[-1].params.grammar == BOUND
+
+
+def test_other_apis_refuse_by_name_what_they_do_not_know() -> None:
+    client = Client()
+    format = {"type": "json_schema", "schema": SCHEMA}
+    for call, body, param in (
+        (client.respond, {"text": {"format": {"type": "text", "schema": SCHEMA}}}, "text.format.schema"),
+        (client.respond, {"text": {"format": {"type": "json_object", "pattern": "a"}}}, "text.format.pattern"),
+        (client.respond, {"output_format": format}, "output_format"),
+        (client.message, {"output_format": format | {"pattern": "a"}}, "output_format.pattern"),
+        (client.message, {"output_config": {"format": format | {"x": 1}}}, "output_config.format.x"),
+        (client.message, {"output_config": {"format": format}, "output_format": format}, "output_format"),
+        (client.message, {"format": "json"}, "format"),
+    ):
+        reply = call(**body)
+        assert reply.status == 400
+        assert f"'{param}'" in reply.error["message"]
+    assert client.engine.submitted == []
