@@ -138,7 +138,7 @@ def test_json_of_clients_and_models_comes_in_by_one_door() -> None:
 
     parts.py keeps nothing of what it reads: it asks whether a text is complete.
     """
-    files = {"server/text/template.py", "server/text/tokenizer.py", "server/conversation/parts.py"}
+    files = {"server/text/checkpoint_files.py", "server/text/tokenizer.py", "server/conversation/parts.py"}
     readers = [each.name for each in sources() if each.name.startswith("server/") and "json.load" in each.text]
     assert [name for name in readers if name not in files] == []
 

@@ -11,6 +11,7 @@ from octavo.engine.process.engine_process import EngineProcess
 from octavo.engine.process.main import Build
 from octavo.engine.process.watchdog import Watchdog
 from octavo.engine.startup import machine
+from octavo.engine.startup.shortage import shortage
 
 STOP_GRACE = 2.0  # seconds that a process has to end once its pipe is closed
 FINISHED = (FinishReason.STOP, FinishReason.LENGTH)  # reasons with which a request ends well
@@ -23,6 +24,7 @@ class Life:
     ready_at: float | None = None  # in the event loop's time; None: not ready yet
     has_finished_a_request: bool = False
     fatal: str | None = None  # why starting again would not help; None: it may
+    denied: str | None = None  # what the machine denied, so that there was no process
 
     def hear(self, message: FromEngine | Died, now: float) -> None:
         """Notes what a message says about this life."""
@@ -91,13 +93,17 @@ class Supervisor:
     async def run(self) -> str:
         """Returns why it gave up: a sentence of the engine's, or a clause. Cancelling it ends the process."""
         attempt = 0
+        was_ready = False  # Before it is, what the machine denies is the same the next time.
         while True:
             life = Life()
             reason = await self._live(life)
+            was_ready |= life.ready_at is not None
+            if life.denied is not None and not was_ready:
+                return life.denied
             self._deliver(Died(reason))  # The exit code may not have been known when Died was delivered before.
             if life.fatal is not None:
                 return life.fatal
-            if life.ready_at is None and (limit := machine.limit_in_force()) is not None:
+            if not was_ready and (limit := machine.limit_in_force()) is not None:
                 return f"{reason} while it started, and {limit}: raise the limit, or remove it"
             if self._restarts.went_well(life, asyncio.get_running_loop().time()):
                 attempt = 0
@@ -117,6 +123,7 @@ class Supervisor:
         try:
             self._process = EngineProcess(self._config, self._build, receive)
         except OSError as error:
+            life.denied = shortage(error)
             return f"the engine process could not be started: {error}"
         watch = asyncio.create_task(self._abort_when_hung(self._process), name="engine watchdog")
         try:
