@@ -122,3 +122,89 @@ def test_a_message_that_uses_a_tool_and_what_comes_of_it() -> None:
         turns = [{"role": "assistant", "content": content}, {"role": "user", "content": [result]}]
         client.messages.create(**asked, messages=messages + turns)
     assert '"arguments": {"x": 1}' in prompt_of(server) and "41" in prompt_of(server)
+
+
+def test_models_for_both() -> None:
+    server = serving(HELLO)
+    with openai_client(server) as client:
+        assert [model.id for model in client.models.list()] == [MODEL]
+        assert client.models.retrieve(MODEL).object == "model"
+    with anthropic_client(server) as client:
+        page = client.models.list()
+        assert [(model.id, model.display_name) for model in page] == [(MODEL, MODEL)]
+        assert (page.has_more, page.first_id, page.last_id) == (False, MODEL, MODEL)
+        one = client.models.retrieve(MODEL)
+        assert (one.type, one.lifecycle, one.created_at.tzinfo is not None) == ("model", "active", True)
+
+
+def test_errors_as_each_sdk_reads_them() -> None:
+    server = serving(HELLO)
+    messages: list[Any] = [{"role": "user", "content": "hi"}]
+    with openai_client(server) as client:
+        with pytest.raises(openai.BadRequestError) as refused:
+            client.chat.completions.create(model=MODEL, messages=messages, temperature=3)
+        assert (refused.value.code, refused.value.param) == ("decimal_above_max_value", "temperature")
+    with anthropic_client(server) as client:
+        with pytest.raises(anthropic.BadRequestError) as invalid:
+            client.messages.create(model=MODEL, max_tokens=5, messages=messages, extra_body={"temperature": 3})
+        assert invalid.value.request_id and invalid.value.body["request_id"] == invalid.value.request_id
+        large = [{"role": "user", "content": "hi" * 5_000_000}]
+        with pytest.raises(anthropic.APIStatusError) as refused_large:
+            client.messages.create(model=MODEL, max_tokens=5, messages=large)
+        assert (refused_large.value.status_code, refused_large.value.body["error"]["type"]) == (
+            413,
+            "request_too_large",
+        )
+        assert client.messages.create(model=MODEL, max_tokens=5, messages=messages)._request_id
+
+
+def test_the_end_of_a_stream() -> None:
+    call: dict[str, Any] = {"model": MODEL, "stream": True, "stream_options": {"include_usage": True}}
+    with openai_client(serving(HELLO)) as client:
+        *chunks, ended, usage = client.chat.completions.create(messages=[{"role": "user", "content": "hi"}], **call)
+        assert ended.choices[0].delta.model_dump(exclude_none=True) == {}
+        assert (ended.choices[0].finish_reason, usage.choices, usage.usage.completion_tokens) == (
+            "stop",
+            [],
+            len(HELLO),
+        )
+        assert {chunk.choices[0].finish_reason for chunk in chunks} == {chunk.usage for chunk in chunks} == {None}
+        *texts, last, usage = client.completions.create(prompt="hi", **call)
+        assert (last.choices[0].text, last.choices[0].finish_reason) == ("", "stop")
+        assert "".join(text.choices[0].text for text in texts) == "héllo 🦑"
+        assert all(text.usage is None for text in (*texts, last)) and usage.usage is not None
+
+
+def test_what_a_thinking_agent_sends() -> None:
+    messages: list[Any] = [{"role": "user", "content": "hi"}]
+    with anthropic_client(serving(HELLO)) as client:
+        thinking: Any = {"type": "enabled", "budget_tokens": 1024}
+        message = client.messages.create(model=MODEL, max_tokens=10_000, messages=messages, thinking=thinking)
+        assert (message.content[0].text, message.stop_reason) == ("héllo 🦑", "end_turn")
+    with openai_client(serving(HELLO)) as client:
+        client.chat.completions.create(model=MODEL, messages=messages, reasoning_effort="high")
+        client.responses.create(model=MODEL, input="hi", reasoning={"effort": "low", "summary": "auto"})
+
+
+BROKEN = ids_of('<tool_call>\n{"name": "f", "arguments": {"x": 1, "y": "ab')
+
+
+def test_a_call_that_was_broken_off() -> None:
+    """The accumulators of both SDKs read what there is, and neither is told to make the call."""
+    with openai_client(serving(BROKEN)) as client:
+        with client.responses.stream(model=MODEL, input="hi", tools=[FUNCTION]) as stream:
+            *_, last = stream
+        call = last.response.output[0]
+        assert (last.type, call.status, call.arguments) == ("response.incomplete", "incomplete", '{"x": 1, "y": "ab')
+    with anthropic_client(serving([*BROKEN, EOS])) as client:
+        asked: Any = {
+            "model": MODEL,
+            "max_tokens": 100,
+            "messages": [{"role": "user", "content": "hi"}],
+            "tools": [TOOL],
+        }
+        with client.messages.stream(**asked) as stream:
+            streamed = stream.get_final_message()
+        whole = client.messages.create(**asked)
+        for message in (streamed, whole):
+            assert (message.stop_reason, message.content[0].input["x"]) == ("end_turn", 1)
