@@ -3,7 +3,7 @@
 # ///
 """Checks Anthropic's own package over /v1/messages, with strict validation."""
 
-from anthropic import Anthropic, BadRequestError, NotFoundError
+from anthropic import Anthropic, BadRequestError, ContentTooLargeError, NotFoundError
 from report import KEY, LIMIT, MODEL, QUESTION, URL, run
 
 client = Anthropic(base_url=URL, api_key=KEY, _strict_response_validation=True)
@@ -37,12 +37,53 @@ def counted() -> None:
     assert count.input_tokens == usage.input_tokens + usage.cache_read_input_tokens
 
 
+def models() -> None:
+    page = client.models.list()
+    assert [(model.id, model.display_name, model.type) for model in page] == [(MODEL, MODEL, "model")]
+    assert client.models.retrieve(MODEL).created_at == page.data[0].created_at and page.has_more is False
+
+
+def stopped() -> None:
+    endings = [f"\nHuman {number}:" for number in range(20)] + ["e"]
+    answer = client.messages.create(**CALL, stop_sequences=endings)
+    assert (answer.stop_reason, answer.stop_sequence) in {
+        ("stop_sequence", "e"),
+        ("max_tokens", None),
+        ("end_turn", None),
+    }
+
+
+def agent() -> None:
+    """Claude Code's fields: a limit beyond the context, cached blocks, thinking and an effort."""
+    cached = {"cache_control": {"type": "ephemeral"}}
+    with client.messages.stream(
+        model=MODEL,
+        max_tokens=32_000,
+        system=[{"type": "text", "text": "Be brief.", **cached}],
+        messages=[{"role": "user", "content": [{"type": "text", "text": QUESTION, **cached}]}],
+        stop_sequences=[".", "\n"],  # ends the answer soon
+        thinking={"type": "enabled", "budget_tokens": 31_999},
+        metadata={"user_id": "someone"},
+        extra_body={"temperature": 1, "output_config": {"effort": "high"}, "context_management": {"edits": []}},
+    ) as stream:
+        answer = stream.get_final_message()
+    assert stream.request_id
+    assert answer.stop_reason in {"stop_sequence", "end_turn", "model_context_window_exceeded"}
+
+
 def errors() -> None:
-    for expected, changes in ((NotFoundError, {"model": "another"}), (BadRequestError, {"max_tokens": -1})):
+    too_hot = {"extra_body": {"temperature": 1.5}}
+    for expected, changes in (
+        (NotFoundError, {"model": "another"}),
+        (BadRequestError, {"max_tokens": -1}),
+        (BadRequestError, too_hot),
+        (ContentTooLargeError, {"messages": [{"role": "user", "content": "x" * 9_000_000}]}),
+    ):
         try:
             client.messages.create(**CALL | changes)
         except expected as error:
-            assert error.body["type"] == "error"
+            assert error.body["type"] == "error" and error.body["request_id"] == error.request_id
+            assert (error.body["error"]["type"] == "request_too_large") == (error.status_code == 413)
         else:
             raise AssertionError(f"{changes} was accepted")
 
@@ -67,5 +108,15 @@ def tool_stream() -> None:
     assert use.input.keys() == {"city"}
 
 
+def cut_tool() -> None:
+    call = CALL | {"max_tokens": 12, "tools": [WEATHER], "tool_choice": {"type": "any"}}
+    with client.messages.stream(**call) as stream:
+        streamed = stream.get_final_message()
+    whole = client.messages.create(**call)
+    for message in (streamed, whole):
+        assert message.stop_reason in {"max_tokens", "tool_use"}
+        assert all(isinstance(block.input, dict) for block in message.content if block.type == "tool_use")
+
+
 if __name__ == "__main__":
-    run(plain, streamed, counted, errors, tool, tool_stream)
+    run(models, plain, streamed, counted, stopped, agent, errors, tool, tool_stream, cut_tool)

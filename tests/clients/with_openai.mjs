@@ -29,6 +29,20 @@ async function streamed() {
   assert.ok(whole.usage.completion_tokens <= limit);
 }
 
+async function ended() {
+  const stream_options = { include_usage: true };
+  const stream = await client.chat.completions.create({ model, messages, max_tokens: limit, stream: true, stream_options });
+  const chunks = await Array.fromAsync(stream);
+  const last = chunks.at(-2);
+  assert.deepEqual(last.choices[0].delta, {});
+  assert.ok(["stop", "length"].includes(last.choices[0].finish_reason));
+  assert.deepEqual(chunks.at(-1).choices, []);
+  const texts = await client.completions.create({
+    model, prompt: question, max_tokens: limit, stream: true, stream_options,
+  });
+  for await (const chunk of texts) assert.equal(chunk.usage === null, chunk.choices.length > 0);
+}
+
 async function aborted() {
   const stream = await client.chat.completions.create({ model, messages, stream: true });
   for await (const chunk of stream) {
@@ -40,6 +54,8 @@ async function aborted() {
 async function errors() {
   await assert.rejects(client.chat.completions.create({ model: "another", messages }), OpenAI.NotFoundError);
   await assert.rejects(client.chat.completions.create({ model, messages, top_p: 2 }), OpenAI.BadRequestError);
+  const code = "decimal_above_max_value";
+  await assert.rejects(client.chat.completions.create({ model, messages, temperature: 3 }), { code, param: "temperature" });
 }
 
 async function tool() {
@@ -65,4 +81,4 @@ async function structured() {
   assert.equal(typeof answer.choices[0].message.parsed.city, "string");
 }
 
-await run(plain, streamed, aborted, errors, tool, toolStreamed, structured);
+await run(plain, streamed, ended, aborted, errors, tool, toolStreamed, structured);

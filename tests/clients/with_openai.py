@@ -42,8 +42,45 @@ def completion() -> None:
 
 
 def completion_stream() -> None:
-    chunks = list(client.completions.create(model=MODEL, prompt=QUESTION, max_tokens=LIMIT, stream=True))
-    assert chunks[-1].choices[0].finish_reason in {"stop", "length"}
+    call = {"model": MODEL, "prompt": QUESTION, "max_tokens": LIMIT, "seed": 1}
+    *chunks, last, usage = client.completions.create(**call, stream=True, stream_options={"include_usage": True})
+    assert last.choices[0].text == "" and last.choices[0].finish_reason in {"stop", "length"}
+    assert all(chunk.usage is None and chunk.choices[0].finish_reason is None for chunk in chunks)
+    whole = client.completions.create(**call)
+    assert "".join(chunk.choices[0].text for chunk in chunks) == whole.choices[0].text
+    assert usage.usage.completion_tokens == whole.usage.completion_tokens
+
+
+def document() -> None:
+    call = {"model": MODEL, "max_tokens": 4, "echo": True}
+    assert client.completions.create(prompt=None, **call).choices[0].text.startswith("<|")
+    for adds in (True, False):
+        client.completions.create(prompt=QUESTION, extra_body={"add_special_tokens": adds}, **call)
+
+
+def stops() -> None:
+    many = [f"\nGuest {number}:" for number in range(60)]
+    answer = client.chat.completions.create(model=MODEL, messages=MESSAGES, max_tokens=LIMIT, stop=many)
+    assert answer.choices[0].finish_reason in {"stop", "length"}
+    bias = {"logit_bias": {"1": 100}, "temperature": 0, "max_tokens": 6}  # the token is special in this vocabulary
+    told = client.completions.create(model=MODEL, prompt="Hello", stop=["<|im_start|>"], **bias)
+    assert (told.choices[0].text, told.choices[0].finish_reason, told.usage.completion_tokens) == ("", "stop", 1)
+
+
+def random_seed() -> None:
+    call = {"model": MODEL, "prompt": QUESTION, "max_tokens": LIMIT, "temperature": 2}
+    answers = {client.completions.create(**call, seed=-1).choices[0].text for _ in range(3)}
+    assert len(answers) > 1
+    assert len({client.completions.create(**call, seed=7).choices[0].text for _ in range(2)}) == 1
+
+
+def effort() -> None:
+    call = {"model": MODEL, "max_completion_tokens": LIMIT, "messages": MESSAGES}
+    assert client.chat.completions.create(**call, reasoning_effort="high").choices[0].message.content
+    reasoning = {"effort": "minimal", "summary": "auto"}
+    assert client.responses.create(
+        model=MODEL, input=QUESTION, max_output_tokens=LIMIT, reasoning=reasoning
+    ).output_text
 
 
 def plain() -> None:
@@ -54,7 +91,8 @@ def plain() -> None:
 
 def streamed() -> None:
     call = {"model": MODEL, "messages": MESSAGES, "max_tokens": LIMIT, "seed": 1, "logprobs": True}
-    *chunks, last = client.chat.completions.create(**call, stream=True, stream_options={"include_usage": True})
+    *chunks, ended, last = client.chat.completions.create(**call, stream=True, stream_options={"include_usage": True})
+    assert ended.choices[0].finish_reason in {"stop", "length"} and not ended.choices[0].delta.model_fields_set
     whole = client.chat.completions.create(**call)
     assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == whole.choices[0].message.content
     assert last.usage.completion_tokens == len(whole.choices[0].logprobs.content)
@@ -67,11 +105,21 @@ def stream_helper() -> None:
 
 
 def errors() -> None:
-    for expected, changes in ((NotFoundError, {"model": "another"}), (BadRequestError, {"temperature": 3})):
+    codes = {
+        "model_not_found": {"model": "another"},
+        "decimal_above_max_value": {"temperature": 3},
+        "array_above_max_length": {"stop": ["a"] * 129},
+        "invalid_type": {"max_tokens": "5"},
+        "empty_array": {"messages": []},
+        "unsupported_parameter": {"audio": {"voice": "ash", "format": "wav"}},
+        "context_length_exceeded": {"max_tokens": 10**6},
+    }
+    for code, changes in codes.items():
         try:
             client.chat.completions.create(**{"model": MODEL, "messages": MESSAGES} | changes)
-        except expected as error:
-            assert error.param in changes and error.type == "invalid_request_error"
+        except (BadRequestError, NotFoundError) as error:
+            assert error.code == code and error.type == "invalid_request_error"
+            assert error.param in {*changes, "messages"}
         else:
             raise AssertionError(f"{changes} was accepted")
 
@@ -88,6 +136,17 @@ def tool() -> None:
         model=MODEL, messages=[*MESSAGES, *told], tools=[WEATHER], tool_choice="none", max_tokens=LIMIT
     )
     assert again.choices[0].finish_reason in {"stop", "length"}
+
+
+def long_name() -> None:
+    named = {"type": "function", "function": WEATHER["function"] | {"name": "mcp__weather.v2__" + "x" * 100}}
+    choice = {"type": "function", "function": {"name": named["function"]["name"]}}
+    call = {"model": MODEL, "messages": MESSAGES, "tools": [named], "tool_choice": choice}
+    answer = client.chat.completions.create(**call, max_tokens=300).choices[0]
+    assert answer.finish_reason == "tool_calls"
+    assert answer.message.tool_calls[0].function.name == named["function"]["name"]
+    cut = client.chat.completions.create(**call, max_tokens=3).choices[0]
+    assert cut.finish_reason == "length"
 
 
 def tool_stream() -> None:
@@ -120,5 +179,16 @@ def responses_stream() -> None:
 
 
 if __name__ == "__main__":
-    texts = (models, completion, completion_stream, plain, streamed, stream_helper, errors)
-    run(*texts, tool, tool_stream, structured, responses, responses_stream)
+    texts = (
+        models,
+        completion,
+        completion_stream,
+        document,
+        stops,
+        random_seed,
+        plain,
+        streamed,
+        stream_helper,
+        errors,
+    )
+    run(*texts, effort, tool, long_name, tool_stream, structured, responses, responses_stream)
