@@ -32,7 +32,8 @@ async function streamed() {
 async function ended() {
   const stream_options = { include_usage: true };
   const stream = await client.chat.completions.create({ model, messages, max_tokens: limit, stream: true, stream_options });
-  const chunks = await Array.fromAsync(stream);
+  const chunks = [];
+  for await (const chunk of stream) chunks.push(chunk);
   const last = chunks.at(-2);
   assert.deepEqual(last.choices[0].delta, {});
   assert.ok(["stop", "length"].includes(last.choices[0].finish_reason));
