@@ -9,7 +9,7 @@ from starlette.requests import Request as HttpRequest
 
 from octavo.engine.api import Ready, SamplingParams
 from octavo.server.conversation.call_grammar import CallGrammar, call_grammar
-from octavo.server.conversation.calls import CallFormat, CallParser, format_of, new_id
+from octavo.server.conversation.calls import CallParser, format_of, new_id
 from octavo.server.conversation.messages import turns_of
 from octavo.server.conversation.parts import AnswerParser, PartParser, PlainText
 from octavo.server.conversation.request import ChatRequest
@@ -20,6 +20,7 @@ from octavo.server.generation.sampling import encodable, kept, output_limit, sam
 from octavo.server.generation.service import Service
 from octavo.server.generation.texts import Texts
 from octavo.server.http.errors import InvalidRequest
+from octavo.server.text.call_formats import CallFormat
 from octavo.server.text.template import ChatTemplate, Rendering
 from octavo.server.text.traced import plain
 

@@ -5,11 +5,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from octavo.engine.api import Grammar
-from octavo.server.conversation.calls import CallFormat
 from octavo.server.conversation.request import ChatRequest
 from octavo.server.conversation.tools import Tool, ToolUse
 from octavo.server.generation.structured import Constraint
 from octavo.server.http.reading import read_json
+from octavo.server.text.call_formats import CallFormat
 
 MOST_CALLS = 16  # per answer; without a limit, a model may go on for ever
 # Models were trained to write JSON with these separators. Only the values are left to them.
@@ -51,6 +51,8 @@ def call_grammar(
 
 def _calls(format: CallFormat, tokens: Mapping[str, int], most: int) -> list[str]:
     """Returns the rules of one call or several, with the markers around them."""
+    if not format.marker:
+        return [_repeated("calls: call", '"; " call', most)]
     marker, end = _literal(format.marker, tokens), _literal(format.end, tokens)
     if format.named:
         return [f"calls: marked{{1,{most}}}", f"marked: {marker} call"]
@@ -69,7 +71,7 @@ def _call(position: int, tool: Tool, format: CallFormat, tokens: Mapping[str, in
     arguments = f"arguments_{position}: {_json(json.dumps(tool.schema_of_arguments))}"
     if format.named:
         return f"call_{position}: {_quoted(tool.name)} {_literal('[ARGS]', tokens)} arguments_{position}\n{arguments}"
-    head = f'{{"name": {json.dumps(tool.name)}, "arguments": '
+    head = f'{{"name": {json.dumps(tool.name)}, "{format.key}": '
     return f'call_{position}: {_quoted(head)} arguments_{position} "}}"\n{arguments}'
 
 

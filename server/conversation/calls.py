@@ -5,47 +5,34 @@ import re
 import secrets
 import string
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 from octavo.server.conversation.parts import Part, Text, ToolCallArguments, ToolCallStart
 from octavo.server.http.reading import read_json
-from octavo.server.text.call_formats import CALL, END_OF_CALL
+from octavo.server.text.call_formats import CALL, END_OF_CALL, JSON, PYTHON_TAG, CallFormat
 from octavo.server.text.template import ChatTemplate
 
 _LETTERS = string.ascii_letters + string.digits
 _REACH = 256  # characters; if the head of a call does not end within them, the call is read once it is complete
 # {"name": "f", "arguments": {
-_HEAD = re.compile(r'\{\s*"name"\s*:\s*"(?P<name>[^"\\]*)"\s*,\s*"(?:arguments|parameters)"\s*:\s*(?=\{)')
-_NAMED_HEAD = re.compile(r"\s*(?P<name>[\w.-]+)(?:\[CALL_ID\][\w-]*)?\[ARGS\]\s*")  # f[ARGS]{
-
-
-@dataclass(frozen=True, slots=True)
-class CallFormat:
-    """Describes how a model writes calls: a marker, then {"name": ..., "arguments": ...}, or an array of such objects.
-
-    Mistral's newer models write name[ARGS]{...} after each marker; the parser understands that in every format.
-    """
-
-    marker: str
-    end: str = ""  # the marker after a call; empty: there is none
-    named: bool = False  # the model writes name[ARGS]{...}
-
-    def tokens(self) -> tuple[str, ...]:
-        """Returns texts that may be special tokens of the vocabulary, which decoding would hide."""
-        return (self.marker, self.end, "[ARGS]", "[CALL_ID]")
-
-
-JSON = CallFormat(CALL, END_OF_CALL)
-MISTRAL = CallFormat("[TOOL_CALLS]")
-MISTRAL_NAMED = CallFormat("[TOOL_CALLS]", named=True)
+_HEAD = re.compile(
+    r'\{\s*(?:"type"\s*:\s*"function"\s*,\s*)?"name"\s*:\s*"(?P<name>[^"\\]*)"\s*,'
+    r'\s*"(?:arguments|parameters)"\s*:\s*(?=\{)'
+)
+_NAMED_HEAD = re.compile(r"\s*(?P<name>[\w.-]+)(?:\[CALL_ID\][\w-]*)?(?:\[ARGS\])?\s*")  # f[ARGS]{
+_NAMED_ALONE = re.compile(r'\s*(?P<name>[\w.-]+)(?:\[CALL_ID\][\w-]*)?\[ARGS\]\s*(?:null|"")?\s*')  # f[ARGS]
+_KEYS = ("name", "type", "function", "arguments", "parameters", "id")  # of a call
+_KEY = re.compile(r'\{\s*"(?P<key>[^"\\]*)(?P<rest>.*)', re.DOTALL)
+_VALUE = re.compile(r'"\s*:\s*"(?P<value>[^"\\]*)(?P<rest>.?)', re.DOTALL)
+_BARE = re.compile(r"\[\s*(?=\{)|\{")  # what a call without a marker begins with
+_JSON_OBJECT = re.compile(r'\{\s*["}]')
+_MAY_BE_BARE = re.compile(r"\[\s*\Z")
 
 
 def format_of(template: ChatTemplate) -> CallFormat:
-    """Returns the format in which the template writes earlier calls; JSON for a template that takes no tools."""
-    if not template.capabilities.tools or MISTRAL.marker not in template.source:
-        return JSON
-    return MISTRAL_NAMED if "[ARGS]" in template.source else MISTRAL
+    """Returns the format in which the template tells the model to call; JSON for a template that takes no tools."""
+    format = template.capabilities.call_format
+    return format if format is not None and template.capabilities.tools else JSON
 
 
 def new_id(short: bool) -> Callable[[], str]:
@@ -101,13 +88,18 @@ class CallParser:
 
     Space before a marker, and after a call, belongs to neither text nor call. Once a call has begun, its arguments
     are passed on as the model writes them. Before that, whatever is not the head of a call of a known tool is text.
+    The plain format is read beside that of the template, since models fall back to it. Where calls have no marker, an
+    object that turns out to be none is text to its end (_skip).
     """
 
     def __init__(
         self, format: CallFormat, names: frozenset[str], new_id: Callable[[], str], parallel: bool = True
     ) -> None:
         """Calls after the first are passed on only if `parallel`; new_id makes the id of each call."""
-        self._format = format
+        self._ends = {format.marker or PYTHON_TAG: format.end, CALL: END_OF_CALL}  # marker -> what ends its call
+        opener = "|".join(map(re.escape, self._ends))
+        self._opener = re.compile(opener if format.marker else f"{opener}|{_BARE.pattern}")
+        self._unmarked = not format.marker
         self._names = names
         self._new_id = new_id
         self._most = None if parallel else 1
@@ -118,6 +110,7 @@ class CallParser:
         self._brackets = _Brackets()
         self._calls = 0
         self._in_array = False
+        self._marker = ""  # before this call; empty: there is none
 
     def push(self, text: str) -> list[Part]:
         self._held += text
@@ -128,6 +121,8 @@ class CallParser:
 
     def flush(self) -> list[Part]:
         """Returns what is left as text. Space at the end is dropped after a call, and so is an unfinished call."""
+        if self._state == self._head and (alone := self._alone(self._held)) is not None:
+            return [part for part in alone if self._is_wanted(part)]
         left, self._consumed, self._held = self._consumed + self._held, "", ""
         if self._state in (self._arguments, self._tail, self._close):
             return []
@@ -140,15 +135,23 @@ class CallParser:
 
     def _text(self) -> list[Part] | None:
         """Passes on text up to a marker, without the space before it; holds back what may become a marker."""
-        before, marker, after = self._held.partition(self._format.marker)
-        if marker:
-            shown = before.rstrip()
-            self._consumed, self._held, self._in_array = before[len(shown) :] + marker, after, False
-            self._begin()
-            return [Text(shown)] if shown else []
-        shown = before[: len(before) - _overlap(before, self._format.marker)].rstrip()
-        self._held = before[len(shown) :]
-        return [Text(shown)] if shown else None
+        opener = self._opener.search(self._held)
+        if opener is None:
+            shown = self._held[: len(self._held) - self._may_open()].rstrip()
+            self._held = self._held[len(shown) :]
+            return [Text(shown)] if shown else None
+        shown = self._held[: opener.start()].rstrip()
+        self._marker = opener[0] if opener[0] in self._ends else ""
+        self._in_array = opener[0][0] == "[" and not self._marker
+        begun = opener.start() if opener[0] == "{" else opener.end()
+        self._consumed, self._held = self._held[len(shown) : begun], self._held[begun:]
+        self._begin()
+        return [Text(shown)] if shown else []
+
+    def _may_open(self) -> int:
+        """Returns the number of characters at the end of the held text that may begin a marker or a call."""
+        bare = _MAY_BE_BARE.search(self._held) if self._unmarked else None
+        return max(len(bare[0]) if bare else 0, *(_overlap(self._held, marker) for marker in self._ends))
 
     def _begin(self) -> None:
         self._state, self._seen, self._brackets = self._head, 0, _Brackets()
@@ -169,6 +172,8 @@ class CallParser:
         if head is not None and head["name"] in self._names:
             self._held = self._held[head.end() :]
             return self._start(head["name"], self._tail)
+        if not self._marker and not _may_call(self._held[:_REACH], self._names):
+            return self._no_call("")
         end = self._brackets.end(self._held, self._seen)
         if end is None:
             self._seen = len(self._held)
@@ -179,11 +184,17 @@ class CallParser:
     def _complete(self, written: str) -> list[Part]:
         """Reads a call from a whole object: its keys may have another order, its arguments may be text."""
         call = _loaded(written)
-        name = call.get("name") if isinstance(call, dict) else None
+        strange = not self._marker and isinstance(call, dict) and not call.keys() <= set(_KEYS)
+        if isinstance(call, dict) and isinstance(call.get("function"), dict):
+            call = call["function"]
+        name = call.get("name") if isinstance(call, dict) and not strange else None
         arguments = _arguments_of(call) if isinstance(name, str) and name in self._names else None
         if not isinstance(name, str) or arguments is None:
-            self._held = written[1:] + self._held
-            return self._no_call(written[0])
+            self._held = written[1:] + self._held if self._marker else written + self._held
+            return self._no_call(written[0] if self._marker else "")
+        return self._whole(name, arguments)
+
+    def _whole(self, name: str, arguments: str) -> list[Part]:
         start = self._start(name, self._close)
         self._state = self._close
         return [*start, ToolCallArguments(self._calls - 1, arguments)]
@@ -191,6 +202,11 @@ class CallParser:
     def _named(self) -> list[Part] | None:
         """Consumes the head of name[ARGS]{...}."""
         brace = self._held.find("{", 0, _REACH)
+        marker = self._held.find(self._marker, 0, _REACH) if self._marker else -1
+        if marker >= 0 and (brace < 0 or marker < brace):
+            alone = self._alone(self._held[:marker])
+            self._held = self._held[marker:] if alone else self._held
+            return alone or self._no_call("")
         if brace < 0 and len(self._held) < _REACH:
             return None
         head = _NAMED_HEAD.fullmatch(self._held[: max(brace, 0)])
@@ -199,11 +215,29 @@ class CallParser:
         self._held = self._held[brace:]
         return self._start(head["name"], self._close)
 
+    def _alone(self, written: str) -> list[Part] | None:
+        """Returns the parts of a call that has a name and no arguments, or None if that is not what is written."""
+        head = _NAMED_ALONE.fullmatch(written)
+        return self._whole(head["name"], "{}") if head is not None and head["name"] in self._names else None
+
     def _no_call(self, more: str) -> list[Part]:
         """Passes on as text what was consumed as the beginning of a call."""
         text, self._consumed = self._consumed + more, ""
         self._state, self._in_array = self._text, False
+        if not self._marker and _JSON_OBJECT.match(self._held):
+            self._held, text, self._state, self._brackets = text + self._held, "", self._skip, _Brackets()
+        elif not self._marker:
+            text, self._held = text + self._held[:1], self._held[1:]
         return [Text(text)] if text else []
+
+    def _skip(self) -> list[Part] | None:
+        """Passes on an object or an array that is no call, to its end."""
+        if not self._held:
+            return None
+        end = self._brackets.end(self._held, 0)
+        shown, self._held = self._held[:end], self._held[len(self._held) if end is None else end :]
+        self._state = self._skip if end is None else self._text
+        return [Text(shown)]
 
     def _start(self, name: str, after: Callable[[], list[Part] | None]) -> list[Part]:
         self._consumed = ""
@@ -239,7 +273,7 @@ class CallParser:
 
     def _close(self) -> list[Part] | None:
         """Consumes what ends a call, or leads to the next one in an array."""
-        rest = self._held.lstrip()
+        rest, end = self._held.lstrip(), self._ends.get(self._marker, "")
         if rest[:1] == "," and self._in_array:
             self._held = rest[1:]
             self._begin()
@@ -247,19 +281,45 @@ class CallParser:
         if rest[:1] == "]" and self._in_array:
             self._held, self._in_array = rest[1:], False
             return []
-        if len(rest) < len(self._format.end) and self._format.end.startswith(rest):
+        if not rest or (len(rest) < len(end) and end.startswith(rest)):
             return None
-        if self._format.end and rest.startswith(self._format.end):
-            self._held = rest[len(self._format.end) :]
-        elif not rest:
+        if end and rest.startswith(end):
+            self._held = rest[len(end) :]
+        elif self._unmarked and rest[0] == ";":
+            return self._separated(rest)
+        self._state = self._text
+        return []
+
+    def _separated(self, rest: str) -> list[Part] | None:
+        """Consumes a semicolon between two calls that have no markers; before text it is text."""
+        following = rest[1:].lstrip()
+        if not following:
             return None
         self._state = self._text
+        if following[0] == "{":
+            self._marker, self._consumed, self._held = "", rest[: len(rest) - len(following)], following
+            self._begin()
         return []
 
     def _skip_space(self) -> None:
         stripped = self._held.lstrip()
         self._consumed += self._held[: len(self._held) - len(stripped)]
         self._held = stripped
+
+
+def _may_call(text: str, names: frozenset[str]) -> bool:
+    """Returns whether an object that begins like this may be a call of a known tool."""
+    begun = _KEY.match(text)
+    if begun is None:
+        return not text[1:].strip()
+    key, rest = begun["key"], begun["rest"]
+    if not rest:
+        return any(each.startswith(key) for each in _KEYS)
+    value = _VALUE.match(rest)
+    if key not in _KEYS or value is None or key not in ("name", "type"):
+        return key in _KEYS
+    known = names if key == "name" else ("function",)
+    return value["value"] in known if value["rest"] else any(each.startswith(value["value"]) for each in known)
 
 
 def _overlap(text: str, marker: str) -> int:
@@ -277,8 +337,13 @@ def _loaded(text: str) -> Any:
 
 
 def _arguments_of(call: dict[str, Any]) -> str | None:
-    """Returns the arguments as JSON text, which some models put into a string; None if they are no object."""
-    arguments = call.get("arguments", call.get("parameters", {}))
+    """Returns the arguments as JSON text, which some models put into a string; None if they are no object.
+
+    Null, nothing and empty text are an empty object.
+    """
+    arguments = call.get("arguments", call.get("parameters"))
+    if arguments is None or (isinstance(arguments, str) and arguments.strip() in ("", "null")):
+        return "{}"
     if isinstance(arguments, str) and isinstance(_loaded(arguments), dict):
         return arguments
     return json.dumps(arguments, ensure_ascii=False) if isinstance(arguments, dict) else None

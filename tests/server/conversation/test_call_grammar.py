@@ -10,13 +10,14 @@ from llguidance import LLMatcher, LLTokenizer, grammar_from
 
 from octavo.engine.api import Grammar
 from octavo.engine.client import BadGrammar
-from octavo.server.conversation.calls import JSON, MISTRAL, MISTRAL_NAMED, CallFormat, CallParser
+from octavo.server.conversation.calls import CallParser, format_of
 from octavo.server.conversation.parts import ParsedDelta
+from octavo.server.text.call_formats import JSON, LLAMA, MISTRAL, MISTRAL_NAMED, CallFormat
 from octavo.server.text.tokenizer import Tokenizer
 from tests.server.client import Client
 from tests.server.conversation.test_tools import CALLS, TOOLS, mistral, roomy, streamed, tool, whole
 from tests.server.fake import FakeEngineClient, replay
-from tests.server.text.test_template import MISTRAL_TOOLS
+from tests.server.text.real_templates import ALL, LLAMA_31
 from tests.server.vocab import EOS, byte_level, ids_of
 
 NESTED = {
@@ -59,19 +60,21 @@ def sampled(tokenizer: Tokenizer, grammar: Grammar, seed: int) -> list[int]:
 def tokenizer_of(format: CallFormat) -> Tokenizer:
     match format:
         case CallFormat(named=True):
-            source = MISTRAL_TOOLS.replace("[TOOL_RESULTS]", "{# [ARGS] #}[TOOL_RESULTS]")
-            return mistral(source, "[ARGS]")
+            return mistral(ALL["mistral_small"], "[ARGS]", "[CALL_ID]")
+        case CallFormat(marker=""):
+            return byte_level(LLAMA_31)
         case CallFormat(end=""):
             return mistral()
         case _:
             return byte_level()
 
 
-@pytest.mark.parametrize("format", [JSON, MISTRAL, MISTRAL_NAMED], ids=["json", "mistral", "named"])
+@pytest.mark.parametrize("format", [JSON, MISTRAL, MISTRAL_NAMED, LLAMA], ids=["json", "mistral", "named", "llama"])
 @pytest.mark.parametrize("choice", ["required", "one"])
 def test_what_the_grammar_lets_through_are_calls(format: CallFormat, choice: str) -> None:
     tokenizer = tokenizer_of(format)
     parameters = {"tools": BOTH, "tool_choice": "required", "parallel_tool_calls": choice == "required"}
+    assert tokenizer.template is not None and format_of(tokenizer.template) == format
     grammar = grammar_of(roomy(replay((65,)), tokenizer), **parameters)
     assert grammar is not None
     for seed in range(6):

@@ -3,18 +3,22 @@
 import json
 import re
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from octavo.server.conversation.calls import JSON, MISTRAL, MISTRAL_NAMED, CallFormat, CallParser, format_of, new_id
+from octavo.server.conversation.calls import CallParser, format_of, new_id
 from octavo.server.conversation.parts import ParsedDelta, Part, Text, ToolCall, ToolCallArguments, ToolCallStart
-from octavo.server.text.template import ChatTemplate
+from octavo.server.text.call_formats import JSON, LLAMA, MISTRAL, MISTRAL_NAMED, CallFormat
+from octavo.server.text.template import ChatTemplate, Rendering
+from tests.server.text.real_templates import ALL
 from tests.server.text.test_template import CHATML, MISTRAL_TOOLS, SPECIAL
 
-FORMATS = {"json": JSON, "mistral": MISTRAL}
+FORMATS = {"json": JSON, "llama": LLAMA, "mistral": MISTRAL}
 ALPHABET = [
+    *("<|python_tag|>", '{"name": "g", "parameters": {', '{"type": "function", ', ";", '[{"name": "f"'),
     *("<tool_call>", "</tool_call>", "[TOOL_CALLS]", "[ARGS]", "[CALL_ID]", '{"name": "f", "arguments": {', "<tool"),
     *('{"name": "g", "arguments": {}}', '"arguments": "{}"', '"name": "f"', "f[ARGS]{", "[TOOL", '"', "\\"),
     *("{", "}", "[", "]", ",", ":", " ", "\n", "x", "é", "f", "null", '{"a": [1, "}"]}', "[{", "}]"),
@@ -139,7 +143,7 @@ def test_a_call_is_told_as_it_is_written() -> None:
 @given(st.sampled_from(sorted(FORMATS)), texts, st.booleans())
 def test_any_text_is_read_the_same_however_it_is_cut(name: str, text: str, parallel: bool) -> None:
     content, calls = whole(FORMATS[name], text, parallel)
-    if not calls and FORMATS[name].marker not in text:
+    if not calls:
         assert content == text
 
 
@@ -170,8 +174,98 @@ def test_ids() -> None:
     assert isinstance(first, ToolCall) and first.id != second.id
 
 
-def test_the_format_is_that_of_the_template() -> None:
+def test_the_format_is_that_in_which_the_template_writes_calls() -> None:
     assert format_of(ChatTemplate(MISTRAL_TOOLS, SPECIAL)) == MISTRAL
-    named = MISTRAL_TOOLS.replace("[TOOL_RESULTS]", "{# [ARGS] #}[TOOL_RESULTS]")
-    assert format_of(ChatTemplate(named, SPECIAL)) == MISTRAL_NAMED
     assert format_of(ChatTemplate(CHATML)) == format_of(ChatTemplate("{# [TOOL_CALLS] #}" + CHATML)) == JSON
+    assert {name: format_of(ChatTemplate(source, SPECIAL)) for name, source in ALL.items()} == {
+        **dict.fromkeys(ALL, JSON),
+        "llama_3.1": LLAMA,
+        "mistral": MISTRAL,
+        **dict.fromkeys(("mistral_small", "ministral"), MISTRAL_NAMED),
+    }
+
+
+@pytest.mark.parametrize("name", ALL)
+@pytest.mark.parametrize("arguments", [{}, {"x": '}"', "y": [{}]}])
+def test_what_a_template_writes_or_describes_is_read(name: str, arguments: dict[str, Any]) -> None:
+    template = ChatTemplate(ALL[name], SPECIAL)
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+    function: Any = {"name": "f", "arguments": arguments}
+    calling: Any = {"role": "assistant", "tool_calls": [{"id": "123456789", "type": "function", "function": function}]}
+    messages: Any = [{"role": "user", "content": "a"}, calling | {"content": ""}]
+    prompt, told = (template.render(messages[:length], Rendering([tool], False)) for length in (1, 2))
+    prompt = prompt.removesuffix("</s>")  # Phi ends a conversation that nobody continues
+    assert told.startswith(prompt)
+    text, calls = whole(format_of(template), told[len(prompt) :])
+    assert calls == [("f", json.dumps(arguments))] and "name" not in text
+
+
+@pytest.mark.parametrize(
+    ("text", "content", "calls"),
+    [
+        ('{"name": "f", "parameters": {"x": 1}}', "", [("f", '{"x": 1}')]),
+        ('\n {"name": "f", "arguments": {"x": 1}}\n', "", [("f", '{"x": 1}')]),
+        ('<|python_tag|>{"name": "f", "parameters": {"x": 1}}', "", [("f", '{"x": 1}')]),
+        ('{"type": "function", "name": "f", "parameters": {"x": 1}}', "", [("f", '{"x": 1}')]),
+        ('{"type": "function", "function": {"name": "f", "arguments": "{\\"x\\": 1}"}}', "", [("f", '{"x": 1}')]),
+        ('{"parameters": {"x": 1}, "name": "f"}', "", [("f", '{"x": 1}')]),
+        ('{"name": "f", "parameters": {}}; {"name": "g", "parameters": {}}', "", [("f", "{}"), ("g", "{}")]),
+        ('{"name": "f", "parameters": {}}\n{"name": "g", "parameters": {}}', "", [("f", "{}"), ("g", "{}")]),
+        ('[{"name": "f", "parameters": {}}, {"name": "g", "parameters": {}}]', "", [("f", "{}"), ("g", "{}")]),
+        ('<|python_tag|>{"name": "f"};<|python_tag|>{"name": "g"}', ";", [("f", "{}"), ("g", "{}")]),
+        ('So: {"name": "f", "parameters": {}} then', "So: then", [("f", "{}")]),
+        ('{"name": "f", "parameters": {}}; then', "; then", [("f", "{}")]),
+        ('{a} {"name": "f", "parameters": {}}', "{a}", [("f", "{}")]),
+        ('{"x": 1} {"name": "f", "parameters": {}}', '{"x": 1}', [("f", "{}")]),
+        ('<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>', "", [("f", "{}")]),
+    ],
+)
+def test_calls_without_a_marker(text: str, content: str, calls: list[tuple[str, str]]) -> None:
+    assert whole(LLAMA, text) == (content, calls)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"answer": {"name": "f", "parameters": {}}}',
+        '[{"x": {"name": "f", "parameters": {}}}, {"name": "f", "parameters": {}}]',
+        '{"name": "Ada", "parameters": {"x": 1}}',
+        '{"name": "f", "age": 36}',
+        '{"name": ["f"], "parameters": {}}',
+        '{"type": "object", "name": "f", "parameters": {}}',
+        '{"name": "f", "parameters": [1]}',
+        '{"name": "f", "parameters": ',
+        "A set {1, 2} and { and [ and [ {",
+        "{}",
+        " [1, 2] ",
+        "<|python_tag|>print(1)",
+    ],
+)
+def test_what_names_no_offered_tool_is_text(text: str) -> None:
+    assert whole(LLAMA, text) == (text, [])
+
+
+def test_ordinary_json_is_told_as_it_is_written() -> None:
+    parser = CallParser(LLAMA, frozenset({"f"}), lambda: "id")
+    pieces = ('{"ans', 'wer": "', 'x", ', '"name": "f"', "} and", ' {"name": "Ad', 'a"}')
+    told = ["".join(part.text for part in parser.push(piece) if isinstance(part, Text)) for piece in pieces]
+    assert told == ['{"ans', 'wer": "', 'x", ', '"name": "f"', "} and", ' {"name": "Ad', 'a"}']
+
+
+@pytest.mark.parametrize("arguments", ["", ', "arguments": null', ', "arguments": ""', ', "arguments": "null"'])
+@pytest.mark.parametrize("form", ["<tool_call>{}</tool_call>", "[TOOL_CALLS][{}]", "[TOOL_CALLS]{}", "{}"])
+def test_no_arguments_are_an_empty_object(form: str, arguments: str) -> None:
+    format = LLAMA if form == "{}" else MISTRAL if form[0] == "[" else JSON
+    assert whole(format, form.replace("{}", '{"name": "f"' + arguments + "}")) == ("", [("f", "{}")])
+
+
+@pytest.mark.parametrize("arguments", ["", "null", '""', " {}"])
+def test_a_name_alone_is_a_call_without_arguments(arguments: str) -> None:
+    text = f"[TOOL_CALLS]f[ARGS]{arguments}[TOOL_CALLS]g[CALL_ID]123456789[ARGS]{arguments}"
+    assert whole(MISTRAL_NAMED, text) == ("", [("f", "{}"), ("g", "{}")])
+    assert whole(MISTRAL_NAMED, text, parallel=False) == ("", [("f", "{}")])
+
+
+def test_the_plain_form_is_read_in_every_format() -> None:
+    for format in (MISTRAL, MISTRAL_NAMED, LLAMA):
+        assert whole(format, 'a <tool_call>{"name": "f", "arguments": {}}</tool_call> b') == ("a b", [("f", "{}")])

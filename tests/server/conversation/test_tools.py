@@ -12,6 +12,7 @@ from octavo.server.text.template import ChatTemplate
 from octavo.server.text.tokenizer import Tokenizer
 from tests.server.client import Client, Reply
 from tests.server.fake import Script, replay
+from tests.server.text.real_templates import ALL, LLAMA_31
 from tests.server.text.test_template import MISTRAL_TOOLS, SPECIAL
 from tests.server.vocab import EOS, byte_level, ids_of
 
@@ -134,6 +135,39 @@ def test_the_stream_is_the_whole(form: str) -> None:
         for choice, ids in enumerate(choices):
             assert len(expected[choice]["tokens"]) == min(limit, len(ids))
     assert [expected[index]["finish_reason"] for index in range(3)] == ["tool_calls", "stop", "length"]
+
+
+LLAMA_CALLS = '{"name": "f", "parameters": {"x": 1}}; {"name": "g", "parameters": {"x": 2}}'
+
+
+def llama() -> Tokenizer:
+    """Returns a tokenizer with a tag that decoding hides elsewhere."""
+    backend = byte_level().backend
+    backend.add_special_tokens(["<|python_tag|>"])
+    return Tokenizer(backend, ChatTemplate(LLAMA_31, SPECIAL))
+
+
+def test_calls_as_llama_writes_them() -> None:
+    tokenizer = llama()
+    tag = tokenizer.backend.token_to_id("<|python_tag|>")
+    plain = '{"answer": {"name": "f", "parameters": {"x": 1}}}'
+    choices = [*ids_of(LLAMA_CALLS), EOS], [tag, *ids_of(LLAMA_CALLS), EOS], [*ids_of(plain), EOS]
+    client = roomy(replay(*choices), tokenizer)
+    expected = whole(client.chat(n=3, tools=TOOLS))
+    assert streamed(client.chat(n=3, tools=TOOLS, stream=True)) == expected
+    calls = [{"name": "f", "arguments": '{"x": 1}'}, {"name": "g", "arguments": '{"x": 2}'}]
+    assert [expected[choice]["calls"] for choice in range(3)] == [calls, calls, []]
+    assert [expected[choice]["content"] for choice in range(3)] == ["", "", plain]
+    assert [expected[choice]["finish_reason"] for choice in range(3)] == ["tool_calls", "tool_calls", "stop"]
+    assert "Respond in the format" in prompt(client, tools=TOOLS)
+
+
+@pytest.mark.parametrize("name", ["qwen_3.5", "deepseek", "granite", "command_r", "gpt-oss"])
+def test_tools_are_in_the_plain_form_where_the_templates_form_is_unknown(name: str) -> None:
+    client = roomy(replay([*ids_of(CALLS), EOS]), byte_level(ALL[name]))
+    told = prompt(client, tools=TOOLS)
+    assert told.count('{"name": "...", "arguments": {...}}') == told.count('"description": "Does f."') == 1
+    assert [call["name"] for call in whole(client.chat(tools=TOOLS))[0]["calls"]] == ["f", "g"]
 
 
 def test_stop_strings_end_calls_too() -> None:
