@@ -17,6 +17,7 @@ class Delta:
     logprobs: tuple[tuple[int, TokenLogprobs], ...] = ()  # (token id, its log-probabilities)
     finish_reason: FinishReason | None = None
     echoed: tuple[tuple[int, TokenLogprobs | None], ...] = ()  # the same for an echoed prompt; None for its first token
+    cut: str | None = None  # why the choice ends early, if it is for another reason than max_tokens and the context
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +44,7 @@ class Choice:
         self.completion_tokens = 0  # includes the token that ended the choice
         self.cached_tokens = 0
         self.finish_reason: FinishReason | None = None
+        self.cut: str | None = None  # as in Delta
         self._tokenizer = tokenizer
         self._detokenizer = Detokenizer(tokenizer, request.prompt, display.shown)
         self._shown = display.shown
@@ -69,6 +71,7 @@ class Choice:
         text = self._text_of(output)
         if output.finish_reason is not None and self.finish_reason is None:
             text += self._end(output.finish_reason)
+            self.cut = output.error if self.finish_reason is FinishReason.LENGTH else None
         self.prompt_logprobs += output.prompt_logprobs
         echoed: tuple[tuple[int, TokenLogprobs | None], ...] = ()
         if self._echo is not None and (output.token_ids or self.finish_reason is not None):  # the prompt is complete
@@ -76,7 +79,7 @@ class Choice:
         if not text and not echoed and self.finish_reason is None:
             return None
         logprobs, self._logprobs = tuple(self._logprobs), []
-        return Delta(self.index, text, logprobs, self.finish_reason, echoed)
+        return Delta(self.index, text, logprobs, self.finish_reason, echoed, self.cut)
 
     def _echoed(self) -> tuple[tuple[int, TokenLogprobs | None], ...]:
         first, *others = self.request.prompt

@@ -56,6 +56,8 @@ class Job:
                 del open_choices[output.id]
             if choice.finish_reason in (FinishReason.ERROR, FinishReason.ABORT):
                 raise self._failure(output)
+            if choice.cut is not None:
+                logger.warning("%s ended early: %s", output.id, choice.cut)
             if choice.finish_reason is not None and output.finish_reason is None:
                 self.generation.abort(output.id)
             if delta is not None:

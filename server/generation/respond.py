@@ -121,4 +121,5 @@ def _joined(deltas: Sequence[Delta]) -> Delta:
         logprobs=tuple(entry for delta in deltas for entry in delta.logprobs),
         finish_reason=deltas[-1].finish_reason,
         echoed=tuple(entry for delta in deltas for entry in delta.echoed),
+        cut=deltas[-1].cut,
     )

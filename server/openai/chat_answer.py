@@ -45,6 +45,7 @@ class ChatChoice(TypedDict):
     message: AssistantMessage
     logprobs: ChatLogprobs | None
     finish_reason: Ended | None
+    cut_short: NotRequired[str]  # why the choice ends early; an extension
 
 
 class ChatCompletion(TypedDict):
@@ -82,6 +83,7 @@ class ChunkChoice(TypedDict):
     delta: MessageDelta
     logprobs: ChatLogprobs | None
     finish_reason: Ended | None
+    cut_short: NotRequired[str]  # as in a whole answer
 
 
 class ChatChunk(TypedDict):
@@ -123,6 +125,8 @@ class ChatWriter(ChunkWriter):
             choices[0]["logprobs"] = logprobs
         if parsed.finish_reason is not None:
             choices.append(_choice(parsed.index, {}, parsed.finish_reason))
+            if (cut := self._job.choices[parsed.index].cut) is not None:
+                choices[-1]["cut_short"] = cut
         return [*self._roles(usage), *(self._chunk(choice, usage) for choice in choices)]
 
     def _roles(self, usage: Usage) -> list[ChatChunk]:
@@ -153,12 +157,15 @@ class ChatWriter(ChunkWriter):
         return completion
 
     def _whole_choice(self, parsed: ParsedDelta) -> ChatChoice:
-        return {
+        choice: ChatChoice = {
             "index": parsed.index,
             "message": _message(parsed),
             "logprobs": self._logprobs(parsed),
             "finish_reason": parsed.finish_reason,
         }
+        if (cut := self._job.choices[parsed.index].cut) is not None:
+            choice["cut_short"] = cut
+        return choice
 
     def _chunk(self, choice: ChunkChoice, usage: Usage) -> ChatChunk:
         chunk = self._frame([choice])

@@ -20,6 +20,7 @@ class CompletionChoice(TypedDict):
     text: str
     logprobs: CompletionLogprobs | None
     finish_reason: FinishReason | None
+    cut_short: NotRequired[str]  # why the choice ends early; an extension
     prompt_logprobs: NotRequired[PromptLogprobs]
 
 
@@ -47,7 +48,7 @@ class CompletionWriter(ChunkWriter):
         """Returns a chunk for what the delta says, and one without text for its finish reason."""
         choices = []
         if delta.text or delta.logprobs or delta.echoed:
-            choices.append(self._choice(replace(delta, finish_reason=None)))
+            choices.append(self._choice(replace(delta, finish_reason=None, cut=None)))
         if delta.finish_reason is not None:
             ended: CompletionChoice = {
                 "index": delta.index,
@@ -55,6 +56,8 @@ class CompletionWriter(ChunkWriter):
                 "logprobs": None,
                 "finish_reason": delta.finish_reason,
             }
+            if delta.cut is not None:
+                ended["cut_short"] = delta.cut
             choices.append(ended)
         return [self._chunk(choice) for choice in choices]
 
@@ -98,12 +101,15 @@ class CompletionWriter(ChunkWriter):
         }
 
     def _choice(self, delta: Delta) -> CompletionChoice:
-        return {
+        choice: CompletionChoice = {
             "index": delta.index,
             "text": delta.text,
             "logprobs": self._logprobs(delta),
             "finish_reason": delta.finish_reason,
         }
+        if delta.cut is not None:
+            choice["cut_short"] = delta.cut
+        return choice
 
     def _logprobs(self, delta: Delta) -> CompletionLogprobs | None:
         if self._request.logprobs is None:

@@ -5,11 +5,12 @@ from typing import Any
 
 import pytest
 
-from octavo.engine.api import Grammar
+from octavo.engine.api import FinishReason, Grammar, Output, Request
 from octavo.engine.client import BadGrammar, QueueFull, Unavailable
 from octavo.server.config import ServerConfig
 from tests.server.client import MODEL, Client, each_endpoint
-from tests.server.fake import FakeEngineClient
+from tests.server.fake import FakeEngineClient, outputs_of
+from tests.server.vocab import ids_of
 
 SCHEMA = {"type": "object", "properties": {"b": {"type": "integer"}, "a": {"type": "null"}}}
 FORMAT = {"type": "json_schema", "json_schema": {"name": "it", "schema": SCHEMA}}
@@ -204,3 +205,26 @@ def test_other_apis_refuse_by_name_what_they_do_not_know() -> None:
         assert reply.status == 400
         assert f"'{param}'" in reply.error["message"]
     assert client.engine.submitted == []
+
+
+def cut(request: Request) -> list[Output]:
+    """Returns an answer of two tokens, whose grammar could then not be followed any further."""
+    whole = outputs_of(request, ids_of("{a"))[:1]
+    return [*whole, Output(request.id, finish_reason=FinishReason.LENGTH, error="The grammar is too ambiguous.")]
+
+
+@each_endpoint
+@pytest.mark.parametrize("stream", [True, False])
+def test_an_answer_that_its_grammar_cuts_keeps_what_it_has_and_says_so(endpoint: str, stream: bool) -> None:
+    reply = Client.replaying(cut).generate(endpoint, guided_regex="a", stream=stream)
+    assert reply.status == 200
+    last = (reply.events()[-1] if stream else reply.json())["choices"][0]
+    assert (last["finish_reason"], last["cut_short"]) == ("length", "The grammar is too ambiguous.")
+
+
+def test_other_apis_say_that_an_answer_is_incomplete() -> None:
+    client = Client.replaying(cut)
+    assert client.respond(guided_regex="a").json()["status"] == "incomplete"
+    assert client.message(guided_regex="a").json()["stop_reason"] == "max_tokens"
+    assert client.message(guided_regex="a", stream=True).named_events()[-1]["type"] == "message_stop"
+    assert client.respond(guided_regex="a", stream=True).named_events()[-1]["type"] == "response.incomplete"

@@ -6,7 +6,8 @@ These corrections are made to both, and no others:
 3. 400, 401, 404, 405, 413, 429, 500 and 503 answer with ErrorResponse; the file names no failures.
 4. The first token of an echoed prompt has no log-probability: null.
 5. A completion's chunk may have `usage: null`, as the description of include_usage says.
-The extensions `prompt_logprobs` and usage in every chunk are allowed where they were asked for.
+The extensions `prompt_logprobs` and usage in every chunk are allowed where they were asked for, and `cut_short` where a
+grammar cut an answer.
 """
 
 import copy
@@ -123,10 +124,11 @@ def _unframed(lines: Sequence[str]) -> list[dict[str, Any]]:
 
 
 def _corrected(payload: dict[str, Any]) -> dict[str, Any]:
-    """Applies correction 4, and leaves out prompt_logprobs."""
+    """Applies correction 4, and leaves out the extensions."""
     payload = copy.deepcopy(payload)
     for holder in (payload, *payload.get("choices", ())):
         _check_prompt_logprobs(holder.pop("prompt_logprobs", [None]))
+        assert holder.pop("cut_short", None) is None or holder["finish_reason"] == "length"
         logprobs = holder.get("logprobs") or {}
         if logprobs.get("token_logprobs", [0])[:1] == [None]:
             assert logprobs["text_offset"][0] == 0 and logprobs["top_logprobs"][0] is None
