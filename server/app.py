@@ -18,9 +18,10 @@ from octavo.server.generation.service import Service
 from octavo.server.generation.texts import Texts
 from octavo.server.http import health, metrics, openapi, page, version
 from octavo.server.http.auth import ApiKeys
+from octavo.server.http.body import BodyDecoding, BodyLimit, BodyPace
 from octavo.server.http.cors import Cors
 from octavo.server.http.errors import error_response, from_http
-from octavo.server.http.middleware import REQUEST_ID, BodyLimit, Errors, RequestTrace
+from octavo.server.http.middleware import REQUEST_ID, Errors, RequestTrace
 from octavo.server.http.paths import RootPath, route_path
 from octavo.server.http.trace import Trace
 from octavo.server.openai import chat, completions, models, responses, tokenize
@@ -76,7 +77,9 @@ def _middleware(config: ServerConfig) -> list[Middleware]:
         Middleware(Cors, origins=config.allowed_origins, exposed=[REQUEST_ID]),
         Middleware(Errors),
         Middleware(ApiKeys, keys=config.api_keys),
+        Middleware(BodyPace, timeout=config.timeout_body),
         Middleware(BodyLimit, max_bytes=config.max_body_bytes),
+        Middleware(BodyDecoding, max_bytes=config.max_body_bytes),
     ]
 
 

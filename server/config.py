@@ -15,6 +15,13 @@ class ServerConfig:
     api_keys: tuple[str, ...] = ()  # empty: no authentication
     share_prefix_cache: bool = False  # requests of different keys share cached prefixes
     allowed_origins: tuple[str, ...] = ()  # web pages that may call the server beside its own (CORS); "*": all
+    timeout_header: float = 30.0  # a request's head must be complete after so long
+    timeout_body: float = 30.0  # a body may stop coming for so long
+    timeout_send: float = 60.0  # a client may stop reading its answer for so long
+    timeout_keep_alive: float = 75.0  # a connection may be idle between requests for so long
+    limit_concurrency: int | None = None  # connections at once; None: as many as there are descriptors for
+    h11_max_header_count: int = 256  # header fields of a request
+    h11_max_incomplete_event_size: int = 64 * 1024  # bytes of a request's head
     drain_timeout: float = 20.0  # open requests may run on for so long after SIGTERM
     keep_alive: float = 15.0  # a comment is sent after so long without an event
     max_body_bytes: int = 8 * 1024 * 1024  # encoding a MB takes about a second, and 8 MiB hold a million tokens

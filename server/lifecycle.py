@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from octavo.engine.client import ManagedEngine
 from octavo.server.config import ServerConfig
+from octavo.server.http import descriptors
 from octavo.server.http.errors import StartupError
 
 logger = logging.getLogger(__name__)
@@ -69,6 +70,7 @@ def run(make_http: Callable[[], Http], client: ManagedEngine, listener: socket.s
     It is 0 after a signal, 1 if the engine failed after it had been ready, and 2 if the engine never was ready. The
     engine's process is started first: it imports torch while `make_http`, in a thread, imports what HTTP needs.
     """
+    descriptors.raise_limit()  # before the engine's process, which inherits it
     return asyncio.run(_serve(make_http, client, listener, config))
 
 

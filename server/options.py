@@ -40,6 +40,12 @@ def _number(text: str) -> float:
     return value
 
 
+def _positive(text: str) -> float:
+    if not (value := _number(text)) > 0:
+        raise ArgumentTypeError(f"{text!r} is not a number above 0")
+    return value
+
+
 def _share(text: str) -> float:
     if not 0 < (value := _number(text)) <= 1:
         raise ArgumentTypeError(f"{text!r} is not a share above 0 and up to 1")
@@ -169,6 +175,15 @@ GROUPS: dict[str, tuple[Option, ...]] = {
             _origins,
             "web pages that may call the server (CORS), such as https://app.example, or *; its own page always may",
         ),
+        Option("timeout-header", "SECONDS", _positive, "how long a request's head may take to come"),
+        Option("timeout-body", "SECONDS", _positive, "how long a body may stop coming; it has 500 bytes a second, too"),
+        Option("timeout-send", "SECONDS", _positive, "how long a client may stop reading its answer"),
+        Option("timeout-keep-alive", "SECONDS", _positive, "how long a connection may be idle between requests"),
+        Option(
+            "limit-concurrency", "N", _integer(1), "connections at once (default: what `ulimit -n` leaves room for)"
+        ),
+        Option("h11-max-header-count", "N", _integer(1), "header fields that a request may have"),
+        Option("h11-max-incomplete-event-size", "SIZE", _size, "size that a request's head may have"),
         Option("drain-timeout", "SECONDS", _number, "how long open requests may run on after SIGTERM or Ctrl-C"),
         Option("trust-request-chat-template", "", _switch, "let requests bring chat templates of their own"),
         Option(

@@ -154,7 +154,7 @@ def _serve(engine_config: EngineConfig, config: ServerConfig, tokenizer: "Tokeni
         from octavo.server.app import create_app
         from octavo.server.http.uvicorn_server import HttpServer
 
-        return HttpServer.of(create_app(client, tokenizer, config))
+        return HttpServer(create_app(client, tokenizer, config), config)
 
     return lifecycle.run(make_http, client, listener, config)
 

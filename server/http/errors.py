@@ -5,8 +5,11 @@ ApiError
 ├── InvalidApiKey 401
 ├── NotFound 404 ── ModelNotFound 404
 ├── MethodNotAllowed 405
+├── RequestTimeout 408
 ├── BodyTooLarge 413
+├── UnsupportedEncoding 415
 ├── TooManyRequests 429
+├── HeadersTooLarge 431
 ├── InternalError 500
 └── ServiceUnavailable 503
 """
@@ -176,6 +179,26 @@ class BodyTooLarge(ApiError):
     status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
     type = "invalid_request_error"
     code = "request_too_large"
+
+
+class RequestTimeout(ApiError):
+    status = HTTPStatus.REQUEST_TIMEOUT
+    type = "invalid_request_error"
+    code = "request_timeout"
+    headers = {"connection": "close"}
+
+
+class UnsupportedEncoding(ApiError):
+    status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+    type = "invalid_request_error"
+    code = "unsupported_content_encoding"
+    headers = {"accept-encoding": "gzip, deflate"}
+
+
+class HeadersTooLarge(ApiError):
+    status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+    type = "invalid_request_error"
+    code = "headers_too_large"
 
 
 class TooManyRequests(ApiError):

@@ -1,4 +1,4 @@
-"""Surrounds every request by an id and a log line, by error objects, and by a limit of its body.
+"""Surrounds every request by an id and a log line, and by error objects.
 
 This is plain ASGI, because BaseHTTPMiddleware would hide from the endpoint that a client has left.
 """
@@ -12,7 +12,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from octavo.server.http import page
-from octavo.server.http.errors import ANTHROPIC_PATH, BodyTooLarge, as_api_error, error_response
+from octavo.server.http.errors import ANTHROPIC_PATH, as_api_error, error_response
 from octavo.server.http.paths import PROBES, route_path
 from octavo.server.http.streaming import ClientLeft
 from octavo.server.http.trace import Trace
@@ -81,39 +81,6 @@ class Errors:
                 raise
             answer = error_response(as_api_error(error), route_path(scope), Trace.of(scope).request_id)
             await answer(scope, receive, send)
-
-
-class BodyLimit:
-    """Refuses a body that is too large, by its announced length or, if none is announced, while it arrives."""
-
-    def __init__(self, app: ASGIApp, max_bytes: int) -> None:
-        self._app = app
-        self._max_bytes = max_bytes
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            return await self._app(scope, receive, send)
-        self._check(_announced_length(scope))
-        received = 0
-
-        async def receive_counting() -> Message:
-            nonlocal received
-            message = await receive()
-            received += len(message.get("body", b""))
-            self._check(received)
-            return message
-
-        return await self._app(scope, receive_counting, send)
-
-    def _check(self, length: int) -> None:
-        if length > self._max_bytes:
-            raise BodyTooLarge(f"The body is larger than this server takes ({self._max_bytes:,} bytes).")
-
-
-def _announced_length(scope: Scope) -> int:
-    """Returns what Content-Length says, or 0. A longer number is cut to 18 digits, which exceed any limit."""
-    value = Headers(scope=scope).get("content-length", "")
-    return int(value[:18]) if value.isascii() and value.isdigit() else 0
 
 
 def _printable(path: str) -> str:

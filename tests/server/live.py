@@ -5,8 +5,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import uvicorn
-
+from octavo.server.http.uvicorn_server import HttpServer
 from tests.server.client import Client
 
 
@@ -14,7 +13,7 @@ from tests.server.client import Client
 def live(client: Client) -> Iterator[str]:
     """Serves the client's app from a thread; yields its URL."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = uvicorn.Server(uvicorn.Config(client.app, log_config=None, access_log=False, lifespan="off"))
+        server = HttpServer(client.app, client.config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:

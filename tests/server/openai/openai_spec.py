@@ -28,7 +28,7 @@ from tests.server.anthropic import anthropic_spec
 from tests.server.openai import responses_spec
 from tests.server.strict import check_types, refuse_constant
 
-FAILURES = (400, 401, 404, 405, 413, 429, 500, 503)
+FAILURES = (400, 401, 404, 405, 408, 413, 415, 429, 431, 500, 503)
 # These are not OpenAI's, but their failures have OpenAI's form.
 OUR_OWN = ("/openapi.json", "/health", "/version", "/apply-template", "/tokenize", "/detokenize")
 

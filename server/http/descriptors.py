@@ -1,0 +1,26 @@
+"""Counts the file descriptors that this process may have: each connection takes one."""
+
+import resource
+
+WANTED = 65_536  # descriptors; many systems begin with 1,024 and let a process raise that
+RESERVED = 128  # of them are for the engine's pipes, files and connections that are being refused
+
+
+def raise_limit() -> int:
+    """Raises the soft limit as far as the hard one and WANTED allow; returns it. Engines started later inherit it."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = WANTED if hard == resource.RLIM_INFINITY else min(WANTED, hard)
+    if soft == resource.RLIM_INFINITY or soft >= wanted:
+        return soft if soft != resource.RLIM_INFINITY else WANTED
+    try:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    except (OSError, ValueError):  # macOS has a lower limit than it tells.
+        return soft
+    return wanted
+
+
+def room_for_connections() -> int:
+    """Returns how many connections there are descriptors for."""
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    most = WANTED if soft == resource.RLIM_INFINITY else soft
+    return max(most - RESERVED, most // 2, 1)
