@@ -1,32 +1,27 @@
 """Finds calls of tools in a model's text, while it arrives; whatever is not a call stays text."""
 
-import json
 import re
 import secrets
 import string
 from collections.abc import Callable
-from typing import Any
 
 from octavo.server.conversation.parts import Part, Text, ToolCallArguments, ToolCallStart
-from octavo.server.http.reading import read_json
+from octavo.server.conversation.written_calls import (
+    BARE,
+    HEAD,
+    JSON_OBJECT,
+    MAY_BE_BARE,
+    NAMED_ALONE,
+    NAMED_HEAD,
+    Brackets,
+    may_call,
+    whole_call,
+)
 from octavo.server.text.call_formats import CALL, END_OF_CALL, JSON, PYTHON_TAG, CallFormat
 from octavo.server.text.template import ChatTemplate
 
 _LETTERS = string.ascii_letters + string.digits
 _REACH = 256  # characters; if the head of a call does not end within them, the call is read once it is complete
-# {"name": "f", "arguments": {
-_HEAD = re.compile(
-    r'\{\s*(?:"type"\s*:\s*"function"\s*,\s*)?"name"\s*:\s*"(?P<name>[^"\\]*)"\s*,'
-    r'\s*"(?:arguments|parameters)"\s*:\s*(?=\{)'
-)
-_NAMED_HEAD = re.compile(r"\s*(?P<name>[\w.-]+)(?:\[CALL_ID\][\w-]*)?(?:\[ARGS\])?\s*")  # f[ARGS]{
-_NAMED_ALONE = re.compile(r'\s*(?P<name>[\w.-]+)(?:\[CALL_ID\][\w-]*)?\[ARGS\]\s*(?:null|"")?\s*')  # f[ARGS]
-_KEYS = ("name", "type", "function", "arguments", "parameters", "id")  # of a call
-_KEY = re.compile(r'\{\s*"(?P<key>[^"\\]*)(?P<rest>.*)', re.DOTALL)
-_VALUE = re.compile(r'"\s*:\s*"(?P<value>[^"\\]*)(?P<rest>.?)', re.DOTALL)
-_BARE = re.compile(r"\[\s*(?=\{)|\{")  # what a call without a marker begins with
-_JSON_OBJECT = re.compile(r'\{\s*["}]')
-_MAY_BE_BARE = re.compile(r"\[\s*\Z")
 
 
 def format_of(template: ChatTemplate) -> CallFormat:
@@ -42,42 +37,6 @@ def new_id(short: bool) -> Callable[[], str]:
 
 def _random(length: int) -> str:
     return "".join(secrets.choice(_LETTERS) for _ in range(length))
-
-
-class _Brackets:
-    """Finds where a JSON object or array ends; brackets within strings do not count."""
-
-    def __init__(self) -> None:
-        self._depth = 0
-        self._in_string = False
-        self._escaped = False
-
-    def end(self, text: str, start: int) -> int | None:
-        """Returns the index after the closing bracket, or None if it is not in text[start:].
-
-        The next call goes on where this text ends.
-        """
-        for position in range(start, len(text)):
-            if self._closes(text[position]):
-                return position + 1
-        return None
-
-    def _closes(self, character: str) -> bool:
-        if self._in_string:
-            if self._escaped:
-                self._escaped = False
-            elif character == "\\":
-                self._escaped = True
-            elif character == '"':
-                self._in_string = False
-        elif character == '"':
-            self._in_string = True
-        elif character in "{[":
-            self._depth += 1
-        elif character in "}]":
-            self._depth -= 1
-            return self._depth == 0
-        return False
 
 
 class CallParser:
@@ -98,7 +57,7 @@ class CallParser:
         """Calls after the first are passed on only if `parallel`; new_id makes the id of each call."""
         self._ends = {format.marker or PYTHON_TAG: format.end, CALL: END_OF_CALL}  # marker -> what ends its call
         opener = "|".join(map(re.escape, self._ends))
-        self._opener = re.compile(opener if format.marker else f"{opener}|{_BARE.pattern}")
+        self._opener = re.compile(opener if format.marker else f"{opener}|{BARE.pattern}")
         self._unmarked = not format.marker
         self._names = names
         self._new_id = new_id
@@ -107,7 +66,7 @@ class CallParser:
         self._held = ""  # received, not consumed yet
         self._consumed = ""  # consumed as the beginning of a call; becomes text if it turns out to be none
         self._seen = 0  # characters of `_held` that `_brackets` has seen
-        self._brackets = _Brackets()
+        self._brackets = Brackets()
         self._calls = 0
         self._in_array = False
         self._marker = ""  # before this call; empty: there is none
@@ -150,11 +109,11 @@ class CallParser:
 
     def _may_open(self) -> int:
         """Returns the number of characters at the end of the held text that may begin a marker or a call."""
-        bare = _MAY_BE_BARE.search(self._held) if self._unmarked else None
+        bare = MAY_BE_BARE.search(self._held) if self._unmarked else None
         return max(len(bare[0]) if bare else 0, *(_overlap(self._held, marker) for marker in self._ends))
 
     def _begin(self) -> None:
-        self._state, self._seen, self._brackets = self._head, 0, _Brackets()
+        self._state, self._seen, self._brackets = self._head, 0, Brackets()
 
     def _head(self) -> list[Part] | None:
         """Consumes from a marker, or a comma in an array, to where the arguments begin."""
@@ -168,11 +127,11 @@ class CallParser:
         return self._object() if self._held[0] == "{" else self._named()
 
     def _object(self) -> list[Part] | None:
-        head = _HEAD.match(self._held[:_REACH]) if self._seen < _REACH else None
+        head = HEAD.match(self._held[:_REACH]) if self._seen < _REACH else None
         if head is not None and head["name"] in self._names:
             self._held = self._held[head.end() :]
             return self._start(head["name"], self._tail)
-        if not self._marker and not _may_call(self._held[:_REACH], self._names):
+        if not self._marker and not may_call(self._held[:_REACH], self._names):
             return self._no_call("")
         end = self._brackets.end(self._held, self._seen)
         if end is None:
@@ -183,16 +142,11 @@ class CallParser:
 
     def _complete(self, written: str) -> list[Part]:
         """Reads a call from a whole object: its keys may have another order, its arguments may be text."""
-        call = _loaded(written)
-        strange = not self._marker and isinstance(call, dict) and not call.keys() <= set(_KEYS)
-        if isinstance(call, dict) and isinstance(call.get("function"), dict):
-            call = call["function"]
-        name = call.get("name") if isinstance(call, dict) and not strange else None
-        arguments = _arguments_of(call) if isinstance(name, str) and name in self._names else None
-        if not isinstance(name, str) or arguments is None:
+        call = whole_call(written, self._names, strict=not self._marker)
+        if call is None:
             self._held = written[1:] + self._held if self._marker else written + self._held
             return self._no_call(written[0] if self._marker else "")
-        return self._whole(name, arguments)
+        return self._whole(*call)
 
     def _whole(self, name: str, arguments: str) -> list[Part]:
         start = self._start(name, self._close)
@@ -209,7 +163,7 @@ class CallParser:
             return alone or self._no_call("")
         if brace < 0 and len(self._held) < _REACH:
             return None
-        head = _NAMED_HEAD.fullmatch(self._held[: max(brace, 0)])
+        head = NAMED_HEAD.fullmatch(self._held[: max(brace, 0)])
         if head is None or head["name"] not in self._names:
             return self._no_call("")
         self._held = self._held[brace:]
@@ -217,15 +171,15 @@ class CallParser:
 
     def _alone(self, written: str) -> list[Part] | None:
         """Returns the parts of a call that has a name and no arguments, or None if that is not what is written."""
-        head = _NAMED_ALONE.fullmatch(written)
+        head = NAMED_ALONE.fullmatch(written)
         return self._whole(head["name"], "{}") if head is not None and head["name"] in self._names else None
 
     def _no_call(self, more: str) -> list[Part]:
         """Passes on as text what was consumed as the beginning of a call."""
         text, self._consumed = self._consumed + more, ""
         self._state, self._in_array = self._text, False
-        if not self._marker and _JSON_OBJECT.match(self._held):
-            self._held, text, self._state, self._brackets = text + self._held, "", self._skip, _Brackets()
+        if not self._marker and JSON_OBJECT.match(self._held):
+            self._held, text, self._state, self._brackets = text + self._held, "", self._skip, Brackets()
         elif not self._marker:
             text, self._held = text + self._held[:1], self._held[1:]
         return [Text(text)] if text else []
@@ -242,7 +196,7 @@ class CallParser:
     def _start(self, name: str, after: Callable[[], list[Part] | None]) -> list[Part]:
         self._consumed = ""
         self._calls += 1
-        self._brackets = _Brackets()
+        self._brackets = Brackets()
         self._after = after
         self._state = self._arguments
         return [ToolCallStart(self._calls - 1, self._new_id(), name)]
@@ -307,43 +261,7 @@ class CallParser:
         self._held = stripped
 
 
-def _may_call(text: str, names: frozenset[str]) -> bool:
-    """Returns whether an object that begins like this may be a call of a known tool."""
-    begun = _KEY.match(text)
-    if begun is None:
-        return not text[1:].strip()
-    key, rest = begun["key"], begun["rest"]
-    if not rest:
-        return any(each.startswith(key) for each in _KEYS)
-    value = _VALUE.match(rest)
-    if key not in _KEYS or value is None or key not in ("name", "type"):
-        return key in _KEYS
-    known = names if key == "name" else ("function",)
-    return value["value"] in known if value["rest"] else any(each.startswith(value["value"]) for each in known)
-
-
 def _overlap(text: str, marker: str) -> int:
     """Returns the number of characters at the end of text that may begin the marker."""
     longest = min(len(text), len(marker) - 1)
     return next((length for length in range(longest, 0, -1) if text.endswith(marker[:length])), 0)
-
-
-def _loaded(text: str) -> Any:
-    """Returns the value, or None if the text is not JSON."""
-    try:
-        return read_json(text)
-    except ValueError:
-        return None
-
-
-def _arguments_of(call: dict[str, Any]) -> str | None:
-    """Returns the arguments as JSON text, which some models put into a string; None if they are no object.
-
-    Null, nothing and empty text are an empty object.
-    """
-    arguments = call.get("arguments", call.get("parameters"))
-    if arguments is None or (isinstance(arguments, str) and arguments.strip() in ("", "null")):
-        return "{}"
-    if isinstance(arguments, str) and isinstance(_loaded(arguments), dict):
-        return arguments
-    return json.dumps(arguments, ensure_ascii=False) if isinstance(arguments, dict) else None

@@ -3,7 +3,9 @@
 import hashlib
 import json
 import re
+from collections import deque
 from collections.abc import Sequence
+from itertools import chain
 
 from octavo.server.text.call_formats import CALL, END_OF_CALL
 from octavo.server.text.template_capabilities import Capabilities
@@ -59,19 +61,15 @@ def _by_call(calls: Sequence[TurnCall], results: Sequence[Turn]) -> tuple[list[l
 
     A result of an unknown id belongs to the first call that has none.
     """
-    left = list(results)
-    by_call: list[list[Turn]] = []
-    for call in calls:
-        found = next((result for result in left if result.get("tool_call_id") == call["id"]), None)
-        by_call.append([] if found is None else [found])
-        left = [result for result in left if result is not found]
-    ids = {call["id"] for call in calls}
+    by_id: dict[str, deque[Turn]] = {call["id"]: deque() for call in calls}
+    strange: deque[Turn] = deque()
+    for result in results:
+        by_id.get(result["tool_call_id"], strange).append(result)
+    by_call: list[list[Turn]] = [[by_id[call["id"]].popleft()] if by_id[call["id"]] else [] for call in calls]
     for call, its in zip(calls, by_call, strict=True):
-        strange = next((result for result in left if result.get("tool_call_id") not in ids), None)
-        if not its and strange is not None:
-            its.append({**strange, "tool_call_id": call["id"], "name": call["function"]["name"]})
-            left = [result for result in left if result is not strange]
-    return by_call, left
+        if not its and strange:
+            its.append({**strange.popleft(), "tool_call_id": call["id"], "name": call["function"]["name"]})
+    return by_call, [*chain.from_iterable(by_id.values()), *strange]
 
 
 def without_calls(turn: Turn) -> Turn:

@@ -6,6 +6,7 @@ that the prefix cache finds these again.
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from itertools import groupby
 from typing import TypeVar
 
 from octavo.server.http.errors import InvalidRequest
@@ -80,12 +81,14 @@ def as_user(turn: Turn) -> Turn:
 def merged(turns: Sequence[Turn]) -> list[Turn]:
     """Joins turns of one role in a row, with a blank line between them; calls and their results stay apart."""
     merged: list[Turn] = []
-    for turn in turns:
-        if merged and kind_of(merged[-1]) == kind_of(turn) and kind_of(turn) in ("user", "assistant"):
-            one = turn if turn.get("name") == merged[-1].get("name") else {"role": turn["role"], "content": ""}
-            merged[-1] = {**one, "content": "\n\n".join(filter(None, (merged[-1]["content"], turn["content"])))}
-        else:
-            merged.append(turn)
+    for kind, group in groupby(turns, kind_of):
+        row = list(group)
+        if len(row) == 1 or kind not in ("user", "assistant"):
+            merged += row
+            continue
+        alike = all(turn.get("name") == row[0].get("name") for turn in row)
+        one: Turn = row[0] if alike else {"role": row[0]["role"], "content": ""}
+        merged.append({**one, "content": "\n\n".join(filter(None, (turn["content"] for turn in row)))})
     return merged
 
 
