@@ -21,7 +21,7 @@ from octavo.server.http.auth import ApiKeys
 from octavo.server.http.body import BodyDecoding, BodyLimit, BodyPace
 from octavo.server.http.cors import Cors
 from octavo.server.http.errors import error_response, from_http
-from octavo.server.http.middleware import REQUEST_ID, Errors, RequestTrace
+from octavo.server.http.middleware import ANTHROPIC_REQUEST_ID, REQUEST_ID, Errors, RequestTrace
 from octavo.server.http.paths import RootPath, route_path
 from octavo.server.http.trace import Trace
 from octavo.server.openai import chat, completions, models, responses, tokenize
@@ -74,7 +74,7 @@ def _middleware(config: ServerConfig) -> list[Middleware]:
     return [
         Middleware(RootPath, root_path=config.root_path),
         Middleware(RequestTrace),
-        Middleware(Cors, origins=config.allowed_origins, exposed=[REQUEST_ID]),
+        Middleware(Cors, origins=config.allowed_origins, exposed=[REQUEST_ID, ANTHROPIC_REQUEST_ID]),
         Middleware(Errors),
         Middleware(ApiKeys, keys=config.api_keys),
         Middleware(BodyPace, timeout=config.timeout_body),

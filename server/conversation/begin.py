@@ -125,12 +125,13 @@ def _task(texts: Texts, request: ChatRequest, ready: Ready) -> tuple[Task, Calla
 
 def _prompt(texts: Texts, request: ChatRequest, text: str, ready: Ready) -> tuple[int, ...]:
     """Encodes the rendered text, and truncates it if the request says so."""
-    keep = kept(request, _wanted(request), ready.max_model_len)
+    wanted = None if request.cuts_max_tokens else _wanted(request)  # what can be cut takes no room from the prompt
+    keep = kept(request, wanted, ready.max_model_len)
     text = encodable(texts.tokenizer, text, keep, ready.max_model_len, "messages")
     prompt = texts.tokenizer.encode_rendered(text, request.add_special_tokens is True)
     if not prompt:
         raise InvalidRequest("{param} render to an empty prompt.", "messages")
-    return truncated(prompt, request, _wanted(request), ready.max_model_len)
+    return truncated(prompt, request, wanted, ready.max_model_len)
 
 
 def _with_calls(task: Task, markers: frozenset[int], grammar: CallGrammar | None) -> Task:

@@ -176,6 +176,8 @@ def test_a_limit_beyond_the_context_is_cut() -> None:
     assert client.message(max_tokens=request.params.max_tokens).json()["stop_reason"] == "max_tokens"
     assert Client.replaying(replay(HELLO)).message(max_tokens=100_000).json()["stop_reason"] == "end_turn"
     assert client.chat(max_tokens=100_000).status == 400, "OpenAI's API refuses it"
+    client.message(max_tokens=100_000, truncate_prompt_tokens=-1)
+    assert client.engine.submitted[-1].prompt == request.prompt
 
 
 def test_what_coding_agents_send() -> None:
