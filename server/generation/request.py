@@ -83,7 +83,10 @@ class GenerationRequest(ModelRequest, Structured):
     The default is the checkpoint's, or 0. This is an extension.
     """
     seed: int | None = Field(None, ge=-INT64, lt=INT64)
-    """Makes the same request give the same tokens again. The default, and -1, is a random seed."""
+    """Makes the same request give the same tokens again, on a GPU only if it serves with --batch-invariant.
+
+    The default, and -1, is a random seed.
+    """
     presence_penalty: float | None = Field(None, ge=-2, le=2)
     """Is subtracted from the logit of each token that the choice already has. The default is 0."""
     frequency_penalty: float | None = Field(None, ge=-2, le=2)
