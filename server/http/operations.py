@@ -10,16 +10,20 @@ from octavo.server.http.errors import (
     ApiError,
     BodyTooLarge,
     ErrorBody,
+    HeadersTooLarge,
     InternalError,
     InvalidRequest,
     ModelNotFound,
+    RequestTimeout,
     ServiceUnavailable,
     TooManyRequests,
+    UnsupportedEncoding,
 )
 
 Failures = tuple[type[ApiError], ...]
 
-READING: Failures = (InvalidRequest, ModelNotFound, BodyTooLarge, InternalError)  # for a body that names a model
+RECEIVING: Failures = (RequestTimeout, BodyTooLarge, UnsupportedEncoding, HeadersTooLarge)  # for any body
+READING: Failures = (InvalidRequest, ModelNotFound, *RECEIVING, InternalError)  # for a body that names a model
 GENERATING: Failures = (*READING, TooManyRequests, ServiceUnavailable)
 
 _KEY = "octavo"

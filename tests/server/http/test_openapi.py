@@ -100,7 +100,7 @@ def test_bounds_and_meanings_are_the_models_own() -> None:
 
 def test_streams_and_failures() -> None:
     responses = document()["paths"]["/v1/chat/completions"]["post"]["responses"]
-    assert {"400", "404", "413", "429", "500", "503"} == responses.keys() - {"200"}
+    assert {"400", "404", "408", "413", "415", "429", "431", "500", "503"} == responses.keys() - {"200"}
     event = responses["200"]["content"]["text/event-stream"]["schema"]["x-event"]
     assert event["anyOf"][0] == {"$ref": "#/components/schemas/ChatChunk"}
     assert "retry-after" in responses["429"]["headers"]
