@@ -103,12 +103,14 @@ def _given_template(texts: Texts, source: str, own: ChatTemplate | None) -> Chat
 
 
 def _concerns_tools(request: ChatRequest, template: ChatTemplate) -> bool:
-    """Returns whether the conversation is one for this template for tools.
+    """Returns whether the conversation is one for this template for tools: it has tools to call, calls or results.
 
-    It has tools to call, or calls and results alone, where the template takes those without tools.
+    Where the template tells the model to call in a form that is not read, the other one gets tools in the plain form.
     """
-    calls = any(message.role == "tool" or message.tool_calls for message in request.messages)
-    return request.tool_use() is not None or (calls and not template.capabilities.wants_tools)
+    known = template.capabilities
+    if request.tool_use() is not None:
+        return known.tools or not known.tool_calls
+    return any(message.role == "tool" or message.tool_calls for message in request.messages)
 
 
 def _task(texts: Texts, request: ChatRequest, ready: Ready) -> tuple[Task, Callable[[], PartParser]]:

@@ -13,7 +13,7 @@ from octavo.server.text.checkpoint_files import read_object, read_text
 from octavo.server.text.exchanges import without_calls
 from octavo.server.text.special_tokens import SpecialTokens
 from octavo.server.text.template_adaptation import nearest
-from octavo.server.text.template_capabilities import find_capabilities
+from octavo.server.text.template_capabilities import Capabilities, find_capabilities
 from octavo.server.text.template_environment import compiled
 from octavo.server.text.traced import Traced, of_template, plain
 from octavo.server.text.turns import Tools, Turn
@@ -55,8 +55,23 @@ class ChatTemplate:
         self.source = source
         self._template = compiled(source)
         self._special_tokens = {name: of_template(text) for name, text in (special_tokens or {}).items()}
-        self.capabilities = find_capabilities(lambda turns, tools: self._render(turns, Rendering(tools)))
+        self._no_tools: list[Any] | None = None  # what `tools` is without any
+        self.capabilities = self._tried()
         self.for_tools: ChatTemplate = self if tool_source is None else ChatTemplate(tool_source, special_tokens)
+
+    def _tried(self) -> Capabilities:
+        """Finds out what the template can render.
+
+        A template that is meant for tools alone may go through them although there are none, and needs an empty list.
+        """
+        found = find_capabilities(lambda turns, tools: self._render(turns, Rendering(tools)))
+        if found.complete or self._no_tools is not None:
+            return found
+        self._no_tools = []
+        if (second := self._tried()).complete:
+            return second
+        self._no_tools = None
+        return found
 
     def replaced(self, source: str) -> Self:
         """Returns another template for the same model. Raises jinja2.TemplateSyntaxError."""
@@ -113,7 +128,7 @@ class ChatTemplate:
         text = self._template.render(
             variables,
             messages=[{**turn, "role": _ROLES.get(turn["role"], turn["role"])} for turn in messages],
-            tools=list(rendering.tools) or None,
+            tools=list(rendering.tools) or self._no_tools,
             documents=None,
             add_generation_prompt=rendering.add_generation_prompt and not rendering.continue_final,
         )

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 from octavo.server.text.call_formats import CallFormat, recognised
 from octavo.server.text.template_trials import (
@@ -15,7 +14,7 @@ from octavo.server.text.template_trials import (
     shows,
     tried,
 )
-from octavo.server.text.turns import Kind, Tools, Turn
+from octavo.server.text.turns import Kind, Turn
 
 Bridges = Mapping[tuple[Kind, Kind], Sequence[Kind]]
 
@@ -57,7 +56,6 @@ class Capabilities:
     """Says what a chat template renders; the rest has to be adapted before it is rendered."""
 
     complete: bool  # it shows each turn of a plain conversation
-    wants_tools: bool  # it shows nothing without tools, as templates for tools alone do
     system_role: bool  # a system message, if it comes first
     later_systems: bool  # system messages anywhere, and it leaves them where they are
     repeated_roles: bool  # two turns of one role in a row
@@ -75,17 +73,7 @@ class Capabilities:
 
 def find_capabilities(render: Render) -> Capabilities:
     """Tries `render`, which may raise anything, on some dozens of conversations of a few words."""
-    plain = conversation(("user", "assistant", "user"))
-    wants_tools = not shows(render, plain) and shows(render, plain, [TOOL])
-    found = _found(partial(_with_tools, render) if wants_tools else render)
-    return replace(found, wants_tools=wants_tools)
 
-
-def _with_tools(render: Render, turns: Sequence[Turn], tools: Tools) -> str:
-    return render(turns, tools or [TOOL])
-
-
-def _found(render: Render) -> Capabilities:
     def takes(*kinds: Kind) -> bool:
         return shows(render, conversation(kinds))
 
@@ -95,7 +83,6 @@ def _found(render: Render) -> Capabilities:
     filler = next((text for text in _FILLERS if _takes_filler(render, text)), _FILLERS[-1])
     return Capabilities(
         complete=takes("user", "assistant", "user"),
-        wants_tools=False,
         system_role=takes("system", "user"),
         later_systems=all(_in_order(render, kinds) for kinds in _LATER_SYSTEMS + (_AMONG_CALLS if calls else ())),
         repeated_roles=repeated,

@@ -1,5 +1,6 @@
 """Tests how a chat request becomes a prompt: prefill, the generation prompt, templates of clients."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,6 +10,7 @@ from octavo.server.text.tokenizer import Tokenizer
 from tests.server.client import Client
 from tests.server.fake import replay
 from tests.server.openai.test_chat import streamed
+from tests.server.text.real_templates import ALL, SPECIAL
 from tests.server.vocab import byte_level, ids_of
 
 BEGUN = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "Once "}]
@@ -145,3 +147,13 @@ def test_conversations_with_tools_may_have_a_template_of_their_own() -> None:
     assert (
         prompt(Client(tokenizer=tokenizer), messages=[{"role": "tool", "content": "7", "tool_call_id": "1"}]) == "tools"
     )
+
+
+def test_a_template_for_tools_whose_calls_cannot_be_read_is_passed_over() -> None:
+    own, tools = ChatTemplate(ALL["olmoe"], SPECIAL, ALL["deepseek"]), [{"type": "function", "function": {"name": "f"}}]
+    client = Client.replaying(replay((65,)), Tokenizer(byte_level().backend, own))
+    assert client.engine.ready is not None
+    client.engine.state = replace(client.engine.ready, max_model_len=2048)
+    assert '{"name": "...", "arguments": {...}}' in prompt(client, tools=tools)
+    calling = {"role": "assistant", "tool_calls": [{"id": "1", "type": "function", "function": {"name": "f"}}]}
+    assert "<|tool_calls_begin|>" in prompt(client, messages=[BEGUN[0], calling])
