@@ -36,9 +36,12 @@ LONG := $(addprefix tests/engine/,test_equivalence.py test_invariance.py schedul
 quick: $(VENV)/.dev
 	$(PYTEST) tests/test_house.py tests/server tests/engine $(addprefix --ignore ,$(LONG)) $(ARGS)
 
-# What `make test` does with a few requests, with 300 an operation and 30 against the real engine.
+# What `make test` does with a few requests, with 300 an operation and 30 against the real engine; then MINUTES of rough
+# requests against the real engine, with a bystander.
+MINUTES ?= 30
 fuzz: $(VENV)/.dev
 	FUZZ_EXAMPLES=300 $(BIN)/python -m pytest tests/fuzz --timeout 3600 $(ARGS)
+	$(BIN)/python -m tests.fuzz.soak --minutes $(MINUTES)
 
 # Installs clients written for OpenAI's API, in Python and (with node and npm) JavaScript, and talks to a live server.
 test-clients: $(VENV)/.dev
