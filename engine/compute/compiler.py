@@ -34,7 +34,8 @@ WALKS, STEPS = 4, 24  # A grammar is tried by so many outputs of so many tokens.
 
 STUCK = "No token of the model continues the output as its grammar wants; change the grammar."
 EXHAUSTED = "The grammar is too large or too ambiguous to be followed; simplify it."
-_EXHAUSTED = re.compile(r"fuel|too (many|big|large)|limit|max is")  # the library says so when one of LIMITS is reached
+# The library says so when one of LIMITS is reached. "Token range end too large" is another matter.
+_EXHAUSTED = re.compile(r"fuel|too (many|big)|(?<!end )too large|limit|max is")
 
 
 class GrammarError(Exception):
@@ -79,16 +80,17 @@ class Compiler:
         mask_of(matcher)
         return matcher
 
-    def try_out(self, matcher: "LLMatcher") -> None:
-        """Follows some outputs of arbitrary tokens. Raises GrammarError when one of them reaches a limit.
+    def try_out(self, grammar: Grammar) -> None:
+        """Compiles a grammar and follows some outputs of arbitrary tokens.
 
-        It also raises one when each of them comes to a place where no token can be sampled.
+        Raises GrammarError when one of them reaches a limit, or when each of them comes to a place where no token can
+        be sampled.
         """
-        from octavo.engine.compute.follower import Follower
+        from octavo.engine.compute.follower import Compiled, Follower
 
-        stuck = 0
+        compiled, stuck = Compiled(lambda: self.compile(grammar)), 0
         for seed in range(WALKS):
-            follower, random = Follower(matcher), Random(seed)
+            follower, random = Follower(compiled), Random(seed)
             for _ in range(STEPS):
                 ids = allowed_ids(follower.mask(), self._sampled_vocab)
                 if not len(ids):

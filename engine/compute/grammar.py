@@ -8,20 +8,16 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, replace
 from threading import Lock
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
 from octavo.engine.api import Grammar, Request
 from octavo.engine.compute.compiler import STUCK, Compiler, GrammarError, allowed_ids
-from octavo.engine.compute.follower import Follower
+from octavo.engine.compute.follower import Compiled, Follower
 from octavo.engine.config import ReadsText
 from octavo.engine.schedule.batch import Row, Sample
 from octavo.engine.schedule.turns import Turns
-
-if TYPE_CHECKING:
-    from llguidance import LLMatcher
 
 KEPT = 16  # how many compiled grammars are kept for later requests; the largest take 80 MB each
 COMPILE_THREADS = 2  # A caller has one of them at most, so that its slow grammars do not delay another's.
@@ -57,10 +53,10 @@ class Grammars:
         self._eos_token_ids = eos_token_ids
         self._compiler: Compiler | None = None  # made with the first grammar, since it takes half a second
         self._compiler_lock = Lock()
-        self._matchers: OrderedDict[Grammar, Future[LLMatcher]] = OrderedDict()  # the least recently used is first
-        self._waiting: dict[str, tuple[Request, Future[LLMatcher]]] = {}  # by request id, in order of arrival
+        self._matchers: OrderedDict[Grammar, Future[Compiled]] = OrderedDict()  # the least recently used is first
+        self._waiting: dict[str, tuple[Request, Future[Compiled]]] = {}  # by request id, in order of arrival
         self._states: dict[str, _State] = {}  # by request id
-        self._turns: Turns[tuple[Grammar, Future[LLMatcher]]] = Turns()  # the grammars that nobody compiles yet
+        self._turns: Turns[tuple[Grammar, Future[Compiled]]] = Turns()  # the grammars that nobody compiles yet
         self._compiling: dict[str, Future[None]] = {}  # by caller
         self._compile_threads = ThreadPoolExecutor(COMPILE_THREADS, "compiler")
         self._mask_threads = ThreadPoolExecutor(MASK_THREADS, "mask")
@@ -88,21 +84,22 @@ class Grammars:
             caller, (grammar, future) = turn
             self._compiling[caller] = self._compile_threads.submit(self._compile_into, grammar, future)
 
-    def _compile_into(self, grammar: Grammar, future: "Future[LLMatcher]") -> None:
+    def _compile_into(self, grammar: Grammar, future: Future[Compiled]) -> None:
         """Compiles a grammar, in a thread for that."""
         try:
             future.set_result(self._compile(grammar))
         except BaseException as error:  # A panic of the library is no Exception.
             future.set_exception(error)
 
-    def _compile(self, grammar: Grammar) -> "LLMatcher":
+    def _compile(self, grammar: Grammar) -> Compiled:
         """Raises GrammarError."""
         with self._compiler_lock:
             if self._compiler is None:
                 if self._tokenizer is None:
                     raise GrammarError("The model has no tokenizer.json, which grammars need; leave the grammar out.")
                 self._compiler = Compiler(self._tokenizer, self._eos_token_ids)
-        return self._compiler.compile(grammar)
+            compiler = self._compiler
+        return Compiled(lambda: compiler.compile(grammar))
 
     def compiled(self, seconds: float) -> Iterator[tuple[Request, str | None]]:
         """Yields the requests whose grammar is compiled. When there is none, it waits up to so many seconds for one.
@@ -117,7 +114,7 @@ class Grammars:
         for request, future in done:
             yield request, self._begin(request.id, future)
 
-    def _begin(self, request_id: str, future: "Future[LLMatcher]") -> str | None:
+    def _begin(self, request_id: str, future: Future[Compiled]) -> str | None:
         """Binds a request to its compiled grammar, or returns the error in the grammar."""
         del self._waiting[request_id]
         try:

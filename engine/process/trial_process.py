@@ -101,7 +101,7 @@ def _give_verdicts(
     connection.send(None)
     while True:
         try:
-            compiler.try_out(compiler.compile(inbox.get()))
+            compiler.try_out(inbox.get())
             connection.send(None)
         except GrammarError as error:
             connection.send(str(error))

@@ -143,4 +143,4 @@ def test_what_is_wrong_is_said(compiler: Compiler, grammar: str, words: str) -> 
 )
 def test_lark_is_told_from_gbnf(compiler: Compiler, grammar: str) -> None:
     assert not is_gbnf(grammar)
-    compiler.try_out(compiler.compile(Grammar("grammar", grammar)))
+    compiler.try_out(Grammar("grammar", grammar))

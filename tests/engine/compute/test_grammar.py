@@ -14,7 +14,7 @@ import pytest
 
 from octavo.engine.api import FinishReason, Grammar, Output, Request, SamplingParams
 from octavo.engine.compute import follower
-from octavo.engine.compute.compiler import STUCK, Compiler, GrammarError
+from octavo.engine.compute.compiler import LIMITS, STUCK, Compiler, GrammarError
 from octavo.engine.compute.grammar import KEPT
 from octavo.engine.compute.runner import ModelRunner
 from octavo.engine.config import EngineConfig
@@ -151,6 +151,7 @@ def test_a_context_free_grammar(core, grammar):
         (Grammar("regex", "("), "unclosed group"),
         (Grammar("regex", "(?=a)b"), "look-ahead"),
         (Grammar("choice", '["\\ud800"]'), "cannot be used"),
+        (Grammar("grammar", "start: <[99999]>"), "Token range end too large"),
         (Grammar("grammar", 'start: "a" | missing'), "missing"),
         (Grammar("grammar", 'root ::= "a" | missing'), "missing"),
         (Grammar("grammar", "start: A\nA: " + " & ".join(f"/.*{n}.*/" for n in range(60))), "simplify it"),
@@ -263,7 +264,7 @@ def test_a_grammar_that_no_token_continues_ends_its_own_output_alone(directory):
 def test_a_grammar_that_no_token_can_continue_is_known_by_trying_it(directory, grammar):
     compiler = Compiler(directory / "tokenizer.json", (EOS,), BYTES + ord("a"))
     with pytest.raises(GrammarError, match="No token of the model continues"):
-        compiler.try_out(compiler.compile(Grammar("regex", grammar)))
+        compiler.try_out(Grammar("regex", grammar))
 
 
 def test_a_grammar_that_becomes_too_ambiguous_ends_its_own_output_alone(core):
@@ -286,7 +287,7 @@ def test_a_grammar_whose_masks_take_long_ends_its_own_output_alone(core, monkeyp
 @pytest.mark.parametrize("grammar", ["(?:a|aa)+{500}", "(?:a|aa){500}", "(a?){300}a{300}"])
 def test_limits_that_the_first_tokens_reach_are_known_by_trying(compiler, grammar):
     with pytest.raises(GrammarError, match="too large or too ambiguous"):
-        compiler.try_out(compiler.compile(Grammar("regex", grammar)))
+        compiler.try_out(Grammar("regex", grammar))
 
 
 @pytest.mark.parametrize("count", [999, 1000, 3000])
@@ -299,8 +300,27 @@ def test_thousands_of_choices(compiler, core, count):
         Grammar("grammar", "start: " + " | ".join(texts)),
         Grammar("grammar", "root ::= " + " | ".join(texts)),
     ):
-        compiler.try_out(compiler.compile(grammar))
+        compiler.try_out(grammar)
         assert answer(core, grammar, logit_bias=()) in choices
+
+
+def test_an_output_that_exhausts_the_lexer_does_not_end_those_that_share_it(compiler, monkeypatch):
+    """The copies of a matcher have one lexer. It is made anew for those that have not exhausted it themselves."""
+    monkeypatch.setitem(LIMITS, "max_lexer_states", 2000)
+    compiled = follower.Compiled(lambda: compiler.compile(Grammar("regex", "(.*a.{5,60}b.*c.{3,70}d){4,90}")))
+    ids = [BYTES + byte for byte in b"abcd"]
+    first, other = follower.Follower(compiled), follower.Follower(compiled)
+    for id in ids:
+        assert not other.take(id)
+    exhausted, random = compiled.matcher, Random(0)
+    with pytest.raises(GrammarError):
+        while True:
+            first.take(random.choice(ids))
+            first.mask()
+    other.mask()
+    assert not other.take(ids[0])
+    assert compiled.matcher is not exhausted
+    follower.Follower(compiled).mask()
 
 
 def test_callers_take_turns_with_the_engines_compilers(directory, monkeypatch):
