@@ -21,7 +21,7 @@ from benchmarks.common.figures import milliseconds, percentile, table_head, tabl
 from benchmarks.common.hostile import LOADS, Answer, Load, alternating_model, send
 from benchmarks.common.machine import describe, user_cache
 from benchmarks.common.process import Server, http_server
-from benchmarks.common.witness import Testimony, witness
+from benchmarks.common.witness import Seen, witness
 from octavo.model.demo.default_model import build, default_directory
 
 SETTLE = 3.0  # seconds after a load, in which memory may be given back
@@ -75,7 +75,7 @@ def _measure(program: str, model: Path, sections: Sequence[str], scratch: Path, 
         print(*table_head(*COLUMNS), sep="\n")
     for load in chosen:
         with _serving(program, model, load, scratch) as server:
-            print(_line(load, *_under(server, load, most)), flush=True)
+            print(summary(load, *_under(server, load, most)), flush=True)
     if "flood" in sections:
         with _server(program, model, scratch, "--max-num-seqs", "4", "--max-waiting", str(PLACES - 4)) as server:
             print("", *flood.table(asyncio.run(flood.measure(server.port, PLACES))), sep="\n", flush=True)
@@ -103,7 +103,7 @@ def _server(program: str, model: Path, scratch: Path, *flags: str) -> Iterator[S
         yield server
 
 
-def _under(server: Server, load: Load, most: int | None) -> tuple[Testimony, Usage, list[Answer], float]:
+def _under(server: Server, load: Load, most: int | None) -> tuple[Seen, Usage, list[Answer], float]:
     """Sends the load while a witness watches; returns what was seen, the answers, and a small request's seconds."""
     process = ApiProcess(server.process, most)
     with witness(server.port) as watching:
@@ -124,7 +124,8 @@ def _under(server: Server, load: Load, most: int | None) -> tuple[Testimony, Usa
         return watching.testify(), usage, answers, small
 
 
-def _line(load: Load, seen: Testimony, usage: Usage, answers: Sequence[Answer], small: float) -> str:
+def summary(load: Load, seen: Seen, usage: Usage, answers: Sequence[Answer], small: float) -> str:
+    """Returns the line of a load in the table; `small` is the time of the small request after it, in seconds."""
     statuses = Counter(answer.status for answer in answers)
     slowest = percentile([answer.seconds for answer in answers], 100)
     counts = ", ".join(f"{count} x {status}" for status, count in sorted(statuses.items())) or "-"

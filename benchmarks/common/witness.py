@@ -17,7 +17,7 @@ TOKENS = 4000  # of each answer; the next stream begins when one has ended
 
 
 @dataclass(slots=True)
-class Testimony:
+class Seen:
     """Holds the longest times in seconds, and the number of tokens that came."""
 
     gap: float = 0.0  # between two tokens of a stream
@@ -48,11 +48,11 @@ class Witness:
     def __init__(self, connection: "Connection[Any, Any]") -> None:
         self._connection = connection
 
-    def testify(self) -> Testimony:
+    def testify(self) -> Seen:
         """Returns what was noted since the last call."""
         self._connection.send(None)
         testimony = self._connection.recv()
-        assert isinstance(testimony, Testimony)
+        assert isinstance(testimony, Seen)
         return testimony
 
 
@@ -61,7 +61,7 @@ def _main(port: int, connection: "Connection[Any, Any]") -> None:
 
 
 async def _watch(port: int, connection: "Connection[Any, Any]") -> None:
-    noted = Testimony()
+    noted = Seen()
     begun = asyncio.Event()
     tasks = [asyncio.create_task(_stream(port, noted, begun)), asyncio.create_task(_health(port, noted))]
     await begun.wait()
@@ -77,7 +77,7 @@ async def _watch(port: int, connection: "Connection[Any, Any]") -> None:
                 task.result()
 
 
-async def _stream(port: int, noted: Testimony, begun: asyncio.Event) -> None:
+async def _stream(port: int, noted: Seen, begun: asyncio.Event) -> None:
     number = 0
     while True:
         try:
@@ -88,7 +88,7 @@ async def _stream(port: int, noted: Testimony, begun: asyncio.Event) -> None:
         number += 1
 
 
-async def _one_stream(port: int, noted: Testimony, begun: asyncio.Event, number: int) -> None:
+async def _one_stream(port: int, noted: Seen, begun: asyncio.Event, number: int) -> None:
     reader, writer = await _ask(port, "POST", CHAT, chat(prompt(number), TOKENS))
     last = None
     while line := await reader.readline():
@@ -101,7 +101,7 @@ async def _one_stream(port: int, noted: Testimony, begun: asyncio.Event, number:
     writer.close()
 
 
-async def _health(port: int, noted: Testimony) -> None:
+async def _health(port: int, noted: Seen) -> None:
     while True:
         start = perf_counter()
         try:

@@ -11,8 +11,8 @@ from octavo.server.http.fields import Object, refused_as
 from octavo.server.http.reading import read_json
 from octavo.server.text.turns import Turn, TurnCall
 
-MAX_MESSAGES = 10_000  # of a conversation
-MAX_PARTS = 10_000  # of a message
+MAX_MESSAGES = 4096  # of a conversation
+MAX_PARTS = 4096  # of a message
 
 
 class TextPart(Object):

@@ -16,7 +16,7 @@ MAX_STOP_LENGTH = 1024  # characters; so many may be held back, and compared for
 MAX_STOP_IDS = 128
 MAX_BIASES = 1024
 MAX_LOGPROBS = 20  # as in OpenAI's chat and in other servers; OpenAI's completions allow 5
-MAX_STRINGS = 100_000  # in a body, names of fields included; eight for each of 10,000 messages, and some tools
+MAX_STRINGS = 100_000  # in a body, names of fields included; twenty for each of 4,096 messages, and some tools
 INT64 = 2**63
 
 RequestT = TypeVar("RequestT", bound="ModelRequest")

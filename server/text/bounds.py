@@ -1,6 +1,7 @@
 """Finds how many bytes of text one token can stand for, so that a text that is far too long is known by its length."""
 
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from math import prod
 from typing import Any
 
@@ -15,8 +16,21 @@ _KEEPING = ("ByteLevel", "Metaspace", "Digits", "UnicodeScripts")  # pre-tokeniz
 _BYTES = 256
 
 
-def bytes_per_token(tokenizer: Part) -> int | None:
-    """Returns the bytes of UTF-8 that one token can stand for at most; None where there is no bound.
+@dataclass(frozen=True, slots=True)
+class Bound:
+    """A Bound is how many bytes of UTF-8 one token can stand for at most, beside bytes that give no tokens at all."""
+
+    size: int
+    lost: bytes = b""  # Some byte-level vocabularies lack a few bytes, such as those of control characters.
+
+    def least_tokens(self, text: str) -> int:
+        """Returns a number of tokens that the text surely has."""
+        counted = text.encode(errors="replace").translate(None, self.lost)
+        return -(-len(counted) // self.size)
+
+
+def bound_of(tokenizer: Part) -> Bound | None:
+    """Returns the Bound of a tokenizer; None where there is none.
 
     There is none where text is removed, or where one token stands for all that the vocabulary lacks. `tokenizer` is the
     document of tokenizer.json.
@@ -30,11 +44,12 @@ def bytes_per_token(tokenizer: Part) -> int | None:
         return None
     byte_level = any(part["type"] == "ByteLevel" for part in (*normalizers, *splitters))
     vocabulary = _vocabulary(tokenizer["model"])
-    if not _knows_all(tokenizer["model"], vocabulary, byte_level):
+    lost = bytes(byte for character, (byte,) in BYTE_OF.items() if byte_level and character not in vocabulary)
+    if not _knows_all(tokenizer["model"], vocabulary, byte_level) or (lost and normalizers):
         return None
     longest = max((len(token) if byte_level else len(token.encode()) for token in vocabulary), default=0)
     marked = max((len(token["content"].encode()) for token in added), default=0)
-    return max(longest, marked, 4) * prod(factor for factor in shrinking if factor is not None)
+    return Bound(max(longest, marked, 4) * prod(factor for factor in shrinking if factor is not None), lost)
 
 
 def _parts(part: Part | None) -> Iterator[Part]:
@@ -71,11 +86,16 @@ def _vocabulary(model: Part) -> frozenset[str]:
 
 
 def _knows_all(model: Part, vocabulary: frozenset[str], byte_level: bool) -> bool:
-    """Returns whether each character has tokens: its own, those of its bytes, or one unknown token for it alone."""
+    """Returns whether each character has tokens: its own, those of its bytes, or one unknown token for it alone.
+
+    A byte that a byte-level vocabulary lacks is lost if there is no unknown token.
+    """
     if model["type"] not in ("BPE", "Unigram"):
         return False  # one unknown token stands for a whole word
-    if byte_level:
-        return BYTE_OF.keys() <= vocabulary
+    if byte_level and (model["type"] == "BPE" and not model.get("unk_token")):
+        return True
+    if byte_level and BYTE_OF.keys() <= vocabulary:
+        return True
     if model.get("byte_fallback") and all(f"<0x{byte:02X}>" in vocabulary for byte in range(_BYTES)):
         return True
     return model["type"] == "BPE" and bool(model.get("unk_token")) and not model.get("fuse_unk")

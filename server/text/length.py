@@ -17,8 +17,7 @@ def exceeds(tokenizer: Tokenizer, text: str, most: int) -> bool:
     """
     if len(text) <= SHORT:
         return False
-    limit = tokenizer.bytes_per_token
-    if limit is not None and (len(text) > limit * most or len(text.encode(errors="replace")) > limit * most):
+    if tokenizer.bound is not None and tokenizer.bound.least_tokens(text) > most:
         return True
     count = 0
     for piece in _pieces(text):
@@ -33,10 +32,14 @@ def ending(tokenizer: Tokenizer, text: str, tokens: int) -> str:
 
     It is the whole text where a token has no bound of bytes.
     """
-    limit = tokenizer.bytes_per_token
-    if limit is None or len(text) <= (most := limit * tokens + OVERLAP):
+    bound = tokenizer.bound
+    if bound is None:
         return text
-    return text[_space_after(text, len(text) - most) :]
+    size = bound.size * tokens
+    while size < len(text) and bound.least_tokens(text[-size:]) < tokens:
+        size *= 2  # Some of it gives no tokens.
+    start = len(text) - size - OVERLAP
+    return text if start <= 0 else text[_space_after(text, start) :]
 
 
 def _space_after(text: str, start: int) -> int:

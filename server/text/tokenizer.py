@@ -12,7 +12,7 @@ from tokenizers.decoders import DecodeStream
 from octavo.server.http.errors import StartupError
 from octavo.server.http.wire import clean
 from octavo.server.text.alphabet import BYTE_OF
-from octavo.server.text.bounds import bytes_per_token
+from octavo.server.text.bounds import bound_of
 from octavo.server.text.special_tokens import SpecialTokens
 from octavo.server.text.template import ChatTemplate
 from octavo.server.text.traced import Traced
@@ -30,7 +30,7 @@ class Tokenizer:
         self.backend = backend
         self.added_tokens: tuple[str, ...] = ()  # what tokenizer.json lacks, each a JSON object
         self.directory: Path | None = None  # where another process can read it again
-        self.bytes_per_token = bytes_per_token(json.loads(backend.to_str()))
+        self.bound = bound_of(json.loads(backend.to_str()))
         self.template = template
         self._traced = TracedEncoder(backend)
         vocabulary = backend.get_vocab(with_added_tokens=True)

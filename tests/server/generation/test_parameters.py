@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from octavo.server.generation.parameters import NOT_SUPPORTED
+from octavo.server.generation.parameters import MAX_UNKNOWN, NOT_SUPPORTED
 from tests.server.client import Client, each_endpoint
 
 
@@ -98,3 +98,9 @@ def test_unknown_parameters_are_logged_once_each(caplog: pytest.LogCaptureFixtur
         "ignoring the unknown parameter 'frobnicate'",
         "ignoring the unknown parameter 'evil\\nname'",
     ]
+
+
+def test_more_unknown_fields_than_any_client_sends() -> None:
+    fields = {f"x{number}": 1 for number in range(MAX_UNKNOWN)}
+    assert Client().complete(**fields).status == 200
+    assert Client().complete(**fields, another=1).status == 400

@@ -1,13 +1,15 @@
 """Each parameter has its type and bounds: a bad value is refused by name, and null and empty ones are absent."""
 
+import json
 from dataclasses import replace
 from typing import Any
 
 import pytest
 
+from octavo.server.conversation.messages import MAX_MESSAGES, MAX_PARTS
 from octavo.server.conversation.request import ChatRequest
 from octavo.server.generation.parameters import INFORMATIONAL, NOT_SUPPORTED
-from octavo.server.generation.request import GenerationRequest
+from octavo.server.generation.request import MAX_STRINGS, GenerationRequest
 from octavo.server.openai.completions_request import CompletionRequest
 from tests.server.client import MODEL, Client, each_endpoint
 from tests.server.fake import READY, FakeEngineClient, replay
@@ -170,3 +172,26 @@ def test_bad_values_of_chat_alone(parameters: dict[str, Any], param: str) -> Non
 def test_more_choices_than_the_engine_holds(endpoint: str) -> None:
     reply = Client().generate(endpoint, n=17)
     assert (reply.status, reply.error["param"]) == (400, "n")
+
+
+def test_the_bounds_on_counts() -> None:
+    """Escaped quotes are no strings, and a body of one long text may have any number of them."""
+    quotes = json.dumps({"model": MODEL, "messages": [{"role": "user", "content": '\\"' * MAX_STRINGS}]})
+    assert Client().post("/v1/chat/completions", quotes.encode()).error["code"] == "context_length_exceeded"
+    strings = Client().complete(stop=["a"] * MAX_STRINGS)
+    assert strings.status == 400 and "strings" in strings.error["message"]
+    message: dict[str, Any] = {"role": "user", "content": "a"}
+    assert Client().chat(messages=[message] * MAX_MESSAGES).error["code"] == "context_length_exceeded"
+    many = Client().chat(messages=[message] * (MAX_MESSAGES + 1))
+    assert (many.status, many.error["param"]) == (400, "messages")
+    part = {"type": "text", "text": ""}
+    assert Client().chat(messages=[message | {"content": [part] * MAX_PARTS}]).status == 200
+    assert Client().chat(messages=[message | {"content": [part] * (MAX_PARTS + 1)}]).status == 400
+
+
+def test_a_prompt_of_any_length_can_be_truncated() -> None:
+    """The fake tokenizer has a token for each byte."""
+    client = Client()
+    reply = client.complete(prompt="ab" * 300_000, truncate_prompt_tokens=3)
+    assert reply.status == 200
+    assert client.engine.submitted[0].prompt == client.tokenizer.encode("bab", add_special_tokens=False)

@@ -1,12 +1,16 @@
 """Tests that /tokenize and /detokenize show the very tokens that generation would see, in vLLM's form."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from octavo.engine.client import Loading
+from octavo.server.generation.counting import A_TOKEN, LEAST
+from octavo.server.http.streaming import Sliced
+from octavo.server.openai.tokenize import MAX_IDS
 from tests.server.client import MODEL, Client
-from tests.server.fake import FakeEngineClient
+from tests.server.fake import READY, FakeEngineClient
 from tests.server.vocab import BOS, BYTES, EOS, ids_of
 
 CONVERSATION = [{"role": "user", "content": "hi"}]
@@ -86,3 +90,30 @@ def test_before_the_engine_was_ready_nobody_knows_the_length() -> None:
     client = Client(FakeEngineClient(state=Loading()))
     assert client.post("/tokenize", {"prompt": "a"}).status == 503
     assert client.post("/detokenize", {"tokens": ids_of("a")}).json() == {"prompt": "a"}
+
+
+def test_there_is_a_limit_of_text_and_of_ids() -> None:
+    long = "é" * (LEAST // 2)
+    assert Client().post("/tokenize", {"prompt": long}).status == 200
+    conversation = [{"role": "user", "content": long}]
+    for path, body, param in [
+        ("/tokenize", {"prompt": long + "a"}, "prompt"),
+        ("/tokenize", {"messages": conversation}, "messages"),
+        ("/v1/messages/count_tokens", {"model": MODEL, "messages": conversation}, None),
+        ("/detokenize", {"tokens": [5] * (MAX_IDS + 1)}, "tokens"),
+    ]:
+        reply = Client().post(path, body)
+        assert (reply.status, reply.error.get("param")) == (400, param)
+
+
+def test_a_wider_context_has_more_room() -> None:
+    client = Client(FakeEngineClient(state=replace(READY, max_model_len=LEAST // A_TOKEN + 1)))
+    assert client.post("/tokenize", {"prompt": "a" * (LEAST + A_TOKEN)}).status == 200
+    assert client.post("/tokenize", {"prompt": "a" * (LEAST + A_TOKEN + 1)}).status == 400
+
+
+def test_a_long_answer_is_sent_in_slices() -> None:
+    reply = Client().post("/tokenize", {"prompt": "a" * 40_000})
+    assert max(map(len, reply.parts)) == Sliced.SLICE
+    assert reply.json()["count"] == 40_001 == len(reply.json()["tokens"])
+    assert reply.headers["content-length"] == str(len(reply.body))

@@ -10,20 +10,33 @@ from tokenizers import AddedToken, Regex, models, normalizers, pre_tokenizers
 from tokenizers import Tokenizer as Backend
 
 from octavo.server.text import length
-from octavo.server.text.bounds import bytes_per_token
+from octavo.server.text.bounds import bound_of
 from octavo.server.text.length import ending, exceeds
 from octavo.server.text.tokenizer import Tokenizer
 from tests.server.vocab import byte_level, llama_style
 
 BYTES = [f"<0x{byte:02X}>" for byte in range(256)]
 LETTERS = ["▁", *"abcdefgh .,\n", "ab", "abc", "▁a", "▁ab", "é", "你"]
-TEXTS = ("abc ", "a", " ", "é", "你好", "x̂", "zzzz", "\n\n", "</s>", "\U0001f600", "ABC", "ＡＢ", "각", "12345678")
+WORDS = ("abc ", "a", " ", "\n\n", "zzzz", "ABC", "12345678", "A" * 50, "\x04", "</s>")
+TEXTS = (*WORDS, "é", "你好", "x̂", "\U0001f600", "ＡＢ", "각")
 
 
 def bpe(**options: object) -> Backend:
     pieces = ["<unk>", *BYTES, *LETTERS]
     merges = [("a", "b"), ("ab", "c"), ("▁", "a"), ("▁a", "b")]
     return Backend(models.BPE({piece: id for id, piece in enumerate(pieces)}, merges, unk_token="<unk>", **options))
+
+
+def lacking(*parts: object) -> Backend:
+    """Makes a byte-level vocabulary without some bytes, as SmolLM2's: they give no tokens."""
+    document = json.loads(byte_level(None).backend.to_str())
+    vocabulary = document["model"]["vocab"]
+    kept = [token for token in vocabulary if token not in {"a", "\u0104", "\u0126", "<unk>"}]
+    backend = Backend(models.BPE({token: id for id, token in enumerate(kept)}, []))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    if parts:
+        backend.normalizer = normalizers.Sequence(list(parts))
+    return backend
 
 
 def unigram(byte_fallback: bool) -> Backend:
@@ -58,6 +71,8 @@ def splitting(behavior: str) -> Backend:
 
 BACKENDS = {
     "byte-level BPE": lambda: byte_level(None).backend,
+    "byte-level BPE that lacks bytes": lacking,
+    "the same behind a normaliser": lambda: lacking(normalizers.Lowercase()),
     "BPE with byte fallback": lambda: llama_style().backend,
     "BPE as Mixtral's": lambda: bpe(byte_fallback=True, fuse_unk=True),
     "BPE with an unknown token a character": lambda: bpe(),
@@ -77,6 +92,7 @@ BACKENDS = {
 }
 BOUNDED = {
     "byte-level BPE",
+    "byte-level BPE that lacks bytes",
     "BPE with byte fallback",
     "BPE as Mixtral's",
     "BPE with an unknown token a character",
@@ -102,7 +118,7 @@ def test_no_text_that_fits_exceeds(name: str, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.mark.parametrize("name", BACKENDS)
 def test_which_tokens_have_a_bound(name: str) -> None:
-    bound = bytes_per_token(json.loads(BACKENDS[name]().to_str()))
+    bound = bound_of(json.loads(BACKENDS[name]().to_str()))
     assert (bound is not None) == (name in BOUNDED)
 
 
@@ -135,10 +151,9 @@ def test_no_normaliser_shortens_more_than_is_said(name: str, normal: normalizers
     """Every character alone, every pair that is written as one, and Hangul in three letters."""
     document = {"model": json.loads(byte_level(None).backend.to_str())["model"], "normalizer": {"type": name}}
     document["pre_tokenizer"] = {"type": "ByteLevel"}
-    plain = bytes_per_token(document | {"normalizer": None})
-    bound = bytes_per_token(document)
+    plain, bound = bound_of(document | {"normalizer": None}), bound_of(document)
     assert plain is not None and bound is not None
-    most = bound // plain
+    most = bound.size // plain.size
     characters = [chr(code) for code in range(sys.maxunicode + 1) if not 0xD800 <= code < 0xE000]
     texts = [
         *characters,

@@ -34,3 +34,8 @@ def test_a_merged_turn_has_a_name_only_if_all_of_it_has() -> None:
 def test_only_system_turns_become_those_of_the_user() -> None:
     assert as_user({"role": "system", "content": "a"}) == USER
     assert as_user(RESULT) == RESULT
+
+
+def test_many_turns_are_merged_as_two_are() -> None:
+    assert merged([USER] * 3000) == [{**USER, "content": "\n\n".join([USER["content"]] * 3000)}]
+    assert merged([USER, {**USER, "content": ""}, USER]) == [{**USER, "content": "a\n\na"}]
