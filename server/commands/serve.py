@@ -49,6 +49,7 @@ def run(arguments: argparse.Namespace) -> int:
     _on_stop_signals(_vanish)
     _set_up_openmp()
     _configure_logging()
+    _stand_somewhere()
     machine.check_limits()
     given = from_environment(os.environ, vars(arguments)) | vars(arguments)
     with _listen(given) as listener:
@@ -75,6 +76,14 @@ def _configure_logging() -> None:
     """Writes the server's own lines and the warnings of others to stderr."""
     logging.basicConfig(format="%(asctime)s %(message)s", stream=sys.stderr)
     logging.getLogger("octavo.server").setLevel(logging.INFO)
+
+
+def _stand_somewhere() -> None:
+    """Leaves a working directory that has been removed: libraries look for their own files from there, and fail."""
+    try:
+        os.getcwd()
+    except OSError:
+        os.chdir("/")
 
 
 def _listen(given: dict[str, Any]) -> socket:

@@ -3,6 +3,7 @@
 import json
 import logging
 import multiprocessing.process
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -148,6 +149,16 @@ def test_the_url_is_written_where_it_is_asked_for(tmp_path: Path, capsys: pytest
     assert file.read_text().startswith("http://127.0.0.1:") and file.read_text().endswith("\n")
     cli.main(["serve", "/nowhere", "--port", "0", "--address-file", str(tmp_path / "no" / "directory")])
     assert "There is no directory /nowhere" in capsys.readouterr().err
+
+
+def test_a_working_directory_that_is_gone_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    assert "There is no directory /nowhere" in sentence(capsys, "serve", "/nowhere", "--port", "0")
+    assert os.getcwd() == "/"
 
 
 def no_home() -> Path:
