@@ -83,17 +83,20 @@ class Console:
         name, url = self._config.served_model_name, self._url
         lines = [
             *ready.description,
-            f"{name} is served on {url}/v1; open {url} in a browser, or try:",
+            f"{name} is served on {url}/v1; open {url} in a browser, or try{self._which_key()}:",
             "",
             f"    {self._example()}",
             "",
         ]
         return "\n".join(lines)
 
+    def _which_key(self) -> str:
+        return ", with an API key in place of KEY" if self._config.api_keys else ""
+
     def _example(self) -> str:
         message = {"role": "user", "content": "What is an octavo?"}
         body = json.dumps({"model": self._config.served_model_name, "stream": True, "messages": [message]})
-        key = '-H "Authorization: Bearer $OCTAVO_API_KEY" ' if self._config.api_keys else ""
+        key = "-H 'Authorization: Bearer KEY' " if self._config.api_keys else ""
         return (
             f"curl -N {self._url}/v1/chat/completions {key}-H 'Content-Type: application/json' \\\n"
             f"        -d {shlex.quote(body)}"

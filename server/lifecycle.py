@@ -93,7 +93,8 @@ async def _serve(
             await _first(stop.wait(), client.given_up(), asyncio.wait([http]))
             if stop.is_set():
                 count, seconds = client.open_requests, config.drain_timeout
-                logger.info("stopping; %d open requests have %g s to end, or until the next signal", count, seconds)
+                open_ones = "1 open request has" if count == 1 else f"{count} open requests have"
+                logger.info("stopping; %s %g s to end, or until the next signal", open_ones, seconds)
                 # The listener stays open meanwhile, so that new requests are answered 503 and not refused a connection.
                 await _first(client.drain(config.drain_timeout), stop_now.wait())
         finally:

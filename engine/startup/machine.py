@@ -4,6 +4,7 @@ Containers bound both through control groups (https://docs.kernel.org/admin-guid
 os.cpu_count nor MemAvailable knows of.
 """
 
+import ctypes
 import math
 import os
 from collections.abc import Iterator
@@ -38,6 +39,19 @@ def available_memory(root: Path = ROOT) -> int:
     used = _fields(root / "proc/self/status")
     own = [limit - used.get(count, 0) * 1024 for _, count, _, _ in LIMITS if (limit := _limits(root).get(count))]
     return max(0, min([_machine_memory(root), *left, *own]))
+
+
+def check_device(name: str, driver: str = "libcuda.so.1") -> None:
+    """Raises ModelError for a GPU that is asked for where its driver is not installed; torch says so only later."""
+    if name != "cuda":
+        return
+    try:
+        ctypes.CDLL(driver)
+    except OSError as error:
+        raise ModelError(
+            f"--device cuda was asked for, and there is no NVIDIA driver ({driver}) here: install it, "
+            "give the container its GPU (docker run --gpus all), or use --device cpu."
+        ) from error
 
 
 def check_limits(root: Path = ROOT) -> None:

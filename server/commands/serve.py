@@ -58,6 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
         model_config, tokenizer, sampled_vocab = _check_checkpoint(directory)
         engine_config, config = options.configure(given, str(directory), name, sampled_vocab)
         engine_config = replace(engine_config, added_tokens=tokenizer.added_tokens)
+        machine.check_device(engine_config.device)
         sizing.check_max_model_len(engine_config, model_config)
         return _serve(engine_config, config, tokenizer, listener)
 

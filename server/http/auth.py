@@ -12,7 +12,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from octavo.server.http import page
 from octavo.server.http.errors import InvalidApiKey
-from octavo.server.http.paths import DOCUMENT, PROBES, route_path
+from octavo.server.http.paths import DOCUMENT, PROBES, VERSION, route_path
 
 _CALLER = "octavo.caller"
 
@@ -54,7 +54,7 @@ class ApiKeys:
 
 
 def _is_open(path: str) -> bool:
-    return path in (*PROBES, DOCUMENT) or page.is_open(path)
+    return path in (*PROBES, VERSION, DOCUMENT) or page.is_open(path)
 
 
 def _given(headers: Headers) -> str:

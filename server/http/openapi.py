@@ -17,7 +17,7 @@ from octavo import __version__
 from octavo.server.config import ServerConfig
 from octavo.server.http.errors import ApiError, InvalidApiKey
 from octavo.server.http.operations import Operation, operation_of
-from octavo.server.http.paths import DOCUMENT, PROBES
+from octavo.server.http.paths import DOCUMENT, PROBES, VERSION
 from octavo.server.http.wire import encode_json
 
 Json = dict[str, Any]
@@ -121,7 +121,7 @@ def _schemas(types: tuple[Any, ...]) -> tuple[Schemas, Json]:
 
 def _operation(route: _Route, schemas: Schemas, config: ServerConfig) -> Json:
     summary, _, rest = route.description.partition("\n")
-    locked = bool(config.api_keys) and route.path not in PROBES
+    locked = bool(config.api_keys) and route.path not in (*PROBES, VERSION)
     failures = (*route.operation.failures, *([InvalidApiKey] if locked else []))
     described: Json = {
         "operationId": route.name,

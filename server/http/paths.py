@@ -3,6 +3,7 @@
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 PROBES = ("/health", "/metrics")  # probes and scrapers, which have no key, ask for them every few seconds
+VERSION = "/version"  # It is as public as the page that shows it.
 DOCUMENT = "/openapi.json"  # it describes the API, which is no secret
 
 

@@ -59,7 +59,9 @@ def test_the_output_says_what_is_served_and_how_to_try_it(server: Server) -> Non
     lines = server.output.splitlines()
     assert f"listening on {server.url}" in lines[0]
     assert any("KV cache of" in line for line in lines)
-    assert f"tiny is served on {server.url}/v1; open {server.url} in a browser, or try:" in server.output
+    assert (
+        f"tiny is served on {server.url}/v1; open {server.url} in a browser, or try, with an API key" in server.output
+    )
     assert f"curl -N {server.url}/v1/chat/completions" in server.output
     assert "secret" not in server.output
 

@@ -80,6 +80,14 @@ def test_this_machine() -> None:
     assert machine.available_memory() > 0
 
 
+def test_a_gpu_without_a_driver_is_refused_before_torch_is_loaded() -> None:
+    for name in ("auto", "cpu"):
+        machine.check_device(name, "libnobody-has-this.so")
+    machine.check_device("cuda", "libc.so.6")
+    with pytest.raises(ModelError, match="there is no NVIDIA driver"):
+        machine.check_device("cuda", "libnobody-has-this.so")
+
+
 LIMITS = """\
 Limit                     Soft Limit           Hard Limit           Units
 Max cpu time              unlimited            unlimited            seconds

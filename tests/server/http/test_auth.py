@@ -41,7 +41,7 @@ def test_a_key_that_is_not_ascii() -> None:
     assert CLIENT.get("/v1/models", authorization=sent).status == 200
 
 
-@pytest.mark.parametrize("path", ["/health", "/metrics", "/", "/web/app.js"])
+@pytest.mark.parametrize("path", ["/health", "/metrics", "/version", "/", "/web/app.js"])
 def test_open_paths(path: str) -> None:
     assert CLIENT.get(path).status == 200
 
