@@ -100,24 +100,24 @@ def _joined(turns: Sequence[Turn], capabilities: Capabilities, tools: bool) -> I
     """Yields the turns, and between them those that the template needs to take one after the other."""
     before: Kind = "start"
     calls: Sequence[TurnCall] = ()
-    for turn in turns:
+    for place, turn in enumerate(turns):
         kind = kind_of(turn)
         way = capabilities.bridges.get((before, kind), ())
         if before == "start" and tools and capabilities.tools_want_user_first and kind not in ("system", "user"):
             way = ("user",)
         for each in way:
-            yield _filling(each, capabilities.filler, calls)
+            yield {**_filling(each, calls), "content": capabilities.filler, "place": place}
         silent = kind in ("user", "assistant") and not turn["content"]
         yield {**turn, "content": capabilities.filler} if silent else turn
         calls = turn.get("tool_calls", calls)
         before = before if (before, kind) == ("start", "system") else kind
 
 
-def _filling(kind: Kind, filler: str, calls: Sequence[TurnCall]) -> Turn:
+def _filling(kind: Kind, calls: Sequence[TurnCall]) -> Turn:
     if kind != "result":
-        return {"role": kind, "content": filler}
+        return {"role": kind, "content": ""}
     call = calls[-1]
-    return {"role": "tool", "content": filler, "name": call["function"]["name"], "tool_call_id": call["id"]}
+    return {"role": "tool", "content": "", "name": call["function"]["name"], "tool_call_id": call["id"]}
 
 
 def _shows_like(turns: Sequence[Turn], tools: Tools, capabilities: Capabilities, render: Render) -> bool:

@@ -24,6 +24,7 @@ class Turn(TypedDict):
     name: NotRequired[str]
     tool_calls: NotRequired[list[TurnCall]]
     tool_call_id: NotRequired[str]
+    place: NotRequired[int]  # tells turns that say nothing apart: Mistral's templates compare turns to find the last
 
 
 def kind_of(turn: Turn) -> Kind:

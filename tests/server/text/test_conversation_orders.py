@@ -172,6 +172,12 @@ def test_mistral_shows_the_system_message_also_after_a_result() -> None:
     assert template.render(messages, Rendering([TOOL])).startswith(begun)
 
 
+def test_mistral_shows_the_tools_once_however_many_turns_say_nothing() -> None:
+    steps = [step for id in "123" for step in (called(id, content=f"step {id}"), result(id, "20"))]
+    text = ChatTemplate(MISTRAL, SPECIAL).render(turns(said("user", "a"), *steps), Rendering([TOOL]))
+    assert text.count("[AVAILABLE_TOOLS]") == 1 and text.count("step ") == text.count("[TOOL_CALLS]") == 3
+
+
 AGENT = [
     *(said("user", "word1z"), called("call_1", content="word2z"), result("call_1", "word3z"), said("system", "word4z")),
     *(called("call_2"), result("call_2", "word5z"), said("system", "word6z"), said("assistant", "word7z")),
