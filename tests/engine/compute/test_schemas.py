@@ -150,6 +150,13 @@ EITHER = {"oneOf": [ref("Cat", "components/schemas"), ref("Dog", "components/sch
         ({"type": "object", "propertyNames": {"format": "uuid4"}}, [{"x": 1}], [5]),
         ({"type": "object", "propertyNames": {"enum": ["a"]}}, [{"a": 1}, {}], [{"b": 1}]),
         ({"type": "object", "propertyNames": {"minLength": 2}}, [{"ab": 1}], [{"a": 1}]),
+        ({"type": "object", "propertyNames": {"format": "date"}}, [{"2024-02-28": 1}], [{"2024-13-01": 1}, {"a": 1}]),
+        ({"type": "object", "propertyNames": {"format": "ipv4"}}, [{"10.0.255.1": 1}], [{"10.0.256.1": 1}]),
+        (
+            {"type": "object", "propertyNames": {"format": "uuid"}},
+            [{"6f9619ff-8b86-d011-b42d-00c04fc964ff": 1}],
+            [{"6f9619ff": 1}],
+        ),
         *(
             ({"type": "string", "format": each}, ["any é"], [5])
             for each in ("path", "binary", "password", "uuid4", "shoe-size")
@@ -220,7 +227,7 @@ def test_what_a_schema_takes(compiler: Compiler, schema: Any, taken: list[Any], 
             {"$defs": {"a": STRING}, "oneOf": [ref("a"), {"type": ["string", "null"]}]},
             "'oneOf' is supported only where",
         ),
-        ({"type": "object", "propertyNames": {"format": "date"}}, "propertyNames"),
+        ({"type": "object", "propertyNames": {"format": "email"}}, "propertyNames"),
         ({"type": "object", "propertyNames": {"pattern": "a", "maxLength": 3}}, "propertyNames"),
         ({"type": "object", "propertyNames": {"pattern": "^a"}, "properties": {"b": {}}}, "propertyNames"),
         ({"type": "object", "propertyNames": False}, "propertyNames"),
