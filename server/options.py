@@ -8,6 +8,7 @@ from typing import Any
 
 from octavo.engine.config import DEVICES, DTYPES, QUANTIZATIONS, EngineConfig
 from octavo.server.config import ServerConfig
+from octavo.server.http.wire import clean
 
 PREFIX = "OCTAVO_"
 EXAMPLE = "mistralai/Mixtral-8x7B-Instruct-v0.1"
@@ -79,6 +80,8 @@ def _list(text: str) -> list[str]:
     items = [item.strip() for item in text.split(",")]
     if not all(items):
         raise ArgumentTypeError("an item of the list is empty")
+    if clean(text) != text:  # bytes that are no UTF-8, which the command line brings as lone surrogates
+        raise ArgumentTypeError(f"{_shortened(text)!r} is not UTF-8 text")
     return items
 
 
@@ -264,7 +267,7 @@ def _shown_default(option: Option) -> str:
 def configure(given: Mapping[str, Any], model: str, name: str, sampled_vocab: int) -> tuple[EngineConfig, ServerConfig]:
     """Makes the two configs. `model` is the checkpoint's directory, `name` its name without --served-model-name."""
     values = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
-    values = {"served_model_names": (name,)} | values | {"model": model, "sampled_vocab": sampled_vocab}
+    values = {"served_model_names": (clean(name),)} | values | {"model": model, "sampled_vocab": sampled_vocab}
 
     def of(config: type[EngineConfig] | type[ServerConfig]) -> dict[str, Any]:
         return {field.name: values[field.name] for field in fields(config) if field.name in values}

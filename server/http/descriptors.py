@@ -3,6 +3,7 @@
 import resource
 
 WANTED = 65_536  # descriptors; many systems begin with 1,024 and let a process raise that
+MOST_CONNECTIONS = 8192  # unless --limit-concurrency asks for more: each takes memory, and time to watch over
 RESERVED = 128  # of them are for the engine's pipes, files and connections that are being refused
 
 
@@ -20,7 +21,7 @@ def raise_limit() -> int:
 
 
 def room_for_connections() -> int:
-    """Returns how many connections there are descriptors for."""
+    """Returns how many connections there may be at once, by the descriptors that there are."""
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     most = WANTED if soft == resource.RLIM_INFINITY else soft
-    return max(most - RESERVED, most // 2, 1)
+    return min(max(most - RESERVED, most // 2, 1), MOST_CONNECTIONS)

@@ -81,6 +81,19 @@ def test_allowed_origins_are_what_browsers_send(given: str, origins: tuple[str, 
     assert configs(("--allowed-origins", given))[1].allowed_origins == origins
 
 
+@pytest.mark.parametrize("variable", ["OCTAVO_SERVED_MODEL_NAME", "OCTAVO_API_KEY", "OCTAVO_ALLOWED_ORIGINS"])
+def test_bytes_that_are_no_text_are_refused(variable: str) -> None:
+    with pytest.raises(StartupError, match="not UTF-8 text"):
+        from_environment({variable: "a\udcff"})
+
+
+@pytest.mark.parametrize("flag", ["timeout-header", "timeout-body", "timeout-send", "timeout-keep-alive"])
+def test_a_limit_of_time_is_above_zero(flag: str) -> None:
+    assert getattr(configs((f"--{flag}", "0.5"))[1], flag.replace("-", "_")) == 0.5
+    with pytest.raises(StartupError, match="not a number above 0"):
+        from_environment({f"OCTAVO_{flag.upper().replace('-', '_')}": "0"})
+
+
 @pytest.mark.parametrize("given", ["app.example", "https://a.example/path", "https://", "https://a b"])
 def test_what_no_browser_sends_is_no_origin(given: str) -> None:
     with pytest.raises(StartupError, match="is not an origin"):
