@@ -108,6 +108,19 @@ def tool_stream() -> None:
     assert use.input.keys() == {"city"}
 
 
+def notes() -> None:
+    """Claude Code sends a system message after each result."""
+    use = {"type": "tool_use", "id": "toolu_1", "name": "get_weather", "input": {}}
+    result = {"type": "tool_result", "tool_use_id": "toolu_1", "content": "It rains."}
+    step = [
+        {"role": "assistant", "content": [{"type": "text", "text": "Let me see."}, use]},
+        {"role": "user", "content": [result]},
+        {"role": "system", "content": "Be brief."},
+    ]
+    history = [*CALL["messages"], *step, *step]
+    assert client.messages.create(**CALL | {"messages": history, "tools": [WEATHER], "max_tokens": 1}).content
+
+
 def cut_tool() -> None:
     call = CALL | {"max_tokens": 12, "tools": [WEATHER], "tool_choice": {"type": "any"}}
     with client.messages.stream(**call) as stream:
@@ -119,4 +132,4 @@ def cut_tool() -> None:
 
 
 if __name__ == "__main__":
-    run(models, plain, streamed, counted, stopped, agent, errors, tool, tool_stream, cut_tool)
+    run(models, plain, streamed, counted, stopped, agent, errors, tool, tool_stream, notes, cut_tool)

@@ -162,6 +162,25 @@ def tool_stream() -> None:
     assert call.function.name == "get_weather" and json.loads(call.function.arguments).keys() == {"city"}
 
 
+def any_order() -> None:
+    """What frontends and agents send: a greeting, nobody's answer, calls without arguments, notes after results."""
+    call = {"id": "0", "type": "function", "function": {"name": "get_weather", "arguments": ""}}
+    history = [
+        {"role": "assistant", "content": "Hello!"},
+        *MESSAGES,
+        {"role": "assistant", "content": None},
+        *MESSAGES,
+        {"role": "assistant", "content": "Let me see.", "tool_calls": [call, call | {"id": "call_1"}]},
+        {"role": "tool", "tool_call_id": "call_1", "content": "It rains."},
+        {"role": "developer", "content": "Be brief."},
+        {"role": "tool", "tool_call_id": "unknown", "content": "It snows."},
+        {"role": "system", "content": "Be brief."},
+    ]
+    for length in range(1, len(history) + 1):
+        create = client.chat.completions.create
+        assert create(model=MODEL, max_tokens=1, messages=history[:length], tools=[WEATHER]).choices[0].message
+
+
 def structured() -> None:
     answer = client.chat.completions.parse(model=MODEL, messages=MESSAGES, response_format=Book, max_tokens=200)
     assert isinstance(answer.choices[0].message.parsed, Book)
@@ -191,4 +210,4 @@ if __name__ == "__main__":
         stream_helper,
         errors,
     )
-    run(*texts, effort, tool, long_name, tool_stream, structured, responses, responses_stream)
+    run(*texts, effort, tool, long_name, tool_stream, any_order, structured, responses, responses_stream)
