@@ -8,7 +8,7 @@ import os
 
 os.environ["LITELLM_LOCAL_MODEL_COST_MAP"] = "True"  # LiteLLM reads it when it is imported, and does not fetch prices
 import litellm  # noqa: E402
-from report import API, KEY, LIMIT, MODEL, QUESTION, run
+from report import API, KEY, LIMIT, MODEL, QUESTION, URL, run
 
 CALL = {
     "model": f"openai/{MODEL}",
@@ -36,6 +36,19 @@ def streamed() -> None:
     assert whole.choices[0].message.content and whole.usage.completion_tokens <= LIMIT
 
 
+def messages() -> None:
+    """LiteLLM's route to Anthropic's API, with more stop strings than OpenAI's takes."""
+    call = CALL | {
+        "model": f"anthropic/{MODEL}",
+        "api_base": URL,
+        "stop": [f"\nGuest {number}:" for number in range(20)],
+    }
+    answer = litellm.completion(**call)
+    assert answer.choices[0].message.content and answer.usage.completion_tokens <= LIMIT
+    whole = litellm.stream_chunk_builder(list(litellm.completion(**call, stream=True)))
+    assert whole.choices[0].message.content
+
+
 def text_completion() -> None:
     call = {key: value for key, value in CALL.items() if key != "messages"}
     assert litellm.text_completion(**call, prompt="An octavo is").choices[0].text
@@ -55,4 +68,4 @@ def structured() -> None:
 
 
 if __name__ == "__main__":
-    run(plain, streamed, text_completion, tool, structured)
+    run(plain, streamed, messages, text_completion, tool, structured)
