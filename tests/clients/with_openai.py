@@ -163,7 +163,7 @@ def tool_stream() -> None:
 
 
 def any_order() -> None:
-    """What frontends and agents send: a greeting, nobody's answer, calls without arguments, notes after results."""
+    """Frontends and agents send greetings, empty answers, calls without arguments, and notes after results."""
     call = {"id": "0", "type": "function", "function": {"name": "get_weather", "arguments": ""}}
     history = [
         {"role": "assistant", "content": "Hello!"},
