@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import combinations
 from typing import Any
 
 Schema = Any
@@ -67,9 +68,30 @@ class Disjointness:
     def _by_unions(self, facts: _Facts, other: Schema, depth: int) -> bool:
         return any(all(self.are(option, other, depth + 1) for option in union) for union in facts.unions)
 
-    def are_by(self, name: str, one: Schema, other: Schema) -> bool:
-        """Returns whether no value of a property matches both schemas."""
-        return self._differ(name, self._facts(one, 0), self._facts(other, 0), 0)
+    def all_are(self, schemas: Sequence[Schema]) -> bool:
+        """Returns whether it is proved that no value matches two of the schemas.
+
+        Values are compared first: thousands of schemas may differ in a value, and be too many to compare in pairs.
+        """
+        facts = [self._facts(schema, 0) for schema in schemas]
+        if _differ_in_values([each.literals for each in facts]):
+            return True
+        names = [name for name in self.common_properties(schemas) if all(name in each.required for each in facts)]
+        if any(_differ_in_values([self._values(name, each) for each in facts]) for name in names):
+            return True
+        return all(self.are(one, other) for one, other in combinations(schemas, 2))
+
+    def all_are_by(self, name: str, schemas: Sequence[Schema]) -> bool:
+        """Returns whether no value of a property matches two of the schemas."""
+        facts = [self._facts(schema, 0) for schema in schemas]
+        if _differ_in_values([self._values(name, each) for each in facts]):
+            return True
+        return all(self._differ(name, one, other, 0) for one, other in combinations(facts, 2))
+
+    def _values(self, name: str, facts: _Facts) -> frozenset[str] | None:
+        """Returns the only values that a property may have; None: not known."""
+        found = (self._facts(each, 1).literals for each in facts.properties.get(name, ()))
+        return next((literals for literals in found if literals is not None), None)
 
     def common_properties(self, schemas: Sequence[Schema]) -> list[str]:
         """Returns the names that all schemas say something of."""
@@ -148,6 +170,12 @@ def _gather_object(facts: _Facts, schema: dict[str, Any]) -> None:
     facts.required |= {name for name in _list(schema.get("required")) if isinstance(name, str)}
     if schema.get("additionalProperties") is False and not schema.get("patternProperties"):
         facts.closed.append(frozenset(properties) if isinstance(properties, dict) else frozenset())
+
+
+def _differ_in_values(literals: Sequence[frozenset[str] | None]) -> bool:
+    """Returns whether all values are known, and none comes twice."""
+    known = [each for each in literals if each is not None]
+    return len(known) == len(literals) and sum(map(len, known)) == len(frozenset().union(*known))
 
 
 def _list(value: Any) -> Sequence[Any]:

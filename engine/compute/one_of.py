@@ -5,7 +5,6 @@ with the property matches one schema at most.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from itertools import combinations
 from typing import Any
 
 from octavo.engine.compute.disjoint import Disjointness
@@ -30,7 +29,7 @@ def _told_apart(node: dict[str, Any], options: list[Schema], given: Any, disjoin
     """Returns whether one option at most can match; it may require a property for that."""
     beside = {keyword: value for keyword, value in node.items() if keyword != "oneOf"}
     whole = [{"allOf": [beside, option]} for option in options] if beside else options
-    if all(disjoint.are(one, other) for one, other in combinations(whole, 2)):
+    if disjoint.all_are(whole):
         return True
     objects = [each for option in options if (each := disjoint.own_node(option)) is not None]
     if len(objects) < len(options) or not all(disjoint.is_object(option) for option in whole):
@@ -39,7 +38,7 @@ def _told_apart(node: dict[str, Any], options: list[Schema], given: Any, disjoin
     if isinstance(named, str) and _by_values(named, objects, given["values"], disjoint):
         return True
     for name in [named] if isinstance(named, str) else disjoint.common_properties(whole):
-        if all(disjoint.are_by(name, one, other) for one, other in combinations(whole, 2)):
+        if disjoint.all_are_by(name, whole):
             for each in objects:
                 _require(each, name)
             return True

@@ -256,9 +256,12 @@ def test_schemas_within_a_grammar_are_rewritten_too(compiler: Compiler) -> None:
 
 
 def test_many_tagged_schemas_are_told_apart() -> None:
-    kinds = {f"k{n}": obj({"kind": {"const": f"k{n}"}}, "kind") for n in range(100)}
-    made = rewritten({"$defs": kinds, "oneOf": [ref(name) for name in kinds]})
-    assert "oneOf" not in made and len(made["anyOf"]) == 100
+    for required in (["kind"], []):
+        kinds = {f"k{n}": obj({"kind": {"const": f"k{n}"}}, *required) for n in range(1000)}
+        made = rewritten({"$defs": kinds, "oneOf": [ref(name) for name in kinds]})
+        assert "oneOf" not in made and len(made["anyOf"]) == 1000
+    made = rewritten({"oneOf": [{"const": n} for n in range(3000)]})
+    assert len(made["anyOf"]) == 3000
 
 
 def test_a_schema_that_would_take_long_to_compare_is_left_to_the_library() -> None:
