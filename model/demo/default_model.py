@@ -70,6 +70,7 @@ def build(target: Path, source: Path | None, report: ReportStage, pinned: Pinned
 
 
 def _convert(gguf: Path, directory: Path, report: ReportStage) -> None:
+    report("reading the dense model", 0, 1)
     source = GGUFSource(gguf)
     shards = plan_shards(source)
     write_shards(directory, shards, report)

@@ -40,6 +40,19 @@ def test_an_engine_that_fails_before_http_is_there(serve_fake: Callable[..., Ser
     ]
 
 
+def test_an_address_space_without_room_for_an_engine(tmp_path: Path) -> None:
+    """It is found at once: the engine would die of it again and again, with its libraries' last words."""
+    code = (
+        "import os, resource, sys; resource.setrlimit(resource.RLIMIT_AS, (2**29, 2**29));"
+        "os.execv(sys.executable, [sys.executable, '-m', 'octavo', 'serve', *sys.argv[1:]])"
+    )
+    with started(["-c", code, write_model(tmp_path / "tiny")], tmp_path) as server:
+        assert server.exit_status() == 2, server.output
+        server.wait_until_nothing_is_left()
+    assert server.output.count("\n") == 1
+    assert server.output.startswith("octavo: The address space of a process is limited to 0.50 GiB (ulimit -v)")
+
+
 def truncate(model: Path) -> None:
     shard = model / "model.safetensors"
     shard.write_bytes(shard.read_bytes()[:-1000])
