@@ -4,7 +4,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 
-import jinja2
 from starlette.requests import Request as HttpRequest
 
 from octavo.engine.api import Ready, SamplingParams
@@ -18,11 +17,14 @@ from octavo.server.generation.admission import Task, admit, check_before_encodin
 from octavo.server.generation.job import Job
 from octavo.server.generation.sampling import encodable, kept, output_limit, sampling_params, truncated
 from octavo.server.generation.service import Service
-from octavo.server.generation.texts import Texts
+from octavo.server.generation.texts import Elsewhere, Texts
 from octavo.server.http.errors import InvalidRequest
 from octavo.server.text.call_formats import CallFormat
 from octavo.server.text.template import ChatTemplate, Rendering
+from octavo.server.text.template_process import ClientTemplate
 from octavo.server.text.traced import plain
+
+Template = ChatTemplate | ClientTemplate
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +48,17 @@ async def begin(
 
 
 def prepared(texts: Texts, request: ChatRequest, ready: Ready) -> Conversation:
-    """Renders and encodes a conversation, which takes longer than the event loop may wait. Raises ApiError."""
+    """Renders and encodes a conversation, which takes longer than the event loop may wait.
+
+    Raises ApiError, or Elsewhere if this is no place for a client's template.
+    """
     check_before_encoding(texts, ready, 1, request)
     task, parser = _task(texts, request, ready)
     return Conversation(request.model_copy(update={"messages": []}), task, parser)
 
 
 def rendered(texts: Texts, request: ChatRequest) -> str:
-    """Returns the prompt as text, as the model is given it. Raises InvalidRequest.
+    """Returns the prompt as text, as the model is given it. Raises ApiError or Elsewhere.
 
     The text is Traced unless the server is told to parse special tokens in conversations: when it is encoded, those in
     what the client sent stay text.
@@ -61,7 +66,7 @@ def rendered(texts: Texts, request: ChatRequest) -> str:
     return _rendered(texts, _template(texts, request), request, request.tool_use())
 
 
-def _rendered(texts: Texts, template: ChatTemplate, request: ChatRequest, use: ToolUse | None) -> str:
+def _rendered(texts: Texts, template: Template, request: ChatRequest, use: ToolUse | None) -> str:
     rendering = Rendering(
         tools=[] if use is None else [tool.described() for tool in use.described],
         add_generation_prompt=request.add_generation_prompt is not False,
@@ -72,11 +77,11 @@ def _rendered(texts: Texts, template: ChatTemplate, request: ChatRequest, use: T
     return plain(text) if texts.config.parse_special_tokens else text
 
 
-def _template(texts: Texts, request: ChatRequest) -> ChatTemplate:
-    """Returns the client's template if the request has one, or else the checkpoint's. Raises InvalidRequest."""
-    own = texts.tokenizer.template
+def _template(texts: Texts, request: ChatRequest) -> Template:
+    """Returns the client's template if the request has one, or else the checkpoint's. Raises ApiError or Elsewhere."""
     if request.chat_template:
-        return _given_template(texts, request.chat_template, own)
+        return _given_template(texts, request.chat_template)
+    own = texts.tokenizer.template
     if own is None:
         raise InvalidRequest(
             "The model has no chat template; use /v1/completions, or add chat_template.jinja to the checkpoint.",
@@ -85,21 +90,16 @@ def _template(texts: Texts, request: ChatRequest) -> ChatTemplate:
     return own.for_tools if _concerns_tools(request, own.for_tools) else own
 
 
-def _given_template(texts: Texts, source: str, own: ChatTemplate | None) -> ChatTemplate:
-    """Returns the client's template, if the server is started to allow such. Raises InvalidRequest."""
-    field = "chat_template"
+def _given_template(texts: Texts, source: str) -> ClientTemplate:
+    """Returns the client's template, if the server is started to allow such. Raises ApiError or Elsewhere."""
     if not texts.config.trust_request_chat_template:
         raise InvalidRequest(
-            "{param} is refused by this server; start it with --trust-request-chat-template to allow it.", field
+            "{param} is refused by this server; start it with --trust-request-chat-template to allow it.",
+            "chat_template",
         )
-    try:
-        return ChatTemplate(source) if own is None else own.replaced(source)
-    except RecursionError as error:
-        raise InvalidRequest("{param} is nested too deeply; simplify it.", field) from error
-    except jinja2.TemplateSyntaxError as error:
-        raise InvalidRequest(
-            "{param} is broken at line {line}: {reason}.", field, line=error.lineno, reason=error.message
-        ) from error
+    if texts.template_process is None:
+        raise Elsewhere
+    return ClientTemplate(texts.template_process, source)
 
 
 def _concerns_tools(request: ChatRequest, template: ChatTemplate) -> bool:
@@ -144,7 +144,7 @@ def _with_calls(task: Task, markers: frozenset[int], grammar: CallGrammar | None
     return replace(task, params=params, shown=markers, constraints=(*grammar.schemas, grammar.answer))
 
 
-def _call_parser(template: ChatTemplate, format: CallFormat, use: ToolUse) -> Callable[[], PartParser]:
+def _call_parser(template: Template, format: CallFormat, use: ToolUse) -> Callable[[], PartParser]:
     """Returns what makes a parser for each choice. It is made of plain data, so that it can be sent to a process."""
     names = frozenset(tool.name for tool in use.callable)
     return partial(_new_parser, format, names, template.capabilities.short_ids_only, use.parallel)

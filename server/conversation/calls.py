@@ -19,12 +19,13 @@ from octavo.server.conversation.written_calls import (
 )
 from octavo.server.text.call_formats import CALL, END_OF_CALL, JSON, PYTHON_TAG, CallFormat
 from octavo.server.text.template import ChatTemplate
+from octavo.server.text.template_process import ClientTemplate
 
 _LETTERS = string.ascii_letters + string.digits
 _REACH = 256  # characters; if the head of a call does not end within them, the call is read once it is complete
 
 
-def format_of(template: ChatTemplate) -> CallFormat:
+def format_of(template: ChatTemplate | ClientTemplate) -> CallFormat:
     """Returns the format in which the template tells the model to call; JSON for a template that takes no tools."""
     format = template.capabilities.call_format
     return format if format is not None and template.capabilities.tools else JSON

@@ -51,7 +51,13 @@ async def read(service: Service, http: HttpRequest, prepare: Prepare[T], *argume
     """
     check_content_type(http.headers.get("content-type", ""))
     async with service.intake.received(http) as body:
-        return await until_disconnect(service.preparer.run(prepare, body, *arguments), http.receive)
+        work = service.preparer.run(_caller_or_address(http), prepare, body, *arguments)
+        return await until_disconnect(work, http.receive)
+
+
+def _caller_or_address(http: HttpRequest) -> str:
+    """Returns what tells callers apart: the name of the key or, where there are none, the address."""
+    return caller_of(http.scope) or (http.client.host if http.client is not None else "")
 
 
 async def read_prompt(service: Service, http: HttpRequest, prepare: Prepare[T]) -> T:

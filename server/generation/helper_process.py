@@ -18,6 +18,7 @@ from octavo.server.config import ServerConfig
 from octavo.server.generation.parameters import ParameterCheck
 from octavo.server.generation.texts import Texts
 from octavo.server.http.errors import ApiError, BodyTooLarge
+from octavo.server.text.template_process import TemplateProcess
 from octavo.server.text.tokenizer import Tokenizer
 
 MEMORY = 128 * 1024 * 1024  # bytes by which the process may grow while it reads
@@ -44,7 +45,8 @@ def main(connection: "Connection[Any, Any]", directory: Path, config: ServerConf
     with suppress(OSError):
         os.nice(NICENESS)
     logging.basicConfig(format="%(asctime)s %(message)s", stream=sys.stderr)
-    texts = Texts(Tokenizer.from_directory(directory), config, ParameterCheck())
+    tokenizer = Tokenizer.from_directory(directory)
+    texts = Texts(tokenizer, config, ParameterCheck(), template_process=TemplateProcess(tokenizer.special_tokens))
     _bound_memory()
     start = _resident()
     inbox: SimpleQueue[tuple[Any, tuple[Any, ...], bytes]] = SimpleQueue()

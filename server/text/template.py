@@ -54,7 +54,7 @@ class ChatTemplate:
         """
         self.source = source
         self._template = compiled(source)
-        self._special_tokens = {name: of_template(text) for name, text in (special_tokens or {}).items()}
+        self.special_tokens = {name: of_template(text) for name, text in (special_tokens or {}).items()}
         self._no_tools: list[Any] | None = None  # what `tools` is without any
         self.capabilities = self._tried()
         self.for_tools: ChatTemplate = self if tool_source is None else ChatTemplate(tool_source, special_tokens)
@@ -72,10 +72,6 @@ class ChatTemplate:
             return second
         self._no_tools = None
         return found
-
-    def replaced(self, source: str) -> Self:
-        """Returns another template for the same model. Raises jinja2.TemplateSyntaxError."""
-        return type(self)(source, self._special_tokens)
 
     @classmethod
     def from_directory(cls, directory: Path) -> Self | None:
@@ -124,7 +120,7 @@ class ChatTemplate:
             raise InvalidRequest(template, "messages", reason=error) from error
 
     def _render(self, messages: Sequence[Turn], rendering: Rendering) -> Traced:
-        variables = {**self._special_tokens, **rendering.variables}
+        variables = {**self.special_tokens, **rendering.variables}
         text = self._template.render(
             variables,
             messages=[{**turn, "role": _ROLES.get(turn["role"], turn["role"])} for turn in messages],

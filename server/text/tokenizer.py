@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -81,6 +81,11 @@ class Tokenizer:
         before, after = self._traced.before, self._traced.after
         begins, ends = ids[: len(before)] == before, ids[len(ids) - len(after) :] == after
         return (*(() if begins else before), *ids, *(() if ends else after))
+
+    @property
+    def special_tokens(self) -> Mapping[str, str]:
+        """Returns bos_token and so on, by the names that chat templates use."""
+        return {} if self.template is None else self.template.special_tokens
 
     def decode_bytes(self, ids: Sequence[int]) -> str:
         """Returns the text of the ids' bytes, with U+FFFD for invalid UTF-8, and with leading spaces."""

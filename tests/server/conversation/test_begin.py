@@ -7,11 +7,11 @@ import pytest
 
 from octavo.server.text.template import ChatTemplate
 from octavo.server.text.tokenizer import Tokenizer
-from tests.server.client import Client
+from tests.server.client import MODEL, Client
 from tests.server.fake import replay
 from tests.server.openai.test_chat import streamed
 from tests.server.text.real_templates import ALL, SPECIAL
-from tests.server.vocab import byte_level, ids_of
+from tests.server.vocab import BOS, byte_level, ids_of
 
 BEGUN = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "Once "}]
 OWN = "{% for m in messages %}({{ m.content }}){% endfor %}{{ bos_token }}{{ mood }}"
@@ -105,6 +105,19 @@ def test_a_template_of_the_client_only_where_that_is_allowed() -> None:
 def test_a_broken_template_of_the_client(source: str, param: str) -> None:
     reply = Client.replaying(replay((65,)), trust_request_chat_template=True).chat(chat_template=source)
     assert (reply.status, reply.error["param"]) == (400, param)
+
+
+def test_a_template_of_the_client_that_takes_too_much() -> None:
+    client = Client.replaying(replay((65,)), trust_request_chat_template=True)
+    body = {"model": MODEL, "messages": BEGUN, "chat_template": "{{ 'a' * 10**9 }}"}
+    for path in ("/v1/chat/completions", "/apply-template", "/tokenize"):
+        reply = client.post(path, body)
+        assert (reply.status, reply.error["param"]) == (400, "chat_template")
+        assert "too much memory" in reply.error["message"]
+    shown = client.post("/apply-template", body | {"chat_template": OWN}).json()
+    assert shown == {"prompt": "(a)(Once )<s>"}
+    tokens = client.post("/tokenize", body | {"chat_template": OWN}).json()["tokens"]
+    assert tokens == [*ids_of("(a)(Once )"), BOS]
 
 
 def test_further_variables_of_the_template() -> None:
