@@ -24,7 +24,7 @@ from benchmarks.common.process import Server, http_server
 from benchmarks.common.witness import Seen, witness
 from octavo.model.demo.default_model import build, default_directory
 
-SETTLE = 3.0  # seconds after a load, in which memory may be given back
+SETTLE = 12.0  # seconds after a load, in which memory may be given back
 IDLE = 5.0  # seconds in which the cost of the bystander alone is measured
 PLACES = 8  # requests that run or wait, in the flood
 COLUMNS = (

@@ -4,18 +4,27 @@ import asyncio
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 
 from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.requests import Request as HttpRequest
 
-from octavo.server.http.errors import TooManyRequests
+from octavo.server.http.errors import RequestTimeout, TooManyRequests
 from octavo.server.http.streaming import ClientLeft
 
 SMALL = 128 * 1024  # bytes; a smaller body never waits
 HELD = 32 * 1024 * 1024  # bytes of large bodies that are received or read at once
 MAX_WAITING = 64  # large bodies that wait; what has come of each stays in the socket
+MOST_UNPACKED = 1032  # bytes that one byte of gzip or deflate can become
 PATIENCE = 30.0  # seconds that a body waits at most
+HURRY = 10.0  # seconds in which a body must come once others wait for its turn to end
+
+
+@dataclass(slots=True, eq=False)
+class _Turn:
+    held: int = 0  # bytes that the body may have
+    pace: asyncio.Timeout | None = None  # ends the receiving
 
 
 class Intake:
@@ -25,26 +34,50 @@ class Intake:
         self._largest = max_body_bytes
         self._free = max(held, max_body_bytes)
         self._waiting: deque[tuple[int, asyncio.Future[None]]] = deque()  # first come, first served
+        self._turns: list[_Turn] = []  # of bodies that are coming
 
     @asynccontextmanager
     async def received(self, http: HttpRequest) -> AsyncIterator[bytes]:
-        """Yields the whole body, and counts it until the block ends. Raises ClientLeft or TooManyRequests."""
-        held, chunks, length = 0, [], 0
+        """Yields the whole body, and counts it until the block ends.
+
+        Raises ClientLeft, TooManyRequests after a long wait, and RequestTimeout when it comes slowly and others wait.
+        """
+        turn = _Turn()
         try:
-            if (size := _announced(http.headers, self._largest)) > SMALL:
-                held = await self._take(size)
-            async for chunk in http.stream():
-                chunks.append(chunk)
-                length += len(chunk)
-                if length > SMALL and not held:  # Its length was not announced.
-                    held = await self._take(self._largest)
-            body = b"".join(chunks)
-            chunks.clear()
-            yield body
+            yield await self._receive(http, turn)
         except ClientDisconnect:
             raise ClientLeft from None
         finally:
-            self._give_back(held)
+            self._give_back(turn.held)
+
+    async def _receive(self, http: HttpRequest, turn: "_Turn") -> bytes:
+        chunks, length = [], 0
+        if (size := _announced(http.headers, self._largest)) > SMALL:
+            turn.held = await self._take(size)
+        self._turns.append(turn)
+        try:
+            async with asyncio.timeout(None) as turn.pace:
+                self._hurry()
+                async for chunk in http.stream():
+                    chunks.append(chunk)
+                    length += len(chunk)
+                    if length > SMALL and not turn.held:  # Its length was not announced.
+                        turn.held = await self._take(self._largest)
+                        self._hurry()
+        except TimeoutError:
+            raise RequestTimeout(
+                f"The body came too slowly while others waited for their turn: {length:,} bytes."
+            ) from None
+        finally:
+            self._turns.remove(turn)
+        return b"".join(chunks)
+
+    def _hurry(self) -> None:
+        """Sets an end to those who have had their turn and are still sending, if others wait for it."""
+        soon = asyncio.get_running_loop().time() + HURRY
+        for turn in self._turns if self._waiting else ():
+            if turn.held and turn.pace is not None and turn.pace.when() is None:
+                turn.pace.reschedule(soon)
 
     async def _take(self, size: int) -> int:
         """Waits until so many bytes may be held; returns their number."""
@@ -55,6 +88,7 @@ class Intake:
             raise TooManyRequests("Too many large bodies are waiting to be read; try again later.")
         turn = asyncio.get_running_loop().create_future()
         self._waiting.append((size, turn))
+        self._hurry()
         try:
             async with asyncio.timeout(PATIENCE):
                 await turn
@@ -96,8 +130,8 @@ async def discard(http: HttpRequest) -> None:
 
 
 def _announced(headers: Headers, largest: int) -> int:
-    """Returns the bytes that a body will take; 0 if that is not known. BodyLimit has refused what is too large."""
-    length = headers.get("content-length", "")
-    if "content-encoding" in headers:  # Nobody knows what it will be when it is unpacked.
-        return largest
-    return min(int(length[:18]), largest) if length.isascii() and length.isdigit() else 0
+    """Returns the bytes that a body takes at most; 0 if that is not known. BodyLimit has refused what is too large."""
+    length, packed = headers.get("content-length", ""), headers.get("content-encoding", "identity") != "identity"
+    if not (length.isascii() and length.isdigit()):
+        return largest if packed else 0
+    return min(int(length[:18]) * (MOST_UNPACKED if packed else 1), largest)

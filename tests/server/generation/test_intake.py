@@ -8,7 +8,7 @@ from starlette.requests import Request as HttpRequest
 
 from octavo.server.generation import intake as module
 from octavo.server.generation.intake import SMALL, Intake, discard
-from octavo.server.http.errors import TooManyRequests
+from octavo.server.http.errors import RequestTimeout, TooManyRequests
 from octavo.server.http.streaming import ClientLeft
 
 LARGE = 2 * SMALL
@@ -21,6 +21,7 @@ class Sender:
         self.parts = [b"x" * SMALL] * (size // SMALL) + [b"x" * (size % SMALL)]
         self.taken = 0
         self.leaves = leaves
+        self.goes_on: asyncio.Event | None = None  # the last part waits for it
         given = {"content-length": str(size)} | {key.replace("_", "-"): value for key, value in headers.items()}
         scope = {
             "type": "http",
@@ -32,6 +33,8 @@ class Sender:
     async def receive(self) -> dict[str, object]:
         if self.leaves and self.taken == len(self.parts) - 1:
             return {"type": "http.disconnect"}
+        if self.goes_on is not None and self.taken == len(self.parts) - 1:
+            await self.goes_on.wait()
         self.taken += 1
         return {"type": "http.request", "body": self.parts[self.taken - 1], "more_body": self.taken < len(self.parts)}
 
@@ -94,11 +97,13 @@ def test_whoever_leaves_gives_the_room_back() -> None:
     asyncio.run(run())
 
 
-def test_what_is_packed_counts_as_the_largest() -> None:
+def test_what_is_packed_counts_as_what_it_may_become() -> None:
     async def run() -> None:
         intake = Intake(LARGE, held=LARGE)
         async with AsyncExitStack() as stack:
-            await stack.enter_async_context(intake.received(Sender(100, content_encoding="gzip").http))
+            await stack.enter_async_context(intake.received(Sender(1000, content_encoding="gzip").http))
+            async with intake.received(Sender(100, content_encoding="gzip").http) as body:
+                assert len(body) == 100
             waiting = Sender(LARGE)
             task = asyncio.create_task(take(intake, waiting, asyncio.Event()))
             await settle()
@@ -123,6 +128,24 @@ def test_there_is_an_end_to_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
     asyncio.run(run("for too long"))
     monkeypatch.setattr(module, "MAX_WAITING", 0)
     asyncio.run(run("Too many large bodies"))
+
+
+def test_whoever_sends_slowly_ends_when_others_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "HURRY", 0.0)
+
+    async def run() -> None:
+        intake, finished = Intake(LARGE, held=LARGE), asyncio.Event()
+        finished.set()
+        slow = Sender(LARGE)
+        slow.goes_on = asyncio.Event()
+        stuck = asyncio.create_task(take(intake, slow, finished))
+        await asyncio.sleep(0.01)
+        assert not stuck.done()  # Nobody waits, and so it has time.
+        assert await take(intake, Sender(LARGE), finished) == LARGE
+        with pytest.raises(RequestTimeout):
+            await stuck
+
+    asyncio.run(run())
 
 
 @pytest.mark.parametrize(("headers", "taken"), [({}, 3), ({"expect": "100-continue"}, 0)])
