@@ -155,8 +155,8 @@ class Ready:
     max_waiting: int  # sequences that may queue behind them
     description: tuple[str, ...]  # lines for the log: what was loaded, in which precision, how large it is
     eos_token_ids: tuple[int, ...] = ()
-    vocab_size: int | None = None  # The ids of a prompt are below it. None: the engine does not say.
     defaults: SamplingDefaults = field(default_factory=SamplingDefaults)
+    vocab_size: int | None = None  # The ids of a prompt are below it. None: the engine does not say.
 
 
 @dataclass(frozen=True, slots=True)
