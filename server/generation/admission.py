@@ -20,7 +20,7 @@ from octavo.server.generation.service import Service
 from octavo.server.generation.structured import Constraint
 from octavo.server.generation.texts import Texts
 from octavo.server.http.auth import caller_of
-from octavo.server.http.errors import InvalidRequest, ServiceUnavailable, TooManyRequests
+from octavo.server.http.errors import ApiError, InvalidRequest, ServiceUnavailable, TooManyRequests
 from octavo.server.http.health import require_ready
 from octavo.server.http.reading import check_content_type
 from octavo.server.http.streaming import until_disconnect
@@ -52,7 +52,12 @@ async def read(service: Service, http: HttpRequest, prepare: Prepare[T], *argume
     check_content_type(http.headers.get("content-type", ""))
     async with service.intake.received(http) as body:
         work = service.preparer.run(_caller_or_address(http), prepare, body, *arguments)
-        return await until_disconnect(work, http.receive)
+        del body
+        try:
+            return await until_disconnect(work, http.receive)
+        except ApiError as error:
+            error.__context__ = None  # The frames behind an error would hold the body until garbage is collected.
+            raise error.with_traceback(None) from None
 
 
 def _caller_or_address(http: HttpRequest) -> str:

@@ -1,5 +1,7 @@
 """The choices of a request are admitted together or not at all, and never past the bounds of the engine."""
 
+import gc
+import tracemalloc
 from dataclasses import replace
 
 import pytest
@@ -38,3 +40,19 @@ def test_the_log_has_the_id_of_the_response(caplog: pytest.LogCaptureFixture) ->
     with caplog.at_level("INFO"):
         reply = Client().complete()
     assert reply.json()["id"] in caplog.text
+
+
+def test_a_refused_body_is_not_kept() -> None:
+    """An error refers to what it was raised from, which must not wait for the next collection of garbage."""
+    client = Client()
+    client.complete()
+    gc.collect()
+    gc.disable()
+    tracemalloc.start()
+    try:
+        for number in range(8):
+            assert client.complete(prompt=f"{number}" * 10**6).status == 400
+        assert tracemalloc.get_traced_memory()[0] < 3 * 10**6
+    finally:
+        tracemalloc.stop()
+        gc.enable()
