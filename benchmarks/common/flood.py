@@ -15,7 +15,7 @@ from benchmarks.common.prompts import prompt
 SECONDS = 20.0  # of each measurement
 TOKENS = 400  # of each answer that is served
 CLIENTS = 32  # of the flood
-PAUSE = 0.5  # seconds after which a refused client comes again, which is sooner than it is told to
+PAUSE = 1.0  # seconds after which a refused client comes again: half of what Retry-After tells it
 WORDS = 40_000  # of a prompt that is longer than the context
 
 
