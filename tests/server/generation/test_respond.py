@@ -1,7 +1,7 @@
 """`respond` sends the same deltas as a stream or as a whole, and closes the generation either way."""
 
 from dataclasses import replace
-from math import nan
+from math import inf
 
 import pytest
 
@@ -34,7 +34,7 @@ def test_every_response_has_an_id_of_its_own(endpoint: str) -> None:
 
 @each_endpoint
 def test_what_cannot_be_encoded_is_told_within_the_stream(endpoint: str) -> None:
-    output = Output("0", (65,), (TokenLogprobs(nan, ((65, nan),), 1),))
+    output = Output("0", (65,), (TokenLogprobs(inf, ((65, inf),), 1),))
     client = Client.replaying(lambda request: [replace(output, id=request.id), None])
     asked = {"logprobs": 1} if endpoint == "complete" else {"logprobs": True, "top_logprobs": 1}
     events = client.generate(endpoint, stream=True, **asked).events()
