@@ -16,7 +16,7 @@ def packed(coding: str) -> bytes:
     if coding == "raw":
         packer = zlib.compressobj(wbits=-15)
         return packer.compress(BODY) + packer.flush()
-    return zlib.compress(BODY) if coding == "deflate" else gzip.compress(BODY)
+    return zlib.compress(BODY) if coding == "deflate" else gzip.compress(BODY, mtime=0)
 
 
 @pytest.mark.parametrize(
