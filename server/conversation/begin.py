@@ -1,6 +1,6 @@
 """Turns a chat request into an admitted job. Every endpoint that answers conversations does it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -15,14 +15,16 @@ from octavo.server.conversation.request import ChatRequest
 from octavo.server.conversation.tools import ToolUse
 from octavo.server.generation.admission import Task, admit, check_before_encoding
 from octavo.server.generation.job import Job
-from octavo.server.generation.sampling import encodable, kept, output_limit, sampling_params, truncated
+from octavo.server.generation.sampling import encodable, kept, output_limit, sampling_params, too_long, truncated
 from octavo.server.generation.service import Service
 from octavo.server.generation.texts import Elsewhere, Texts
 from octavo.server.http.errors import InvalidRequest
 from octavo.server.text.call_formats import CallFormat
+from octavo.server.text.length import exceeds_by_bytes
 from octavo.server.text.template import ChatTemplate, Rendering
 from octavo.server.text.template_process import ClientTemplate
 from octavo.server.text.traced import plain
+from octavo.server.text.turns import Turn
 
 Template = ChatTemplate | ClientTemplate
 
@@ -63,17 +65,18 @@ def rendered(texts: Texts, request: ChatRequest) -> str:
     The text is Traced unless the server is told to parse special tokens in conversations: when it is encoded, those in
     what the client sent stay text.
     """
-    return _rendered(texts, _template(texts, request), request, request.tool_use())
+    return _rendered(texts, _template(texts, request), request, turns_of(request.messages))
 
 
-def _rendered(texts: Texts, template: Template, request: ChatRequest, use: ToolUse | None) -> str:
+def _rendered(texts: Texts, template: Template, request: ChatRequest, turns: Sequence[Turn]) -> str:
+    use = request.tool_use()
     rendering = Rendering(
         tools=[] if use is None else [tool.described() for tool in use.described],
         add_generation_prompt=request.add_generation_prompt is not False,
         continue_final=request.continue_final_message is True,
         variables=request.chat_template_kwargs or {},
     )
-    text = template.render(turns_of(request.messages), rendering)
+    text = template.render(turns, rendering)
     return plain(text) if texts.config.parse_special_tokens else text
 
 
@@ -114,8 +117,10 @@ def _concerns_tools(request: ChatRequest, template: ChatTemplate) -> bool:
 
 
 def _task(texts: Texts, request: ChatRequest, ready: Ready) -> tuple[Task, Callable[[], PartParser]]:
-    template, use = _template(texts, request), request.tool_use()
-    prompt = _prompt(texts, request, _rendered(texts, template, request, use), ready)
+    template, use, turns = _template(texts, request), request.tool_use(), turns_of(request.messages)
+    if request.truncate_prompt_tokens is None and isinstance(template, ChatTemplate):
+        _check_length(texts, template, turns, ready.max_model_len)
+    prompt = _prompt(texts, request, _rendered(texts, template, request, turns), ready)
     task = Task(prompt, _params(request, ready, len(prompt)))
     if use is None:
         return task, PlainText
@@ -123,6 +128,18 @@ def _task(texts: Texts, request: ChatRequest, ready: Ready) -> tuple[Task, Calla
     markers = texts.tokenizer.added_ids(format.tokens())
     grammar = call_grammar(request, use, format, markers)
     return _with_calls(task, frozenset(markers.values()), grammar), _call_parser(template, format, use)
+
+
+def _check_length(texts: Texts, template: ChatTemplate, turns: Sequence[Turn], max_model_len: int) -> None:
+    """Raises ContextLengthExceeded if what users say is surely too long already: rendering it would take longer.
+
+    A template may cut what the assistant said, such as its thoughts, and may strip what users say.
+    """
+    if not template.capabilities.complete:
+        return
+    said = "".join(turn["content"].strip() for turn in turns if turn["role"] == "user")
+    if exceeds_by_bytes(texts.tokenizer, said, max_model_len):
+        raise too_long(max_model_len, "messages")
 
 
 def _prompt(texts: Texts, request: ChatRequest, text: str, ready: Ready) -> tuple[int, ...]:

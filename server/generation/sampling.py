@@ -79,14 +79,19 @@ def encodable(tokenizer: Tokenizer, text: str, keep: int | None, max_model_len: 
     if keep is not None:
         return ending(tokenizer, text, min(keep, max_model_len + 1))
     if exceeds(tokenizer, text, max_model_len):
-        raise ContextLengthExceeded(
-            "This model's maximum context length is {limit} tokens. However, the {source} alone has more. "
-            "Please reduce its length.",
-            field,
-            limit=max_model_len,
-            source=field,
-        )
+        raise too_long(max_model_len, field)
     return text
+
+
+def too_long(max_model_len: int, field: str) -> ContextLengthExceeded:
+    """Returns the error for a prompt that was not encoded, since it surely has more tokens than the context."""
+    return ContextLengthExceeded(
+        "This model's maximum context length is {limit} tokens. However, the {source} alone has more. "
+        "Please reduce its length.",
+        field,
+        limit=max_model_len,
+        source=field,
+    )
 
 
 def output_limit(prompt_tokens: int, wanted: int | None, max_model_len: int, field: str) -> int:

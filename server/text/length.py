@@ -17,7 +17,7 @@ def exceeds(tokenizer: Tokenizer, text: str, most: int) -> bool:
     """
     if len(text) <= SHORT:
         return False
-    if tokenizer.bound is not None and tokenizer.bound.least_tokens(text) > most:
+    if exceeds_by_bytes(tokenizer, text, most):
         return True
     count = 0
     for piece in _pieces(text):
@@ -25,6 +25,11 @@ def exceeds(tokenizer: Tokenizer, text: str, most: int) -> bool:
         if count > most:
             return True
     return False
+
+
+def exceeds_by_bytes(tokenizer: Tokenizer, text: str, most: int) -> bool:
+    """Returns True only if any text that contains this one surely has more tokens than `most`. It encodes nothing."""
+    return len(text) > SHORT and tokenizer.bound is not None and tokenizer.bound.least_tokens(text) > most
 
 
 def ending(tokenizer: Tokenizer, text: str, tokens: int) -> str:

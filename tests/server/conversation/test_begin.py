@@ -170,3 +170,18 @@ def test_a_template_for_tools_whose_calls_cannot_be_read_is_passed_over() -> Non
     assert '{"name": "...", "arguments": {...}}' in prompt(client, tools=tools)
     calling = {"role": "assistant", "tool_calls": [{"id": "1", "type": "function", "function": {"name": "f"}}]}
     assert "<|tool_calls_begin|>" in prompt(client, messages=[BEGUN[0], calling])
+
+
+LONG = "a" * 70_000  # more than the context holds
+
+
+def test_what_users_say_is_refused_by_its_length_before_it_is_rendered(monkeypatch: pytest.MonkeyPatch) -> None:
+    client = Client()
+    monkeypatch.setattr(ChatTemplate, "render", lambda *given: pytest.fail("it was rendered"))
+    reply = client.chat(messages=[{"role": "user", "content": LONG}])
+    assert (reply.status, reply.error["code"]) == (400, "context_length_exceeded")
+
+
+def test_space_that_a_template_strips_does_not_count() -> None:
+    client = Client(tokenizer=byte_level("{% for m in messages %}<{{ m.role }}>{{ m.content | trim }}{% endfor %}"))
+    assert client.chat(messages=[{"role": "user", "content": " " * len(LONG) + "a"}]).status == 200
