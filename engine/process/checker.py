@@ -138,7 +138,7 @@ class GrammarChecker:
 
         It runs in a thread. Raises Closed, since the end of a process that `close` killed says nothing of a grammar.
         """
-        if place.process is None:
+        if place.process is None or not place.process.is_alive():  # Somebody may have killed it while it was idle.
             place.process = TrialProcess(self._tokenizer, eos_token_ids, self._sampled_vocab)
         if self._closed:
             place.process.kill()  # It was started too late for `close` to see it.

@@ -7,6 +7,8 @@ little time to compile.
 
 import os
 import resource
+import socket
+import struct
 from contextlib import suppress
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
@@ -31,6 +33,7 @@ class TrialProcess:
     def __init__(self, tokenizer: ReadsText, eos_token_ids: tuple[int, ...], sampled_vocab: int | None) -> None:
         context = get_context("spawn")
         self._connection, theirs = context.Pipe()
+        _bound_waits(self._connection, CHECK_SECONDS)
         self._process = context.Process(
             target=main, args=(theirs, tokenizer, eos_token_ids, sampled_vocab), name="octavo-grammars", daemon=True
         )
@@ -51,7 +54,7 @@ class TrialProcess:
                 self._is_ready = True
             self._connection.send(grammar)
             return self._receive(CHECK_SECONDS), True
-        except TimeoutError:
+        except (TimeoutError, BlockingIOError):
             return TOO_SLOW, False
         except (EOFError, OSError):
             return TOO_LARGE, False
@@ -62,8 +65,22 @@ class TrialProcess:
         verdict: str | None = self._connection.recv()
         return verdict
 
+    def is_alive(self) -> bool:
+        return self._process.is_alive()
+
     def kill(self) -> None:
         self._process.kill()
+
+
+def _bound_waits(connection: "Connection[Any, Any]", seconds: float) -> None:
+    """Makes sending raise BlockingIOError after `seconds` when the process takes nothing: it may have been stopped."""
+    end = socket.socket(fileno=connection.fileno())
+    try:
+        time = struct.pack("ll", *divmod(int(seconds * 1e6), 1_000_000))
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, time)
+        end.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, time)
+    finally:
+        end.detach()
 
 
 def main(

@@ -12,6 +12,7 @@ from typing import Any
 from octavo.server.config import ServerConfig
 from octavo.server.generation.helper_process import Crashed, Reply, main
 from octavo.server.http.errors import ApiError, BodyTooLarge, InvalidRequest, ServiceUnavailable
+from octavo.server.text.patience import STANDS_STILL, bound_waits
 
 START_SECONDS = 60.0  # time for the process to read the tokenizer
 READ_SECONDS = 30.0  # time to read one body
@@ -58,7 +59,7 @@ class Helper:
     def _ask(self, question: Question, body: bytes, given_up: threading.Event) -> Reply:
         """Runs in the thread."""
         child = self._child
-        if child is None:
+        if child is None or not child.is_alive():  # Somebody may have killed it while it was idle.
             child = self._child = _Child(self._directory, self._config)
         if given_up.is_set():  # It was started too late for `run` to see it.
             child.kill()
@@ -76,6 +77,7 @@ class _Child:
     def __init__(self, directory: Path, config: ServerConfig) -> None:
         context = get_context("spawn")
         self._connection, theirs = context.Pipe()
+        bound_waits(self._connection, READ_SECONDS)
         self._process = context.Process(
             target=main, args=(theirs, directory, config), name="octavo-bodies", daemon=True
         )
@@ -98,7 +100,7 @@ class _Child:
             self._connection.send(question)
             self._connection.send_bytes(body)
             return self._receive(READ_SECONDS)
-        except TimeoutError:
+        except (TimeoutError, STANDS_STILL):
             raise InvalidRequest(f"The body takes more than {READ_SECONDS:g} seconds to read; shorten it.") from None
         except (EOFError, OSError):
             raise BodyTooLarge("The body takes too much memory to read; shorten it.") from None
@@ -114,6 +116,9 @@ class _Child:
         reply = self._connection.recv()
         assert isinstance(reply, Reply)
         return reply
+
+    def is_alive(self) -> bool:
+        return self._process.is_alive()
 
     def kill(self) -> None:
         self._process.kill()

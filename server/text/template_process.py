@@ -9,6 +9,7 @@ from multiprocessing.connection import Connection
 from typing import Any
 
 from octavo.server.http.errors import ApiError, InvalidRequest, ServiceUnavailable
+from octavo.server.text.patience import STANDS_STILL, bound_waits
 from octavo.server.text.template import Rendering
 from octavo.server.text.template_capabilities import Capabilities
 from octavo.server.text.template_child import FIELD, RENDER_SECONDS, Question, Reply
@@ -35,7 +36,7 @@ class TemplateProcess:
         child = self._started()
         try:
             reply = child.ask(question)
-        except TimeoutError:
+        except (TimeoutError, STANDS_STILL):
             self.restart()
             raise InvalidRequest(TOO_SLOW, FIELD) from None
         except (EOFError, OSError):
@@ -107,6 +108,7 @@ class _Child:
 
     def __init__(self, special_tokens: Mapping[str, str]) -> None:
         self._connection, theirs = Pipe()
+        bound_waits(self._connection, RENDER_SECONDS)
         descriptor = theirs.fileno()
         code = _START.format(path=sys.path, descriptor=descriptor)
         # In a session of its own, signals for the parent's process group do not reach it.

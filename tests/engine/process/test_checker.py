@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import signal
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -69,12 +71,38 @@ def test_a_process_that_dies_is_replaced(tokenizer: Path) -> None:
         async with checking(tokenizer) as made:
             assert await made.check(WORD, (EOS,)) is None
             (process,) = (place.process for place in made._places if place.process is not None)
-            process.kill()
-            assert await made.check(Grammar("regex", "a"), (EOS,)) == TOO_LARGE
+            process.kill()  # while it is idle, which says nothing of the next grammar
+            process._process.join()
             assert await made.check(Grammar("regex", "a"), (EOS,)) is None
+            pid = _pid(made)
+            os.kill(pid, signal.SIGSTOP)
+            trial = asyncio.create_task(made.check(Grammar("regex", "b"), (EOS,)))
+            await asyncio.sleep(0.1)
+            os.kill(pid, signal.SIGKILL)
+            assert await trial in (TOO_LARGE, None)  # None: on a busy machine it was not asked yet.
+            assert await made.check(Grammar("regex", "b"), (EOS,)) is None
             assert await made.check(WORD, (EOS,)) is None
 
     asyncio.run(scenario())
+
+
+def test_a_process_that_stands_still_is_not_waited_for(tokenizer: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> None:
+        async with checking(tokenizer) as made:
+            monkeypatch.setattr(trial_process, "CHECK_SECONDS", 1.0)
+            while await made.check(WORD, (EOS,)) == TOO_SLOW:
+                pass  # The machine is busy.
+            os.kill(_pid(made), signal.SIGSTOP)
+            large = Grammar("regex", "\N{GRINNING FACE}" * MAX_TEXT)  # The pipe has no room for so much.
+            assert await made.check(large, (EOS,)) == TOO_SLOW
+
+    asyncio.run(scenario())
+
+
+def _pid(made: GrammarChecker) -> int:
+    (pid,) = (place.process._process.pid for place in made._places if place.process is not None)
+    assert pid is not None
+    return pid
 
 
 def test_closing_is_no_verdict_on_what_is_tried_or_waits(tokenizer: Path) -> None:

@@ -2,6 +2,8 @@
 
 import asyncio
 import json
+import os
+import signal
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +12,7 @@ from typing import Any
 import pytest
 
 from octavo.server.config import ServerConfig
+from octavo.server.generation import helper as helper_module
 from octavo.server.generation.helper import Helper
 from octavo.server.generation.intake import SMALL
 from octavo.server.http.errors import ApiError, BodyTooLarge, InvalidRequest
@@ -105,7 +108,11 @@ def test_how_reading_ends(directory: Path, tmp_path: Path) -> None:
         assert second != first
         await leave(tmp_path / "begun")
         assert not Path(f"/proc/{second}").exists()
-        assert await ask("work") != second
+        third = int(await ask("work"))
+        assert third != int(second)
+        os.kill(third, signal.SIGKILL)  # while it is idle
+        await asyncio.to_thread(os.waitid, os.P_PID, third, os.WEXITED | os.WNOWAIT)
+        assert await ask("work") != str(third)
 
     async def leave(begun: Path) -> None:
         """Asks for what takes for ever, and leaves when it has begun."""
@@ -116,3 +123,18 @@ def test_how_reading_ends(directory: Path, tmp_path: Path) -> None:
             await task
 
     asyncio.run(run())
+
+
+def test_a_process_that_stands_still_is_not_waited_for(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    helper = Helper(directory, ServerConfig((MODEL,)))
+
+    async def run() -> None:
+        first = await helper.run(fails, b"", ("work",))
+        os.kill(int(first), signal.SIGSTOP)
+        with pytest.raises(InvalidRequest, match="takes more than 1 seconds"):
+            await helper.run(fails, b"x" * 2**20, ("work",))  # The pipe has no room for so much.
+        assert await helper.run(fails, b"", ("work",)) != first
+
+    with monkeypatch.context() as impatient:
+        impatient.setattr(helper_module, "READ_SECONDS", 1.0)
+        asyncio.run(run())

@@ -106,6 +106,17 @@ def test_a_process_that_is_killed_from_outside_is_replaced(process: TemplateProc
     assert render(process) == "<s>hi</s>"
 
 
+def test_a_process_that_stands_still_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(template_process, "RENDER_SECONDS", 1.0)
+    made = TemplateProcess({})
+    made._started()
+    assert made.pid is not None
+    os.kill(made.pid, signal.SIGSTOP)
+    with pytest.raises(InvalidRequest, match="seconds to render"):
+        ClientTemplate(made, "x" * 2**20)  # The pipe has no room for so much.
+    made.close()
+
+
 def test_a_process_that_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(template_process, "_START", "raise SystemExit # {path} {descriptor}")
     with pytest.raises(ApiError, match="did not start"):
