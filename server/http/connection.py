@@ -43,18 +43,20 @@ class Requests(h11.Connection):
     def __init__(self, config: ServerConfig) -> None:
         super().__init__(h11.SERVER, config.h11_max_incomplete_event_size)
         self._most_headers = config.h11_max_header_count
+        self._longest_head = config.h11_max_incomplete_event_size
         self._chunks = self._length = 0
         self.path = ""
         self.refusal: ApiError = InvalidRequest("This is no HTTP request.")
 
     def next_event(self) -> Any:
         """Raises h11.RemoteProtocolError; `refusal` then says why."""
+        reads_head = self.their_state is h11.IDLE
         try:
             event = super().next_event()
         except h11.RemoteProtocolError as error:
-            too_large = error.error_status_hint == HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
-            kind = HeadersTooLarge if too_large else InvalidRequest
-            self._refuse(kind(f"This is no HTTP request that can be read: {str(error)[:200]}."))
+            if reads_head and error.error_status_hint == HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE:
+                self._refuse_long_head()
+            self._refuse(InvalidRequest(f"This is no HTTP request that can be read: {str(error)[:200]}."))
         if isinstance(event, h11.Request):
             self._check_head(event)
         elif isinstance(event, h11.Data):
@@ -64,6 +66,12 @@ class Requests(h11.Connection):
     def _check_head(self, request: h11.Request) -> None:
         self._chunks = self._length = 0
         self.path = request.target.partition(b"?")[0].decode("ascii", "replace")
+        # h11 looks at the length of what is incomplete only: a head that came in one piece would pass, however long.
+        if (
+            sum(len(name) + len(value) + 4 for name, value in request.headers) + len(request.target)
+            > self._longest_head
+        ):
+            self._refuse_long_head()
         names = [name for name, _ in request.headers]
         if len(names) > self._most_headers:
             self._refuse(
@@ -77,6 +85,10 @@ class Requests(h11.Connection):
         self._length += len(data.data)
         if self._chunks > FREE_CHUNKS + self._length / CHUNK:
             self._refuse(InvalidRequest("The body comes in too many small chunks; send larger ones."))
+
+    def _refuse_long_head(self) -> None:
+        most = self._longest_head
+        self._refuse(HeadersTooLarge(f"The head of the request is too long; send at most {most:,} bytes."))
 
     def _refuse(self, error: ApiError) -> None:
         self.refusal = error
