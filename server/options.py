@@ -86,10 +86,11 @@ def _list(text: str) -> list[str]:
 
 
 def _origins(text: str) -> list[str]:
-    """Parses origins of web pages, written as browsers write them in the header Origin, or "*"."""
-    origins = [origin.rstrip("/").lower() for origin in _list(text)]
+    """Parses origins of web pages, or "*". Returns them as browsers write them, which leave out a scheme's own port."""
+    given = [origin.rstrip("/").lower() for origin in _list(text)]
+    origins = [re.sub(r"^(http://.+):80$|^(https://.+):443$", r"\1\2", origin) for origin in given]
     for origin in origins:
-        if origin not in ("*", "null") and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s?#@]+", origin):
+        if origin not in ("*", "null") and not re.fullmatch(r"[a-z][a-z0-9+.-]*://[^/\s?#@*]+", origin):
             raise ArgumentTypeError(f"{_shortened(origin)!r} is not an origin such as https://app.example or *")
     return origins
 

@@ -72,6 +72,10 @@ def test_flags_reach_their_fields() -> None:
     [
         ("https://App.example/", ("https://app.example",)),  # as browsers write it
         ("http://127.0.0.1:3000, http://[::1]:3000", ("http://127.0.0.1:3000", "http://[::1]:3000")),
+        (
+            "https://a.example:443,http://[::1]:80,https://b.example:80",
+            ("https://a.example", "http://[::1]", "https://b.example:80"),
+        ),
         ("*", ("*",)),
         ("null", ("null",)),
         ("chrome-extension://abcdef", ("chrome-extension://abcdef",)),
@@ -94,7 +98,9 @@ def test_a_limit_of_time_is_above_zero(flag: str) -> None:
         from_environment({f"OCTAVO_{flag.upper().replace('-', '_')}": "0"})
 
 
-@pytest.mark.parametrize("given", ["app.example", "https://a.example/path", "https://", "https://a b"])
+@pytest.mark.parametrize(
+    "given", ["app.example", "https://a.example/path", "https://", "https://a b", "https://*.example"]
+)
 def test_what_no_browser_sends_is_no_origin(given: str) -> None:
     with pytest.raises(StartupError, match="is not an origin"):
         from_environment({"OCTAVO_ALLOWED_ORIGINS": given})
