@@ -1,5 +1,8 @@
 """Makes the HTTP application from an engine client, a tokenizer and a configuration."""
 
+from collections.abc import Collection
+from functools import partial
+
 from fastapi import APIRouter, FastAPI
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
@@ -22,10 +25,12 @@ from octavo.server.http.body import BodyDecoding, BodyLimit, BodyPace
 from octavo.server.http.cors import Cors
 from octavo.server.http.errors import error_response, from_http
 from octavo.server.http.middleware import ANTHROPIC_REQUEST_ID, REQUEST_ID, Errors, RequestTrace
-from octavo.server.http.paths import RootPath, route_path
+from octavo.server.http.paths import RootPath, path_meant, route_path
 from octavo.server.http.trace import Trace
 from octavo.server.openai import chat, completions, models, responses, tokenize
 from octavo.server.text.tokenizer import Tokenizer
+
+EXPOSED = (REQUEST_ID, ANTHROPIC_REQUEST_ID, "retry-after")  # headers of answers that pages of allowed origins may read
 
 
 def create_app(client: EngineClient, tokenizer: Tokenizer, config: ServerConfig) -> FastAPI:
@@ -40,7 +45,6 @@ def create_app(client: EngineClient, tokenizer: Tokenizer, config: ServerConfig)
         openapi_url=None,  # FastAPI's own document would not show the bodies, which generation.request.parse parses
         redirect_slashes=False,
         middleware=_middleware(config),
-        exception_handlers={HTTPException: _http_error},
     )
     routers = [
         health.router(client),
@@ -53,9 +57,12 @@ def create_app(client: EngineClient, tokenizer: Tokenizer, config: ServerConfig)
         anthropic.router(service),
         tokenize.router(service),
     ]
-    for router in (*routers, openapi.router(config, routers), page.router()):
+    routers += [openapi.router(config, routers), page.router()]
+    for router in routers:
         _add_head(router)
         app.include_router(router)
+    paths = {route.path for router in routers for route in router.routes if isinstance(route, Route)}
+    app.add_exception_handler(HTTPException, partial(_http_error, paths))
     return app
 
 
@@ -74,7 +81,7 @@ def _middleware(config: ServerConfig) -> list[Middleware]:
     return [
         Middleware(RootPath, root_path=config.root_path),
         Middleware(RequestTrace),
-        Middleware(Cors, origins=config.allowed_origins, exposed=[REQUEST_ID, ANTHROPIC_REQUEST_ID]),
+        Middleware(Cors, origins=config.allowed_origins, exposed=EXPOSED),
         Middleware(Errors),
         Middleware(ApiKeys, keys=config.api_keys),
         Middleware(BodyPace, timeout=config.timeout_body),
@@ -83,7 +90,8 @@ def _middleware(config: ServerConfig) -> list[Middleware]:
     ]
 
 
-async def _http_error(request: HttpRequest, error: Exception) -> Response:
+async def _http_error(paths: Collection[str], request: HttpRequest, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     path = route_path(request.scope)
-    return error_response(from_http(error, request.method, path), path, Trace.of(request.scope).request_id)
+    meant = path_meant(path, paths)
+    return error_response(from_http(error, request.method, path, meant), path, Trace.of(request.scope).request_id)

@@ -138,8 +138,9 @@ class ProcessClient:
         """Raises QueueFull or Unavailable if so many requests could not be accepted now, whatever they ask for."""
         if not isinstance(self._state, Ready):
             raise Unavailable(why_unavailable(self._state))
-        if len(self._open) + wanted > self._state.max_num_seqs + self._state.max_waiting:
-            raise QueueFull(f"The queue is full: {len(self._open)} sequences are running or waiting; try again later.")
+        most = self._state.max_num_seqs + self._state.max_waiting
+        if len(self._open) + wanted > most:
+            raise QueueFull(f"The queue is full: at most {most:,} sequences run or wait at once; try again later.")
 
     def submit(self, requests: Sequence[Request]) -> Collector:
         """Accepts all of the requests or none. Raises TooLong, UnknownToken, QueueFull or Unavailable."""

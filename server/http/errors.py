@@ -264,11 +264,12 @@ def code_of(complaint: ErrorDetails) -> str:
     return CODES.get(kind, "invalid_type" if kind.endswith("_type") else InvalidRequest.code)
 
 
-def from_http(error: HTTPException, method: str, path: str) -> ApiError:
-    """Returns in plain words what the router refuses, such as an unknown path or a wrong method."""
+def from_http(error: HTTPException, method: str, path: str, meant: str | None) -> ApiError:
+    """Returns in plain words what the router refuses, such as a wrong method, or a path in whose place one is meant."""
     match error.status_code:
         case 404:
-            return NotFound(f"There is nothing at {path[:100]}; /docs lists what there is.")
+            advice = "/docs lists what there is." if meant is None else f"do you mean {meant}?"
+            return NotFound(f"There is nothing at {path[:100]}; {advice}")
         case 405:
             refused = MethodNotAllowed(f"{path[:100]} does not take {method}.")
             refused.headers = dict(error.headers or {})

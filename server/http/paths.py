@@ -1,5 +1,8 @@
 """Finds the path of a request, whatever prefix a reverse proxy has left before it."""
 
+import re
+from collections.abc import Collection
+
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 PROBES = ("/health", "/metrics")  # probes and scrapers, which have no key, ask for them every few seconds
@@ -24,3 +27,9 @@ class RootPath:
 def route_path(scope: Scope) -> str:
     """Returns the path without the prefix, as routes are declared."""
     return str(scope["path"]).removeprefix(scope.get("root_path", ""))
+
+
+def path_meant(path: str, known: Collection[str]) -> str | None:
+    """Returns the known path that a client means whose base URL has no /v1, /v1 twice, or a slash too many."""
+    single = re.sub("/+", "/", path[:1000]).rstrip("/")
+    return next((each for each in (single, f"/v1{single}", single.removeprefix("/v1")) if each in known), None)

@@ -41,3 +41,22 @@ def test_the_app_under_a_prefix(prefix: str) -> None:
     assert client.get(f"{prefix}/v1/models").status == 401
     assert client.get(f"{prefix}/v1/models", authorization="Bearer key").status == 200
     assert client.get("/c/v1/models", authorization="Bearer key").status == 404
+
+
+@pytest.mark.parametrize(
+    ("path", "meant"),
+    [
+        ("/chat/completions", "/v1/chat/completions"),  # the base URL of an OpenAI client ends with /v1
+        ("/v1/v1/messages", "/v1/messages"),  # that of an Anthropic client does not
+        ("/v1//responses", "/v1/responses"),
+        ("/v1/chat/completions/", "/v1/chat/completions"),
+        ("/v1/embeddings", None),
+        ("/v1", None),
+        ("/" * 5000, None),
+    ],
+)
+def test_an_unknown_path_is_told_the_one_that_is_meant(path: str, meant: str | None) -> None:
+    reply = Client().post(path, {})
+    assert reply.status == 404
+    assert (f"do you mean {meant}?" in reply.error["message"]) == (meant is not None)
+    assert ("/docs lists" in reply.error["message"]) == (meant is None)
