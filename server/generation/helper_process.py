@@ -51,11 +51,12 @@ def main(connection: "Connection[Any, Any]", directory: Path, config: ServerConf
     start = _resident()
     inbox: SimpleQueue[tuple[Any, tuple[Any, ...], bytes]] = SimpleQueue()
     Thread(target=_read, args=(connection, inbox), name="reader", daemon=True).start()
-    connection.send(Reply())
-    while True:
-        value = _answer(texts, *inbox.get())
-        connection.send(Reply(value, _resident() - start))
-        del value
+    with suppress(OSError):  # The parent may go at any time.
+        connection.send(Reply())
+        while True:
+            value = _answer(texts, *inbox.get())
+            connection.send(Reply(value, _resident() - start))
+            del value
 
 
 def _answer(texts: Texts, prepare: Any, arguments: tuple[Any, ...], body: bytes) -> Any:

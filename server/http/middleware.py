@@ -3,6 +3,7 @@
 This is plain ASGI, because BaseHTTPMiddleware would hide from the endpoint that a client has left.
 """
 
+import asyncio
 import logging
 import re
 import time
@@ -12,7 +13,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from octavo.server.http import page
-from octavo.server.http.errors import ANTHROPIC_PATH, as_api_error, error_response
+from octavo.server.http.errors import ANTHROPIC_PATH, ApiError, ServiceUnavailable, as_api_error, error_response
 from octavo.server.http.paths import PROBES, route_path
 from octavo.server.http.streaming import ClientLeft
 from octavo.server.http.trace import Trace
@@ -76,11 +77,18 @@ class Errors:
             await self._app(scope, receive, send_noting_start)
         except ClientLeft:
             Trace.of(scope).status = CLIENT_CLOSED_REQUEST
-        except Exception as error:
+        except (Exception, asyncio.CancelledError) as error:
             if started:
                 raise
-            answer = error_response(as_api_error(error), route_path(scope), Trace.of(scope).request_id)
+            answer = error_response(_told(error), route_path(scope), Trace.of(scope).request_id)
             await answer(scope, receive, send)
+
+
+def _told(error: Exception | asyncio.CancelledError) -> ApiError:
+    """Returns what the client is told. Requests are cancelled by one alone: the server, when it ends."""
+    if isinstance(error, asyncio.CancelledError):
+        return ServiceUnavailable("The server is shutting down.")
+    return as_api_error(error)
 
 
 def _printable(path: str) -> str:

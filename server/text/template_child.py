@@ -45,6 +45,11 @@ def main(descriptor: int) -> None:
     connection: Connection[Reply, Any] = Connection(descriptor)
     with suppress(ValueError, OSError):  # Not every system bounds the memory of a process.
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
+    with suppress(EOFError, OSError):  # The parent may go at any time.
+        _serve(connection)
+
+
+def _serve(connection: "Connection[Any, Any]") -> None:
     connection.send(Reply())
     special_tokens: Mapping[str, str] = connection.recv()
     inbox: SimpleQueue[Question] = SimpleQueue()

@@ -98,3 +98,16 @@ def test_a_second_signal_stops_at_once(serve_fake: Callable[..., Server]) -> Non
     server.send_signal(signal.SIGINT)
     assert all(ending.error is not None for ending in crowd.endings())
     assert_gone(server)
+
+
+@either_signal
+def test_a_body_that_is_still_coming_is_told(serve_fake: Callable[..., Server], number: signal.Signals) -> None:
+    server = serve_fake()
+    server.wait_for_health(200)
+    with socket.create_connection(("127.0.0.1", server.port), PATIENCE) as slow:
+        slow.sendall(b"POST /v1/completions HTTP/1.1\r\nHost: x\r\nContent-Length: 99\r\n\r\n{")
+        until(lambda: server.health() == 200, "the head has been read")
+        server.send_signal(number)
+        answer = b"".join(iter(lambda: slow.recv(65536), b""))
+    assert answer.startswith(b"HTTP/1.1 503 ") and b"The server is shutting down." in answer
+    assert_gone(server)
