@@ -30,10 +30,8 @@ class References:
         given = schema.get("$id")
         return urldefrag(urljoin(base, given)).url if isinstance(given, str) else base
 
-    def name_of(self, reference: Any, base: str) -> str:
+    def name_of(self, reference: str, base: str) -> str:
         """Returns a reference to the definition that the target has in the new schema. Raises ValueError."""
-        if not isinstance(reference, str):
-            raise ValueError('"$ref" must be a string')
         address, fragment = urldefrag(urljoin(base, reference) if not reference.startswith("#") else base + reference)
         key = address, unquote(fragment)
         if key not in self._names:
@@ -49,9 +47,11 @@ class References:
         if (address, fragment) in self._named:
             return self._named[address, fragment]
         if (address, "") in self._named and fragment.startswith("/"):
-            with suppress(LookupError, ValueError):
+            with suppress(LookupError, ValueError, TypeError):
                 return _at(self._named[address, ""], fragment)
-            with suppress(LookupError, ValueError):  # Many write paths from the document's root, whatever the address.
+            with suppress(
+                LookupError, ValueError, TypeError
+            ):  # Many write paths from the document's root, whatever the address.
                 return _at(self._named["", ""], fragment)
         raise ValueError(f"'{reference[:100]}' refers to nothing in this schema")
 
@@ -85,7 +85,7 @@ class References:
 
 
 def _at(document: Any, path: str) -> Any:
-    """Returns what a JSON pointer points to. Raises LookupError or ValueError when there is nothing."""
+    """Returns what a JSON pointer points to. Raises LookupError, ValueError or TypeError when there is nothing."""
     for part in [] if path == "/" else path[1:].split("/"):
         part = part.replace("~1", "/").replace("~0", "~")
         document = document[int(part) if isinstance(document, list) else part]

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from octavo.engine.compute.one_of import settle_one_of
+from octavo.engine.compute.patterns import as_rust, with_readable_pattern
 from octavo.engine.compute.property_names import with_property_names
 from octavo.engine.compute.references import References
 
@@ -22,13 +23,22 @@ Schema = Any  # an object or a boolean; llguidance says what else is wrong
 FORMATS = frozenset(
     {"date-time", "time", "date", "duration", "email", "hostname", "ipv4", "ipv6", "uuid", "uri"}
 )  # those that are kept to
-NUMBERS = frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf"})
-VALUES = NUMBERS | {"const", "enum", "type", "required"}  # constraints that are no schemas
+BOUNDS = frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"})
+VALUES = frozenset({"multipleOf", "const", "enum", "type", "required", "pattern"})  # constraints that are no schemas
 COUNTS = frozenset({"minLength", "maxLength", "minItems", "maxItems", "minProperties", "maxProperties"})
 SCHEMAS = frozenset({"additionalProperties", "additionalItems", "items"})
 LISTS = frozenset({"allOf", "anyOf", "oneOf", "prefixItems", "items"})
 MAPS = frozenset({"properties", "patternProperties"})
+_OBJECT, _LIST = (dict, "an object"), (list, "an array")
+_SHAPES: dict[str, tuple[Any, str]] = {
+    **dict.fromkeys(MAPS, _OBJECT),
+    **dict.fromkeys((LISTS - {"items"}) | {"enum", "required"}, _LIST),
+    "type": (str | list, "a string or an array"),
+    "$ref": (str, "a string"),
+    "pattern": (str, "a string"),
+}
 MAX_REFERENCES = 16  # from one to the next, until something else comes
+FARTHEST = 2**63 - 1024  # Bounds of 64 bits and more are for machines' numbers; the library reads none beyond this.
 UNENDING = 2**31  # No output has so many characters, items or properties.
 
 _MEANINGLESS: dict[str, Callable[[Any, dict[str, Any]], bool]] = {
@@ -49,20 +59,22 @@ _MEANINGLESS: dict[str, Callable[[Any, dict[str, Any]], bool]] = {
     "$recursiveRef": lambda value, _: False,
 }  # Each constrains and cannot be kept to, but for the cases in which it asks for nothing.
 _IN_PLACE = ("$ref", "allOf", "anyOf", "oneOf")
-# The beginning of the pattern that zod writes beside "format": "email". Every e-mail address keeps to it by the format.
-_IMPLIED_BY_EMAIL = r"^(?!\.)(?!.*\.\.)"
+# With these, it depends on the object which of its properties a schema tells of.
+_MAY_EVALUATE = frozenset({"anyOf", "oneOf", "patternProperties", "additionalProperties", "propertyNames"})
 
 
 def rewritten(schema: Schema) -> Schema:
     """Returns the schema as llguidance takes it. Raises ValueError, which says what cannot be kept to."""
-    if not isinstance(schema, dict):
-        return schema
+    if not isinstance(schema, dict | bool):
+        raise ValueError("a JSON schema is an object or a boolean")
+    if isinstance(schema, bool):
+        schema = {} if schema else {"enum": []}
     references = References(schema)
     rewriter = _Rewriter(references)
     root = rewriter.schema(schema, references.base_of_root)
     definitions = rewriter.definitions()
     if not isinstance(root, dict):
-        return root
+        root = {"enum": []}
     settle_one_of(root, definitions)
     options = {"x-guidance": schema["x-guidance"]} if "x-guidance" in schema else {}
     return {**root, **({"$defs": definitions} if definitions else {}), **options}
@@ -87,13 +99,18 @@ class _Rewriter:
         """Returns a schema without what it need not have. `base` is the address that its references start from."""
         if not isinstance(given, dict):
             return given
+        _check_shapes(given)
         base = self._references.base_within(given, base)
-        self._refuse_unsupported(given)
+        evaluated = self._evaluated(given, base) if given.get("unevaluatedProperties") is False else None
+        self._refuse_unsupported(given, evaluated)
+        given = with_readable_pattern(given) if "pattern" in given else given
         made: dict[str, Any] = {}
         for keyword, value in given.items():
             self._add(made, keyword, value, given, base)
-        if given.get("unevaluatedProperties") is False:
+        if evaluated is not None:
             made.setdefault("additionalProperties", False)
+            if evaluated:  # A schema beside others has them in its own properties, too.
+                made["properties"] = dict.fromkeys(evaluated, True) | made.get("properties", {})
         if "propertyNames" in given:
             return with_property_names(made, self._names(given["propertyNames"], base), self._define)
         return made
@@ -106,8 +123,8 @@ class _Rewriter:
             made[keyword] = self._with_schemas(keyword, value, base)
         elif keyword in COUNTS:
             self._add_count(made, keyword, value)
-        elif keyword == "pattern":
-            made[keyword] = _pattern(value, given.get("format"))
+        elif keyword in BOUNDS:
+            made[keyword] = _within_range(value)
         elif keyword == "discriminator" and "oneOf" in given:
             made[keyword] = self._references.discriminator(value, given["oneOf"])
         elif keyword in VALUES or (keyword == "format" and isinstance(value, str) and value in FORMATS):
@@ -118,7 +135,8 @@ class _Rewriter:
         if isinstance(value, list) and keyword in LISTS:
             return [self._inner(each, base) for each in value]
         if isinstance(value, dict) and keyword in MAPS:
-            return {name: self._inner(each, base) for name, each in value.items()}
+            names = [as_rust(name) for name in value] if keyword == "patternProperties" else value
+            return {name: self._inner(each, base) for name, each in zip(names, value.values(), strict=True)}
         return self.schema(value, base) if keyword in SCHEMAS else value
 
     def _inner(self, given: Schema, base: str) -> Schema:
@@ -133,10 +151,26 @@ class _Rewriter:
         if keyword.startswith("min") or not isinstance(value, int) or value < UNENDING:
             made[keyword] = value
 
-    def _refuse_unsupported(self, given: dict[str, Any]) -> None:
+    def _evaluated(self, given: Schema, base: str, depth: int = 0) -> list[str] | None:
+        """Returns which properties a schema and those beside it tell of, whatever the object; None: not known."""
+        if not isinstance(given, dict) or depth > MAX_REFERENCES or not given.keys().isdisjoint(_MAY_EVALUATE):
+            return None if depth or not _stands_alone(given) else []
+        base = self._references.base_within(given, base)
+        _check_shapes(given)
+        names, inner = list(given.get("properties", ())), [(each, base) for each in given.get("allOf", ())]
+        if "$ref" in given:
+            inner.append(self._references.target(self._references.name_of(given["$ref"], base)))
+        for schema, start in inner:
+            found = self._evaluated(schema, start, depth + 1)
+            if found is None:
+                return None
+            names += found
+        return names
+
+    def _refuse_unsupported(self, given: dict[str, Any], evaluated: list[str] | None) -> None:
         """Raises ValueError if a keyword asks for something that cannot be kept to."""
         asked = [name for name in _MEANINGLESS if name in given and not _MEANINGLESS[name](given[name], given)]
-        if "unevaluatedProperties" in asked and given["unevaluatedProperties"] is False and _stands_alone(given):
+        if "unevaluatedProperties" in asked and evaluated is not None:
             asked.remove("unevaluatedProperties")
         if asked:
             raise UnsupportedKeywords(asked)
@@ -161,6 +195,16 @@ class _Rewriter:
         return {"$ref": f"#/$defs/values{self._extra}"}
 
 
+def _check_shapes(given: dict[str, Any]) -> None:
+    """Raises ValueError for a keyword whose value is of another kind than those that are read here."""
+    for keyword, (kinds, shape) in _SHAPES.items():
+        if keyword in given and not isinstance(given[keyword], kinds):
+            raise ValueError(f'"{keyword}" must be {shape}.')
+    for keyword in ("required", "type"):
+        if isinstance(names := given.get(keyword), list) and not all(isinstance(name, str) for name in names):
+            raise ValueError(f'"{keyword}" must have strings only.')
+
+
 class UnsupportedKeywords(ValueError):
     """Says which keywords constrain and cannot be kept to."""
 
@@ -174,8 +218,8 @@ def _stands_alone(given: dict[str, Any]) -> bool:
     return not any(keyword in given for keyword in _IN_PLACE)
 
 
-def _pattern(pattern: Any, format: Any) -> Any:
-    """Returns the pattern without conditions that the format keeps to anyway, and that llguidance cannot read."""
-    if format == "email" and isinstance(pattern, str) and pattern.startswith(_IMPLIED_BY_EMAIL):
-        return "^" + pattern.removeprefix(_IMPLIED_BY_EMAIL)
-    return pattern
+def _within_range(bound: Any) -> Any:
+    """Returns a bound of numbers that llguidance reads. A narrower one lets nothing through that should not come."""
+    if isinstance(bound, bool) or not isinstance(bound, int | float):
+        return bound
+    return max(-FARTHEST, min(bound, FARTHEST)) if abs(bound) > FARTHEST else bound

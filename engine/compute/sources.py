@@ -5,6 +5,7 @@ import re
 
 from octavo.engine.api import Grammar
 from octavo.engine.compute.gbnf import is_gbnf, to_lark
+from octavo.engine.compute.patterns import as_rust
 from octavo.engine.compute.schemas import rewritten
 
 # These blanks may stand between the tokens of JSON. They are bounded, since some models write blanks until max_tokens.
@@ -23,7 +24,7 @@ def source(grammar: Grammar) -> str:
             schema = json.dumps(rewritten(json.loads(grammar.text)))
             return LLMatcher.grammar_from_json_schema(schema, defaults={"whitespace_pattern": JSON_BLANKS})
         case "regex":
-            return f"start: /{regex_to_lark(grammar.text, ASCII_CLASSES)}/"
+            return f"start: /{regex_to_lark(as_rust(grammar.text), ASCII_CLASSES)}/"
         case "choice":  # One terminal: as alternatives of a rule, a thousand choices are too many.
             return "start: CHOICE\nCHOICE: " + " | ".join(json.dumps(choice) for choice in json.loads(grammar.text))
         case "grammar":

@@ -40,6 +40,8 @@ def obj(properties: dict[str, Any], *required: str, **beside: Any) -> dict[str, 
 CAT, DOG = (
     obj({"kind": {"const": kind, "default": kind, "title": "Kind", "type": "string"}}) for kind in ("cat", "dog")
 )
+OPEN_A = {"type": "object", "properties": {"a": INTEGER}, "required": ["a"]}
+OPEN_B = {"type": "object", "properties": {"b": NULL}}
 TAGGED_CAT, TAGGED_DOG = CAT | {"required": ["kind"]}, DOG | {"required": ["kind"]}
 PETS = {"cat": TAGGED_CAT, "dog": TAGGED_DOG, "pair": {"type": "array", "items": INTEGER, "maxItems": 2}}
 BY_KIND = {"propertyName": "kind", "mapping": {"cat": "#/$defs/cat", "dog": "#/$defs/dog"}}
@@ -108,6 +110,13 @@ COLOUR = {"enum": ["red", "blue"], "title": "Colour", "type": "string"}
         {"components": {"schemas": {"A/b c": INTEGER}}, "$ref": "#/components/schemas/A~1b%20c"},
         {"type": "string", "minLength": 1.0, "maxLength": 2.0},
         obj({"a": INTEGER}, "a", unevaluatedProperties=False),
+        {"allOf": [OPEN_A, OPEN_B], "unevaluatedProperties": False},
+        {"$defs": {"a": OPEN_A}, "$ref": "#/$defs/a", "properties": {"b": NULL}, "unevaluatedProperties": False},
+        obj({"x": {"allOf": [{"allOf": [OPEN_A]}, OPEN_B], "unevaluatedProperties": False}}, "x"),
+        {"type": "integer", "minimum": -(2**63), "maximum": 2**63 - 1},
+        {"type": "number", "minimum": -3.4028234663852886e38, "maximum": 3.4028234663852886e38},
+        {"type": "number", "exclusiveMinimum": -(2**63), "exclusiveMaximum": 1.7976931348623157e308},
+        True,
     ],
 )
 def test_outputs_validate(compiler: Compiler, schema: Any) -> None:
@@ -240,6 +249,19 @@ def test_what_a_schema_takes(compiler: Compiler, schema: Any, taken: list[Any], 
         ({"$ref": "#/$defs/missing"}, "refers to nothing"),
         ({"$ref": 5}, '"$ref" must be a string'),
         ({"$ref": "http://["}, "cannot be used"),
+        ({"$ref": "#/$defs/a", "$defs": True}, "refers to nothing"),
+        ({"anyOf": [OPEN_A], "unevaluatedProperties": False}, '"unevaluatedProperties"'),
+        ({"allOf": [{"$ref": "#"}], "unevaluatedProperties": False}, '"unevaluatedProperties"'),
+        (False, "Unsatisfiable schema"),
+        ({"type": "object", "propertyNames": {"enum": ["a"]}, "required": ["b"]}, "Unsatisfiable schema"),
+        ({"type": 5}, '"type" must be a string or an array'),
+        ({"type": [5]}, '"type" must have strings only'),
+        ({"propertyNames": {"type": None}}, '"type" must be'),
+        ({"propertyNames": {"allOf": 5}}, '"allOf" must be an array'),
+        ({"propertyNames": {"enum": ["a"]}, "properties": []}, '"properties" must be an object'),
+        ({"propertyNames": {"enum": ["a"]}, "required": 5}, '"required" must be an array'),
+        ({"propertyNames": {"enum": ["a"]}, "required": [[]]}, '"required" must have strings only'),
+        ({"allOf": 5, "unevaluatedProperties": False}, '"allOf" must be an array'),
     ],
 )
 def test_what_cannot_be_kept_to_is_refused_by_name(compiler: Compiler, schema: Any, words: str) -> None:
