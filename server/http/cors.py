@@ -17,6 +17,10 @@ logger = logging.getLogger(__name__)
 MAX_REMEMBERED = 100  # logged origins: whoever invents origins must not fill the log
 MAX_SHOWN = 200  # characters of an origin
 
+# Only pages of other origins ask so with a header Origin. Their POST of JSON follows a preflight, which is OPTIONS; one
+# without a preflight comes from the server's own page, behind a proxy that has changed the header Host.
+ASK_OTHERS = ("OPTIONS", "GET", "HEAD")
+
 
 class Cors:
     """Grants pages of the allowed origins what they ask for, and answers their preflights, which never have a key.
@@ -48,7 +52,8 @@ class Cors:
             return await self._app(scope, receive, send)
         if self._all or origin in self._origins or is_own(origin, headers):
             return await self._granting(scope, receive, send)
-        self._log_once(origin[:MAX_SHOWN])
+        if scope["method"] in ASK_OTHERS:
+            self._log_once(origin[:MAX_SHOWN])
         if scope["method"] == "OPTIONS" and "access-control-request-method" in headers:
             refused = error_response(_refusal(origin), route_path(scope), Trace.of(scope).request_id)
             return await refused(scope, receive, send)

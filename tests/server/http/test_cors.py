@@ -67,6 +67,14 @@ def test_a_refused_origin_is_logged_once_with_the_flag_that_allows_it(caplog: py
     assert f"--allowed-origins '{OTHER}'" in line
 
 
+def test_the_own_page_behind_a_proxy_that_changes_the_host_is_not_called_another(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    reply = Client().post("/tokenize", {"prompt": "hi"}, origin="http://box.example", host="127.0.0.1:8000")
+    assert reply.status == 200
+    assert not [record for record in caplog.records if "origins" in record.getMessage()]
+
+
 def test_a_preflight_says_what_would_allow_it() -> None:
     reply = client().call("OPTIONS", "/v1/models", b"", {"origin": OTHER, **PREFLIGHT})
     assert f"--allowed-origins {OTHER}" in reply.error["message"]
