@@ -20,6 +20,7 @@ from octavo.server.text.checkpoint_files import read_object
 
 CONFIG, MAP, ADDED = "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"
 NUMBERED = "added_tokens_decoder"
+EXTRA = "extra_special_tokens", "additional_special_tokens"  # its name now, and before
 STANDARD = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 _FLAGS = ("lstrip", "rstrip", "single_word", "normalized", "special")
 
@@ -39,13 +40,13 @@ class SpecialTokens:
         """Raises StartupError for a file that is broken."""
         config = read_object(directory / CONFIG)
         older = NUMBERED not in config
-        if older:
-            config |= read_object(directory / MAP)
-        reader = _Reader(directory, MAP if older else CONFIG)
-        names = config.get("extra_special_tokens") or config.get("additional_special_tokens") or []
-        more = names if isinstance(names, dict) else {}
-        named = reader.named(config) | {key: reader.token(key, value, special=True) for key, value in more.items()}
-        extra = tuple(reader.extra([] if isinstance(names, dict) else names))
+        beside = read_object(directory / MAP) if older else {}
+        config |= beside
+        reader = _Reader(directory, frozenset(beside))
+        key = next(filter(config.get, EXTRA), EXTRA[0])
+        names = config.get(key) or []
+        named = reader.named(config) | (reader.more(key, names) if isinstance(names, dict) else {})
+        extra = () if isinstance(names, dict) else tuple(reader.extra(key, names))
         if not older:
             return cls(directory, named, extra, reader.numbered(config[NUMBERED]))
         special = {token.content for token in (*named.values(), *extra)}
@@ -108,20 +109,25 @@ class _Reader:
     """Makes tokens of what is in the files. Its methods raise StartupError for what is none."""
 
     directory: Path
-    file: str  # to be named in errors
+    in_map: frozenset[str] = frozenset()  # the fields that come from MAP; all others are CONFIG's
 
-    def error(self, what: str) -> StartupError:
-        return StartupError(f"Cannot serve {self.directory}: in {self.file}, {what}; fetch or save it again.")
+    def error(self, field: str, what: str) -> StartupError:
+        file = MAP if field in self.in_map else CONFIG
+        return StartupError(f"Cannot serve {self.directory}: in {file}, {what}; fetch or save it again.")
 
-    def token(self, name: str, value: Any, **flags: bool) -> AddedToken:
-        """Makes a token of its text, or of the object that transformers saves; without flags it is a special one."""
+    def token(self, name: str, value: Any, within: str | None = None, **flags: bool) -> AddedToken:
+        """Makes a token of its text, or of the object that transformers saves; without flags it is a special one.
+
+        `within` is the field that has the token; None: `name` is the field.
+        """
+        field = name if within is None else within
         given = value if isinstance(value, dict) else {"content": value}
         content = given.get("content")
         chosen = {key: given[key] for key in _FLAGS if given.get(key) is not None}
         if not isinstance(content, str) or not all(isinstance(flag, bool) for flag in chosen.values()):
-            raise self.error(f"{shortened(name)} is {shortened(value)}, which is no token")
+            raise self.error(field, f"{shortened(name)} is {shortened(value)}, which is no token")
         if any("\ud800" <= character <= "\udfff" for character in content):
-            raise self.error(f"{shortened(name)} is {shortened(value)}, which is no text")
+            raise self.error(field, f"{shortened(name)} is {shortened(value)}, which is no text")
         return AddedToken(content, **({"special": True} | chosen | flags))
 
     def named(self, config: Mapping[str, Any]) -> dict[str, AddedToken]:
@@ -133,19 +139,23 @@ class _Reader:
                 found[name] = self.token(name, value, special=True)
         return found
 
-    def extra(self, values: Any) -> Iterator[AddedToken]:
+    def more(self, key: str, values: Mapping[str, Any]) -> dict[str, AddedToken]:
+        """Reads extra tokens that have names."""
+        return {name: self.token(name, value, key, special=True) for name, value in values.items()}
+
+    def extra(self, key: str, values: Any) -> Iterator[AddedToken]:
         if not isinstance(values, list):
-            raise self.error(f"extra_special_tokens is {shortened(values)}, neither a list nor an object")
+            raise self.error(key, f"{key} is {shortened(values)}, neither a list nor an object")
         for value in values:
-            yield self.token("extra_special_tokens", value, special=True)
+            yield self.token(key, value, special=True)
 
     def numbered(self, values: Any) -> dict[int, AddedToken]:
         """Reads added_tokens_decoder, in which a token is special only if it says so."""
         if not isinstance(values, dict) or not all(isinstance(value, dict) for value in values.values()):
-            raise self.error(f"{NUMBERED} is no object of tokens by their ids")
+            raise self.error(NUMBERED, f"{NUMBERED} is no object of tokens by their ids")
         if strange := [key for key in values if not (key.isascii() and key.isdigit() and len(key) < 10)]:
-            raise self.error(f"{NUMBERED} has {shortened(strange[0])}, which is no token id")
-        return {int(key): self.token(key, {"special": False} | value) for key, value in values.items()}
+            raise self.error(NUMBERED, f"{NUMBERED} has {shortened(strange[0])}, which is no token id")
+        return {int(key): self.token(key, {"special": False} | value, NUMBERED) for key, value in values.items()}
 
     def older_numbered(self, values: Mapping[str, Any], special: set[str]) -> dict[int, AddedToken]:
         """Reads added_tokens.json, which has the ids alone."""

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
+from reprlib import repr as shortened
 from typing import Any, Self
 
 import jinja2
@@ -79,10 +80,10 @@ class ChatTemplate:
 
         Returns None without a template. Raises StartupError when a file is broken.
         """
-        within = read_object(directory / "tokenizer_config.json").get("chat_template")
+        within = _templates(directory, read_object(directory / "tokenizer_config.json").get("chat_template"))
         source, tool_source = (read_text(directory / file) for file in ("chat_template.jinja", TOOL_TEMPLATE))
-        source = _named(within, "default") if source is None else source
-        tool_source = _named(within, "tool_use") if tool_source is None else tool_source
+        source = within.get("default") if source is None else source
+        tool_source = within.get("tool_use") if tool_source is None else tool_source
         if source is None:
             return None
         special_tokens = SpecialTokens.from_directory(directory).texts
@@ -140,9 +141,18 @@ def _before_cut(text: Traced) -> Traced:
     return text[:end]
 
 
-def _named(template: Any, name: str) -> str | None:
-    """Returns the template, or the one of this name if there are several: [{"name": ..., "template": ...}, ...]."""
-    if isinstance(template, list):
-        named = [entry for entry in template if isinstance(entry, dict) and entry.get("name") == name]
-        template = named[0].get("template") if named else None
-    return template if isinstance(template, str) else None
+def _templates(directory: Path, found: Any) -> dict[str, str]:
+    """Returns templates by their names, of which there may be several: [{"name": ..., "template": ...}, ...].
+
+    Raises StartupError for what is no template.
+    """
+    entries = [] if found is None else found if isinstance(found, list) else [{"name": "default", "template": found}]
+    named: dict[str, str] = {}
+    for entry in entries:
+        match entry:
+            case {"name": str(name), "template": str(template)}:
+                named.setdefault(name, template)
+            case _:
+                message = f"in tokenizer_config.json, chat_template has {shortened(entry)}, which is no template"
+                raise StartupError(f"Cannot serve {directory}: {message}; fetch or save it again.")
+    return named

@@ -145,6 +145,11 @@ def test_templates_have_the_special_tokens_of_either_file(tmp_path: Path) -> Non
         ({"tokenizer_config": {"extra_special_tokens": 5}}, "neither a list nor an object"),
         ({"tokenizer_config": {"extra_special_tokens": [5]}}, "'extra_special_tokens' is 5, which is no token"),
         ({"special_tokens_map": {"bos_token": ["<s>"]}}, "special_tokens_map.json, 'bos_token' is ['<s>']"),
+        (
+            {"tokenizer_config": {"bos_token": ["<s>"]}, "special_tokens_map": {"eos_token": "</s>"}},
+            "tokenizer_config.json, 'bos_token' is ['<s>']",
+        ),
+        ({"special_tokens_map": {"additional_special_tokens": "<x>"}}, "special_tokens_map.json, additional_special"),
         ({"added_tokens": {"<x>": "259"}}, "added_tokens.json gives '<x>' no token id"),
         ({"added_tokens": {"<x>": 2}}, "'<x>' should have the id 2"),
     ],

@@ -188,6 +188,8 @@ def test_a_file_for_conversations_with_tools(tmp_path: Path) -> None:
         ("tokenizer_config.json", "{"),
         ("tokenizer_config.json", "[]"),
         ("tokenizer_config.json", json.dumps({"chat_template": "{% if %}"})),
+        ("tokenizer_config.json", json.dumps({"chat_template": 5})),
+        ("tokenizer_config.json", json.dumps({"chat_template": [{"name": "default"}]})),
         ("chat_template.jinja", "{% for x in %}"),
     ],
 )
