@@ -210,6 +210,11 @@ class CountRequest(TranslatedRequest):
         for field, each in given.items():
             if each is not None:
                 refuse_unknown(each, field)
+        # Clients send more and more fields here that bind nothing, but these would, one level further down.
+        misplaced = (config.model_extra or {}).keys() & {"type", "schema", "json_schema"}
+        if misplaced:
+            template = "{param} belongs in output_config.format."
+            raise InvalidRequest(template, f"output_config.{min(misplaced)}", "unsupported_parameter")
 
     def chat(self) -> dict[str, Any]:
         """Returns the body of the chat request."""

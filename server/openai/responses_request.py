@@ -165,6 +165,12 @@ class TextConfig(Object):
     verbosity: str | None = None
     """Is only accepted as medium."""
 
+    def check(self) -> None:
+        """Raises InvalidRequest for what nobody here knows: a schema one level too high asks for something, too."""
+        refuse_unknown(self, "text")
+        if self.format is not None:
+            self.format.check()
+
 
 class Reasoning(Object):
     effort: str | None = None
@@ -211,8 +217,8 @@ class ResponsesRequest(TranslatedRequest):
             if (self.model_extra or {}).get(name):
                 template = "{param} is not supported: this server keeps nothing between requests; send the whole input."
                 raise InvalidRequest(template, name, UNSUPPORTED)
-        if self.text is not None and self.text.format is not None:
-            self.text.format.check()
+        if self.text is not None:
+            self.text.check()
         for position, item in enumerate(self.input):
             item.check(position)
 

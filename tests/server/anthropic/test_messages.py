@@ -152,6 +152,7 @@ def test_sampling_reaches_the_engine() -> None:
         ({"tool_choice": {"type": "perhaps"}}, "tool_choice.type"),
         ({"thinking": {"type": "perhaps"}}, "thinking.type"),
         ({"output_config": {"effort": 5}}, "output_config.effort"),
+        ({"output_config": {"type": "json_schema", "schema": {}}}, "output_config.schema"),
         ({"context_management": {"edits": [{"type": "clear_tool_uses_20250919"}]}}, "context_management.edits.0.type"),
         ({"mcp_servers": [{"url": "x"}]}, "mcp_servers"),
         ({"messages": [{"role": "user", "content": "a" * 300}]}, "maximum context length"),

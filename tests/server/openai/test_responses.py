@@ -184,6 +184,7 @@ def test_logprobs_when_included() -> None:
         ({"tools": [{"type": "web_search"}]}, "tools.0.type"),
         ({"tool_choice": "perhaps"}, "tool_choice"),
         ({"text": {"format": {"type": "xml"}}}, "text.format.type"),
+        ({"text": {"schema": {"type": "object"}}}, "text.schema"),
         ({"text": {"format": {"type": "json_schema", "schema": {"type": "object"}}}}, "text.format.name"),
         ({"text": {"format": {"type": "json_schema", "name": "n"}}}, "text.format.schema"),
         ({"text": {"verbosity": "high"}}, "text.verbosity"),
