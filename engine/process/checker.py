@@ -11,14 +11,19 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from octavo.engine.api import Grammar
+from octavo.engine.child import Child, Died, NotStarted, TooSlow
 from octavo.engine.config import ReadsText
-from octavo.engine.process.trial_process import TrialProcess
+from octavo.engine.process.trial_process import verdicts
 from octavo.engine.schedule.turns import Turns
 
 MAX_TEXT = 128 * 1024  # characters of a grammar
 MAX_QUEUE = 32  # grammars of one caller that wait or are tried
 MAX_QUEUES = 256  # grammars of all callers that wait
 REMEMBERED = 1024  # verdicts
+CHECK_SECONDS = 3.0  # time to compile a grammar
+TOO_SLOW = f"The grammar takes more than {CHECK_SECONDS:g} seconds to compile; simplify it."
+TOO_LARGE = "The grammar takes too much memory to compile; simplify it."
+NOT_STARTED = "The process that tries grammars did not start; try again soon."
 PROCESSES = 2  # The second is started when one caller's grammar is tried and another's waits.
 
 
@@ -46,7 +51,7 @@ class _Trial:
 class _Place:
     """A place is for one process, which is started with the first grammar. One trial at a time uses it."""
 
-    process: TrialProcess | None = None
+    process: Child | None = None
 
 
 class GrammarChecker:
@@ -139,11 +144,11 @@ class GrammarChecker:
         It runs in a thread. Raises Closed, since the end of a process that `close` killed says nothing of a grammar.
         """
         if place.process is None or not place.process.is_alive():  # Somebody may have killed it while it was idle.
-            place.process = TrialProcess(self._tokenizer, eos_token_ids, self._sampled_vocab)
+            place.process = Child(verdicts, self._tokenizer, eos_token_ids, self._sampled_vocab)
         if self._closed:
             place.process.kill()  # It was started too late for `close` to see it.
             raise Closed
-        verdict, survived = place.process.ask(grammar)
+        verdict, survived = _asked(place.process, grammar)
         if self._closed:
             raise Closed
         if not survived:
@@ -161,3 +166,14 @@ class GrammarChecker:
         for trial in self._trials.values():
             if not trial.has_begun and not trial.ending.done():
                 trial.ending.set_exception(Closed())
+
+
+def _asked(process: Child, grammar: Grammar) -> tuple[str | None, bool]:
+    try:
+        return process.ask(grammar, CHECK_SECONDS), True
+    except NotStarted:
+        return NOT_STARTED, False
+    except TooSlow:
+        return TOO_SLOW, False
+    except Died:
+        return TOO_LARGE, False

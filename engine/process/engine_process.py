@@ -15,7 +15,7 @@ from octavo.engine.api import FromEngine, ToEngine
 from octavo.engine.config import EngineConfig
 from octavo.engine.process.death import Died, has_lost_its_memory, how_it_ended
 from octavo.engine.process.main import Build, main
-from octavo.engine.process.stop_signals import start_with_stop_signals_blocked
+from octavo.engine.stop_signals import stop_signals_blocked
 
 WATCH_INTERVAL = 0.25  # seconds between two looks at a process that says nothing
 EXIT_TIME = 0.5  # seconds to wait for the exit code of a process whose pipe has ended
@@ -42,7 +42,8 @@ class EngineProcess:
         self._process = context.Process(
             target=main, args=(request_reader, report_writer, config, build), name="octavo-engine"
         )
-        start_with_stop_signals_blocked(self._process)
+        with stop_signals_blocked():
+            self._process.start()
         request_reader.close()  # Only the child has it now, so that its death is seen as end-of-file.
         report_writer.close()
         Thread(target=self._read, name="engine reader", daemon=True).start()

@@ -33,8 +33,8 @@ from octavo.engine.api import (
     ToEngine,
 )
 from octavo.engine.config import EngineConfig
-from octavo.engine.process.stop_signals import ignore_stop_signals
 from octavo.engine.startup.shortage import shortage
+from octavo.engine.stop_signals import ignore_stop_signals
 from octavo.model.config import ModelError
 
 INTAKE_SECONDS = 0.005  # Between two steps, no more messages are taken in after so long.

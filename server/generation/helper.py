@@ -1,27 +1,21 @@
 """The helper reads large bodies in a process of its own, which is killed if its client leaves or it takes too much."""
 
 import asyncio
-import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from multiprocessing import get_context, resource_tracker
 from pathlib import Path
 from typing import Any
 
+from octavo.engine.child import Child, Died, NotStarted, TooSlow
 from octavo.server.config import ServerConfig
-from octavo.server.generation.helper_process import Crashed, Reply, main
+from octavo.server.generation.helper_process import Crashed, Question, Reply, answers
 from octavo.server.http.errors import ApiError, BodyTooLarge, InvalidRequest, ServiceUnavailable
-from octavo.server.text.patience import STANDS_STILL, bound_waits
 
-START_SECONDS = 60.0  # time for the process to read the tokenizer
 READ_SECONDS = 30.0  # time to read one body
 IDLE_SECONDS = 10.0  # the process ends after so long without a body
 GROWN = 48 * 1024 * 1024  # bytes; a process that has grown by more is not used again
 NOTICE = 0.01  # seconds in which it is noticed that a client has left, before any work begins
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-Question = tuple[Callable[..., Any], tuple[Any, ...]]  # a function of a module, and its further arguments
 
 
 class Helper:
@@ -31,7 +25,7 @@ class Helper:
         self._directory, self._config = directory, config
         self._turn = asyncio.Lock()
         self._thread = ThreadPoolExecutor(1, "large bodies")
-        self._child: _Child | None = None
+        self._child: Child | None = None
         self._retirement: asyncio.TimerHandle | None = None
 
     async def run(self, prepare: Callable[..., Any], body: bytes, arguments: tuple[Any, ...]) -> Any:
@@ -45,7 +39,7 @@ class Helper:
                 self._retirement.cancel()
             loop, given_up = asyncio.get_running_loop(), threading.Event()
             try:
-                reply = await loop.run_in_executor(self._thread, self._ask, (prepare, arguments), body, given_up)
+                reply = await loop.run_in_executor(self._thread, self._ask, (prepare, body, arguments), given_up)
             except BaseException:
                 given_up.set()
                 self._end()
@@ -56,73 +50,27 @@ class Helper:
                 self._retirement = loop.call_later(IDLE_SECONDS, self._end)
         return _value(reply)
 
-    def _ask(self, question: Question, body: bytes, given_up: threading.Event) -> Reply:
-        """Runs in the thread."""
+    def _ask(self, question: Question, given_up: threading.Event) -> Reply:
+        """Runs in the thread. Raises ApiError."""
         child = self._child
         if child is None or not child.is_alive():  # Somebody may have killed it while it was idle.
-            child = self._child = _Child(self._directory, self._config)
+            child = self._child = Child(answers, self._directory, self._config)
         if given_up.is_set():  # It was started too late for `run` to see it.
             child.kill()
-        return child.ask(question, body)
+        try:
+            reply: Reply = child.ask(question, READ_SECONDS)
+            return reply
+        except NotStarted:
+            raise ServiceUnavailable("The process that reads large bodies did not start; try again soon.") from None
+        except TooSlow:
+            raise InvalidRequest(f"The body takes more than {READ_SECONDS:g} seconds to read; shorten it.") from None
+        except Died:
+            raise BodyTooLarge("The body takes too much memory to read; shorten it.") from None
 
     def _end(self) -> None:
         child, self._child = self._child, None
         if child is not None:
             child.kill()
-
-
-class _Child:
-    """A _Child is the process as its parent sees it."""
-
-    def __init__(self, directory: Path, config: ServerConfig) -> None:
-        context = get_context("spawn")
-        self._connection, theirs = context.Pipe()
-        bound_waits(self._connection, READ_SECONDS)
-        self._process = context.Process(
-            target=main, args=(theirs, directory, config), name="octavo-bodies", daemon=True
-        )
-        resource_tracker.ensure_running()  # It would unblock the signals if it were started below.
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, STOP_SIGNALS)  # While it imports it would die of Ctrl-C.
-        try:
-            self._process.start()
-        finally:
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-        theirs.close()  # Only the child has it now, so that its death is seen as end-of-file.
-        self._is_ready = False
-
-    def ask(self, question: Question, body: bytes) -> Reply:
-        """Returns the answer. Raises ApiError."""
-        try:
-            self._wait_until_ready()
-        except (EOFError, OSError, TimeoutError):
-            raise ServiceUnavailable("The process that reads large bodies did not start; try again soon.") from None
-        try:
-            self._connection.send(question)
-            self._connection.send_bytes(body)
-            return self._receive(READ_SECONDS)
-        except (TimeoutError, STANDS_STILL):
-            raise InvalidRequest(f"The body takes more than {READ_SECONDS:g} seconds to read; shorten it.") from None
-        except (EOFError, OSError):
-            raise BodyTooLarge("The body takes too much memory to read; shorten it.") from None
-
-    def _wait_until_ready(self) -> None:
-        if not self._is_ready:
-            self._receive(START_SECONDS)
-            self._is_ready = True
-
-    def _receive(self, seconds: float) -> Reply:
-        if not self._connection.poll(seconds):
-            raise TimeoutError
-        reply = self._connection.recv()
-        assert isinstance(reply, Reply)
-        return reply
-
-    def is_alive(self) -> bool:
-        return self._process.is_alive()
-
-    def kill(self) -> None:
-        self._process.kill()
-        self._process.join()
 
 
 def _value(reply: Reply) -> Any:

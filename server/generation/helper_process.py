@@ -3,17 +3,15 @@
 import logging
 import os
 import resource
-import signal
 import sys
 import traceback
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from multiprocessing.connection import Connection
 from pathlib import Path
-from queue import SimpleQueue
-from threading import Thread
 from typing import Any
 
+from octavo.engine.child import Answer
 from octavo.server.config import ServerConfig
 from octavo.server.generation.parameters import ParameterCheck
 from octavo.server.generation.texts import Texts
@@ -23,6 +21,8 @@ from octavo.server.text.tokenizer import Tokenizer
 
 MEMORY = 128 * 1024 * 1024  # bytes by which the process may grow while it reads
 NICENESS = 10  # The engine goes first.
+
+Question = tuple[Callable[..., Any], bytes, tuple[Any, ...]]  # a function of a module, a body, and further arguments
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,10 +38,8 @@ class Reply:
     grown: int = 0  # bytes that the process holds beyond those of its start
 
 
-def main(connection: "Connection[Any, Any]", directory: Path, config: ServerConfig) -> None:
-    """Answers until the parent is gone: each question is a function with its arguments, and then a body."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group, and the parent decides.
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT, signal.SIGTERM))
+def answers(directory: Path, config: ServerConfig) -> Answer:
+    """Returns what answers questions."""
     with suppress(OSError):
         os.nice(NICENESS)
     logging.basicConfig(format="%(asctime)s %(message)s", stream=sys.stderr)
@@ -49,17 +47,15 @@ def main(connection: "Connection[Any, Any]", directory: Path, config: ServerConf
     texts = Texts(tokenizer, config, ParameterCheck(), template_process=TemplateProcess(tokenizer.special_tokens))
     _bound_memory()
     start = _resident()
-    inbox: SimpleQueue[tuple[Any, tuple[Any, ...], bytes]] = SimpleQueue()
-    Thread(target=_read, args=(connection, inbox), name="reader", daemon=True).start()
-    with suppress(OSError):  # The parent may go at any time.
-        connection.send(Reply())
-        while True:
-            value = _answer(texts, *inbox.get())
-            connection.send(Reply(value, _resident() - start))
-            del value
+
+    def answer(question: Question) -> Reply:
+        value = _value(texts, *question)
+        return Reply(value, _resident() - start)
+
+    return answer
 
 
-def _answer(texts: Texts, prepare: Any, arguments: tuple[Any, ...], body: bytes) -> Any:
+def _value(texts: Texts, prepare: Callable[..., Any], body: bytes, arguments: tuple[Any, ...]) -> Any:
     try:
         return prepare(texts, body, *arguments)
     except ApiError as error:
@@ -83,13 +79,3 @@ def _resident() -> int:
     with suppress(OSError):
         return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
     return 0
-
-
-def _read(connection: "Connection[Any, Any]", inbox: "SimpleQueue[tuple[Any, tuple[Any, ...], bytes]]") -> None:
-    """Receives questions while one is answered, which cannot be interrupted; ends the process with its parent."""
-    try:
-        while True:
-            prepare, arguments = connection.recv()
-            inbox.put((prepare, arguments, connection.recv_bytes()))
-    except (EOFError, OSError):
-        os._exit(0)

@@ -1,18 +1,15 @@
 """Runs in the process that renders templates of clients, within limits of memory and time."""
 
-import os
 import resource
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
-from multiprocessing.connection import Connection
-from queue import SimpleQueue
-from threading import Thread
 from typing import Any
 
 import jinja2
 
+from octavo.engine.child import Answer
 from octavo.server.http.errors import ApiError, InvalidRequest
 from octavo.server.text.template import ChatTemplate, Rendering
 from octavo.server.text.turns import Turn
@@ -40,25 +37,17 @@ class Reply:
     exhausted: bool = False  # the process should not be asked again
 
 
-def main(descriptor: int) -> None:
-    """Answers questions until the parent is gone."""
-    connection: Connection[Reply, Any] = Connection(descriptor)
+def answers(special_tokens: Mapping[str, str]) -> Answer:
+    """Returns what answers questions. `special_tokens` are those that templates know by name."""
     with suppress(ValueError, OSError):  # Not every system bounds the memory of a process.
         resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    with suppress(EOFError, OSError):  # The parent may go at any time.
-        _serve(connection)
-
-
-def _serve(connection: "Connection[Any, Any]") -> None:
-    connection.send(Reply())
-    special_tokens: Mapping[str, str] = connection.recv()
-    inbox: SimpleQueue[Question] = SimpleQueue()
-    Thread(target=_read, args=(connection, inbox), name="reader", daemon=True).start()
     template = lru_cache(REMEMBERED)(lambda source: ChatTemplate(source, special_tokens))
-    while True:
-        question = inbox.get()
+
+    def answer(question: Question) -> Reply:
         _bound_time()
-        connection.send(_answer(template, question))
+        return _answer(template, question)
+
+    return answer
 
 
 def _answer(template: Any, question: Question) -> Reply:
@@ -87,18 +76,9 @@ def _answered(template: ChatTemplate, question: Question) -> Any:
 
 
 def _bound_time() -> None:
-    """Lets the process run for RENDER_SECONDS more, should the parent be gone and the reader never get its turn."""
+    """Lets the process run for RENDER_SECONDS more, should the parent be gone and its end not be noticed."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     seconds = int(used.ru_utime + used.ru_stime + RENDER_SECONDS) + 2
     _, most = resource.getrlimit(resource.RLIMIT_CPU)
     with suppress(ValueError, OSError):
         resource.setrlimit(resource.RLIMIT_CPU, (seconds, most))
-
-
-def _read(connection: "Connection[Any, Any]", inbox: "SimpleQueue[Question]") -> None:
-    """Receives questions while one is answered; ends the process with its parent."""
-    try:
-        while True:
-            inbox.put(connection.recv())
-    except (EOFError, OSError):
-        os._exit(0)

@@ -13,9 +13,17 @@ from typing import Any
 import pytest
 
 from octavo.engine.api import Grammar
-from octavo.engine.process import trial_process
-from octavo.engine.process.checker import MAX_QUEUE, MAX_TEXT, Closed, Crowded, GrammarChecker, _Place
-from octavo.engine.process.trial_process import TOO_LARGE, TOO_SLOW
+from octavo.engine.process import checker
+from octavo.engine.process.checker import (
+    MAX_QUEUE,
+    MAX_TEXT,
+    TOO_LARGE,
+    TOO_SLOW,
+    Closed,
+    Crowded,
+    GrammarChecker,
+    _Place,
+)
 from tests.server.vocab import BYTES, EOS, byte_level
 
 WORD = Grammar("regex", "[a-z]+")
@@ -24,7 +32,7 @@ WORD = Grammar("regex", "[a-z]+")
 @pytest.fixture(autouse=True)
 def patient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Gives each grammar a minute, since the machine may be busy."""
-    monkeypatch.setattr(trial_process, "CHECK_SECONDS", 60)
+    monkeypatch.setattr(checker, "CHECK_SECONDS", 60)
 
 
 @pytest.fixture
@@ -59,7 +67,7 @@ def test_verdicts_and_what_survives_a_grammar_that_never_ends(tokenizer: Path, m
             assert await made.check(WORD, (EOS,)) is None
             assert 'not supported: "not"' in str(await made.check(Grammar("json", '{"not": {}}'), (EOS,)))
             with monkeypatch.context() as impatient:
-                impatient.setattr(trial_process, "CHECK_SECONDS", 0.5)
+                impatient.setattr(checker, "CHECK_SECONDS", 0.5)
                 assert await made.check(endless(), (EOS,)) == TOO_SLOW
             assert await made.check(Grammar("regex", "[0-9]+"), (EOS,)) is None
 
@@ -72,7 +80,7 @@ def test_a_process_that_dies_is_replaced(tokenizer: Path) -> None:
             assert await made.check(WORD, (EOS,)) is None
             (process,) = (place.process for place in made._places if place.process is not None)
             process.kill()  # while it is idle, which says nothing of the next grammar
-            process._process.join()
+            process._process.wait()
             assert await made.check(Grammar("regex", "a"), (EOS,)) is None
             pid = _pid(made)
             os.kill(pid, signal.SIGSTOP)
@@ -89,7 +97,7 @@ def test_a_process_that_dies_is_replaced(tokenizer: Path) -> None:
 def test_a_process_that_stands_still_is_not_waited_for(tokenizer: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario() -> None:
         async with checking(tokenizer) as made:
-            monkeypatch.setattr(trial_process, "CHECK_SECONDS", 1.0)
+            monkeypatch.setattr(checker, "CHECK_SECONDS", 1.0)
             while await made.check(WORD, (EOS,)) == TOO_SLOW:
                 pass  # The machine is busy.
             os.kill(_pid(made), signal.SIGSTOP)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from octavo.engine import child
 from octavo.server.http.errors import ApiError, InvalidRequest
 from octavo.server.text import template_process
 from octavo.server.text.template import Rendering
@@ -93,10 +94,9 @@ def test_a_template_that_never_ends(process: TemplateProcess, source: str, monke
 def test_a_process_that_is_killed_from_outside_is_replaced(process: TemplateProcess) -> None:
     render(process)
     assert process._child is not None
-    process._child.process.kill()
-    process._child.process.wait()
+    process._child.kill()
     assert render(process) == "<s>hi</s>"
-    dying = process._child.process
+    dying = process._child
     os.kill(dying.pid, signal.SIGSTOP)
     os.kill(dying.pid, signal.SIGKILL)  # It may be dead now or while it is asked.
     try:
@@ -109,7 +109,7 @@ def test_a_process_that_is_killed_from_outside_is_replaced(process: TemplateProc
 def test_a_process_that_stands_still_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(template_process, "RENDER_SECONDS", 1.0)
     made = TemplateProcess({})
-    made._started()
+    render(made)
     assert made.pid is not None
     os.kill(made.pid, signal.SIGSTOP)
     with pytest.raises(InvalidRequest, match="seconds to render"):
@@ -118,7 +118,7 @@ def test_a_process_that_stands_still_is_not_waited_for(monkeypatch: pytest.Monke
 
 
 def test_a_process_that_does_not_start(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(template_process, "_START", "raise SystemExit # {path} {descriptor}")
+    monkeypatch.setattr(child, "_START", "raise SystemExit # {path} {descriptor}")
     with pytest.raises(ApiError, match="did not start"):
         render(TemplateProcess({}))
 
