@@ -31,7 +31,7 @@ _TOKEN = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 _CHARACTER = re.compile(r"\\(?:x([0-9A-Fa-f]{2})|u([0-9A-Fa-f]{4})|U([0-9A-Fa-f]{8})|(.))|(.)", re.DOTALL)
-_ESCAPES = {"n": "\n", "r": "\r", "t": "\t", '"': '"', "\\": "\\", "[": "[", "]": "]"}
+_ESCAPES = {"n": "\n", "r": "\r", "t": "\t"}  # Any sign stands for itself, as other servers take "\-" in a class.
 _COUNTS = {"*": (0, None), "+": (1, None), "?": (0, 1)}
 
 
@@ -168,9 +168,9 @@ class _Parser:
         for match in _CHARACTER.finditer(text):
             *codes, escaped, plain = match.groups()
             code = next((int(each, 16) for each in codes if each is not None), None)
-            if code is None and escaped is not None and escaped not in _ESCAPES:
+            if code is None and escaped is not None and escaped not in _ESCAPES and escaped.isalnum():
                 raise self._error(f"the escape \\{escaped} is not known", position)
-            found.append(ord(plain or _ESCAPES[escaped]) if code is None else code)
+            found.append(ord(plain or _ESCAPES.get(escaped, escaped)) if code is None else code)
         if any(0xD800 <= code < 0xE000 or code > 0x10FFFF for code in found):
             raise self._error("an escape is no character", position)
         return found

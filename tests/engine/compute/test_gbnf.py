@@ -69,6 +69,8 @@ def compiler(tmp_path_factory) -> Compiler:
         (r"root ::= [^\]\"\n]+", "ab[", "a]"),
         (r"root ::= [\[\]\\]+", "[]\\", "a"),
         ("root ::= [-az]+", "a-z", "b"),
+        (r"root ::= [a\-z\^\.]+", "a-z^.", "b"),
+        (r'root ::= "\-\/"', "-/", "-"),
         ("root ::= [+*/-]+ [&&~~]", "+*/-&", "a&"),
         ("root ::= [^]", "x", "xx"),
         ('root ::= word "z"\nword ::= [a-z]*', "abzz", "ab"),
