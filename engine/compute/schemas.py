@@ -137,7 +137,7 @@ class _Rewriter:
         if isinstance(value, dict) and keyword in MAPS:
             names = [as_rust(name) for name in value] if keyword == "patternProperties" else value
             return {name: self._inner(each, base) for name, each in zip(names, value.values(), strict=True)}
-        return self.schema(value, base) if keyword in SCHEMAS else value
+        return self._inner(value, base) if keyword in SCHEMAS else value
 
     def _inner(self, given: Schema, base: str) -> Schema:
         """Returns a schema within another one. Where nothing can match it, as zod writes `never`, it is false."""

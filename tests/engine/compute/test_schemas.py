@@ -104,6 +104,8 @@ COLOUR = {"enum": ["red", "blue"], "title": "Colour", "type": "string"}
         },
         {"type": "string", "format": "email", "pattern": EMAIL},
         obj({"a": INTEGER, "never": {"not": {}}}, "a"),
+        {"type": "object", "properties": {"a": INTEGER}, "required": ["a"], "additionalProperties": {"not": {}}},
+        {"type": "array", "prefixItems": [INTEGER], "items": {"not": {}}},
         {"type": "array", "items": INTEGER, "maxItems": 1, "uniqueItems": True},
         {"$id": "http://x.org/s", "$ref": "http://x.org/s#/$defs/a", "$defs": {"a": INTEGER}},
         {"$ref": "#a", "$defs": {"x": {"$anchor": "a", **INTEGER}}},
