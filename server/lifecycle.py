@@ -18,7 +18,6 @@ from octavo.server.http.errors import StartupError
 
 logger = logging.getLogger(__name__)
 
-BACKLOG = 2048  # connections that may wait to be accepted
 EXIT_TIME = 1.5  # seconds in which the interpreter must end; threads may still be busy with a large prompt
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
@@ -36,7 +35,7 @@ def listen(host: str, port: int) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         both = host == "::" and socket.has_dualstack_ipv6()  # listens on every interface, for IPv4 and IPv6
-        return socket.create_server((host, port), family=family, backlog=BACKLOG, dualstack_ipv6=both)
+        return socket.create_server((host, port), family=family, backlog=descriptors.BACKLOG, dualstack_ipv6=both)
     except OSError as error:
         reason = str(error.strerror).partition(" (")[0]  # Python repeats the address behind this
         message = f"Cannot listen on {host} port {port} ({reason}); choose another with --host or --port."

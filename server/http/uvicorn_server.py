@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import socket
 from collections.abc import Iterator
 from math import ceil
 
@@ -12,7 +13,7 @@ from fastapi import FastAPI
 from octavo.server.config import ServerConfig
 from octavo.server.http.connection import protocol
 from octavo.server.http.connections import Connections
-from octavo.server.http.descriptors import room_for_connections
+from octavo.server.http.descriptors import BACKLOG, accepted_at_once, room_for_connections
 
 TICKS = 3  # of uvicorn, a tenth of a second each, between two looks at the connections
 FLUSH_TIME = 2  # seconds in which responses must reach their clients, once every request has ended
@@ -33,8 +34,14 @@ class HttpServer(uvicorn.Server):
             access_log=False,
             timeout_graceful_shutdown=FLUSH_TIME,
             server_header=False,
+            backlog=accepted_at_once(),
         )
         super().__init__(config)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for listener in sockets or ():
+            listener.listen(BACKLOG)  # asyncio takes one number for those that it accepts at once and those that wait.
 
     async def on_tick(self, counter: int) -> bool:
         """Is called ten times a second."""

@@ -4,7 +4,9 @@ import resource
 import subprocess
 import sys
 
-from octavo.server.http.descriptors import RESERVED, WANTED, room_for_connections
+import pytest
+
+from octavo.server.http.descriptors import RESERVED, WANTED, accepted_at_once, room_for_connections
 
 CODE = """
 import resource, sys
@@ -28,3 +30,12 @@ def test_the_soft_limit_is_raised_to_the_hard_one() -> None:
 def test_there_is_room_for_connections_here() -> None:
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     assert 1 <= room_for_connections() <= (WANTED if soft < 0 else soft)
+
+
+@pytest.mark.parametrize("soft", [8, 64, 512, 65_536])
+def test_those_who_come_at_once_find_descriptors_until_idle_ones_have_made_room(
+    monkeypatch: pytest.MonkeyPatch, soft: int
+) -> None:
+    """asyncio accepts three times before what the first ones replaced is closed."""
+    monkeypatch.setattr(resource, "getrlimit", lambda _: (soft, soft))
+    assert accepted_at_once() >= 1 and room_for_connections() + 3 * accepted_at_once() <= soft
