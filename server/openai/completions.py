@@ -43,21 +43,15 @@ def _prepared(texts: Texts, body: bytes, ready: Ready) -> tuple[CompletionReques
     request = parsed(texts, body, CompletionRequest)
     prompts = request.prompts()
     check_before_encoding(texts, ready, len(prompts), request)
-    tasks = _tasks(texts.tokenizer, request, prompts, ready)
+    if not prompts:
+        raise _empty(prompts)
+    # Each is checked before the next one is encoded: the first that is too long refuses the request.
+    tasks = [_task(texts.tokenizer, request, prompt, ready) for prompt in prompts]
     return request.model_copy(update={"prompt": ""}), tasks
 
 
-def _tasks(
-    tokenizer: Tokenizer, request: CompletionRequest, prompts: Sequence[str | list[int] | None], ready: Ready
-) -> list[Task]:
-    encoded = [_encoded(tokenizer, prompt, request, ready) for prompt in prompts]
-    if not encoded or not all(encoded):
-        raise InvalidRequest("{param} must not be empty.", "prompt")
-    tasks = [_task(request, prompt, ready) for prompt in encoded]
-    if not request.echo:
-        return tasks
-    texts = (_text(tokenizer, *each) for each in zip(prompts, encoded, tasks, strict=True))
-    return [replace(task, echo=text) for task, text in zip(tasks, texts, strict=True)]
+def _empty(prompt: object) -> InvalidRequest:
+    return InvalidRequest("{param} must not be empty.", "prompt", "empty_array" if isinstance(prompt, list) else None)
 
 
 def _encoded(
@@ -79,22 +73,25 @@ def _beginning(tokenizer: Tokenizer, ready: Ready) -> tuple[int, ...]:
     return tokenizer.encode("", add_special_tokens=True) or separators[:1]
 
 
-def _text(tokenizer: Tokenizer, prompt: str | list[int] | None, encoded: tuple[int, ...], task: Task) -> str:
+def _task(tokenizer: Tokenizer, request: CompletionRequest, prompt: str | list[int] | None, ready: Ready) -> Task:
+    """Raises InvalidRequest."""
+    encoded, wanted = _encoded(tokenizer, prompt, request, ready), _wanted(request)
+    if not encoded:
+        raise _empty(prompt)
+    ids = truncated(encoded, request, wanted, ready.max_model_len)
+    limit = output_limit(len(ids), request.max_tokens, ready.max_model_len, "prompt")
+    params = sampling_params(request, ready, min(limit, wanted), request.logprobs)
+    params = replace(params, logprobs=_logprobs(request), prompt_logprobs=_prompt_logprobs(request))
+    as_sent = prompt if isinstance(prompt, str) and ids == encoded else None
+    return Task(ids, params, echo=_text(tokenizer, ids, as_sent) if request.echo else None)
+
+
+def _text(tokenizer: Tokenizer, ids: Sequence[int], as_sent: str | None) -> str:
     """Returns the text to echo: the prompt as it was sent, or decoded if it was not sent as text or was cut.
 
     Special tokens are part of the text, as they are of the tokens in its log-probabilities.
     """
-    if isinstance(prompt, str) and task.prompt == encoded:
-        return prompt
-    return tokenizer.backend.decode(list(task.prompt), skip_special_tokens=False)
-
-
-def _task(request: CompletionRequest, prompt: tuple[int, ...], ready: Ready) -> Task:
-    wanted = _wanted(request)
-    prompt = truncated(prompt, request, wanted, ready.max_model_len)
-    limit = output_limit(len(prompt), request.max_tokens, ready.max_model_len, "prompt")
-    params = sampling_params(request, ready, min(limit, wanted), request.logprobs)
-    return Task(prompt, replace(params, logprobs=_logprobs(request), prompt_logprobs=_prompt_logprobs(request)))
+    return tokenizer.backend.decode(list(ids), skip_special_tokens=False) if as_sent is None else as_sent
 
 
 def _wanted(request: CompletionRequest) -> int:

@@ -330,5 +330,28 @@ def test_bad_values_of_completions_alone(parameters: dict[str, Any], param: str)
     assert client.engine.submitted == []
 
 
+@pytest.mark.parametrize("prompt", [[], [[]], ["hi", ""], [[3], []]])
+def test_an_empty_prompt_is_refused(prompt: Any) -> None:
+    tokenizer = byte_level()
+    tokenizer.backend.post_processor = processors.TemplateProcessing(single="$A")  # without a BOS
+    reply = Client(tokenizer=tokenizer).complete(prompt=prompt)
+    assert (reply.status, reply.error["param"]) == (400, "prompt")
+    assert reply.error["code"] == ("invalid_value" if "" in prompt else "empty_array")
+
+
+def test_prompts_are_encoded_up_to_the_first_that_is_too_long(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoded: list[str] = []
+    encode = Tokenizer.encode
+
+    def noting(self: Tokenizer, text: str, add_special_tokens: bool) -> tuple[int, ...]:
+        encoded.append(text)
+        return encode(self, text, add_special_tokens)
+
+    monkeypatch.setattr(Tokenizer, "encode", noting)
+    reply = Client().complete(prompt=["hi", "x" * 300, "ho"])
+    assert (reply.status, reply.error["code"]) == (400, "context_length_exceeded")
+    assert encoded == ["hi", "x" * 300]
+
+
 def test_an_empty_suffix_is_absent() -> None:
     assert Client().complete(suffix="").status == 200
