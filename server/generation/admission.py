@@ -113,7 +113,7 @@ async def admit(
     service: Service, http: HttpRequest, request: GenerationRequest, tasks: Sequence[Task], prefix: str
 ) -> Job:
     """Submits each prompt n times, all of them together. Raises ApiError, and then nothing is queued."""
-    caller = caller_of(http.scope) or (http.client.host if http.client is not None else "")
+    caller = _caller_or_address(http)
     await _check_grammars(service, request, tasks, caller)
     id = f"{prefix}{uuid.uuid4().hex}"
     count, _ = request.candidates()
