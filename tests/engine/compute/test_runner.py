@@ -12,6 +12,7 @@ from octavo.engine.compute.runner import ModelRunner
 from octavo.engine.config import EngineConfig
 from octavo.engine.engine import Engine
 from octavo.engine.startup.build import build
+from octavo.model.kernels.cpu.library import library
 from tests.engine.fakes import Collector, request, run
 from tests.tiny import write_tiny_checkpoint
 
@@ -81,7 +82,9 @@ def test_the_prefix_cache_takes_no_chunk_that_is_not_finite(tmp_path, quantizati
         core.add(request(name, text, 1))
         run(core, collector)
     cached = {name: output.cached_tokens for name, output in collector.ended.items()}
-    if window is None:  # Every later token sees the bad one, so the request fails, and takes all its blocks with it.
+    # Without a window every later token sees the bad one, so the request fails, and takes all its blocks with it. Plain
+    # attention hides keys behind a mask, through which a NaN comes.
+    if window is None or library() is None:
         assert {collector.reason(name) for name in ("bad", "again")} == {FinishReason.ERROR}
         assert cached == {"bad": 0, "again": 0, "clean": 0, "warm": 112}
     else:
