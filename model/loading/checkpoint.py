@@ -3,7 +3,6 @@
 import logging
 import math
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,13 +11,12 @@ import torch
 from torch import Tensor
 
 from octavo.model.config import ModelConfig, ModelError
-from octavo.model.decoder import Attention, Decoder, DecoderLayer
+from octavo.model.decoder import Decoder
 from octavo.model.kernels.choice import Backend
-from octavo.model.layers import Embedding, RMSNorm, RotaryEmbedding
+from octavo.model.loading.assembly import LayerWeights, assemble
 from octavo.model.loading.names import HEAD, ExpertNaming, LayerNames, Matrix, Names, TensorSlice, names_for
 from octavo.model.loading.shards import Shards
 from octavo.model.loading.upload import LANES, Upload
-from octavo.model.moe import MoEBlock, Router
 from octavo.model.weights.fp16 import Fp16Weight, fits_fp16
 from octavo.model.weights.kinds import ExpertWeights, Kind, Weight
 from octavo.model.weights.memory import Zeros, zeros_on
@@ -52,20 +50,17 @@ def load_model(
     weights.
     """
     with ExitStack() as stack:
-        shards = Shards.open(directory, stack)
-        # A head that is stored is used, even where the config says "tied": transformers does so too.
-        tied = config.tie_word_embeddings and HEAD not in shards.files
-        names = names_for(config, ExpertNaming.of(config, shards.files), tied)
-        shards.check(names.shapes())
-        loader = _Loader(config, shards, backend, precision, zeros or zeros_on(backend.device), Upload(backend.device))
-        model = _assemble(loader, names, report)
+        shards, device = Shards.open(directory, stack), backend.device
+        loader = Loader(config, shards, backend, precision, zeros or zeros_on(device), Upload(device))
+        names = loader.names()
+        model = assemble(loader, names, _threads(loader, names), _Progress(shards, report).add)
     if kept := _kept_plain(model):
         log.warning("%d matrices are beyond the range of %s and stay plain tensors", kept, precision.describe())
     return model
 
 
 @dataclass(frozen=True, slots=True)
-class _Loader:
+class Loader:
     """Builds the pieces of a model; its methods may run on several threads at once."""
 
     config: ModelConfig
@@ -75,12 +70,20 @@ class _Loader:
     zeros: Zeros  # for quantised weights and for staging
     upload: Upload
 
+    def names(self) -> Names:
+        """Returns where the weights lie. Raises ModelError if these are not all that the files hold."""
+        # A head that is stored is used, even where the config says "tied": transformers does so too.
+        tied = self.config.tie_word_embeddings and HEAD not in self.shards.files
+        names = names_for(self.config, ExpertNaming.of(self.config, self.shards.files), tied)
+        self.shards.check(names.shapes())
+        return names
+
     @property
     def device(self) -> torch.device:
         return self.backend.device
 
-    def norm(self, source: TensorSlice) -> RMSNorm:
-        return self.backend.norm.create(self.tensor(source, self.precision.activations), self.config.rms_norm_eps)
+    def vector(self, source: TensorSlice) -> Tensor:
+        return self.tensor(source, self.precision.activations)
 
     def table(self, source: TensorSlice) -> Tensor:
         """Loads the embedding. Its rows are looked up, not multiplied, so 16 bits on disk stay the same 16 bits."""
@@ -124,31 +127,29 @@ class _Loader:
             return [self._quantise(matrix, kind, paired, terms) for matrix in matrices]
         return [self._pack(matrix, staging) for matrix in matrices]
 
-    def layer(self, names: LayerNames) -> DecoderLayer:
-        config = self.config
-        linears, experts = self.precision.linears, self.precision.experts
+    def layer(self, names: LayerNames) -> LayerWeights:
         staging = self.staging(names.qkv, names.o, names.gate_up[0], names.down[0])
-        (qkv,) = self.stack((names.qkv,), linears, staging, terms=FINE_TERMS)
-        (o,) = self.stack((names.o,), linears, staging)
-        gate_up = self.stack(names.gate_up, experts, staging, paired=True)
-        down = self.stack(names.down, experts, staging)
-        attention = Attention(
+        qkv, o = self.attention(names, staging)
+        return LayerWeights(
+            input_norm=self.vector(names.input_norm),
             qkv=qkv,
             o=o,
-            num_heads=config.num_attention_heads,
-            num_kv_heads=config.num_key_value_heads,
-            head_dim=config.head_dim,
-        )
-        router = None if names.router is None else self.router(names.router)
-        return DecoderLayer(
-            input_norm=self.norm(names.input_norm),
-            attention=attention,
-            post_norm=self.norm(names.post_norm),
-            moe=MoEBlock(router, ExpertWeights(tuple(gate_up), tuple(down))),
+            post_norm=self.vector(names.post_norm),
+            router=None if names.router is None else self.vector(names.router),
+            experts=self.experts(names.gate_up, names.down, staging),
         )
 
-    def router(self, source: TensorSlice) -> Router:
-        return Router(self.tensor(source, self.precision.activations), self.config.num_experts_per_tok)
+    def attention(self, names: LayerNames, staging: Tensor) -> tuple[Weight, Weight]:
+        """Loads qkv and o."""
+        (qkv,) = self.stack((names.qkv,), self.precision.linears, staging, terms=FINE_TERMS)
+        (o,) = self.stack((names.o,), self.precision.linears, staging)
+        return qkv, o
+
+    def experts(self, gate_up: Sequence[Matrix], down: Sequence[Matrix], staging: Tensor) -> ExpertWeights:
+        """Loads some experts of a layer."""
+        kind = self.precision.experts
+        upper = self.stack(gate_up, kind, staging, paired=True)
+        return ExpertWeights(tuple(upper), tuple(self.stack(down, kind, staging)))
 
     def _plain(self, matrices: Sequence[Matrix], dtype: torch.dtype) -> tuple[Tensor, ...]:
         whole = torch.empty((len(matrices), *_shape(matrices[0])), dtype=dtype, device=self.device)
@@ -228,36 +229,7 @@ def _shape(matrix: Matrix) -> tuple[int, int]:
     return sum(source.shape[-2] for source in matrix), matrix[0].shape[-1]
 
 
-def _assemble(loader: _Loader, names: Names, report: ReportBytes) -> Decoder:
-    progress = _Progress(loader.shards, report)
-    tied = names.head is names.embedding and loader.precision.has_plain_linears
-    # The head is the largest matrix: it is packed while little else is held, so that its staging is no peak.
-    head = None if tied else loader.head(names.head)
-    progress.add(names.head)
-    embedding = loader.table(names.embedding)
-    progress.add(names.embedding)
-    layers: list[DecoderLayer] = []
-    with ThreadPoolExecutor(_threads(loader, names)) as pool:
-        for layer in pool.map(loader.layer, names.layers):
-            progress.add(*names.layers[len(layers)].slices())
-            layers.append(layer)
-    norm = loader.norm(names.norm)
-    progress.add(names.norm)
-    return Decoder(
-        config=loader.config,
-        device=loader.device,
-        precision=loader.precision,
-        ops=loader.backend.ops,
-        embedding=Embedding(embedding, loader.precision.activations),
-        rotary=RotaryEmbedding.create(loader.config, loader.device),
-        layers=tuple(layers),
-        norm=norm,
-        head=embedding if head is None else head,
-        fused=loader.backend.fuse(tuple(layers)),
-    )
-
-
-def _threads(loader: _Loader, names: Names) -> int:
+def _threads(loader: Loader, names: Names) -> int:
     """Returns how many threads load a layer each: as many as torch may use, while their staging buffers stay small."""
     threads = torch.get_num_threads()
     if loader.device.type == "cuda":
