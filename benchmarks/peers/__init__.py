@@ -1,1 +1,1 @@
-"""Measures Octavo beside transformers and llama.cpp."""
+"""Measures Octavo beside transformers, llama.cpp and ik_llama.cpp."""

@@ -1,13 +1,13 @@
-"""Measures Octavo beside transformers and llama.cpp: `python -m benchmarks.peers --help`.
+"""Measures Octavo beside transformers, llama.cpp and ik_llama.cpp: `python -m benchmarks.peers --help`.
 
 All contenders have the same weights (benchmarks.common.checkpoint) and the same number of threads. Every round asks
 each of them for the same work in turn, while the others are idle. The memory's bandwidth is measured before and after
 each turn. Each runs in its best form: transformers with the implementation of the experts that is fastest for the load,
-llama.cpp with the policy of its OpenMP threads that is fastest.
+llama.cpp and ik_llama.cpp with the policy of their OpenMP threads that is fastest.
 
 Without HTTP, Octavo runs its engine with scheduler and sampling, transformers its forward pass and cache with sampling,
-and llama.cpp its own llama-batched-bench, which samples nothing. Over HTTP, all clients send at the same moment; each
-prompt has 64 tokens, and each answer 32.
+and llama.cpp and ik_llama.cpp their own llama-batched-bench, which samples nothing. Over HTTP, all clients send at the
+same moment; each prompt has 64 tokens, and each answer 32.
 """
 
 import argparse
@@ -20,11 +20,12 @@ from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 
+from benchmarks.common import checkpoint
 from benchmarks.common.bandwidth import measured_bandwidth
-from benchmarks.common.checkpoint import obtain
+from benchmarks.common.llama_programs import IK_LLAMA_CPP, LLAMA_CPP, obtain, version
 from benchmarks.common.machine import describe, user_cache
-from benchmarks.peers import llama_cpp
-from benchmarks.peers.contenders import CONTENDERS, DEFAULT, LLAMA, Setting
+from benchmarks.peers.contenders import CONTENDERS, DEFAULT, PROJECTS, Setting
+from benchmarks.peers.llama_cpp import LlamaCpp
 from benchmarks.peers.report import ContenderFigures, PeersReport
 from benchmarks.peers.sections import PeersRun, measure_engine, measure_experts, measure_http
 from octavo.model.config import ModelConfig
@@ -40,15 +41,12 @@ def main() -> int:
     arguments = _arguments()
     signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(1))  # as for Ctrl-C, all processes are ended first
     machine = describe()  # before the run, so that the load average is that of others
-    model = arguments.model or obtain("sparse")
-    programs = arguments.llama_cpp or Path()
-    machine["llama.cpp"] = "took no part"
-    if any(CONTENDERS[name].program == LLAMA for name in arguments.peers):
-        programs = llama_cpp.obtain(arguments.llama_cpp, user_cache())
-        machine["llama.cpp"] = llama_cpp.version(programs)
+    model = arguments.model or checkpoint.obtain("sparse")
+    llamas = _llamas(arguments)
+    machine |= {name: version(one.project, one.programs) for name, one in llamas.items()}
     measured = {name: ContenderFigures() for name in arguments.peers}
     with tempfile.TemporaryDirectory() as scratch, measured_bandwidth(arguments.threads) as bandwidth:
-        setting = Setting(model, arguments.threads, programs, Path(scratch))
+        setting = Setting(model, arguments.threads, llamas, Path(scratch))
         run = PeersRun(setting, bandwidth, arguments.rounds, arguments.peers, measured)
         for section in arguments.sections:
             SECTIONS[section](run)
@@ -62,9 +60,21 @@ def main() -> int:
     return 1 if any(one.failed for one in measured.values()) else 0
 
 
+def _llamas(arguments: argparse.Namespace) -> dict[str, LlamaCpp]:
+    """Returns llama.cpp and ik_llama.cpp, as far as one of their forms is asked for; they are built if need be."""
+    directories = {LLAMA_CPP: arguments.llama_cpp, IK_LLAMA_CPP: arguments.ik_llama_cpp}
+    wanted = {CONTENDERS[name].program for name in arguments.peers}
+    return {
+        name: LlamaCpp(project, obtain(project, directories[project], user_cache()))
+        for name, project in PROJECTS.items()
+        if name in wanted
+    }
+
+
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.peers", description="Measures Octavo beside transformers and llama.cpp."
+        prog="python -m benchmarks.peers",
+        description="Measures Octavo beside transformers, llama.cpp and ik_llama.cpp.",
     )
     parser.add_argument(
         "--sections", type=_names_in(SECTIONS), default=list(SECTIONS), help=f"{_some_of(SECTIONS)} (default: all)"
@@ -78,7 +88,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=3, help="how often everything is measured (default: 3)")
     parser.add_argument("--threads", type=int, default=2, help="threads of each contender (default: 2)")
     parser.add_argument("--model", type=Path, help="directory of a checkpoint (default: the sparse model)")
-    parser.add_argument("--llama-cpp", type=Path, metavar="DIR", help="where it was built (default: it is built)")
+    for project in PROJECTS.values():
+        parser.add_argument(project.flag, type=Path, metavar="DIR", help="where it was built (default: it is built)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write it here (default: in benchmarks/results)")
     return parser.parse_args()
 

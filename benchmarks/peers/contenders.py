@@ -1,18 +1,23 @@
-"""Starts the contenders: Octavo in its weight types, transformers in two dtypes, llama.cpp in two file types."""
+"""Starts the contenders: Octavo in its weight types, transformers in two dtypes, llama.cpp and ik_llama.cpp in types of
+GGUF files.
+"""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
+from benchmarks.common.llama_programs import IK_LLAMA_CPP, LLAMA_CPP
 from benchmarks.common.loads import Load, StepEnd
 from benchmarks.common.process import JsonLines, Server, Start, http_server, json_lines, octavo_server, watch
-from benchmarks.peers import llama_cpp
+from benchmarks.peers.llama_cpp import POLICIES, LlamaCpp
 from octavo.model.config import ModelConfig
 
-OCTAVO, TRANSFORMERS, LLAMA = "octavo", "transformers", "llama.cpp"
+OCTAVO, TRANSFORMERS = "octavo", "transformers"
+PROJECTS = {project.name: project for project in (LLAMA_CPP, IK_LLAMA_CPP)}
+LLAMA, IK_LLAMA = PROJECTS
 SERVED_NAME = "benchmark"
 
 # All prompts of a load fit in one step, as in llama.cpp and transformers; over HTTP Octavo keeps its own budget.
@@ -41,7 +46,11 @@ class Contender:
 
 
 HIDE = "--without-kernels"  # a flag of benchmarks.common.engine, not of octavo serve
-INT8 = 1 + 2 / 32  # bytes of a weight: each 32 weights share a scale in 16 bits, in llama.cpp's Q8_0, too
+# Bytes of a weight. In int8, as in Q8_0, each 32 weights share a scale in 16 bits. llama-quantize mixes types: in Q4_0
+# the head gets Q6_K, and in Q4_K_M half of the down projections do, too. Attention gets up to 8 bits in both.
+INT8 = 1 + 2 / 32
+Q4_0, Q4_0_LINEAR = 18 / 32, 0.676
+Q4_K_M, Q4_K_M_LINEAR = 0.605, 0.760
 
 CONTENDERS = {
     "octavo-fp16": Contender("Octavo fp16", OCTAVO, ("--dtype", "float16"), 2.0, 2.0),
@@ -52,6 +61,11 @@ CONTENDERS = {
     "transformers-bf16": Contender("transformers bf16", TRANSFORMERS, ("bfloat16",), 2.0, 2.0),
     "llama-f16": Contender("llama.cpp F16", LLAMA, ("F16",), 2.0, 2.0),
     "llama-q8_0": Contender("llama.cpp Q8_0", LLAMA, ("Q8_0",), INT8, INT8),
+    "llama-q4_0": Contender("llama.cpp Q4_0", LLAMA, ("Q4_0",), Q4_0, Q4_0_LINEAR),
+    "llama-q4_k_m": Contender("llama.cpp Q4_K_M", LLAMA, ("Q4_K_M",), Q4_K_M, Q4_K_M_LINEAR),
+    "ik-q8_0": Contender("ik_llama.cpp Q8_0", IK_LLAMA, ("Q8_0",), INT8, INT8),
+    "ik-q4_0": Contender("ik_llama.cpp Q4_0", IK_LLAMA, ("Q4_0",), Q4_0, Q4_0_LINEAR),
+    "ik-q4_k_m": Contender("ik_llama.cpp Q4_K_M", IK_LLAMA, ("Q4_K_M",), Q4_K_M, Q4_K_M_LINEAR),
 }
 
 
@@ -65,12 +79,8 @@ class Setting:
 
     model: Path
     threads: int
-    programs: Path  # of llama.cpp; unused if it takes no part
+    llamas: Mapping[str, LlamaCpp]  # program -> ..., of those that take part
     logs: Path
-
-    def file(self, contender: Contender) -> Path:
-        """Returns the model in llama.cpp's form."""
-        return llama_cpp.file_of(self.model, contender.form[0], self.programs)
 
     @property
     def cache_bytes(self) -> int:
@@ -117,9 +127,10 @@ class LlamaBench:
 
     start = None
 
-    def __init__(self, file: Path, setting: Setting) -> None:
-        self._file, self._setting = file, setting
-        trials = [(name, self._measure(TRIAL, name)) for name in (*llama_cpp.POLICIES, *llama_cpp.POLICIES)]
+    def __init__(self, contender: Contender, setting: Setting) -> None:
+        self._llama, self._threads = setting.llamas[contender.program], setting.threads
+        self.file = self._llama.file_of(setting.model, contender.form[0])
+        trials = [(name, self._measure(TRIAL, name)) for name in (*POLICIES, *POLICIES)]
         rates = {name: max(TRIAL.rate(ends) for tried, ends in trials if tried == name) for name, _ in trials}
         self.policy = max(rates, key=rates.__getitem__)
         self.form = "threads " + ", ".join(f"{name}: {rate:.1f} tokens/s" for name, rate in rates.items())
@@ -128,15 +139,14 @@ class LlamaBench:
         return self._measure(load, self.policy)
 
     def _measure(self, load: Load, policy: str) -> list[StepEnd]:
-        setting = self._setting
-        return llama_cpp.measure(setting.programs, self._file, load, setting.threads, llama_cpp.POLICIES[policy])
+        return self._llama.measure(self.file, load, self._threads, POLICIES[policy])
 
 
 @contextmanager
 def start_engine(contender: Contender, setting: Setting) -> Iterator[MeasuredEngine]:
     """Runs a contender without HTTP, ready, and idle while it is not asked."""
-    if contender.program == LLAMA:
-        yield LlamaBench(setting.file(contender), setting)
+    if contender.program in PROJECTS:
+        yield LlamaBench(contender, setting)
         return
     with json_lines([sys.executable, "-m", *_engine_command(contender, setting)]) as lines:
         with watch(lines.process) as peak:
@@ -161,8 +171,8 @@ def start_server(contender: Contender, setting: Setting) -> Iterator[Server]:
         with octavo_server(str(setting.model), flags, log) as ready:
             yield ready
         return
+    bench = LlamaBench(contender, setting)
     flags = _flags({"--threads": setting.threads, "--parallel": MOST_CLIENTS, "--ctx-size": CACHE_TOKENS})
-    command = (str(setting.programs / llama_cpp.SERVER), "--model", str(setting.file(contender)), *flags)
-    policy = LlamaBench(setting.file(contender), setting).policy
-    with http_server(command, log, llama_cpp.POLICIES[policy]) as ready:
+    command = (*setting.llamas[contender.program].server, "--model", str(bench.file), *flags)
+    with http_server(command, log, POLICIES[bench.policy]) as ready:
         yield ready

@@ -1,7 +1,6 @@
 """Converts a Mixtral or Mistral checkpoint to a GGUF file in F16, which llama.cpp reads.
 
-Tensor names and metadata are those of llama.cpp's architecture "llama"
-(https://github.com/ggml-org/ggml/blob/master/docs/gguf.md). Norms and routers stay in F32, as in its own converter.
+Tensor names are those of llama.cpp's architecture "llama". Norms and routers stay in F32, as in its own converter.
 """
 
 import json
@@ -17,6 +16,8 @@ from safetensors import safe_open
 from torch import Tensor
 
 from benchmarks.common.checkpoint import SPECIAL, ReportBytes
+from benchmarks.common.gguf_metadata import describe
+from octavo.model.config import ModelConfig
 from octavo.model.demo.dense_gguf import GLOBAL_NAMES, LAYER_NAMES
 
 EXPERTS = "block_sparse_moe.experts"
@@ -72,7 +73,8 @@ def convert(directory: Path, report: ReportBytes) -> Path:
     with safe_open(source, framework="pt") as file:
         planned = list(entries(config, lambda name: tuple(file.get_slice(name).get_shape())))
         writer = gguf.GGUFWriter(partial, "llama")
-        _describe(writer, config)
+        writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
+        describe(writer, ModelConfig.from_pretrained(directory))
         _add_tokenizer(writer, directory)
         _write(writer, planned, file.get_tensor, report)
     partial.replace(target)
@@ -93,25 +95,6 @@ def entries(config: dict[str, Any], shape: Callable[[str], tuple[int, ...]]) -> 
         for name, source in STACKED.items() if experts else ():
             sources = tuple(f"{layer}.{EXPERTS}.{expert}.{source}.weight" for expert in range(experts))
             yield Entry(f"{block}.{name}.weight", sources, (experts, *shape(sources[0])))
-
-
-def _describe(writer: gguf.GGUFWriter, config: dict[str, Any]) -> None:
-    writer.add_file_type(gguf.LlamaFileType.MOSTLY_F16)
-    writer.add_vocab_size(config["vocab_size"])
-    writer.add_context_length(config["max_position_embeddings"])
-    writer.add_embedding_length(config["hidden_size"])
-    writer.add_block_count(config["num_hidden_layers"])
-    writer.add_feed_forward_length(config["intermediate_size"])
-    writer.add_head_count(config["num_attention_heads"])
-    writer.add_head_count_kv(config["num_key_value_heads"])
-    writer.add_rope_dimension_count(config["head_dim"])
-    writer.add_key_length(config["head_dim"])
-    writer.add_value_length(config["head_dim"])
-    writer.add_rope_freq_base(config["rope_theta"])
-    writer.add_layer_norm_rms_eps(config["rms_norm_eps"])
-    if "num_local_experts" in config:
-        writer.add_expert_count(config["num_local_experts"])
-        writer.add_expert_used_count(config["num_experts_per_tok"])
 
 
 def _add_tokenizer(writer: gguf.GGUFWriter, directory: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 from benchmarks.common.figures import LoadSummary, Round, Spread, milliseconds, table_head, table_line
 from benchmarks.common.loads import Load, touched_share
 from benchmarks.common.process import Start
-from benchmarks.peers.contenders import CONTENDERS, OCTAVO
+from benchmarks.peers.contenders import CONTENDERS, OCTAVO, PROJECTS
 from octavo.model.config import ModelConfig
 
 LOADS = (
@@ -21,6 +21,7 @@ LOADS = (
 DECODING = tuple(load for load in LOADS if load.max_tokens > 1)
 CLIENTS = {1: 3, 8: 1, 16: 1}  # clients at once -> how often they come in a round
 EXPERT_TOKENS = (1, 2, 4, 8)
+PROGRAMS = ("octavo", "torch", "transformers", *PROJECTS, "python")  # whose versions are stated
 STEADY = 0.9  # share of the faster of two measurements of the memory
 
 
@@ -123,8 +124,7 @@ class PeersReport:
             f"{machine['cpu']}, {self.threads} threads ({', '.join(machine['instructions'])}), "
             f"{machine['memory_gb']} GB; load {machine['load_average']:.2f} before the run and "
             f"{machine['load_average_after']:.2f} after it; {self.rounds} rounds: median (low to high)",
-            ", ".join(f"{name} {machine[name]}" for name in ("octavo", "torch", "transformers", "python"))
-            + f"; llama.cpp {machine['llama.cpp']}",
+            ", ".join(f"{name} {machine[name]}" for name in PROGRAMS if name in machine),
         )
         tables = (self._engine, self._shares, self._engine_ratios, self._experts, self._http, self._http_ratios)
         parts = ["\n".join(found_on), *("\n".join(table()) for table in (*tables, self._starts))]
