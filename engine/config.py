@@ -10,6 +10,7 @@ from octavo.model import config as model
 DEVICES = ("auto", "cpu", "cuda")
 DTYPES = ("auto", *model.DTYPES)
 QUANTIZATIONS = model.QUANTIZATIONS
+PREPARE = ("auto", "never")
 TOKENIZER = "tokenizer.json"  # This file of the checkpoint is read by the API process and by llguidance alone.
 
 
@@ -59,6 +60,9 @@ class EngineConfig:
     gpu_memory_utilization: float = 0.9  # share of a GPU's memory for weights, steps and KV cache together
     enable_prefix_caching: bool = True
     added_tokens: tuple[str, ...] = ()  # what a TokenizerFile adds
+    prepare: str = "auto"  # one of PREPARE: whether weights that a slow start has quantised are kept as a tile file
+    verify: bool = False  # Tile files and their sources are compared by their contents.
+    cache: str | None = None  # a directory for what is kept besides checkpoints; None: there is none
     sampled_vocab: int | None = None  # Token ids from here on, which pad the vocabulary, are never sampled.
 
     @property

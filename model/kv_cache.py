@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from octavo.model.config import ModelConfig
-from octavo.model.weights.memory import commit, zeros_on
+from octavo.model.weights.memory import ALIGNED, Zeros, commit, zeros_on
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,15 +36,20 @@ class KVCache:
     def allocate(
         cls, config: ModelConfig, num_blocks: int, block_size: int, dtype: torch.dtype, device: torch.device | str
     ) -> "KVCache":
-        """Allocates pages of zeros, because a padding row that reads an unwritten slot must not meet a NaN.
+        """Allocates pages on a device.
 
         All of the memory is taken now. If the system promised it and could not give it, the process would end later.
         """
-        shape = (num_blocks, block_size, config.num_key_value_heads, config.head_dim)
         zeros = zeros_on(torch.device(device))
+        return cls.of(config, num_blocks, block_size, dtype, lambda shape, dtype: commit(zeros(shape, dtype)))
+
+    @classmethod
+    def of(cls, config: ModelConfig, num_blocks: int, block_size: int, dtype: torch.dtype, zeros: Zeros) -> "KVCache":
+        """Makes pages of zeros, because a padding row that reads an unwritten slot must not meet a NaN."""
+        shape = (num_blocks, block_size, config.num_key_value_heads, config.head_dim)
 
         def pages() -> tuple[Tensor, Tensor]:
-            slots = commit(zeros((num_blocks * block_size + 1, *shape[2:]), dtype))
+            slots = zeros((num_blocks * block_size + 1, *shape[2:]), dtype)
             return slots[:-1].view(shape), slots
 
         layers = []
@@ -52,6 +57,13 @@ class KVCache:
             (keys, key_slots), (values, value_slots) = pages(), pages()
             layers.append(LayerCache(keys, values, key_slots, value_slots))
         return cls(tuple(layers), block_size, num_blocks)
+
+    @staticmethod
+    def bytes_taken(config: ModelConfig, num_blocks: int, block_size: int, dtype: torch.dtype) -> int:
+        """Returns the bytes that `of` asks for, with the spare slots and with what allocation rounds up."""
+        slot = config.num_key_value_heads * config.head_dim * dtype.itemsize
+        tensor = (num_blocks * block_size + 1) * slot
+        return 2 * config.num_hidden_layers * (tensor + -tensor % ALIGNED)
 
     @staticmethod
     def bytes_per_token(config: ModelConfig, dtype: torch.dtype) -> int:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
-from octavo.engine.config import DEVICES, DTYPES, QUANTIZATIONS, EngineConfig
+from octavo.engine.config import DEVICES, DTYPES, PREPARE, QUANTIZATIONS, EngineConfig
 from octavo.server.config import ServerConfig
 from octavo.server.http.wire import clean
 
@@ -163,6 +163,14 @@ GROUPS: dict[str, tuple[Option, ...]] = {
             _switch,
             "give a request the same bits in any batch; the C kernels always do with int8, int4 and (AVX512) fp16",
         ),
+        Option(
+            "prepare",
+            "WHEN",
+            _one_of(*PREPARE),
+            "auto keeps weights that a CPU took long to quantise as a tile file, which later starts map, if a fifth of "
+            "the disk stays free; never does not",
+        ),
+        Option("verify", "", _switch, "compare tile files with checkpoints by all contents, not by sizes and times"),
         Option("enforce-eager", "", _switch, "use no CUDA graphs: a GPU starts sooner and decodes more slowly"),
         Option("device", "DEVICE", _one_of(*DEVICES), f"{_listed(DEVICES)}, which is a GPU if there is one"),
         Option("threads", "N", _integer(1, MOST_THREADS), "number of CPU threads (default: one for each usable core)"),
@@ -231,13 +239,25 @@ DEFAULTS = {
 def add_to(parser: ArgumentParser) -> None:
     """Adds the flags. A flag that is not given stays out of the namespace, so that the environment can give it."""
     groups = {title: parser.add_argument_group(title) for title in GROUPS}
-    text = (
-        f"directory of a checkpoint, or a hub id such as {EXAMPLE} (default: a small model, built at the first start)"
-    )
-    groups["model"].add_argument("model", metavar="MODEL", nargs="?", default=SUPPRESS, help=text)
+    add_model(groups["model"])
     for title, options in GROUPS.items():
         for option in options:
             _add(groups[title].add_argument, option)
+
+
+def add_model(parser: Any) -> None:
+    """Adds MODEL to a parser, or to a group of one."""
+    text = (
+        f"directory of a checkpoint, or a hub id such as {EXAMPLE} (default: a small model, built at the first start)"
+    )
+    parser.add_argument("model", metavar="MODEL", nargs="?", default=SUPPRESS, help=text)
+
+
+def add_some(parser: ArgumentParser, flags: Sequence[str]) -> None:
+    """Adds the flags of these names, as `add_to` does."""
+    for option in OPTIONS:
+        if option.flag in flags:
+            _add(parser.add_argument, option)
 
 
 def _add(add_argument: Callable[..., Any], option: Option) -> None:
@@ -265,7 +285,9 @@ def _shown_default(option: Option) -> str:
             return f" (default: {value})"
 
 
-def configure(given: Mapping[str, Any], model: str, name: str, sampled_vocab: int) -> tuple[EngineConfig, ServerConfig]:
+def configure(
+    given: Mapping[str, Any], model: str, name: str, sampled_vocab: int | None = None
+) -> tuple[EngineConfig, ServerConfig]:
     """Makes the two configs. `model` is the checkpoint's directory, `name` its name without --served-model-name."""
     values = {key: tuple(value) if isinstance(value, list) else value for key, value in given.items()}
     values = {"served_model_names": (clean(name),)} | values | {"model": model, "sampled_vocab": sampled_vocab}

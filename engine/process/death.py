@@ -26,6 +26,19 @@ def how_it_ended(exit_code: int | None) -> str:
     return f"the engine process was killed by {name}{hint}"
 
 
+def past_mending(exit_code: int | None) -> str | None:
+    """Returns a sentence for an end that would only come again; None where another start may go well.
+
+    SIGBUS comes when a page of a mapped file cannot be read: the file was cut off, or its disk failed.
+    """
+    if exit_code != -signal.SIGBUS:
+        return None
+    return (
+        "A file with the model's weights became unreadable while it was mapped (SIGBUS): it was cut off, or its disk "
+        "failed. Put it back or run `octavo prepare` again, then start the server again."
+    )
+
+
 def has_lost_its_memory(pid: int | None) -> bool:
     """Returns whether the kernel takes a process's memory back, and so whether the process is past saving.
 

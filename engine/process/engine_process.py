@@ -11,9 +11,9 @@ from queue import SimpleQueue
 from threading import Thread
 from typing import Any
 
-from octavo.engine.api import FromEngine, ToEngine
+from octavo.engine.api import Fatal, FromEngine, ToEngine
 from octavo.engine.config import EngineConfig
-from octavo.engine.process.death import Died, has_lost_its_memory, how_it_ended
+from octavo.engine.process.death import Died, has_lost_its_memory, how_it_ended, past_mending
 from octavo.engine.process.main import Build, main
 from octavo.engine.stop_signals import stop_signals_blocked
 
@@ -93,12 +93,19 @@ class EngineProcess:
         finally:
             # The news does not wait for the exit, over which the driver of a device can take seconds.
             self._process.join(EXIT_TIME)
+            self._tell_if_past_mending()
             self._loop.call_soon_threadsafe(self._deliver, Died(self._how_it_ended()))
             self._process.kill()
             self._process.join()
+            self._tell_if_past_mending()  # The exit code may not have been known before.
             self._reports.close()
             self._outbox.put(None)
             self._loop.call_soon_threadsafe(self._exit.set_result, self._how_it_ended())
+
+    def _tell_if_past_mending(self) -> None:
+        """Delivers Fatal, which a process that a signal ends cannot send itself."""
+        if (sentence := past_mending(self._process.exitcode)) is not None:
+            self._loop.call_soon_threadsafe(self._deliver, Fatal(sentence))
 
     def _how_it_ended(self) -> str:
         return self._ended_for or how_it_ended(self._process.exitcode)

@@ -9,6 +9,7 @@ each side that the other one is dead.
 """
 
 import faulthandler
+import logging
 import os
 import sys
 import traceback
@@ -72,6 +73,8 @@ def main(
     ignore_stop_signals()
     if sys.stderr is not None:  # Whoever starts the server may have closed it.
         faulthandler.enable()  # A fault in a kernel and the watchdog's SIGABRT leave the stacks of all threads there.
+    logging.basicConfig(format="%(asctime)s %(message)s")  # as in the API process
+    logging.getLogger("octavo.engine").setLevel(logging.INFO)
     inbox: SimpleQueue[ToEngine] = SimpleQueue()
     outbox: SimpleQueue[FromEngine | None] = SimpleQueue()
     Thread(target=_read, args=(requests, inbox), name="reader", daemon=True).start()

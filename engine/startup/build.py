@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from octavo.engine.api import Ready, ReportProgress
 from octavo.engine.config import EngineConfig
-from octavo.engine.startup import machine, sizing
+from octavo.engine.startup import machine, sizing, tiles
 from octavo.model.config import GenerationConfig, ModelConfig
 from octavo.model.weights.reserve import Reserve
 
@@ -25,24 +25,29 @@ def build(config: EngineConfig, report: ReportProgress) -> tuple["Engine[DeviceS
     directory = Path(config.model)
     model_config, generation = ModelConfig.from_pretrained(directory), GenerationConfig.from_pretrained(directory)
     sizing.check_max_model_len(config, model_config)
-    reserve = _reserve(config, model_config)
+    found = tiles.find(config, report)
+    reserve = _reserve(found, model_config)
     with _modules_to_keep():
         from octavo.engine.engine import Engine
         from octavo.engine.schedule.blocks import BlockPool
         from octavo.engine.schedule.scheduler import Scheduler
         from octavo.engine.startup.start import start  # This loads torch.
 
-    runner, limits, ready = start(config, model_config, generation, report, reserve)
+    runner, limits, ready = start(found, model_config, generation, report, reserve)
     pool = BlockPool(runner.cache.num_blocks, runner.cache.block_size)
     return Engine(Scheduler(pool, limits), runner), ready
 
 
-def _reserve(config: EngineConfig, model_config: ModelConfig) -> Reserve | None:
-    """Begins to take memory for weights, which goes on while torch is imported.
+def _reserve(found: tiles.Found, model_config: ModelConfig) -> Reserve | None:
+    """Begins to take memory while torch is imported: for weights or, where these are mapped, for the KV cache.
 
     Returns None where a reserve would help little or might be in the way.
     """
-    size = sizing.bytes_to_reserve(config, model_config, machine.available_memory())
+    available = machine.available_memory()
+    if found.file is not None:
+        size = sizing.cache_bytes_to_reserve(found.config, found.file.size, available)
+    else:
+        size = sizing.bytes_to_reserve(found.config, model_config, available)
     return Reserve(size) if size > 0 else None
 
 

@@ -3,18 +3,23 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import torch
 
+from octavo import __version__
 from octavo.engine.api import Progress, ReportProgress, SamplingParams
 from octavo.engine.compute.graphs import GRAPH_ROWS, CudaCapture, graph_rows, measure, stage_for
 from octavo.engine.compute.runner import ModelRunner
 from octavo.engine.config import EngineConfig
 from octavo.engine.schedule.batch import Batch, Row
-from octavo.engine.startup import machine, sizing
+from octavo.engine.startup import machine, remembered, sizing
+from octavo.engine.startup.remembered import Remembered
 from octavo.model.config import ModelError
 from octavo.model.decoder import Decoder
 from octavo.model.kv_cache import KVCache
+from octavo.model.prepared.tile_file import TileFile
+from octavo.model.weights.memory import Zeros, zeros_on
 
 MIXED_TOKENS = 64  # tokens of a prompt beside a row that decodes: more than a tile for such rows holds
 PLAIN = SamplingParams(max_tokens=1, top_p=0.9)
@@ -30,18 +35,26 @@ class Capacity:
     cache_bytes: int
 
     @classmethod
-    def of(cls, model: Decoder, config: EngineConfig, report: ReportProgress) -> "Capacity":
-        """Finds the capacity of the model's device, as far as the flags leave it open. Raises ModelError."""
+    def of(
+        cls, model: Decoder, config: EngineConfig, report: ReportProgress, tiles: TileFile | None = None
+    ) -> "Capacity":
+        """Finds the capacity of the model's device, as far as the flags leave it open. Raises ModelError.
+
+        `tiles` is the file that the model is mapped from, if it is.
+        """
         if model.device.type == "cuda":
             return cls.on_gpu(model, config, report)
-        return cls.on_cpu(model, config, report)
+        return cls.on_cpu(model, config, report, tiles)
 
     @classmethod
-    def on_cpu(cls, model: Decoder, config: EngineConfig, report: ReportProgress) -> "Capacity":
+    def on_cpu(cls, model: Decoder, config: EngineConfig, report: ReportProgress, tiles: TileFile | None) -> "Capacity":
         """Takes the step size that the flags ask for, or runs steps to find the size that keeps them short."""
-        step_tokens = config.max_num_batched_tokens or max(_budget(model, config, report), config.max_num_seqs or 0)
+        budget = config.max_num_batched_tokens or _budget(model, config, report, tiles)
+        step_tokens = config.max_num_batched_tokens or max(budget, config.max_num_seqs or 0)
         max_num_seqs = min(config.max_num_seqs or sizing.CPU_MAX_SEQS, step_tokens)
         available = machine.available_memory()
+        if tiles is not None:  # The pages of a file count as available, and these had better stay.
+            available = max(0, available - tiles.size)
         return cls(max_num_seqs, step_tokens, sizing.cpu_cache_bytes(config, model.weight_bytes, available))
 
     @classmethod
@@ -91,13 +104,14 @@ def _graph_bytes(config: EngineConfig, runner: ModelRunner, max_num_seqs: int) -
     return sizing.graph_bytes(largest, smallest, rows, row_bytes)
 
 
-def _budget(model: Decoder, config: EngineConfig, report: ReportProgress) -> int:
+def _budget(model: Decoder, config: EngineConfig, report: ReportProgress, tiles: TileFile | None) -> int:
     """Returns how many tokens a step on a CPU should have, by this thread's CPU time.
 
-    CPU time is a tenth less than the time on the clock, but stays the same while others use the machine.
+    CPU time is a tenth less than the time on the clock, but stays the same while others use the machine. What was
+    measured is remembered for mapped weights, whose start would else be long.
     """
     probe = Probe.of(model, config, sizing.MOST_STEP_TOKENS)
-    total = sizing.PROBES * sizing.REPEATS
+    total = sizing.PROBES * sizing.REPEATS + remembered.STEPS
     done = iter(range(total))
 
     def seconds(tokens: int) -> float:
@@ -106,7 +120,10 @@ def _budget(model: Decoder, config: EngineConfig, report: ReportProgress) -> int
         probe.run(tokens, 1)
         return time.thread_time() - started
 
-    return sizing.measure_step_tokens(seconds)
+    if tiles is None or config.cache is None:
+        return sizing.measure_step_tokens(seconds)
+    facts = {"weights": tiles.digest, "threads": torch.get_num_threads(), "octavo": __version__}
+    return Remembered.of(Path(config.cache), facts).step_tokens(seconds)
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +140,7 @@ class Probe:
         """Makes a probe for steps of up to that many tokens."""
         longest = config.max_model_len or model.config.max_position_embeddings
         max_len = min(tokens, longest)
-        cache = allocate(model, -(-max_len // config.block_size), config.block_size)
+        cache = allocate(model, -(-max_len // config.block_size), config.block_size, zeros_on(model.device))
         runner = ModelRunner(model, cache, sizing.sampled_vocab(config, model.config))
         return cls(runner, max_len, longest, params)
 
@@ -165,10 +182,10 @@ class Probe:
         self.runner.run(Batch(tuple(rows)))
 
 
-def allocate(model: Decoder, num_blocks: int, block_size: int) -> KVCache:
+def allocate(model: Decoder, num_blocks: int, block_size: int, zeros: Zeros) -> KVCache:
     """Allocates a cache for the model. Raises ModelError when the memory does not suffice."""
     try:
-        return KVCache.allocate(model.config, num_blocks, block_size, model.activation_dtype, model.device)
+        return KVCache.of(model.config, num_blocks, block_size, model.activation_dtype, zeros)
     except (MemoryError, RuntimeError):  # torch raises a RuntimeError for both kinds of memory.
         raise ModelError(
             f"The KV cache of {num_blocks * block_size} tokens could not be allocated: lower --kv-cache-memory or "

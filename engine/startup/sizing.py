@@ -91,6 +91,12 @@ def bytes_to_reserve(config: EngineConfig, model_config: ModelConfig, available:
     return size // PAGE * PAGE if size + FLOAT32 * parameters <= available else 0
 
 
+def cache_bytes_to_reserve(config: EngineConfig, weight_bytes: int, available: int) -> int:
+    """Returns how much to reserve for a CPU's KV cache, beside mapped weights; nothing where memory is short."""
+    wanted = config.kv_cache_memory or min(max(weight_bytes // 2, LEAST_CPU_CACHE_BYTES), MOST_CPU_CACHE_BYTES)
+    return wanted + 2 * PAGE if 2 * (weight_bytes + wanted) <= available else 0
+
+
 def cpu_cache_bytes(config: EngineConfig, weight_bytes: int, available: int) -> int:
     """Returns the bytes of KV cache on a CPU, where `available` are left beside the weights. Raises ModelError."""
     if config.kv_cache_memory is None:

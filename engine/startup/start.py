@@ -1,6 +1,6 @@
 """Makes a model that runs from the flags, and the limits of what it can be asked for."""
 
-from pathlib import Path
+from dataclasses import dataclass
 
 import torch
 
@@ -11,7 +11,10 @@ from octavo.engine.compute.runner import ModelRunner
 from octavo.engine.config import EngineConfig
 from octavo.engine.schedule.scheduler import Limits
 from octavo.engine.startup import machine, sizing
+from octavo.engine.startup.cache_memory import cache_zeros
+from octavo.engine.startup.kept import keep, map_if_fitting
 from octavo.engine.startup.probe import Capacity, allocate
+from octavo.engine.startup.tiles import Found
 from octavo.model.config import GenerationConfig, ModelConfig, ModelError
 from octavo.model.decoder import Decoder
 from octavo.model.kernels.choice import select_backend, try_out
@@ -19,25 +22,40 @@ from octavo.model.kernels.cpu.library import how_to_build, library, why_missing
 from octavo.model.kv_cache import KVCache
 from octavo.model.loading.checkpoint import load_model
 from octavo.model.ops.invariant import Invariance, costs_little
+from octavo.model.prepared.tile_file import TileFile
 from octavo.model.weights.memory import Zeros, zeros_on
 from octavo.model.weights.precision import Precision, Wanted, choose_precision, quantizations
 from octavo.model.weights.reserve import Reserve
 
 
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A Loaded is a model, and the tile file that it is mapped from, if it is."""
+
+    model: Decoder
+    tiles: TileFile | None = None
+
+
 def start(
-    config: EngineConfig,
+    found: Found,
     model_config: ModelConfig,
     generation: GenerationConfig,
     report: ReportProgress,
     reserve: Reserve | None = None,
 ) -> tuple[ModelRunner, Limits, Ready]:
-    """Loads the model, into the reserve first, and sizes everything. Raises ModelError for what the user can mend."""
-    model = load(config, model_config, report, reserve)
-    capacity = Capacity.of(model, config, report)
+    """Loads the model and sizes everything. Raises ModelError for what the user can mend.
+
+    The reserve is for quantised weights or, if they are mapped, for the KV cache.
+    """
+    config = found.config
+    loaded = load(found, model_config, report, None if found.file else reserve)
+    model = loaded.model
+    capacity = Capacity.of(model, config, report, loaded.tiles)
     bytes_per_token = KVCache.bytes_per_token(model_config, model.activation_dtype)
     size = sizing.size_cache(config, capacity.cache_bytes, bytes_per_token)
     max_model_len = sizing.choose_max_model_len(config, model_config, size)
-    cache = allocate(model, size.num_blocks, size.block_size)
+    zeros = cache_zeros(model, size, reserve if found.file else None)
+    cache = allocate(model, size.num_blocks, size.block_size, zeros)
     graphs = _capture(stage_for(config, model, cache, max_model_len), capacity.max_num_seqs, report)
     runner = ModelRunner(
         model,
@@ -54,22 +72,27 @@ def start(
         vocab_size=model_config.vocab_size,
         enable_prefix_caching=config.enable_prefix_caching,
     )
-    ready = Ready(
-        max_model_len=max_model_len,
+    description = (
+        model.describe(),
+        *_where_weights_are_kept(found, loaded),
+        *_missing_kernels(model),
+        size.describe(max_model_len, model_config),
+        limits.describe(),
+        *graphs.description,
+    )
+    return runner, limits, _ready(config, limits, generation, description)
+
+
+def _ready(config: EngineConfig, limits: Limits, generation: GenerationConfig, description: tuple[str, ...]) -> Ready:
+    return Ready(
+        max_model_len=limits.max_model_len,
         max_num_seqs=limits.max_num_seqs,
         max_waiting=config.max_waiting,
-        description=(
-            model.describe(),
-            *_missing_kernels(model),
-            size.describe(max_model_len, model_config),
-            limits.describe(),
-            *graphs.description,
-        ),
+        description=description,
         eos_token_ids=generation.eos_token_ids,
-        vocab_size=model_config.vocab_size,
+        vocab_size=limits.vocab_size,
         defaults=_defaults(generation),
     )
-    return runner, limits, ready
 
 
 def _capture(stage: Stage | None, max_num_seqs: int, report: ReportProgress) -> Graphs:
@@ -90,23 +113,31 @@ def _defaults(generation: GenerationConfig) -> SamplingDefaults:
     )
 
 
-def load(
-    config: EngineConfig, model_config: ModelConfig, report: ReportProgress, reserve: Reserve | None = None
-) -> Decoder:
-    """Loads the model as the flags say. Raises ModelError."""
-    device = _device(config.device)
+def _where_weights_are_kept(found: Found, loaded: Loaded) -> tuple[str, ...]:
+    """Returns lines for the log, and begins to keep the weights if they are not kept yet."""
+    if loaded.tiles is not None:
+        return (f"The weights are mapped from {loaded.tiles.path}.",)
+    return keep(found, loaded.model)
+
+
+def load(found: Found, model_config: ModelConfig, report: ReportProgress, reserve: Reserve | None = None) -> Loaded:
+    """Maps the tile file that was found, or loads the model as the flags say. Raises ModelError."""
+    device = _device(found.config.device)
+    config = found.on_cpu if device.type == "cpu" else found.config
     try_out(device)
     # These threads read the checkpoint for a GPU, too. Torch counts processors that a container may not use.
     torch.set_num_threads(config.threads or min(machine.processors(), torch.get_num_threads()))
     precision = _precision(config, model_config, device)
     backend = select_backend(model_config, device, _invariance(config, device, precision))
-    zeros = _zeros(device, precision, reserve)
+    if device.type == "cpu" and (model := map_if_fitting(found, model_config, backend, precision)) is not None:
+        return Loaded(model, found.file)
+    directory, zeros = found.readable, _zeros(device, precision, reserve)
 
-    def loaded(done: int, total: int) -> None:
+    def read(done: int, total: int) -> None:
         report(Progress("loading weights", done, total))
 
     try:
-        return load_model(Path(config.model), model_config, backend, precision, loaded, zeros)
+        return Loaded(load_model(directory, model_config, backend, precision, read, zeros))
     except torch.OutOfMemoryError:
         raise ModelError(
             "The GPU's memory ran out while the weights were loaded: free some, or choose a smaller --quantization."

@@ -128,8 +128,10 @@ class Loader:
         return [self._pack(matrix, staging) for matrix in matrices]
 
     def layer(self, names: LayerNames) -> LayerWeights:
-        staging = self.staging(names.qkv, names.o, names.gate_up[0], names.down[0])
-        qkv, o = self.attention(names, staging)
+        linears = self.precision.linears
+        staging = self.staging(names.qkv, names.o, *names.gate_up[:1], *names.down[:1])
+        (qkv,) = self.stack((names.qkv,), linears, staging, terms=FINE_TERMS)
+        (o,) = self.stack((names.o,), linears, staging)
         return LayerWeights(
             input_norm=self.vector(names.input_norm),
             qkv=qkv,
@@ -139,15 +141,11 @@ class Loader:
             experts=self.experts(names.gate_up, names.down, staging),
         )
 
-    def attention(self, names: LayerNames, staging: Tensor) -> tuple[Weight, Weight]:
-        """Loads qkv and o."""
-        (qkv,) = self.stack((names.qkv,), self.precision.linears, staging, terms=FINE_TERMS)
-        (o,) = self.stack((names.o,), self.precision.linears, staging)
-        return qkv, o
-
     def experts(self, gate_up: Sequence[Matrix], down: Sequence[Matrix], staging: Tensor) -> ExpertWeights:
-        """Loads some experts of a layer."""
+        """Loads some experts of a layer, or none."""
         kind = self.precision.experts
+        if not gate_up:
+            return ExpertWeights((), ())
         upper = self.stack(gate_up, kind, staging, paired=True)
         return ExpertWeights(tuple(upper), tuple(self.stack(down, kind, staging)))
 

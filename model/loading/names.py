@@ -81,6 +81,37 @@ def names_for(config: ModelConfig, naming: ExpertNaming, tied: bool) -> Names:
     )
 
 
+def tile_names(config: ModelConfig, tied: bool) -> Names:
+    """Returns the table of a tile file, where each matrix is one piece; tied means that the embedding is the head."""
+    table = (config.vocab_size, config.hidden_size)
+    embedding = TensorSlice("embedding", table)
+    return Names(
+        embedding=embedding,
+        layers=tuple(_tile_layer(config, f"layers.{n}") for n in range(config.num_hidden_layers)),
+        norm=TensorSlice("norm", (config.hidden_size,)),
+        head=embedding if tied else TensorSlice("head", table),
+    )
+
+
+def _tile_layer(config: ModelConfig, prefix: str) -> LayerNames:
+    hidden, wide, count = config.hidden_size, config.intermediate_size, config.num_experts
+    queries = config.num_attention_heads * config.head_dim
+    rows = queries + 2 * config.num_key_value_heads * config.head_dim
+
+    def piece(name: str, *shape: int) -> TensorSlice:
+        return TensorSlice(f"{prefix}.{name}", shape)
+
+    return LayerNames(
+        input_norm=piece("input_norm", hidden),
+        qkv=(piece("qkv", rows, hidden),),
+        o=(piece("o", hidden, queries),),
+        post_norm=piece("post_norm", hidden),
+        router=None if config.dense else piece("router", count, hidden),
+        gate_up=tuple((piece(f"experts.{n}.gate_up", 2 * wide, hidden),) for n in range(count)),
+        down=tuple((piece(f"experts.{n}.down", hidden, wide),) for n in range(count)),
+    )
+
+
 def _layer(config: ModelConfig, naming: ExpertNaming, prefix: str) -> LayerNames:
     hidden = config.hidden_size
     queries = config.num_attention_heads * config.head_dim

@@ -10,11 +10,10 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from octavo.model.config_file import ConfigFile, ModelError
+from octavo.model.config_file import ModelError
 from octavo.model.loading.names import DERIVED, TensorSlice
+from octavo.model.prepared.source import INDEX, SINGLE, weight_map
 
-INDEX = "model.safetensors.index.json"
-SINGLE = "model.safetensors"
 PICKLES = ("*.bin", "*.pt", "*.pth")
 STORED_DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
 NAMED = 5  # tensors that one message lists
@@ -35,7 +34,7 @@ class Shards:
         """
         index = directory / INDEX
         if index.exists() or index.is_symlink():
-            return cls(directory, _indexed(directory, _weight_map(index), stack))
+            return cls(directory, _indexed(directory, weight_map(index), stack))
         if not (directory / SINGLE).is_file():
             raise _nothing_to_load(directory)
         handle = stack.enter_context(_open(directory / SINGLE))
@@ -104,16 +103,6 @@ def _indexed(directory: Path, weight_map: Mapping[str, str], stack: ExitStack) -
             "download these files and the index again."
         )
     return {tensor: handles[name] for tensor, name in weight_map.items() if not tensor.endswith(DERIVED)}
-
-
-def _weight_map(index: Path) -> dict[str, str]:
-    """Returns the name of the file that holds each tensor. Raises ModelError unless all lie beside the index."""
-    weight_map = ConfigFile.read(index).values.get("weight_map")
-    if not isinstance(weight_map, dict) or not weight_map:
-        raise ModelError(f"{index} has no weight_map, which names the file of each tensor; download it again.")
-    if any(type(name) is not str or Path(name).name != name for name in weight_map.values()):
-        raise ModelError(f"{index} must name files beside it; download it again.")
-    return weight_map
 
 
 def _nothing_to_load(directory: Path) -> ModelError:

@@ -30,20 +30,28 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def default_directory() -> Path:
-    """Returns the default model's directory in the user's cache. Raises StartupError for a user without a home.
-
-    A relative XDG_CACHE_HOME counts for nothing (https://specifications.freedesktop.org/basedir-spec/latest).
-    """
+    """Returns the default model's directory in the user's cache. Raises StartupError for a user without a home."""
     from octavo.model.demo import default_model
 
-    cache = Path(os.environ.get("XDG_CACHE_HOME", ""))
-    try:
-        return default_model.default_directory(cache if cache.is_absolute() else Path.home() / ".cache")
-    except RuntimeError as error:
+    directory = cache()
+    if directory is None:
         raise StartupError(
             "The default model is kept in the user's cache, and this user has no home directory: "
             "set XDG_CACHE_HOME or HOME to a directory that can be written, or give a MODEL."
-        ) from error
+        )
+    return default_model.default_directory(directory)
+
+
+def cache() -> Path | None:
+    """Returns the user's cache directory; None for a user without a home.
+
+    A relative XDG_CACHE_HOME counts for nothing (https://specifications.freedesktop.org/basedir-spec/latest).
+    """
+    given = Path(os.environ.get("XDG_CACHE_HOME", ""))
+    try:
+        return given if given.is_absolute() else Path.home() / ".cache"
+    except RuntimeError:
+        return None
 
 
 def build(directory: Path, source: Path | None) -> Path:

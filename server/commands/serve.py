@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from octavo.engine.config import EngineConfig
 from octavo.engine.startup import machine, sizing
 from octavo.server import lifecycle, options
-from octavo.server.commands import demo_model
+from octavo.server.commands import checkpoint
 from octavo.server.config import ServerConfig
 from octavo.server.environment import from_environment
 from octavo.server.http.errors import StartupError
@@ -57,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
         directory, name = _find_checkpoint(given.get("model"))
         model_config, tokenizer, sampled_vocab = _check_checkpoint(directory)
         engine_config, config = options.configure(given, str(directory), name, sampled_vocab)
-        engine_config = replace(engine_config, added_tokens=tokenizer.added_tokens)
+        engine_config = replace(engine_config, added_tokens=tokenizer.added_tokens, cache=checkpoint.user_cache())
         machine.check_device(engine_config.device)
         sizing.check_max_model_len(engine_config, model_config)
         return _serve(engine_config, config, tokenizer, listener)
@@ -104,18 +104,11 @@ def _tell_address(file: str | None, url: str) -> None:
 
 
 def _find_checkpoint(model: str | None) -> tuple[Path, str]:
-    """Returns the directory of the checkpoint, and what clients call it by default; downloads or builds it first."""
-    from octavo.model.loading import hub
-
+    """Does what checkpoint.find does, and ends what that has started when it is interrupted."""
     _on_stop_signals(_unwind)
-    if model:
-        directory = hub.resolve(model)
-        name = directory.resolve().name if Path(model).is_dir() else model
-    else:
-        directory = demo_model.build(demo_model.default_directory(), source=None)
-        name = directory.name
+    found = checkpoint.find(model)
     _on_stop_signals(_vanish)
-    return directory, name
+    return found
 
 
 def _check_checkpoint(directory: Path) -> tuple["ModelConfig", "Tokenizer", int]:

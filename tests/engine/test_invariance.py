@@ -9,9 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from octavo.engine.api import Request, SamplingParams
+from octavo.engine.api import Progress, Request, SamplingParams
 from octavo.engine.config import EngineConfig
 from octavo.engine.startup.start import load
+from octavo.engine.startup.tiles import find
 from octavo.model.config import ModelConfig
 from octavo.model.decoder import Decoder
 from octavo.model.kernels.cpu.library import library
@@ -54,10 +55,14 @@ def checkpoint(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
     return write_tiny_checkpoint(tmp_path_factory.mktemp("tiny"), seed=7, sharp=4.0, **request.param)
 
 
+def ignore(progress: Progress) -> None:
+    pass
+
+
 @pytest.fixture(params=WAYS)
 def model(request: pytest.FixtureRequest, checkpoint: Path) -> Decoder:
     config = EngineConfig(str(checkpoint), threads=THREADS, **request.param)
-    return load(config, ModelConfig.from_pretrained(checkpoint), lambda progress: None)
+    return load(find(config, ignore), ModelConfig.from_pretrained(checkpoint), ignore).model
 
 
 def test_the_same_bits_alone_and_beside_fifteen_others(model: Decoder) -> None:
@@ -72,7 +77,7 @@ def test_the_same_bits_alone_and_beside_fifteen_others(model: Decoder) -> None:
 def test_outliers_of_others_change_nothing(checkpoint: Path) -> None:
     """The tokens of other requests have activations that are ten thousand times larger."""
     config = EngineConfig(str(checkpoint), quantization="int8", threads=THREADS)
-    model = load(config, ModelConfig.from_pretrained(checkpoint), lambda progress: None)
+    model = load(find(config, ignore), ModelConfig.from_pretrained(checkpoint), ignore).model
     loud = {token for request in requests()[1:] for token in request.prompt} - set(requests()[0].prompt)
     alone = serve(model, [requests()[:1]])
     table = model.embedding.table.clone()

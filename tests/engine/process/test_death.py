@@ -1,13 +1,14 @@
 """A process that dies is recognised before it is gone, and its end is put into words."""
 
 import os
+import signal
 import subprocess
 import sys
 import time
 
 import pytest
 
-from octavo.engine.process.death import has_lost_its_memory, how_it_ended
+from octavo.engine.process.death import has_lost_its_memory, how_it_ended, past_mending
 from tests.engine.process.support import PATIENCE
 
 
@@ -22,6 +23,11 @@ from tests.engine.process.support import PATIENCE
 )
 def test_the_end_of_a_process_is_a_clause(exit_code: int | None, clause: str) -> None:
     assert how_it_ended(exit_code) == clause
+
+
+def test_only_an_unreadable_file_is_past_mending() -> None:
+    assert "octavo prepare" in (past_mending(-signal.SIGBUS) or "")
+    assert not any(past_mending(code) for code in (None, 0, 7, -signal.SIGKILL, -signal.SIGSEGV, -signal.SIGABRT))
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/proc is Linux's")

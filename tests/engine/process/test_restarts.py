@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import sys
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,7 @@ from octavo.engine.config import EngineConfig
 from octavo.engine.process.client import ProcessClient
 from octavo.engine.process.supervisor import Restarts
 from octavo.engine.startup.build import build
+from octavo.engine.startup.prepare import prepare
 from tests.engine.process.support import (
     FOREVER,
     PATIENCE,
@@ -154,3 +156,29 @@ def test_what_the_real_start_refuses_is_not_tried_again(tmp_path: Path) -> None:
 
     asyncio.run(run())
     assert states == [Failed("The device 'abacus' is unknown; use auto, cpu or cuda.")]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems end otherwise when a mapped file is cut off")
+def test_a_mapped_file_that_becomes_unreadable_is_not_tried_again(tmp_path: Path) -> None:
+    """The engine computes with a file that has been cut off, and then says so, once."""
+    states: list[EngineState] = []
+    directory = write_tiny_checkpoint(tmp_path)
+    config = EngineConfig(str(directory), device="cpu", quantization="int8", threads=1, max_num_batched_tokens=64)
+    path = prepare(config, None, lambda progress: None).path
+
+    async def run() -> None:
+        client = ProcessClient(config, build, QUICK, states.append)
+        client.start()
+        try:
+            await until_ready(client)
+            assert any(str(path) in line for line in states[-1].description)
+            os.truncate(path, 0)
+            outputs = await outputs_of(client.submit([request("cut off", 5, 6, 7)]))
+            assert outputs[-1].finish_reason is FinishReason.ERROR
+            await asyncio.wait_for(client.given_up(), PATIENCE)
+        finally:
+            await client.stop()
+
+    asyncio.run(run())
+    assert isinstance(states[-1], Failed) and "(SIGBUS)" in states[-1].error and "octavo prepare" in states[-1].error
+    assert not any(isinstance(state, Loading) and state.error for state in states)

@@ -14,6 +14,7 @@ from octavo.engine.schedule.batch import Batch
 from octavo.engine.startup import probe, start
 from octavo.engine.startup.probe import Capacity, Probe
 from octavo.engine.startup.sizing import GIB
+from octavo.engine.startup.tiles import find
 from octavo.model.config import ModelConfig, ModelError
 from octavo.model.decoder import Decoder
 from octavo.model.kv_cache import KVCache
@@ -31,7 +32,7 @@ def ignore(progress: Progress) -> None:
 
 
 def load(config: EngineConfig) -> Decoder:
-    return start.load(config, ModelConfig.from_pretrained(Path(config.model)), ignore)
+    return start.load(find(config, ignore), ModelConfig.from_pretrained(Path(config.model)), ignore).model
 
 
 def test_the_cache_gets_what_weights_steps_and_others_leave(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:

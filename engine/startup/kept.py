@@ -1,0 +1,92 @@
+"""Maps the tile file that was found, or writes one of what a slow start has quantised, while the engine serves."""
+
+import logging
+import os
+import shutil
+import sys
+from pathlib import Path
+from threading import Thread, get_native_id
+
+from octavo.engine.startup import machine
+from octavo.engine.startup.tiles import Found, is_writable
+from octavo.model.config import ModelConfig, ModelError
+from octavo.model.decoder import Decoder
+from octavo.model.kernels.choice import Backend
+from octavo.model.loading.forms import can_be_mapped, variant_of
+from octavo.model.loading.mapped import map_model
+from octavo.model.loading.prepare import Order, write_model
+from octavo.model.prepared.places import name_of, places
+from octavo.model.prepared.tile_file import Unusable
+from octavo.model.prepared.writer import Busy, locked
+from octavo.model.weights.precision import Precision
+
+SLOW = 256 << 20  # bytes of weights from which on a start from the checkpoint counts as slow
+LEFT = 0.2  # share of a disk that stays free
+NICENESS = 19
+
+log = logging.getLogger(__name__)
+
+
+def map_if_fitting(found: Found, model_config: ModelConfig, backend: Backend, precision: Precision) -> Decoder | None:
+    """Maps the tile file as a model on a CPU; returns None where there is none, or where it is another model's."""
+    if found.file is None:
+        return None
+    try:
+        fits = found.file.size <= machine.available_memory()
+        model = map_model(found.file, model_config, backend, precision, fetched=fits)
+    except Unusable as error:
+        log.warning("%s is not used: %s", found.file.path, error)
+        return None
+    finally:
+        found.file.close()
+    return model
+
+
+def keep(found: Found, model: Decoder) -> tuple[str, ...]:
+    """Starts to write the tile file if the flags allow it and there is room. Returns lines for the log."""
+    if not _is_worth_it(found, model):
+        return ()
+    source, variant = found.checkpoint.source, variant_of(model.precision)
+    assert source is not None, "the model was read from it"
+    directories = [directory for directory in _places(found) if is_writable(directory)]
+    roomy = [directory for directory in directories if _has_room(directory, model.weight_bytes)]
+    if not directories:
+        return ("The next start quantises again: no place for a tile file can be written.",)
+    if not roomy:
+        return (
+            f"The next start quantises again: a tile file of {model.weight_bytes / 1e9:.1f} GB would leave less than "
+            f"{LEFT:.0%} of the disk free. `octavo prepare` writes one all the same.",
+        )
+    order = Order(roomy[0] / name_of(variant), variant, source)
+    Thread(target=_write, args=(order, model), name="prepare", daemon=True).start()
+    return (f"The weights are being written to {order.target}, so that the next start is quick (--prepare never).",)
+
+
+def _is_worth_it(found: Found, model: Decoder) -> bool:
+    slow = model.precision.is_quantised and model.weight_bytes >= SLOW
+    return found.config.prepare == "auto" and slow and model.device.type == "cpu" and can_be_mapped(model.precision)
+
+
+def _places(found: Found) -> list[Path]:
+    return places(found.checkpoint.directory, found.checkpoint.cache)
+
+
+def _has_room(directory: Path, size: int) -> bool:
+    there = next(each for each in (directory, *directory.parents) if each.exists())
+    usage = shutil.disk_usage(there)
+    return usage.free - size >= LEFT * usage.total
+
+
+def _write(order: Order, model: Decoder) -> None:
+    """Writes the file while others have nothing to do; the log tells how that went. A thread's."""
+    if sys.platform == "linux":  # a thread has a priority of its own here
+        os.setpriority(os.PRIO_PROCESS, get_native_id(), NICENESS)
+    try:
+        order.target.parent.mkdir(parents=True, exist_ok=True)
+        with locked(order.target, wait=None):
+            write_model(order, model)
+        log.info("%s is written: the next start maps it", order.target)
+    except Busy:
+        log.info("%s is being written by another process", order.target)
+    except (OSError, ModelError) as error:
+        log.warning("%s is not written: %s", order.target, error)

@@ -1,0 +1,114 @@
+"""Makes a Decoder of a tile file: its weights are the file's pages, which all processes share and none may write to."""
+
+import mmap
+import threading
+import warnings
+from contextlib import suppress
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from octavo.model.config import ModelConfig
+from octavo.model.decoder import Decoder
+from octavo.model.kernels.choice import Backend
+from octavo.model.loading.assembly import LayerWeights, assemble
+from octavo.model.loading.forms import precision_form, weight_from
+from octavo.model.loading.names import LayerNames, Matrix, TensorSlice, tile_names
+from octavo.model.prepared.tile_file import Piece, TileFile, Unusable
+from octavo.model.weights.kinds import ExpertWeights, Weight
+from octavo.model.weights.precision import Precision
+from octavo.model.weights.reserve import POPULATE_READ, populate
+
+STEP = 64 << 20  # bytes that the system is asked for at once
+
+
+def map_model(
+    file: TileFile, config: ModelConfig, backend: Backend, precision: Precision, fetched: bool = False
+) -> Decoder:
+    """Maps a tile file as a model on a CPU; nothing is read yet. Raises Unusable if it is not this model.
+
+    With `fetched`, a thread reads what is not in memory yet, so that no step waits for single pages.
+    """
+    if file.identity.precision != precision_form(precision):
+        raise Unusable("its weights are held in another way than this version of Octavo holds them")
+    supply = _Mapped(config, backend, precision, _memory(file.map()), _pieces(file))
+    names = tile_names(config, file.identity.tied)
+    try:
+        model = assemble(supply, names, threads=1)
+    except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise Unusable("its matrices are not those that config.json asks for") from error
+    if fetched:
+        fetch(supply.memory)
+    return model
+
+
+def fetch(memory: Tensor) -> threading.Thread:
+    """Lets a thread bring mapped memory into this process's tables, from the disk if need be, and returns it."""
+    thread = threading.Thread(target=_populate, args=(memory,), name="fetch", daemon=True)
+    thread.start()
+    return thread
+
+
+@dataclass(frozen=True, slots=True)
+class _Mapped:
+    """Takes weights from mapped memory."""
+
+    config: ModelConfig
+    backend: Backend
+    precision: Precision
+    memory: Tensor  # [n] uint8, read-only
+    pieces: dict[str, Piece]
+
+    def table(self, source: TensorSlice) -> Tensor:
+        return self.vector(source)
+
+    def head(self, source: TensorSlice) -> Weight:
+        return self._weight(source)
+
+    def vector(self, source: TensorSlice) -> Tensor:
+        weight = self._weight(source)
+        if not isinstance(weight, Tensor):
+            raise TypeError(f"{source.name} is no plain tensor")
+        return weight
+
+    def layer(self, names: LayerNames) -> LayerWeights:
+        return LayerWeights(
+            input_norm=self.vector(names.input_norm),
+            qkv=self._matrix(names.qkv),
+            o=self._matrix(names.o),
+            post_norm=self.vector(names.post_norm),
+            router=None if names.router is None else self.vector(names.router),
+            experts=ExpertWeights(tuple(map(self._matrix, names.gate_up)), tuple(map(self._matrix, names.down))),
+        )
+
+    def _matrix(self, matrix: Matrix) -> Weight:
+        (source,) = matrix
+        return self._weight(source)
+
+    def _weight(self, source: TensorSlice) -> Weight:
+        piece = self.pieces[source.name]
+        weight = weight_from(piece.form, self.memory[piece.offset : piece.offset + piece.size])
+        if tuple(weight.shape) != source.shape:
+            raise ValueError(f"{source.name} has another shape")
+        return weight
+
+
+def _pieces(file: TileFile) -> dict[str, Piece]:
+    return {piece.name: piece for extent in file.extents for piece in extent.pieces}
+
+
+def _memory(mapped: mmap.mmap) -> Tensor:
+    """Returns a mapped file as a tensor of bytes, in huge pages where the file system has them."""
+    if hasattr(mmap, "MADV_HUGEPAGE"):
+        with suppress(OSError):  # The system's kernel may lack them.
+            mapped.madvise(mmap.MADV_HUGEPAGE)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="The given buffer is not writable")  # Nobody writes to weights.
+        return torch.frombuffer(mapped, dtype=torch.uint8)
+
+
+def _populate(memory: Tensor) -> None:
+    for at in range(0, memory.nbytes, STEP):
+        if not populate(memory.data_ptr() + at, min(STEP, memory.nbytes - at), POPULATE_READ):
+            return  # an older system: pages come as they are touched

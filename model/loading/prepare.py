@@ -1,0 +1,221 @@
+"""Writes a model's weights into a tile file, extent by extent, from a checkpoint or from a model in memory."""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from octavo import __version__
+from octavo.model.config import ModelConfig, ModelError
+from octavo.model.decoder import Decoder
+from octavo.model.kernels.choice import Backend
+from octavo.model.loading.assembly import LayerWeights
+from octavo.model.loading.checkpoint import Loader, ReportBytes
+from octavo.model.loading.forms import contents_of, form_of, precision_form
+from octavo.model.loading.names import LayerNames, Names, tile_names
+from octavo.model.loading.shards import Shards
+from octavo.model.loading.upload import Upload
+from octavo.model.prepared.source import Source
+from octavo.model.prepared.tile_file import Identity
+from octavo.model.prepared.writer import Partial, disk_full
+from octavo.model.weights.kinds import Weight
+from octavo.model.weights.precision import Precision
+
+Pieces = Mapping[str, Weight]
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """A Job makes the pieces of one extent; several jobs may run at once."""
+
+    extent: str
+    make: Callable[[], Pieces]
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """An Order says what to write, and where to."""
+
+    target: Path
+    variant: str
+    source: Source
+    report: ReportBytes = lambda done, total: None
+    threads: int = 1
+
+
+def write_checkpoint(order: Order, config: ModelConfig, backend: Backend, precision: Precision) -> None:
+    """Reads a checkpoint and writes its tile file; few matrices are held at a time. Raises ModelError.
+
+    The caller has the lock of the target.
+    """
+    with ExitStack() as stack:
+        shards = Shards.open(Path(order.source.directory), stack)
+        loader = Loader(config, shards, backend, precision, _zeros, Upload(backend.device))
+        source = loader.names()
+        tied = source.head is source.embedding and precision.has_plain_linears
+        jobs = _jobs(_InCheckpoint(loader, source), tile_names(config, tied))
+        _write(order, _identity(order, precision, tied), list(jobs))
+
+
+def write_model(order: Order, model: Decoder) -> None:
+    """Writes the tile file of a model that is in memory. Raises ModelError. The caller has the lock of the target."""
+    tied = model.head is model.embedding.table
+    jobs = _jobs(_InMemory(model), tile_names(model.config, tied))
+    _write(order, _identity(order, model.precision, tied), list(jobs))
+
+
+def _identity(order: Order, precision: Precision, tied: bool) -> Identity:
+    return Identity(order.variant, precision_form(precision), tied, order.source, __version__)
+
+
+def _write(order: Order, identity: Identity, jobs: list[Job]) -> None:
+    """Writes what an interrupted run has not written yet. When the disk is full, nothing is left behind."""
+    try:
+        with Partial(order.target, identity) as unfinished:
+            try:
+                _fill(unfinished, order, jobs)
+                unfinished.publish(_hashed(order))
+            except OSError:
+                unfinished.discard()
+                raise
+    except OSError as error:
+        raise disk_full(error, order.target) or error from None
+
+
+def _fill(unfinished: Partial, order: Order, jobs: list[Job]) -> None:
+    """Makes the extents in threads, a few ahead, and writes them in order."""
+    there = {extent.name for extent in unfinished.extents}
+    pending: deque[tuple[str, Future[Pieces]]] = deque()
+    left = [job for job in jobs if job.extent not in there]
+
+    def write_oldest() -> None:
+        name, future = pending.popleft()
+        unfinished.add(name, [(piece, form_of(held), contents_of(held)) for piece, held in future.result().items()])
+        order.report(len(unfinished.extents), len(jobs))
+
+    with ThreadPoolExecutor(order.threads) as pool:
+        for job in left:
+            pending.append((job.extent, pool.submit(job.make)))
+            if len(pending) > order.threads:
+                write_oldest()
+        while pending:
+            write_oldest()
+
+
+def _hashed(order: Order) -> Source:
+    """Returns the source with hashes of its contents. Raises ModelError if it has changed meanwhile."""
+    source = order.source.with_contents()
+    now = Source.of(Path(source.directory))
+    change = "it is gone" if now is None else source.change(now)
+    if change:
+        raise ModelError(f"The checkpoint in {source.directory} changed while it was read ({change}); try again.")
+    return source
+
+
+class _Holder(Protocol):
+    """A _Holder has the weights of a model, or makes them when it is asked."""
+
+    def embedding(self) -> Tensor: ...
+
+    def head(self) -> Weight: ...
+
+    def norm(self) -> Tensor: ...
+
+    def resident(self, n: int) -> LayerWeights:
+        """Returns what every token needs of a layer, with the experts or without."""
+
+    def expert(self, n: int, e: int) -> tuple[Weight, Weight]:
+        """Returns gate_up and down of an expert."""
+
+
+def _jobs(holder: _Holder, tiles: Names) -> Iterator[Job]:
+    """Yields the extents of a tile file in its order."""
+    yield Job("embedding", lambda: {tiles.embedding.name: holder.embedding()})
+    if tiles.head is not tiles.embedding:
+        yield Job("head", lambda: {tiles.head.name: holder.head()})
+    yield Job("norm", lambda: {tiles.norm.name: holder.norm()})
+    for n, names in enumerate(tiles.layers):
+        yield Job(f"layers.{n}", partial(_resident, holder, names, n))
+    for n, names in enumerate(tiles.layers):
+        for e in range(len(names.gate_up)):
+            yield Job(f"layers.{n}.experts.{e}", partial(_expert, holder, names, n, e))
+
+
+def _resident(holder: _Holder, names: LayerNames, n: int) -> Pieces:
+    held = holder.resident(n)
+    pieces: dict[str, Weight] = {
+        names.input_norm.name: held.input_norm,
+        names.qkv[0].name: held.qkv,
+        names.o[0].name: held.o,
+        names.post_norm.name: held.post_norm,
+    }
+    return pieces if names.router is None or held.router is None else pieces | {names.router.name: held.router}
+
+
+def _expert(holder: _Holder, names: LayerNames, n: int, e: int) -> Pieces:
+    gate_up, down = holder.expert(n, e)
+    return {names.gate_up[e][0].name: gate_up, names.down[e][0].name: down}
+
+
+@dataclass(frozen=True, slots=True)
+class _InCheckpoint:
+    """Reads and quantises each weight when it is asked for."""
+
+    loader: Loader
+    names: Names
+
+    def embedding(self) -> Tensor:
+        return self.loader.table(self.names.embedding)
+
+    def head(self) -> Weight:
+        return self.loader.head(self.names.head)
+
+    def norm(self) -> Tensor:
+        return self.loader.vector(self.names.norm)
+
+    def resident(self, n: int) -> LayerWeights:
+        return self.loader.layer(replace(self.names.layers[n], gate_up=(), down=()))
+
+    def expert(self, n: int, e: int) -> tuple[Weight, Weight]:
+        names = self.names.layers[n]
+        matrices = names.gate_up[e : e + 1], names.down[e : e + 1]
+        held = self.loader.experts(*matrices, self.loader.staging(*matrices[0], *matrices[1]))
+        return held.gate_up[0], held.down[0]
+
+
+@dataclass(frozen=True, slots=True)
+class _InMemory:
+    """Has the weights of a model that serves."""
+
+    model: Decoder
+
+    def embedding(self) -> Tensor:
+        return self.model.embedding.table
+
+    def head(self) -> Weight:
+        return self.model.head
+
+    def norm(self) -> Tensor:
+        return self.model.norm.weight
+
+    def resident(self, n: int) -> LayerWeights:
+        layer = self.model.layers[n]
+        router = None if layer.moe.router is None else layer.moe.router.weight
+        attention, norms = layer.attention, (layer.input_norm.weight, layer.post_norm.weight)
+        return LayerWeights(norms[0], attention.qkv, attention.o, norms[1], router, layer.moe.experts)
+
+    def expert(self, n: int, e: int) -> tuple[Weight, Weight]:
+        experts = self.model.layers[n].moe.experts
+        return experts.gate_up[e], experts.down[e]
+
+
+def _zeros(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Allocates a matrix that is freed as soon as it is written."""
+    return torch.zeros(shape, dtype=dtype)

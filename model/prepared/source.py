@@ -1,0 +1,121 @@
+"""Knows which files hold a checkpoint's weights, and tells whether they are the ones that a tile file was made from."""
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, Self
+
+from octavo.model.config_file import ConfigFile, ModelError
+
+INDEX = "model.safetensors.index.json"
+SINGLE = "model.safetensors"
+MOST_HEADER = 100 << 20  # bytes; safetensors itself takes no longer header
+CHUNK = 4 << 20  # bytes hashed at once
+
+Hashed = Callable[[int], None]  # is called with the number of bytes that were hashed since the last call
+
+
+@dataclass(frozen=True, slots=True)
+class SourceFile:
+    """A SourceFile says what a file of safetensors is, without its contents."""
+
+    name: str
+    size: int  # bytes
+    modified: int  # nanoseconds since 1970
+    header: str  # SHA-256 of the header, which has names, types and places of all tensors
+    contents: str | None = None  # SHA-256 of the whole file; None: nobody has read it all
+
+    @classmethod
+    def of(cls, path: Path) -> Self:
+        """Raises OSError."""
+        with path.open("rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            header = hashlib.sha256(file.read(min(size, MOST_HEADER))).hexdigest()
+        status = path.stat()
+        return cls(path.name, status.st_size, status.st_mtime_ns, header)
+
+    def change(self, now: "SourceFile", times: bool) -> str | None:
+        """Returns a clause about what is different now; None where nothing is. `times` counts them, too."""
+        if now.size != self.size:
+            return f"{self.name} has another size"
+        if now.header != self.header:
+            return f"{self.name} holds other tensors"
+        if times and now.modified != self.modified:
+            return f"{self.name} was written at another time (--verify compares contents instead)"
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A Source is the files with a checkpoint's weights."""
+
+    directory: str  # absolute
+    files: tuple[SourceFile, ...]
+
+    @classmethod
+    def of(cls, directory: Path) -> "Source | None":
+        """Returns None where the weights are not all there."""
+        try:
+            names = _names(directory)
+            return cls(str(directory.absolute()), tuple(SourceFile.of(directory / name) for name in names))
+        except (OSError, ModelError):
+            return None
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        """Raises TypeError or KeyError for what `to_json` did not return."""
+        return cls(values["directory"], tuple(SourceFile(**each) for each in values["files"]))
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @property
+    def size(self) -> int:
+        """Returns the bytes of all files."""
+        return sum(file.size for file in self.files)
+
+    def change(self, now: "Source", times: bool = True) -> str | None:
+        """Returns a clause about what is different now; None where nothing is."""
+        if [file.name for file in self.files] != [file.name for file in now.files]:
+            return "its files have other names"
+        pairs = zip(self.files, now.files, strict=True)
+        return next((change for old, new in pairs if (change := old.change(new, times))), None)
+
+    def with_contents(self, hashed: Hashed = lambda count: None) -> Self:
+        """Reads and hashes all files. Raises OSError."""
+        directory = Path(self.directory)
+        files = (replace(file, contents=hash_of(directory / file.name, hashed)) for file in self.files)
+        return replace(self, files=tuple(files))
+
+    def other_contents(self, now: "Source", hashed: Hashed = lambda count: None) -> str | None:
+        """Reads the files of `now`; returns a clause about one with other contents. Raises OSError."""
+        for old, new in zip(self.files, now.with_contents(hashed).files, strict=True):
+            if old.contents != new.contents:
+                return f"{old.name} has other contents"
+        return None
+
+
+def weight_map(index: Path) -> dict[str, str]:
+    """Returns the name of the file that holds each tensor. Raises ModelError unless all lie beside the index."""
+    found = ConfigFile.read(index).values.get("weight_map")
+    if not isinstance(found, dict) or not found:
+        raise ModelError(f"{index} has no weight_map, which names the file of each tensor; download it again.")
+    if any(type(name) is not str or Path(name).name != name for name in found.values()):
+        raise ModelError(f"{index} must name files beside it; download it again.")
+    return found
+
+
+def hash_of(path: Path, hashed: Hashed = lambda count: None) -> str:
+    """Returns the SHA-256 of a file, in hex. Raises OSError."""
+    digest, buffer = hashlib.sha256(), bytearray(CHUNK)
+    with path.open("rb", buffering=0) as file:
+        while count := file.readinto(buffer):
+            digest.update(memoryview(buffer)[:count])
+            hashed(count)
+    return digest.hexdigest()
+
+
+def _names(directory: Path) -> list[str]:
+    index = directory / INDEX
+    return sorted(set(weight_map(index).values())) if index.exists() else [SINGLE]
