@@ -6,6 +6,7 @@ import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from tqdm import tqdm
@@ -63,13 +64,11 @@ class LlamaCpp:
             "-npl": load.streams,
         }
         flags = [text for flag, number in numbers.items() for text in (flag, str(number))]
-        done = subprocess.run(
-            [self.programs / BENCH, "-m", file, *self._flags, *flags],
-            capture_output=True,
-            text=True,
-            check=False,
-            env={**os.environ, **environment},
-        )
+        command = [(self.programs / BENCH).resolve(), "-m", file.resolve(), *self._flags, *flags]
+        with TemporaryDirectory() as scratch:  # ik_llama.cpp writes a log to where it runs
+            done = subprocess.run(
+                command, cwd=scratch, capture_output=True, text=True, check=False, env={**os.environ, **environment}
+            )
         figures = table_row(done.stdout + "\n" + done.stderr)
         if done.returncode or figures is None:
             raise SystemExit(f"{self.project.name}'s {BENCH} failed; it said:\n{done.stderr[-3000:]}")

@@ -41,7 +41,6 @@ PEER_FORMATS = {
     "llama-q4_k": Format(LLAMA_CPP, "Q4_K_S"),
     "llama-q4_k_m": Format(LLAMA_CPP, "Q4_K_M", mixed=True),
     "llama-q4_k_m-whole": Format(LLAMA_CPP, "Q4_K_M", mixed=True, whole=True),
-    "llama-iq4_nl": Format(LLAMA_CPP, "IQ4_NL", block=32),
     "llama-q4_0": Format(LLAMA_CPP, "Q4_0", block=32),
     "ik-iq4_ks": Format(IK_LLAMA_CPP, "IQ4_KS"),
 }

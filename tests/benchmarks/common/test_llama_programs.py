@@ -1,6 +1,7 @@
 """The programs are found where they are; what is wrong with ik_llama.cpp's sources is mended before they are built."""
 
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
@@ -8,12 +9,15 @@ import pytest
 from benchmarks.common import llama_programs
 from benchmarks.common.llama_programs import IK_LLAMA_CPP, LLAMA_CPP, PROGRAMS, SERVER, Project, obtain, version
 
-BENCH = """
+IK = {
+    "examples/batched-bench/batched-bench.cpp": """
     const int32_t n_kv_max = llama_n_ctx(ctx);
             common_batch_add(batch, 0, i, { 0 }, false);
                         common_batch_add(batch, 0, i, { j }, false);
                         common_batch_add(batch, 0, pp + i, { j }, true);
-"""
+""",
+    "ggml/src/iqk/fa/iqk_fa_templates.h": 2 * "for (; ik >=0 && Mc[ik] != 0; ik -= k_step);\n",
+}
 
 
 @pytest.mark.parametrize("project", [LLAMA_CPP, IK_LLAMA_CPP])
@@ -50,26 +54,28 @@ def test_a_program_that_fails_is_one_sentence() -> None:
         llama_programs.run(["false"], "it cannot be false")
 
 
-def sources(directory: Path, bench: str) -> Path:
-    (directory / "examples" / "batched-bench").mkdir(parents=True)
+def sources(directory: Path, texts: Mapping[str, str]) -> None:
+    for name, text in texts.items():
+        (directory / name).parent.mkdir(parents=True)
+        (directory / name).write_text(text)
     (directory / "common").mkdir()
-    file = directory / "examples" / "batched-bench" / "batched-bench.cpp"
-    file.write_text(bench)
-    return file
 
 
-def test_iks_streams_get_random_tokens(tmp_path: Path) -> None:
-    file = sources(tmp_path, BENCH)
+def test_iks_streams_get_random_tokens_and_see_all_their_keys(tmp_path: Path) -> None:
+    sources(tmp_path, IK)
     for _ in range(2):  # a build that was interrupted is mended again
         IK_LLAMA_CPP.mend(tmp_path)
-        assert file.read_text().count("std::rand() % n_vocab") == 2
-        assert file.read_text().count("n_vocab = llama_n_vocab(model), n_kv_max = llama_n_ctx(ctx);") == 1
-        assert "common_batch_add(batch, 0, i, { 0 }, false)" in file.read_text()  # it only warms up
+        bench, attention = ((tmp_path / name).read_text() for name in IK)
+        assert bench.count("std::rand() % n_vocab") == 2
+        assert bench.count("n_vocab = llama_n_vocab(model), n_kv_max = llama_n_ctx(ctx);") == 1
+        assert "common_batch_add(batch, 0, i, { 0 }, false)" in bench  # it only warms up
+        assert attention.count("== 0; return seen; }(); ik -= k_step);") == 2
     assert "configure_file" in (tmp_path / "common" / "cmake" / "build-info-gen-cpp.cmake").read_text()
 
 
-def test_other_sources_are_not_measured(tmp_path: Path) -> None:
-    sources(tmp_path, BENCH.replace("pp + i", "pp"))
+@pytest.mark.parametrize(("before", "after"), [("pp + i", "pp"), ("Mc[ik]", "Mc[0]")])
+def test_other_sources_are_not_measured(before: str, after: str, tmp_path: Path) -> None:
+    sources(tmp_path, {name: text.replace(before, after) for name, text in IK.items()})
     with pytest.raises(SystemExit, match="is not the file that was expected"):
         IK_LLAMA_CPP.mend(tmp_path)
 
