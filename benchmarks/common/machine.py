@@ -6,7 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-INSTRUCTIONS = ("avx2", "avx512f", "avx512_bf16", "amx_tile")  # they decide how fast a dtype is
+INSTRUCTIONS = ("avx2", "avx_vnni", "avx512f", "avx512_vnni", "avx512_bf16", "amx_tile")  # they decide what is fast
 PACKAGES = ("octavo", "torch", "transformers")
 
 

@@ -49,15 +49,19 @@ def octavo_server(model: str, arguments: Sequence[str], log: Path) -> Iterator[S
 
 
 @contextmanager
-def http_server(command: Sequence[str], log: Path, environment: Mapping[str, str] = ENVIRONMENT) -> Iterator[Server]:
-    """Runs a server that takes --port and answers GET /health with 200 when it is ready.
+def http_server(
+    command: Sequence[str], log: Path, environment: Mapping[str, str] = ENVIRONMENT, directory: Path | None = None
+) -> Iterator[Server]:
+    """Runs a server, in the directory, that takes --port and answers GET /health with 200 when it is ready.
 
     Raises SystemExit, with the end of its log, if the server ends or is not ready in time.
     """
     port, start = _free_port(), time.monotonic()
     with (
         log.open("wb") as output,
-        _running([*command, "--port", str(port)], environment, stdout=output, stderr=subprocess.STDOUT) as process,
+        _running(
+            [*command, "--port", str(port)], environment, stdout=output, stderr=subprocess.STDOUT, cwd=directory
+        ) as process,
     ):
         with watch(process.pid) as peak:
             while not _healthy(port):

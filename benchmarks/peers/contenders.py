@@ -173,6 +173,6 @@ def start_server(contender: Contender, setting: Setting) -> Iterator[Server]:
         return
     bench = LlamaBench(contender, setting)
     flags = _flags({"--threads": setting.threads, "--parallel": MOST_CLIENTS, "--ctx-size": CACHE_TOKENS})
-    command = (*setting.llamas[contender.program].server, "--model", str(bench.file), *flags)
-    with http_server(command, log, POLICIES[bench.policy]) as ready:
+    command = (*setting.llamas[contender.program].server, "--model", str(bench.file.resolve()), *flags)
+    with http_server(command, log, POLICIES[bench.policy], setting.logs) as ready:
         yield ready

@@ -35,7 +35,7 @@ class LlamaCpp:
     @property
     def server(self) -> tuple[str, ...]:
         """Returns the server's command, without a model."""
-        return (str(self.programs / SERVER), *self._flags)
+        return (str(self.programs.resolve() / SERVER), *self._flags)
 
     @property
     def _flags(self) -> tuple[str, ...]:
@@ -65,7 +65,7 @@ class LlamaCpp:
         }
         flags = [text for flag, number in numbers.items() for text in (flag, str(number))]
         command = [(self.programs / BENCH).resolve(), "-m", file.resolve(), *self._flags, *flags]
-        with TemporaryDirectory() as scratch:  # ik_llama.cpp writes a log to where it runs
+        with TemporaryDirectory() as scratch:  # ik_llama.cpp writes a log where it runs
             done = subprocess.run(
                 command, cwd=scratch, capture_output=True, text=True, check=False, env={**os.environ, **environment}
             )

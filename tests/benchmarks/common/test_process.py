@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.common.process import PeakMemory, json_lines, octavo_server, watch
+from benchmarks.common.process import PeakMemory, http_server, json_lines, octavo_server, watch
 
 HELD = "held = bytearray(b'x') * 40_000_000; print('ready', flush=True); input()"
 PARENT = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {HELD!r}])"
@@ -39,6 +39,17 @@ def test_server_that_does_not_start_says_why(tmp_path: Path) -> None:
         octavo_server(str(missing), [], tmp_path / "log"),
     ):
         pytest.fail("it cannot be ready")
+
+
+def test_a_server_runs_in_its_directory(tmp_path: Path) -> None:
+    """Some write files where they run."""
+    code = "import pathlib; pathlib.Path('llama.log').touch(); print('it is written')"
+    with (
+        pytest.raises(SystemExit, match="it is written"),
+        http_server([sys.executable, "-c", code], tmp_path / "log", directory=tmp_path),
+    ):
+        pytest.fail("it cannot be ready")
+    assert (tmp_path / "llama.log").is_file()
 
 
 @needs_proc
