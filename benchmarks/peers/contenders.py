@@ -12,6 +12,7 @@ from typing import Protocol
 from benchmarks.common.llama_programs import IK_LLAMA_CPP, LLAMA_CPP
 from benchmarks.common.loads import Load, StepEnd
 from benchmarks.common.process import JsonLines, Server, Start, http_server, json_lines, octavo_server, watch
+from benchmarks.peers.gguf_file import WeightBytes
 from benchmarks.peers.llama_cpp import POLICIES, LlamaCpp
 from octavo.model.config import ModelConfig
 
@@ -36,8 +37,8 @@ class Contender:
     title: str
     program: str
     form: tuple[str, ...]  # flags of octavo serve, a dtype, or a type of GGUF file
-    expert_bytes: float  # bytes of an expert's weight
-    linear_bytes: float  # bytes of a weight of attention and head
+    expert_bytes: float  # bytes of an expert's weight; more where a GGUF file mixes types
+    linear_bytes: float  # bytes of a weight of attention and head; the same holds
 
     @property
     def serves(self) -> bool:
@@ -46,11 +47,8 @@ class Contender:
 
 
 HIDE = "--without-kernels"  # a flag of benchmarks.common.engine, not of octavo serve
-# Bytes of a weight. In int8, as in Q8_0, each 32 weights share a scale in 16 bits. llama-quantize mixes types: in Q4_0
-# the head gets Q6_K, and in Q4_K_M half of the down projections do, too. Attention gets up to 8 bits in both.
-INT8 = 1 + 2 / 32
-Q4_0, Q4_0_LINEAR = 18 / 32, 0.676
-Q4_K_M, Q4_K_M_LINEAR = 0.605, 0.760
+# Bytes of a weight. In int8, as in Q8_0, each 32 weights share a scale in 16 bits.
+INT8, Q4_0, Q4_K = 1 + 2 / 32, 18 / 32, 144 / 256
 
 CONTENDERS = {
     "octavo-fp16": Contender("Octavo fp16", OCTAVO, ("--dtype", "float16"), 2.0, 2.0),
@@ -61,11 +59,11 @@ CONTENDERS = {
     "transformers-bf16": Contender("transformers bf16", TRANSFORMERS, ("bfloat16",), 2.0, 2.0),
     "llama-f16": Contender("llama.cpp F16", LLAMA, ("F16",), 2.0, 2.0),
     "llama-q8_0": Contender("llama.cpp Q8_0", LLAMA, ("Q8_0",), INT8, INT8),
-    "llama-q4_0": Contender("llama.cpp Q4_0", LLAMA, ("Q4_0",), Q4_0, Q4_0_LINEAR),
-    "llama-q4_k_m": Contender("llama.cpp Q4_K_M", LLAMA, ("Q4_K_M",), Q4_K_M, Q4_K_M_LINEAR),
+    "llama-q4_0": Contender("llama.cpp Q4_0", LLAMA, ("Q4_0",), Q4_0, Q4_0),
+    "llama-q4_k_m": Contender("llama.cpp Q4_K_M", LLAMA, ("Q4_K_M",), Q4_K, Q4_K),
     "ik-q8_0": Contender("ik_llama.cpp Q8_0", IK_LLAMA, ("Q8_0",), INT8, INT8),
-    "ik-q4_0": Contender("ik_llama.cpp Q4_0", IK_LLAMA, ("Q4_0",), Q4_0, Q4_0_LINEAR),
-    "ik-q4_k_m": Contender("ik_llama.cpp Q4_K_M", IK_LLAMA, ("Q4_K_M",), Q4_K_M, Q4_K_M_LINEAR),
+    "ik-q4_0": Contender("ik_llama.cpp Q4_0", IK_LLAMA, ("Q4_0",), Q4_0, Q4_0),
+    "ik-q4_k_m": Contender("ik_llama.cpp Q4_K_M", IK_LLAMA, ("Q4_K_M",), Q4_K, Q4_K),
 }
 
 
@@ -101,6 +99,7 @@ class MeasuredEngine(Protocol):
 
     start: Start | None  # None: it starts anew for each load
     form: str  # the form that was found to be fastest; empty if there is only one
+    weight_bytes: WeightBytes | None  # of its file; None if the contender's own are exact
 
     def ask(self, load: Load) -> list[StepEnd]:
         """Does the work once; returns when each step ended."""
@@ -109,7 +108,7 @@ class MeasuredEngine(Protocol):
 class EngineProcess:
     """An EngineProcess is an engine in a process of its own, which answers lines of JSON."""
 
-    form = ""
+    form, weight_bytes = "", None
 
     def __init__(self, lines: JsonLines, start: Start, most_tokens: int) -> None:
         """Asks for `most_tokens` of an answer at most: if steps are long, a few of them show the rate."""
@@ -130,6 +129,7 @@ class LlamaBench:
     def __init__(self, contender: Contender, setting: Setting) -> None:
         self._llama, self._threads = setting.llamas[contender.program], setting.threads
         self.file = self._llama.file_of(setting.model, contender.form[0])
+        self.weight_bytes = WeightBytes.of(self.file)
         trials = [(name, self._measure(TRIAL, name)) for name in (*POLICIES, *POLICIES)]
         rates = {name: max(TRIAL.rate(ends) for tried, ends in trials if tried == name) for name, _ in trials}
         self.policy = max(rates, key=rates.__getitem__)

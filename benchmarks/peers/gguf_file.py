@@ -53,6 +53,27 @@ class Entry:
         return whole if self.heads is None else interleave(whole, self.heads)
 
 
+@dataclass(frozen=True, slots=True)
+class WeightBytes:
+    """WeightBytes are the bytes of a weight, on average."""
+
+    experts: float
+    linears: float  # attention and head
+
+    @classmethod
+    def of(cls, file: Path) -> "WeightBytes":
+        """Reads them from a GGUF file, in which llama-quantize mixes types."""
+        held: dict[str, list[tuple[int, int]]] = {"experts": [], "linears": []}
+        for tensor in gguf.GGUFReader(file).tensors:
+            if len(tensor.shape) == 1 or "ffn_gate_inp" in tensor.name:
+                continue
+            if ".ffn_" in tensor.name:
+                held["experts"].append((int(tensor.n_bytes), int(tensor.n_elements)))
+            elif tensor.name == "output.weight" or ".attn_" in tensor.name:
+                held["linears"].append((int(tensor.n_bytes), int(tensor.n_elements)))
+        return cls(**{name: sum(a for a, _ in sizes) / sum(b for _, b in sizes) for name, sizes in held.items()})
+
+
 def interleave(matrix: Tensor, heads: int) -> Tensor:
     """Reorders a matrix [heads * D, in]: llama.cpp rotates neighbouring outputs together, Octavo those D / 2 apart.
 

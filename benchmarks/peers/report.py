@@ -9,6 +9,7 @@ from benchmarks.common.figures import LoadSummary, Round, Spread, milliseconds, 
 from benchmarks.common.loads import Load, touched_share
 from benchmarks.common.process import Start
 from benchmarks.peers.contenders import CONTENDERS, OCTAVO, PROJECTS
+from benchmarks.peers.gguf_file import WeightBytes
 from octavo.model.config import ModelConfig
 
 LOADS = (
@@ -67,6 +68,7 @@ class ContenderFigures:
     starts: dict[str, Start] = field(default_factory=dict)  # section -> ...
     served: int = 0  # bytes that its server holds after all clients: RssAnon
     form: str = ""
+    weight_bytes: WeightBytes | None = None  # of its file
 
     def rates(self, load: str) -> list[float]:
         return [figure.rate for figure in self.engine[load]]
@@ -167,10 +169,10 @@ class PeersReport:
             return
         yield from table_head("weights read, share of the bandwidth", *(load.name for load in DECODING))
         for name in names:
-            cells = []
+            contender, cells = CONTENDERS[name], []
+            held = self.measured[name].weight_bytes or WeightBytes(contender.expert_bytes, contender.linear_bytes)
             for load in DECODING:
-                contender = CONTENDERS[name]
-                nbytes = step_bytes(self.config, load.streams, contender.expert_bytes, contender.linear_bytes)
+                nbytes = step_bytes(self.config, load.streams, held.experts, held.linears)
                 figures = self.measured[name].engine[load.name]
                 shares = Spread.over(100 * share(figure, load, nbytes) for figure in figures)
                 bandwidth = Spread.over(figure.bandwidth / 1e9 for figure in figures)

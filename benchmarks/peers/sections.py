@@ -64,6 +64,7 @@ def measure_engine(run: PeersRun) -> None:
             figures.setdefault(load.name, []).append(LoadFigure(load.rate(ends), max(bandwidths)))
         for name, one in engines.items():
             run.measured[name].form = one.form
+            run.measured[name].weight_bytes = one.weight_bytes
             if one.start is not None:
                 run.measured[name].starts["engine"] = one.start
 

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import gguf
 import numpy as np
 import pytest
 import torch
@@ -9,7 +10,7 @@ from gguf import GGUFReader
 from safetensors.torch import load_file
 
 from benchmarks.common.checkpoint import SHAPES, WEIGHTS, build
-from benchmarks.peers.gguf_file import convert, interleave
+from benchmarks.peers.gguf_file import WeightBytes, convert, interleave
 from tests.benchmarks.common.support import SMALL_SHAPE
 
 
@@ -54,6 +55,22 @@ def test_what_the_reader_must_know(tmp_path: Path) -> None:
     assert values["llama.rope.freq_base"] == pytest.approx(1e6)
     assert values["tokenizer.ggml.eos_token_id"] == 2
     assert len(values["tokenizer.ggml.tokens"]) == SMALL_SHAPE["vocab_size"]
+
+
+def test_bytes_of_a_weight(tmp_path: Path) -> None:
+    build(tmp_path, SHAPES["sparse"] | SMALL_SHAPE, 0, lambda done, total: None)
+    file = convert(tmp_path, lambda done, total: None)
+    assert WeightBytes.of(file) == WeightBytes(experts=2.0, linears=2.0)
+    writer, q8_0 = gguf.GGUFWriter(tmp_path / "mixed.gguf", "llama"), gguf.GGMLQuantizationType.Q8_0
+    for name in ("blk.0.ffn_up_exps.weight", "blk.0.attn_q.weight", "output.weight", "token_embd.weight"):
+        rows = np.ones((2, 64), np.float32)
+        quantised = gguf.quantize(rows, q8_0) if name == "output.weight" else rows
+        writer.add_tensor(name, quantised, raw_dtype=q8_0 if name == "output.weight" else None)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    assert WeightBytes.of(tmp_path / "mixed.gguf") == WeightBytes(experts=4.0, linears=(4 + 34 / 32) / 2)
 
 
 def test_it_is_written_once(tmp_path: Path) -> None:

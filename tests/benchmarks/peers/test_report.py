@@ -11,6 +11,7 @@ from benchmarks.common.figures import Round, Sample, Spread
 from benchmarks.common.loads import Load
 from benchmarks.common.machine import describe
 from benchmarks.common.process import Start
+from benchmarks.peers.gguf_file import WeightBytes
 from benchmarks.peers.report import (
     CLIENTS,
     EXPERT_TOKENS,
@@ -90,6 +91,16 @@ def test_the_document_is_json_with_every_round() -> None:
     rounds = document["contenders"]["octavo-int8"]["engine"]["prefill 512"]
     assert [figure["rate"] for figure in rounds] == [20, 40]
     assert math.isclose(document["machine"]["load_average_after"], 0.5)
+
+
+def test_a_files_own_bytes_are_counted() -> None:
+    def shares(weight_bytes: WeightBytes | None) -> list[str]:
+        figures = ContenderFigures(engine=engine(1e8), weight_bytes=weight_bytes)
+        lines = report({"llama-q4_0": figures}).markdown().splitlines()
+        return next(line for line in lines if "GB/s" in line).split()
+
+    plain, mixed = shares(None), shares(WeightBytes(experts=2 * 18 / 32, linears=2 * 18 / 32))
+    assert int(mixed[4]) == pytest.approx(2 * int(plain[4]), abs=1)
 
 
 @pytest.mark.parametrize("measured", [{}, {"octavo-int8": ContenderFigures()}])
