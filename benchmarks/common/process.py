@@ -43,8 +43,9 @@ class Server:
 
 @contextmanager
 def octavo_server(model: str, arguments: Sequence[str], log: Path) -> Iterator[Server]:
-    """Runs `octavo serve`."""
-    with http_server([sys.executable, "-m", "octavo", "serve", model, *arguments], log) as server:
+    """Runs `octavo serve`, which leaves no tile file: writing one would slow what is measured."""
+    command = [sys.executable, "-m", "octavo", "serve", model, "--prepare", "never", *arguments]
+    with http_server(command, log) as server:
         yield server
 
 

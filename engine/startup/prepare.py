@@ -53,24 +53,26 @@ def prepare(config: EngineConfig, out: Path | None, report: ReportProgress) -> P
     if place is None:
         raise ModelError(f"Neither {directory} nor the user's cache can be written: give a directory with --out.")
     place.mkdir(parents=True, exist_ok=True)
-    if out is not None:
-        copy_all_but_weights(directory, out)
     target = place / name_of(variant_of(precision))
 
     def wait() -> None:
         report(Progress("waiting for another process that prepares this", 0, 1))
 
     with locked(target, wait):
-        if _is_good(target, checkpoint, precision, config.verify):
-            return Prepared(target, was_there=True)
-        _require_space(target, precision.weight_bytes(model_config))
+        was_there = _is_good(target, checkpoint, precision, config.verify)
+        if not was_there:
+            _require_space(target, precision.weight_bytes(model_config))
+        if out is not None:
+            copy_all_but_weights(directory, out)
+        if was_there:
+            return Prepared(target, was_there)
 
         def written(done: int, total: int) -> None:
             report(Progress("preparing weights", done, total))
 
         order = Order(target, variant_of(precision), source, written, torch.get_num_threads())
         write_checkpoint(order, model_config, select_backend(model_config, CPU), precision)
-    return Prepared(target, was_there=False)
+    return Prepared(target, was_there)
 
 
 def _check(precision: Precision) -> None:
@@ -115,6 +117,6 @@ def _require_space(target: Path, size: int) -> None:
     free = shutil.disk_usage(target.parent).free
     if free < missing:
         raise ModelError(
-            f"A tile file takes {missing / 1e9:.1f} GB in {target.parent}, where {free / 1e9:.1f} GB are free: "
+            f"A tile file takes {missing / 1e9:.2f} GB in {target.parent}, where {free / 1e9:.2f} GB are free: "
             "make room there, or write it elsewhere with --out."
         )

@@ -19,6 +19,10 @@ from octavo.model.config_file import ModelError
 from octavo.model.prepared.source import Source
 from octavo.model.prepared.tile_file import ALIGNED, EXTENT, FORMAT, HEAD, Extent, Identity, Piece, hash_of_range
 
+# So many bytes are written at once, at a multiple of them. Then the system keeps the file in its page cache in pages of
+# 2 MiB, where the file system can, and maps those.
+CHUNK = 8 << 20
+
 Bytes = tuple[str, dict[str, Any], memoryview]  # a piece: its name, its form, its contents
 
 
@@ -37,11 +41,12 @@ class Partial:
         self.extents: list[Extent] = []
         self._file: BinaryIO = os.fdopen(os.open(self.path, os.O_RDWR | os.O_CREAT, 0o666), "r+b", buffering=0)
         self.extents += self._left()
-        self._file.truncate(self.end)
+        self._pending = bytearray()  # what comes behind the last whole chunk
+        self._begin()
         self._journal = self._journal_path.open("w", encoding="utf-8")
         self._note(identity.to_json())
-        for extent in self.extents:
-            self._note(asdict(extent))
+        self._noted = 0  # extents
+        self._note_extents(self.end)
 
     def __enter__(self) -> Self:
         return self
@@ -57,31 +62,28 @@ class Partial:
 
     def add(self, name: str, pieces: list[Bytes]) -> None:
         """Writes an extent behind the others. Raises OSError."""
-        offset, digest = self.end, sha256()
-        self._file.seek(offset)
-        placed = []
+        offset = place = self.end
+        digest, placed = sha256(), []
         for piece, form, contents in pieces:
-            place = self._file.tell()
             placed.append(Piece(piece, place, contents.nbytes, form))
+            place += contents.nbytes + -contents.nbytes % ALIGNED
             for part in (contents, bytes(-contents.nbytes % ALIGNED)):
                 self._write(part)
                 digest.update(part)
-        padding = bytes(-(self._file.tell() - offset) % EXTENT)
+        padding = bytes(-place % EXTENT)
         self._write(padding)
         digest.update(padding)
-        extent = Extent(name, offset, self._file.tell() - offset, digest.hexdigest(), tuple(placed))
-        self.extents.append(extent)
-        self._note(asdict(extent))
+        self.extents.append(Extent(name, offset, place + len(padding) - offset, digest.hexdigest(), tuple(placed)))
+        self._note_extents(self._file.tell())
 
     def publish(self, source: Source) -> None:
         """Writes the header, and gives the file its name once all is on the disk. `source` has contents' hashes."""
         identity = self._identity.to_json() | {"source": source.to_json()}
         header = json.dumps({"identity": identity, "extents": [asdict(extent) for extent in self.extents]}).encode()
         head = {"octavo_tiles": FORMAT, "offset": self.end, "size": len(header), "sha256": sha256(header).hexdigest()}
-        self._file.seek(self.end)
-        self._write(header)
+        self._put(self._pending + header)
         self._file.seek(0)
-        self._write(json.dumps(head).encode().ljust(HEAD - 1) + b"\n")
+        self._put(json.dumps(head).encode().ljust(HEAD - 1) + b"\n")
         os.fsync(self._file.fileno())
         self.path.rename(self.target)
         sync(self.target.parent)
@@ -92,10 +94,45 @@ class Partial:
         for path in (self.path, self._journal_path):
             path.unlink(missing_ok=True)
 
+    def _begin(self) -> None:
+        """Goes to the end of the last whole chunk; what comes behind it is taken into memory, to be written again."""
+        start = self.end - self.end % CHUNK if self.extents else 0
+        self._file.truncate(self.end)
+        self._file.seek(start)
+        while len(self._pending) < self.end - start:
+            self._pending += self._file.read(self.end - start - len(self._pending))
+        self._file.seek(start)
+
     def _write(self, contents: bytes | memoryview) -> None:
+        """Writes whole chunks, and keeps what is left for the next call."""
         rest = memoryview(contents).cast("B")
         while rest:
+            if not self._pending and len(rest) >= CHUNK:
+                whole = len(rest) // CHUNK * CHUNK
+                self._put(rest[:whole])
+                rest = rest[whole:]
+                continue
+            room = max(0, CHUNK - len(self._pending))
+            self._pending += rest[:room]
+            rest = rest[room:]
+            if len(self._pending) >= CHUNK:
+                self._put(self._pending)
+                self._pending.clear()
+
+    def _put(self, contents: bytes | bytearray | memoryview) -> None:
+        rest = memoryview(contents)
+        while rest:
             rest = rest[self._file.write(rest) :]
+        rest.release()
+
+    def _note_extents(self, end: int) -> None:
+        """Notes the extents up to a place in the file."""
+        while self._noted < len(self.extents):
+            extent = self.extents[self._noted]
+            if extent.offset + extent.size > end:
+                return
+            self._note(asdict(extent))
+            self._noted += 1
 
     def _note(self, values: Mapping[str, Any]) -> None:
         self._journal.write(json.dumps(values) + "\n")

@@ -1,5 +1,6 @@
 """A start maps the tile file that its flags ask for, or says why not; a slow one leaves a file for the next."""
 
+import errno
 import logging
 import os
 import shutil
@@ -19,7 +20,7 @@ from octavo.model.config import ModelError
 from octavo.model.kernels.cpu.library import library
 from octavo.model.prepared.places import places
 from octavo.model.prepared.tile_file import TileFile
-from octavo.model.prepared.writer import locked
+from octavo.model.prepared.writer import Partial, locked
 from tests.tiny import write_tiny_checkpoint
 
 SMALL: dict[str, Any] = {
@@ -113,6 +114,24 @@ def test_a_file_that_is_not_used_is_told(directory: Path, caplog: pytest.LogCapt
     assert "mapped" not in told(ready) and f"{path} is not used: " in caplog.text
     prepare(config_of(directory, verify=True), None, ignore)
     assert "mapped" in told(ready_of(directory, verify=True))
+
+
+def test_a_disk_that_is_full_is_told_and_left_clean(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    usage = shutil.disk_usage(directory)._replace(free=1000)
+    monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
+    with pytest.raises(ModelError, match="where 0.00 GB are free: make room there, or write it elsewhere with --out"):
+        prepare(config_of(directory), None, ignore)
+    monkeypatch.undo()
+    left = iter(range(5))
+
+    def write(self: Partial, contents: bytes | memoryview) -> None:
+        if next(left, None) is None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Partial, "_write", write)
+    with pytest.raises(ModelError, match="could not be written .No space left on device., and nothing of it was left"):
+        prepare(config_of(directory), None, ignore)
+    assert sorted(path.name for path in directory.iterdir()) == ["config.json", "model.safetensors"]
 
 
 def test_a_slow_start_leaves_a_file_for_the_next(directory: Path, slow: None, caplog: pytest.LogCaptureFixture) -> None:
