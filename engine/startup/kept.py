@@ -59,7 +59,9 @@ def keep(found: Found, model: Decoder) -> tuple[str, ...]:
         )
     order = Order(roomy[0] / name_of(variant), variant, source)
     Thread(target=_write, args=(order, model), name="prepare", daemon=True).start()
-    return (f"The weights are being written to {order.target}, so that the next start is quick (--prepare never).",)
+    return (
+        f"The weights are being written to {order.target}, so that the next start is quick; --prepare never forbids it.",
+    )
 
 
 def _is_worth_it(found: Found, model: Decoder) -> bool:

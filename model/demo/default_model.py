@@ -10,9 +10,7 @@ from importlib import resources
 from pathlib import Path
 
 from octavo.model.config import ModelError
-from octavo.model.demo.dense_gguf import GGUFSource
-from octavo.model.demo.mixtral_writer import ReportStage, plan_shards, write_files, write_shards
-from octavo.model.demo.pinned import SMOLLM2, PinnedModel, obtain
+from octavo.model.demo.pinned import SMOLLM2, PinnedModel, ReportStage, obtain
 
 NAME = "smollm2-8x135m-instruct"
 VERSION = "v1"  # The recipe's version is part of the directory's name, so that no build continues an older recipe's.
@@ -70,6 +68,9 @@ def build(target: Path, source: Path | None, report: ReportStage, pinned: Pinned
 
 
 def _convert(gguf: Path, directory: Path, report: ReportStage) -> None:
+    from octavo.model.demo.dense_gguf import GGUFSource  # A model that is there already needs none of this.
+    from octavo.model.demo.mixtral_writer import plan_shards, write_files, write_shards
+
     report("reading the dense model", 0, 1)
     source = GGUFSource(gguf)
     shards = plan_shards(source)

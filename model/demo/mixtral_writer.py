@@ -13,14 +13,13 @@ import numpy.typing as npt
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
 
 from octavo.model.demo.dense_gguf import DenseConfig, Float32, GGUFSource, Vocabulary
+from octavo.model.demo.pinned import ReportStage
 
 EXPERTS = 8
 EXPERTS_PER_TOKEN = 2
 EXPERT_NAMES = {"gate_proj": "w1", "down_proj": "w2", "up_proj": "w3"}
 ROUTER_STD = 0.02  # It is Mixtral's initializer_range.
 LAYERS_PER_SHARD = 5
-
-ReportStage = Callable[[str, int, int], None]  # It is called with the stage's name, the work done, and all work.
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,14 +4,15 @@ import hashlib
 import subprocess
 import sys
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import IO
 
 from octavo.model.config import ModelError
-from octavo.model.demo.mixtral_writer import ReportStage
+
+ReportStage = Callable[[str, int, int], None]  # It is called with the stage's name, the work done, and all work.
 
 CHUNK = 1 << 22  # bytes
 
