@@ -1,6 +1,6 @@
 """Draws the increase of perplexity over the bytes of an expert's weight, for what is comparable."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +12,8 @@ from benchmarks.quality.weight_types import REGROUPED
 INK, OCTAVO, PEER = "#7d858f", "#2a9d6f", "#8a7fd4"
 STYLE = {"font.family": "sans-serif", "font.size": 10, "svg.hashsalt": "quality", "text.color": INK}
 LABELS = {"int4-regrouped": "Octavo int4", "int8-regrouped": "Octavo int8", "ik-iq4_ks": "ik IQ4_KS"}
-LOWEST = 1e-4  # the axis is logarithmic, and ends here
+PLACES = {"ik-iq4_ks": (-10, -16)}  # of labels, in points from their own; the others stand right of it
+TICKS = (0.5, 0.6, 0.7, 0.8, 1.0, 1.2)  # bytes
 
 
 def comparable(found: Mapping[str, Figures]) -> dict[str, Figures]:
@@ -37,20 +38,36 @@ def draw(found: Mapping[str, Figures], path: Path) -> None:
 
 
 def _panel(axes: Any, text: str, shown: Mapping[str, Figures]) -> None:
-    """Draws a point for each weight type, with the standard error as a whisker."""
+    """Draws a point for each weight type, with the standard error as a whisker, and a line along the best peers."""
     for name, figures in shown.items():
-        quality, peer = figures.texts[text], name in PEER_FORMATS
-        height, size = 100 * max(quality.increase, LOWEST), figures.bytes_per_weight
-        colour = PEER if peer else OCTAVO
-        axes.errorbar(size, height, 100 * quality.uncertainty, fmt="o" if peer else "D", color=colour, capsize=2)
-        axes.annotate(_label(name), (size, height), (6, -3), textcoords="offset points", color=colour, fontsize=8)
+        peer, quality = name in PEER_FORMATS, figures.texts[text]
+        colour, place = (PEER, PLACES.get(name, (6, 2))) if peer else (OCTAVO, (6, -9))
+        point = (figures.bytes_per_weight, 100 * quality.increase)
+        axes.errorbar(*point, 100 * quality.uncertainty, fmt="o" if peer else "D", color=colour, elinewidth=1)
+        axes.annotate(_label(name), point, place, textcoords="offset points", color=colour, fontsize=8)
+    line = front(
+        [(one.bytes_per_weight, one.texts[text].increase) for name, one in shown.items() if name in PEER_FORMATS]
+    )
+    axes.plot([size for size, _ in line], [100 * increase for _, increase in line], color=PEER, linewidth=1, alpha=0.5)
     axes.set_title(text, fontsize=10)
     axes.set_xlabel("bytes of an expert's weight", color=INK)
-    axes.set_yscale("log")
-    axes.tick_params(colors=INK, which="both")
+    axes.set_xscale("log")
+    axes.set_xlim(0.5, 1.4)
+    axes.set_xticks(TICKS, [f"{tick:g}" for tick in TICKS])
+    axes.set_xticks([], minor=True)
+    axes.tick_params(colors=INK)
     for side, spine in axes.spines.items():
         spine.set_visible(side in ("left", "bottom"))
         spine.set_color(INK)
+
+
+def front(points: Iterable[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Returns the points (bytes, increase) in the order of their bytes, without those worse than a smaller one."""
+    kept: list[tuple[float, float]] = []
+    for size, increase in sorted(points):
+        if not kept or increase < kept[-1][1]:
+            kept.append((size, increase))
+    return kept
 
 
 def _label(name: str) -> str:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.quality.plot import comparable, draw
+from benchmarks.quality.plot import comparable, draw, front
 from benchmarks.quality.scores import Figures, Quality
 
 TEXTS = {text: Quality(10.0, 0.02, 0.001, 0.1, 0.5) for text in ("held out", "documentation")}
@@ -21,6 +21,11 @@ FOUND = {
 
 def test_only_what_is_comparable_is_shown() -> None:
     assert list(comparable(FOUND)) == ["int4-regrouped", "llama-q8_0", "ik-iq4_ks"]
+
+
+def test_the_peers_line_leaves_out_what_a_smaller_one_is_better_than() -> None:
+    points = [(0.6, 0.1), (0.5, 0.2), (0.62, 0.15), (1.0, -0.01)]
+    assert front(points) == [(0.5, 0.2), (0.6, 0.1), (1.0, -0.01)]
 
 
 @pytest.mark.parametrize("suffix", ["svg", "png"])
