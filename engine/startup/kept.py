@@ -60,7 +60,7 @@ def keep(found: Found, model: Decoder) -> tuple[str, ...]:
     order = Order(roomy[0] / name_of(variant), variant, source)
     Thread(target=_write, args=(order, model), name="prepare", daemon=True).start()
     return (
-        f"The weights are being written to {order.target}, so that the next start is quick; --prepare never forbids it.",
+        f"The weights are being written to {order.target}, so that the next start is quick (unless --prepare never).",
     )
 
 

@@ -3,6 +3,7 @@
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -110,20 +111,24 @@ def _budget(model: Decoder, config: EngineConfig, report: ReportProgress, tiles:
     CPU time is a tenth less than the time on the clock, but stays the same while others use the machine. What was
     measured is remembered for mapped weights, whose start would else be long.
     """
-    probe = Probe.of(model, config, sizing.MOST_STEP_TOKENS)
     total = sizing.PROBES * sizing.REPEATS + remembered.STEPS
     done = iter(range(total))
 
-    def seconds(tokens: int) -> float:
+    def seconds_with(probe: Probe, tokens: int) -> float:
         report(Progress("measuring steps", next(done), total))
         started = time.thread_time()
         probe.run(tokens, 1)
         return time.thread_time() - started
 
+    def measured() -> int:
+        return sizing.measure_step_tokens(partial(seconds_with, Probe.of(model, config, sizing.MOST_STEP_TOKENS)))
+
     if tiles is None or config.cache is None:
-        return sizing.measure_step_tokens(seconds)
+        return measured()
+    fewest = sizing.FEWEST_STEP_TOKENS
+    shortest = partial(seconds_with, Probe.of(model, config, fewest), fewest)  # Its cache is small, and soon there.
     facts = {"weights": tiles.digest, "threads": torch.get_num_threads(), "octavo": __version__}
-    return Remembered.of(Path(config.cache), facts).step_tokens(seconds)
+    return Remembered.of(Path(config.cache), facts).step_tokens(shortest, measured)
 
 
 @dataclass(frozen=True, slots=True)

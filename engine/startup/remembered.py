@@ -14,13 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from octavo.engine.startup.sizing import FEWEST_STEP_TOKENS, measure_step_tokens
-
 AS_LONG = 1.5  # times longer, or shorter
 TRIES = 3  # The first step is longer: it wakes threads and touches everything for the first time.
-STEPS = TRIES + 1  # that are run beside those of measure_step_tokens, at most
-
-Seconds = Callable[[int], float]  # runs a step of so many tokens, and returns its time
+STEPS = 2 * TRIES  # that are run beside those of a measurement, at most
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,12 +32,15 @@ class Remembered:
         name = hashlib.sha256(json.dumps(known, sort_keys=True).encode()).hexdigest()[:32]
         return cls(cache / "steps" / f"{name}.json")
 
-    def step_tokens(self, seconds: Seconds) -> int:
-        """Returns what was measured before, if that still holds; else measures, and writes it down if that can be."""
-        if (known := self._read()) is not None and _holds(known[1], seconds):
+    def step_tokens(self, shortest: Callable[[], float], measured: Callable[[], int]) -> int:
+        """Returns what was measured before, if that still holds; else measures, and writes it down if that can be.
+
+        `shortest` runs the shortest step and returns its seconds; `measured` returns the tokens of a step.
+        """
+        if (known := self._read()) is not None and _holds(known[1], shortest):
             return known[0]
-        found = measure_step_tokens(seconds)
-        self._write(found, seconds(FEWEST_STEP_TOKENS))  # the first one was longer
+        found = measured()
+        self._write(found, min(shortest() for _ in range(TRIES)))
         return found
 
     def _read(self) -> tuple[int, float] | None:
@@ -59,8 +58,8 @@ class Remembered:
             unfinished.rename(self.path)
 
 
-def _holds(shortest: float, seconds: Seconds) -> bool:
-    return any(shortest / AS_LONG < seconds(FEWEST_STEP_TOKENS) < shortest * AS_LONG for _ in range(TRIES))
+def _holds(seconds: float, shortest: Callable[[], float]) -> bool:
+    return any(seconds / AS_LONG < shortest() < seconds * AS_LONG for _ in range(TRIES))
 
 
 def _processor() -> str:

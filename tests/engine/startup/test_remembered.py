@@ -1,55 +1,59 @@
 """A measured step size is used again where a short step takes as long as before, and else measured again."""
 
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
 
 from octavo.engine.startup.remembered import Remembered
-from octavo.engine.startup.sizing import FEWEST_STEP_TOKENS, measure_step_tokens
 
 FACTS = {"weights": "ab", "threads": 2}
 
 
-class Clock:
-    """Takes so long for each token, and notes what was asked."""
+@dataclass
+class Machine:
+    """Takes so many seconds for the shortest step, the first ones apart, and should have so many tokens in a step."""
 
-    def __init__(self, each: float) -> None:
-        self.each = each
-        self.asked: list[int] = []
+    seconds: float
+    tokens: int
+    first: list[float] = field(default_factory=list)
+    short_steps: int = 0
+    measurements: int = 0
 
-    def __call__(self, tokens: int) -> float:
-        self.asked.append(tokens)
-        return self.each * tokens
+    def shortest(self) -> float:
+        self.short_steps += 1
+        return self.first.pop() if self.first else self.seconds
+
+    def measured(self) -> int:
+        self.measurements += 1
+        return self.tokens
+
+    def start(self, known: Remembered) -> int:
+        return known.step_tokens(self.shortest, self.measured)
 
 
 def test_the_second_start_asks_one_short_step(tmp_path: Path) -> None:
-    expected = measure_step_tokens(Clock(0.001))
-    assert Remembered.of(tmp_path, FACTS).step_tokens(Clock(0.001)) == expected
-    again = Clock(0.0011)
-    assert Remembered.of(tmp_path, FACTS).step_tokens(again) == expected
-    assert again.asked == [FEWEST_STEP_TOKENS]
+    assert Machine(0.01, 400).start(Remembered.of(tmp_path, FACTS)) == 400
+    again = Machine(0.011, 7)
+    assert again.start(Remembered.of(tmp_path, FACTS)) == 400
+    assert (again.short_steps, again.measurements) == (1, 0)
 
 
-@pytest.mark.parametrize("each", [0.0001, 0.01])
-def test_another_speed_is_measured_again(tmp_path: Path, each: float) -> None:
-    Remembered.of(tmp_path, FACTS).step_tokens(Clock(0.001))
-    expected = measure_step_tokens(Clock(each))
-    assert Remembered.of(tmp_path, FACTS).step_tokens(Clock(each)) == expected
-    later = Clock(each)
-    assert Remembered.of(tmp_path, FACTS).step_tokens(later) == expected and len(later.asked) == 1
+@pytest.mark.parametrize("seconds", [0.001, 0.1])
+def test_another_speed_is_measured_again(tmp_path: Path, seconds: float) -> None:
+    Machine(0.01, 400).start(Remembered.of(tmp_path, FACTS))
+    assert Machine(seconds, 7).start(Remembered.of(tmp_path, FACTS)) == 7
+    assert Machine(seconds, 8).start(Remembered.of(tmp_path, FACTS)) == 7
 
 
 def test_a_first_step_that_is_long_counts_for_nothing(tmp_path: Path) -> None:
-    expected = Remembered.of(tmp_path, FACTS).step_tokens(Clock(0.001))
-    times = iter([1.0, 0.016])
-    assert Remembered.of(tmp_path, FACTS).step_tokens(lambda tokens: next(times)) == expected
+    assert Machine(0.01, 400, first=[1.0]).start(Remembered.of(tmp_path, FACTS)) == 400
+    assert Machine(0.01, 7, first=[1.0]).start(Remembered.of(tmp_path, FACTS)) == 400
 
 
 def test_other_facts_are_another_file(tmp_path: Path) -> None:
-    Remembered.of(tmp_path, FACTS).step_tokens(Clock(0.001))
-    other = Clock(0.001)
-    Remembered.of(tmp_path, FACTS | {"threads": 3}).step_tokens(other)
-    assert len(other.asked) > 1
+    Machine(0.01, 400).start(Remembered.of(tmp_path, FACTS))
+    assert Machine(0.01, 7).start(Remembered.of(tmp_path, FACTS | {"threads": 3})) == 7
 
 
 @pytest.mark.parametrize("contents", ["", "{}", "[]", '{"step_tokens": "x", "shortest": 1}'])
@@ -57,6 +61,6 @@ def test_a_damaged_file_or_none_is_measured(tmp_path: Path, contents: str) -> No
     known = Remembered.of(tmp_path, FACTS)
     known.path.parent.mkdir()
     known.path.write_text(contents)
-    assert known.step_tokens(Clock(0.001)) == measure_step_tokens(Clock(0.001))
-    blocked = Remembered(tmp_path / "steps" / known.path.name / "below a file")
-    assert blocked.step_tokens(Clock(0.001)) == measure_step_tokens(Clock(0.001))
+    assert Machine(0.01, 7).start(known) == 7
+    blocked = Remembered(known.path / "below a file")
+    assert Machine(0.01, 8).start(blocked) == 8

@@ -55,8 +55,9 @@ def directory(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def slow(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Makes every start count as slow."""
+    """Makes every start count as slow, and every disk as roomy."""
     monkeypatch.setattr(kept, "SLOW", 1)
+    monkeypatch.setattr(kept, "LEFT", 0)
 
 
 def written() -> None:
