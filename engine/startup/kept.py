@@ -76,7 +76,7 @@ def _places(found: Found) -> list[Path]:
 def _has_room(directory: Path, size: int) -> bool:
     there = next(each for each in (directory, *directory.parents) if each.exists())
     usage = shutil.disk_usage(there)
-    return usage.free - size >= LEFT * usage.total
+    return usage.free - size >= LEFT * (usage.used + usage.free)  # What is neither is root's, and `df` leaves it out.
 
 
 def _write(order: Order, model: Decoder) -> None:
