@@ -3,7 +3,6 @@
 import mmap
 import threading
 import warnings
-from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -99,10 +98,7 @@ def _pieces(file: TileFile) -> dict[str, Piece]:
 
 
 def _memory(mapped: mmap.mmap) -> Tensor:
-    """Returns a mapped file as a tensor of bytes, in huge pages where the file system has them."""
-    if hasattr(mmap, "MADV_HUGEPAGE"):
-        with suppress(OSError):  # The system's kernel may lack them.
-            mapped.madvise(mmap.MADV_HUGEPAGE)
+    """Returns a mapped file as a tensor of bytes."""
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given buffer is not writable")  # Nobody writes to weights.
         return torch.frombuffer(mapped, dtype=torch.uint8)

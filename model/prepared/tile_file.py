@@ -13,6 +13,7 @@ import json
 import mmap
 import sys
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Self
@@ -142,16 +143,21 @@ class TileFile:
 
     def verify(self, hashed: Hashed = lambda count: None) -> None:
         """Reads all extents. Raises Unusable if one was altered."""
-        try:
+        with self.map() as mapped, memoryview(mapped) as memory:
             for extent in self.extents:
-                if hash_of_range(self.file, extent.offset, extent.size, hashed) != extent.sha256:
+                if _hash_of(memory[extent.offset : extent.offset + extent.size], hashed) != extent.sha256:
                     raise Unusable(f"its part {extent.name} was altered")
-        except OSError as error:
-            raise Unusable(f"it cannot be read ({error.strerror})") from None
 
     def map(self) -> mmap.mmap:
-        """Maps the file, to be read only; all processes that do so share one copy, and nothing is read yet."""
-        return mmap.mmap(self.file.fileno(), 0, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ)
+        """Maps the file, to be read only; all processes that do so share one copy, and nothing is read yet.
+
+        Where the file system can, what is read from the disk then lies in huge pages, which are faster.
+        """
+        mapped = mmap.mmap(self.file.fileno(), 0, flags=mmap.MAP_SHARED, prot=mmap.PROT_READ)
+        if hasattr(mmap, "MADV_HUGEPAGE"):
+            with suppress(OSError):  # The system's kernel may lack them.
+                mapped.madvise(mmap.MADV_HUGEPAGE)
+        return mapped
 
     def close(self) -> None:
         """Closes the file; what is mapped stays."""
@@ -162,6 +168,16 @@ class TileFile:
 
     def __exit__(self, *exception: object) -> None:
         self.close()
+
+
+def _hash_of(memory: memoryview, hashed: Hashed) -> str:
+    """Returns the SHA-256 of mapped memory, which is read in huge pages that way."""
+    digest = hashlib.sha256()
+    for at in range(0, len(memory), CHUNK):
+        with memory[at : at + CHUNK] as part:
+            digest.update(part)
+            hashed(len(part))
+    return digest.hexdigest()
 
 
 def hash_of_range(file: BinaryIO, offset: int, size: int, hashed: Hashed = lambda count: None) -> str:
