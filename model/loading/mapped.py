@@ -34,6 +34,8 @@ def map_model(
     supply = _Mapped(config, backend, precision, _memory(file.map()), _pieces(file))
     names = tile_names(config, file.identity.tied)
     try:
+        if names.shapes().keys() != supply.pieces.keys() or file.identity.tied > config.tie_word_embeddings:
+            raise KeyError("the pieces have other names")
         model = assemble(supply, names, threads=1)
     except (KeyError, TypeError, ValueError, RuntimeError) as error:
         raise Unusable("its matrices are not those that config.json asks for") from error

@@ -148,12 +148,22 @@ def test_a_file_of_another_model_is_not_used(tmp_path: Path) -> None:
     path = prepare(write_tiny_checkpoint(tmp_path), WAYS[0])
     with pytest.raises(Unusable, match="held in another way"):
         mapped(path, WAYS[1])
-    write_tiny_checkpoint(tmp_path, num_local_experts=5)
+    for other in (
+        {"num_local_experts": 5},
+        {"num_local_experts": 3},
+        {"num_hidden_layers": 1},
+        {"intermediate_size": 64},
+    ):
+        write_tiny_checkpoint(tmp_path, **other)
+        with pytest.raises(Unusable, match="not those that config.json asks for"):
+            mapped(path, WAYS[0])
+
+
+def test_a_tied_head_needs_a_config_that_says_so(tmp_path: Path) -> None:
+    path = prepare(write_tiny_checkpoint(tmp_path, tie_word_embeddings=True), WAYS[2])
+    write_tiny_checkpoint(tmp_path)
     with pytest.raises(Unusable, match="not those that config.json asks for"):
-        mapped(path, WAYS[0])
-    write_tiny_checkpoint(tmp_path, intermediate_size=64)
-    with pytest.raises(Unusable, match="not those that config.json asks for"):
-        mapped(path, WAYS[0])
+        mapped(path, WAYS[2])
 
 
 def test_a_checkpoint_that_changes_meanwhile_is_not_prepared(tmp_path: Path) -> None:
