@@ -19,7 +19,7 @@ from octavo.engine.startup.prepare import prepare
 from octavo.model.config import ModelError
 from octavo.model.kernels.cpu.library import library
 from octavo.model.prepared.places import places
-from octavo.model.prepared.tile_file import TileFile
+from octavo.model.prepared.tile_file import FORMAT, TileFile
 from octavo.model.prepared.writer import Partial, locked
 from tests.tiny import write_tiny_checkpoint
 
@@ -110,7 +110,7 @@ def test_a_file_that_is_not_used_is_told(directory: Path, caplog: pytest.LogCapt
         case "other source":
             write_tiny_checkpoint(directory, seed=3)
         case "other format":
-            path.write_bytes(contents.replace(b'"octavo_tiles": 1', b'"octavo_tiles": 2', 1))
+            path.write_bytes(contents.replace(b'"octavo_tiles": %d' % FORMAT, b'"octavo_tiles": 999', 1))
     ready = ready_of(directory, verify=damage == "altered")
     assert "mapped" not in told(ready) and f"{path} is not used: " in caplog.text
     prepare(config_of(directory, verify=True), None, ignore)

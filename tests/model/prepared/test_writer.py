@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from octavo.model.prepared.tile_file import Identity
+from octavo.model.prepared.tile_file import FORMAT, Identity
 from octavo.model.prepared.writer import Busy, Partial, disk_full, hidden, locked
 from tests.model.prepared.test_tile_file import SOURCE
 
@@ -51,7 +51,7 @@ def test_the_name_comes_last(tmp_path: Path) -> None:
         assert target.read_bytes() == b"an older one, which may be mapped"
         partial.publish(SOURCE)
         assert mapped.read() == b"an older one, which may be mapped"
-    assert target.read_bytes().startswith(b'{"octavo_tiles": 1')
+    assert target.read_bytes().startswith(b'{"octavo_tiles": %d' % FORMAT)
     assert list(tmp_path.iterdir()) == [target]
 
 
