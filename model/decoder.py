@@ -14,7 +14,7 @@ from octavo.model.layers import Embedding, RMSNorm, RotaryEmbedding, Rotation
 from octavo.model.moe import MoEBlock
 from octavo.model.ops.attention import Plan
 from octavo.model.ops.seams import Ops
-from octavo.model.weights.kinds import Weight
+from octavo.model.weights.forms import Weight
 from octavo.model.weights.precision import SHORT, Precision
 
 

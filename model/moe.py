@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from octavo.model.ops.seams import Ops
-from octavo.model.weights.kinds import ExpertWeights
+from octavo.model.weights.forms import ExpertWeights
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from octavo.model.kernels.gpu.combine import combine
 from octavo.model.kernels.gpu.configs import Config
 from octavo.model.kernels.gpu.decoder import FEW, config_for, partial_outputs
 from octavo.model.kernels.gpu.sort import SortedPairs, sort_pairs
-from octavo.model.weights.kinds import ExpertWeights, Weight
+from octavo.model.weights.forms import ExpertWeights, Weight
 from octavo.model.weights.row_major import Stack
 
 COPIES = 2  # of the weights, which take turns: one token reads more of one copy than any L2 holds

@@ -11,7 +11,7 @@ from octavo.model.decoder import Attention, Decoder, DecoderLayer
 from octavo.model.kernels.choice import select_backend
 from octavo.model.layers import Embedding, RMSNorm, RotaryEmbedding
 from octavo.model.moe import MoEBlock, Router
-from octavo.model.weights.kinds import ExpertWeights, Weight
+from octavo.model.weights.forms import ExpertWeights, Weight
 from octavo.model.weights.memory import zeros_on
 from octavo.model.weights.precision import Precision
 from octavo.model.weights.row_major import RowMajorWeight, Stack

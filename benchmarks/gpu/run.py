@@ -20,7 +20,7 @@ from benchmarks.gpu.clock import Clock, CudaClock, HostClock
 from benchmarks.gpu.inputs import MIXTRAL_8X7B, SMALL, Kind
 from octavo.model.config import ModelConfig
 from octavo.model.kernels.gpu.configs import arch_of
-from octavo.model.weights.kinds import ExpertWeights
+from octavo.model.weights.forms import ExpertWeights
 from octavo.model.weights.precision import FP8_CAPABILITY
 from octavo.model.weights.row_major import Fp8RowMajor, Int4RowMajor, Int8GroupedRowMajor, Int8RowMajor
 

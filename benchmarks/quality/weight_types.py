@@ -13,14 +13,15 @@ from octavo.model.decoder import Decoder
 from octavo.model.kernels.choice import select_backend
 from octavo.model.kernels.cpu.library import library
 from octavo.model.loading.checkpoint import load_model
+from octavo.model.weights.kinds import INT4, INT8, Kind
 from octavo.model.weights.memory import zeros_on
 from octavo.model.weights.precision import Wanted, choose_precision
 from octavo.model.weights.row_major import Fp8RowMajor, Int4RowMajor, Int8GroupedRowMajor, Int8RowMajor, RowMajorWeight
-from octavo.model.weights.tiles import GroupedWeight, Int4Weight, Int8Weight, TileLayout
+from octavo.model.weights.tiles import TiledWeight, TileLayout
 
 CPU = torch.device("cpu")
 SERVED = {"fp16": ("float16", "none"), "int8": ("auto", "int8"), "int4": ("auto", "int4")}  # -> flags of octavo serve
-REGROUPED: dict[str, type[GroupedWeight]] = {"int8-regrouped": Int8Weight, "int4-regrouped": Int4Weight}
+REGROUPED = {"int8-regrouped": INT8, "int4-regrouped": INT4}
 GPU_KINDS: dict[str, type[RowMajorWeight]] = {
     "gpu-int8": Int8RowMajor,
     "gpu-int8-groups": Int8GroupedRowMajor,
@@ -38,19 +39,19 @@ class Rounded:
     bytes_per_weight: float  # of the experts; of all matrices, if a peer's format is for all
 
 
-def regroup(model: Decoder, kind: type[GroupedWeight]) -> float:
+def regroup(model: Decoder, kind: Kind) -> float:
     """Rounds the experts of a float32 model in place, in groups of inputs that are not neighbours.
 
-    The default model's experts were in 4 bits before, in the same groups as in Int4Weight, so int4 finds their grids
-    again. For groups drawn at random it must make new grids, as it must for models that come in 16 bits. Returns the
+    The default model's experts were in 4 bits before, in the same groups of 32 inputs, so int4 finds their steps again.
+    For groups drawn at random it must make new grids, as it must for models that come in 16 bits. Returns the
     bytes of a weight.
     """
-    fill: Callable[[GroupedWeight, Tensor, int], None] = GroupedWeight.fill
+    fill: Callable[[TiledWeight, Tensor, int], None] = TiledWeight.fill
     if (kernels := library()) is not None:
         fill = kernels.quantise
     for dense in experts(model):
         order = shuffled(dense.shape[1])
-        weight = kind.empty(TileLayout((dense.shape[0], dense.shape[1])), zeros_on(CPU))
+        weight = TiledWeight.empty(TileLayout(kind, (dense.shape[0], dense.shape[1])), zeros_on(CPU))
         fill(weight, dense[:, order].contiguous(), 0)
         dense[:, order] = weight.dense()
     return kind.bytes_per_weight

@@ -15,12 +15,12 @@ from octavo.model.kernels.cpu.ops import CpuOps
 from octavo.model.layers import RMSNorm, RowNorm
 from octavo.model.ops.invariant import OPS, Invariance
 from octavo.model.ops.seams import Ops
-from octavo.model.weights.tiles import GroupedWeight
+from octavo.model.weights.tiles import TiledWeight
 
 OLDEST = (8, 0)  # Older compute capabilities have no product of bfloat16: torch's operations run there.
 
 Fuse = Callable[[tuple[DecoderLayer, ...]], FusedLayers | None]
-Fill = Callable[[GroupedWeight, Tensor, int], None]  # does what GroupedWeight.fill does
+Fill = Callable[[TiledWeight, Tensor, int], None]  # does what TiledWeight.fill does
 
 
 def unfused(layers: tuple[DecoderLayer, ...]) -> FusedLayers | None:
@@ -36,7 +36,7 @@ class Backend:
     ops: Ops
     fuse: Fuse = unfused
     norm: type[RMSNorm] = RMSNorm
-    fill: Fill = GroupedWeight.fill  # quantises rows as they are read
+    fill: Fill = TiledWeight.fill  # quantises rows as they are read
 
 
 def select_backend(config: ModelConfig, device: torch.device, invariance: Invariance = Invariance.NONE) -> Backend:

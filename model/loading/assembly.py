@@ -13,7 +13,7 @@ from octavo.model.kernels.choice import Backend
 from octavo.model.layers import Embedding, RMSNorm, RotaryEmbedding
 from octavo.model.loading.names import LayerNames, Names, TensorSlice
 from octavo.model.moe import MoEBlock, Router
-from octavo.model.weights.kinds import ExpertWeights, Weight
+from octavo.model.weights.forms import ExpertWeights, Weight
 from octavo.model.weights.precision import Precision
 
 Taken = Callable[..., None]  # is called with the slices that are in the model now

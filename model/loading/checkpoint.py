@@ -17,12 +17,14 @@ from octavo.model.loading.assembly import LayerWeights, assemble
 from octavo.model.loading.names import HEAD, ExpertNaming, LayerNames, Matrix, Names, TensorSlice, names_for
 from octavo.model.loading.shards import Shards
 from octavo.model.loading.upload import LANES, Upload
+from octavo.model.weights.forms import ExpertWeights, Form, Weight
 from octavo.model.weights.fp16 import Fp16Weight, fits_fp16
-from octavo.model.weights.kinds import ExpertWeights, Kind, Weight
+from octavo.model.weights.kinds import Kind
 from octavo.model.weights.memory import Zeros, zeros_on
 from octavo.model.weights.precision import Precision
+from octavo.model.weights.rounding import kind_for
 from octavo.model.weights.row_major import RowMajorWeight
-from octavo.model.weights.tiles import GroupedWeight, Int4Weight, Int8Weight, TileLayout
+from octavo.model.weights.tiles import TiledWeight, TileLayout
 
 log = logging.getLogger(__name__)
 
@@ -116,15 +118,15 @@ class Loader:
         return max(math.prod(_shape(matrix)) for matrix in matrices) if self.precision.linears is Fp16Weight else 0
 
     def stack(
-        self, matrices: Sequence[Matrix], kind: Kind, staging: Tensor, paired: bool = False, terms: int = 1
+        self, matrices: Sequence[Matrix], form: Form, staging: Tensor, paired: bool = False, terms: int = 1
     ) -> Sequence[Weight]:
         """Loads matrices of one shape, each packed or all views of one tensor; paired means gate above up."""
-        if isinstance(kind, torch.dtype):
-            return self._plain(matrices, kind)
-        if issubclass(kind, RowMajorWeight):
-            return self._row_major(matrices, kind)
-        if issubclass(kind, GroupedWeight):
-            return [self._quantise(matrix, kind, paired, terms) for matrix in matrices]
+        if isinstance(form, torch.dtype):
+            return self._plain(matrices, form)
+        if isinstance(form, Kind):
+            return [self._quantise(matrix, form, paired, terms) for matrix in matrices]
+        if issubclass(form, RowMajorWeight):
+            return self._row_major(matrices, form)
         return [self._pack(matrix, staging) for matrix in matrices]
 
     def layer(self, names: LayerNames) -> LayerWeights:
@@ -143,11 +145,11 @@ class Loader:
 
     def experts(self, gate_up: Sequence[Matrix], down: Sequence[Matrix], staging: Tensor) -> ExpertWeights:
         """Loads some experts of a layer, or none."""
-        kind = self.precision.experts
+        form = self.precision.experts
         if not gate_up:
             return ExpertWeights((), ())
-        upper = self.stack(gate_up, kind, staging, paired=True)
-        return ExpertWeights(tuple(upper), tuple(self.stack(down, kind, staging)))
+        upper = self.stack(gate_up, form, staging, paired=True)
+        return ExpertWeights(tuple(upper), tuple(self.stack(down, form, staging)))
 
     def _plain(self, matrices: Sequence[Matrix], dtype: torch.dtype) -> tuple[Tensor, ...]:
         whole = torch.empty((len(matrices), *_shape(matrices[0])), dtype=dtype, device=self.device)
@@ -165,12 +167,13 @@ class Loader:
                 weight.fill(rows, first)
         return weights if kind.holds(largest) else self._plain(matrices, self.precision.activations)
 
-    def _quantise(self, matrix: Matrix, kind: type[Int8Weight] | type[Int4Weight], paired: bool, terms: int) -> Weight:
+    def _quantise(self, matrix: Matrix, kind: Kind, paired: bool, terms: int) -> Weight:
         """Quantises straight from the file, slice by slice, so that nothing is held unquantised."""
         stored = [self.shards.read(source) for source in matrix]
-        if not kind.holds(max(_check_finite(rows, source) for rows, source in zip(stored, matrix, strict=True))):
-            return self._plain((matrix,), self.precision.activations)[0]
-        weight = kind.empty(TileLayout(_shape(matrix), paired), self.zeros, terms)
+        for rows, source in zip(stored, matrix, strict=True):
+            _check_finite(rows, source)
+        layout = TileLayout(kind_for(stored[0], kind), _shape(matrix), paired)
+        weight = TiledWeight.empty(layout, self.zeros, terms)
         first = 0
         for rows in stored:
             self.backend.fill(weight, rows, first)
@@ -207,7 +210,7 @@ def _kept_plain(model: Decoder) -> int:
         linears += [layer.attention.qkv, layer.attention.o]
         experts += [*layer.moe.experts.gate_up, *layer.moe.experts.down]
     wanted = ((model.precision.linears, linears), (model.precision.experts, experts))
-    return sum(isinstance(each, Tensor) for kind, held in wanted if not isinstance(kind, torch.dtype) for each in held)
+    return sum(isinstance(each, Tensor) for form, held in wanted if not isinstance(form, torch.dtype) for each in held)
 
 
 def _check_finite(values: Tensor, source: TensorSlice) -> float:

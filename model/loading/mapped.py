@@ -15,7 +15,7 @@ from octavo.model.loading.assembly import LayerWeights, assemble
 from octavo.model.loading.forms import precision_form, weight_from
 from octavo.model.loading.names import LayerNames, Matrix, TensorSlice, tile_names
 from octavo.model.prepared.tile_file import Piece, TileFile, Unusable
-from octavo.model.weights.kinds import ExpertWeights, Weight
+from octavo.model.weights.forms import ExpertWeights, Weight
 from octavo.model.weights.precision import Precision
 from octavo.model.weights.reserve import POPULATE_READ, populate
 

@@ -25,7 +25,7 @@ from octavo.model.loading.upload import Upload
 from octavo.model.prepared.source import Source
 from octavo.model.prepared.tile_file import Identity
 from octavo.model.prepared.writer import Partial, disk_full
-from octavo.model.weights.kinds import Weight
+from octavo.model.weights.forms import Weight
 from octavo.model.weights.precision import Precision
 
 Pieces = Mapping[str, Weight]

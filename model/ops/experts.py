@@ -5,7 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from octavo.model.ops.linear import Linear, linear, linear_reference
-from octavo.model.weights.kinds import ExpertWeights
+from octavo.model.weights.forms import ExpertWeights
 
 
 def experts(x: Tensor, ids: Tensor, weights: Tensor, expert_weights: ExpertWeights, product: Linear = linear) -> Tensor:

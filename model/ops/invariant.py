@@ -17,8 +17,8 @@ from octavo.model.ops.attention import AttentionPlan, attention, plan_attention
 from octavo.model.ops.experts import experts
 from octavo.model.ops.linear import dequantised, linear
 from octavo.model.ops.seams import TORCH, Ops
+from octavo.model.weights.forms import Weight
 from octavo.model.weights.fp16 import Fp16Weight
-from octavo.model.weights.kinds import Weight
 from octavo.model.weights.precision import Precision
 
 LARGE = 1024  # outputs: more than a router has

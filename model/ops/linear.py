@@ -6,11 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from octavo.model.weights.forms import Weight
 from octavo.model.weights.fp16 import Fp16Weight
 from octavo.model.weights.grid import divisor
-from octavo.model.weights.kinds import Weight
+from octavo.model.weights.kinds import GROUP
 from octavo.model.weights.row_major import RowMajorWeight
-from octavo.model.weights.tiles import TILE_GROUP, GroupedWeight
+from octavo.model.weights.tiles import TiledWeight
 
 Linear = Callable[[Tensor, Weight], Tensor]
 
@@ -25,7 +26,7 @@ def linear(x: Tensor, weight: Weight) -> Tensor:
     return F.linear(x, dequantised(weight, x.dtype))
 
 
-def dequantised(weight: Tensor | GroupedWeight | RowMajorWeight, dtype: torch.dtype) -> Tensor:
+def dequantised(weight: Tensor | TiledWeight | RowMajorWeight, dtype: torch.dtype) -> Tensor:
     """Returns the plain matrix [out, in] that activations of a dtype are multiplied with.
 
     For a quantised weight this is slow, but exact in the activations, and runs on every device.
@@ -34,9 +35,9 @@ def dequantised(weight: Tensor | GroupedWeight | RowMajorWeight, dtype: torch.dt
 
 
 def linear_reference(x: Tensor, weight: Weight) -> Tensor:
-    """Computes every output as a sum of its own, in float64; for grouped weights it quantises the activations, too."""
-    if isinstance(weight, GroupedWeight):
-        return _grouped_reference(x, weight)
+    """Computes every output as a sum of its own, in float64; for tiled weights it quantises the activations, too."""
+    if isinstance(weight, TiledWeight):
+        return _tiled_reference(x, weight)
     dense = weight.dense() if isinstance(weight, Fp16Weight | RowMajorWeight) else weight
     return (x.double()[:, None, :] * dense.double()).sum(-1).to(x.dtype)
 
@@ -46,12 +47,12 @@ def quantise_activations(x: Tensor, groups: int) -> tuple[Tensor, Tensor]:
 
     Each group of 32 inputs of a token has a scale of its own, which depends on nothing else.
     """
-    grouped = F.pad(x, (0, groups * TILE_GROUP - x.shape[1])).unflatten(1, (groups, TILE_GROUP))
+    grouped = F.pad(x, (0, groups * GROUP - x.shape[1])).unflatten(1, (groups, GROUP))
     scales = grouped.abs().amax(-1) / 127
     return (grouped / divisor(scales)[..., None]).round().clamp(-127, 127), scales  # half to even
 
 
-def _grouped_reference(x: Tensor, weight: GroupedWeight) -> Tensor:
+def _tiled_reference(x: Tensor, weight: TiledWeight) -> Tensor:
     """Sums whole numbers over a group, which is exact, and the groups and terms in float64."""
     held = weight.unpacked()
     rest, total = x.float(), x.new_zeros((), dtype=torch.float64)
@@ -60,7 +61,7 @@ def _grouped_reference(x: Tensor, weight: GroupedWeight) -> Tensor:
         rest = rest - (quants * scales[..., None]).flatten(1)[:, : x.shape[1]]
         wide = quants.double()[:, None]  # [T, 1, groups, 32]
         sums = (wide * held.quants.double()).sum(-1) * held.scales.double()  # [T, out, groups]
-        if held.mins is not None:
-            sums += wide.sum(-1) * held.mins.double()
+        if held.minima is not None:
+            sums += wide.sum(-1) * held.minima.double()
         total = total + (sums * scales.double()[:, None]).sum(-1)
     return total.to(x.dtype)

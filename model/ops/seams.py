@@ -11,7 +11,7 @@ from octavo.model.ops.attention import Plan, attention, plan_attention
 from octavo.model.ops.experts import experts
 from octavo.model.ops.linear import linear
 from octavo.model.ops.sampling import draw
-from octavo.model.weights.kinds import ExpertWeights, Weight
+from octavo.model.weights.forms import ExpertWeights, Weight
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,18 +6,18 @@ from dataclasses import dataclass
 import torch
 
 from octavo.model.config import DTYPES, QUANTIZATIONS, ModelConfig, ModelError
+from octavo.model.weights.forms import Form
 from octavo.model.weights.fp16 import Fp16Weight
-from octavo.model.weights.kinds import Kind
+from octavo.model.weights.kinds import INT4, INT8
 from octavo.model.weights.row_major import Fp8RowMajor, Int4RowMajor, Int8RowMajor, RowMajorWeight
-from octavo.model.weights.tiles import Int4Weight, Int8Weight
 
-SHORT = {
+SHORT: dict[Form, str] = {
     torch.float32: "fp32",
     torch.bfloat16: "bf16",
     torch.float16: "fp16",
     Fp16Weight: "fp16",
-    Int8Weight: "int8",
-    Int4Weight: "int4",
+    INT8: "int8",
+    INT4: "int4",
     Int8RowMajor: "int8",
     Int4RowMajor: "int4",
     Fp8RowMajor: "fp8",
@@ -34,8 +34,8 @@ class Precision:
     """
 
     activations: torch.dtype  # also the KV cache's
-    experts: Kind
-    linears: Kind  # for attention and the head
+    experts: Form
+    linears: Form  # for attention and the head
 
     @property
     def has_plain_linears(self) -> bool:
@@ -68,8 +68,8 @@ class Precision:
         return f"{SHORT[self.experts]} expert and {SHORT[self.linears]} other"
 
 
-def _bytes(kind: Kind) -> float:
-    return kind.itemsize if isinstance(kind, torch.dtype) else kind.bytes_per_weight
+def _bytes(form: Form) -> float:
+    return form.itemsize if isinstance(form, torch.dtype) else form.bytes_per_weight
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,17 +89,17 @@ def choose_precision(wanted: Wanted, checkpoint: str | None, device: torch.devic
         raise ModelError(f"The dtype {wanted.dtype!r} is unknown; use auto, {', '.join(DTYPES)}.")
     match wanted.quantization:
         case "auto" if wanted.dtype == "auto" and device.type == "cpu" and kernels:
-            return Precision(torch.float32, Int8Weight, Int8Weight)
+            return Precision(torch.float32, INT8, INT8)
         case "auto" | "none":
             return _unquantised(wanted.dtype, checkpoint, device)
         case "int8" | "int4" | "fp8" if device.type == "cuda":
             return _quantised_on_cuda(wanted, checkpoint, device)
         case "int8":
-            return Precision(_on_cpu(wanted.dtype), Int8Weight, Int8Weight)
+            return Precision(_on_cpu(wanted.dtype), INT8, INT8)
         case "int4":
             # Measured on the default model, in groups that are new to it: experts in 4 bits raise perplexity by 9%, and
             # with attention by 21%; the head in 4 bits alone costs 5%. Neither saves much beside the experts.
-            return Precision(_on_cpu(wanted.dtype), Int4Weight, Int8Weight)
+            return Precision(_on_cpu(wanted.dtype), INT4, INT8)
         case "fp8":
             raise ModelError("fp8 needs a GPU that computes with it; on a CPU use --quantization int8.")
         case other:

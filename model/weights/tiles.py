@@ -1,48 +1,62 @@
-"""Holds the quantised weight types of a CPU: how a matrix lies in tiles, is packed and is unpacked again."""
+"""Holds quantised matrices of a CPU in tiles: how they lie in memory, how they are filled and read again."""
 
-from abc import ABC, abstractmethod
 from dataclasses import dataclass, field
-from typing import ClassVar, Self
+from typing import Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from octavo.model.weights.grid import FINE_SCALE, divisor, fit, rounded
+from octavo.model.weights.kinds import GROUP, Kind
 from octavo.model.weights.memory import Zeros, zeros_on
+from octavo.model.weights.parts import Parts, Unpacked
+from octavo.model.weights.rounding import quantise
 
 QUANTISED = 1 << 14  # elements quantised at a time: the temporaries stay in the CPU's cache
 
-TILE_GROUP = 32  # consecutive inputs that share a scale
 TILE = 16  # outputs that are computed together: one register of 32-bit sums
 TILES = 4  # tiles in a panel
 PANEL = TILES * TILE  # outputs
-CELL = 2 * TILE_GROUP  # inputs
-NUMBERS = 2 * 2 * TILE  # bytes of a cell's scales, or of its mins: whole lines of a cache
-BLOCK = 16  # most cells in a block: their activations and a tile's weights fit into a CPU's first cache
-
+LINE = 64  # bytes of a cache line; all codes begin at a multiple of it
+BLOCK = 1024  # most inputs of a block: their activations and a tile's weights fit into a CPU's first cache
 
 Place = tuple[Tensor, Tensor, Tensor]  # panel, tile and output within the tile of n rows, [n] each
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """A Region is where numbers of one type lie in a block of a tile: [count, 16 outputs]."""
+
+    start: int  # bytes
+    count: int
+    dtype: torch.dtype
+
+    @property
+    def end(self) -> int:
+        return self.start + self.count * TILE * self.dtype.itemsize
 
 
 @dataclass(frozen=True, slots=True)
 class TileLayout:
     """A TileLayout places the rows of a quantised matrix in panels of 4 tiles of 16 outputs, read from end to end.
 
-    A tile is cut along the inputs into cells of two groups, and a panel into blocks of a few cells of each tile. So the
-    activations that a block's first tile is multiplied with are still at hand for the other three.
+    A tile is cut along the inputs into blocks of up to 1024. So the activations that a block's first tile is multiplied
+    with are still at hand for the other three. The numbers of a block come before its codes.
 
-        panel    block 0                                  | block 1          | ...
-        block    cells of tile 0 | of tile 1 | 2 | 3      | of tile 0 | ...
-        cell     scales (mins) of both groups, quants of both groups
+        panel    factors (offsets of channels) | block 0                      | block 1          | ...
+        block    of tile 0 | of tile 1 | of tile 2 | of tile 3
+        of tile  coarse scales, scales, coarse minima, offsets, padding to 64 bytes | codes
+        codes    8 bits: 32 inputs are 8 slices of 4 inputs of 16 outputs
+                 4 bits: 32 inputs are 4 slices; a byte's low half is of slice s, its high half of slice s + 4
 
-    Rows and inputs are padded with zeros to whole panels and cells. If two halves are multiplied elementwise (gate
-    above up), their tiles alternate, so that a panel has both factors of 32 results:
+    Rows and inputs are padded with zeros to whole panels and to whole units of the kind. If two halves are multiplied
+    elementwise (gate above up), their tiles alternate, so that a panel has both factors of 32 results:
 
         plain          rows  0-15 | 16-31 | 32-47 | ...
         interleaved    gate  0-15 | up 0-15 | gate 16-31 | up 16-31 | ...      each half is padded for itself
     """
 
+    kind: Kind
     shape: tuple[int, int]  # (out, in)
     interleaved: bool = False  # the upper half of the rows with the lower half
 
@@ -52,19 +66,61 @@ class TileLayout:
         return halves * _round_up(self.shape[0] // halves, PANEL) // PANEL
 
     @property
-    def groups(self) -> int:
-        return _round_up(self.shape[1], CELL) // TILE_GROUP
+    def inputs(self) -> int:
+        """Returns the inputs with their padding."""
+        return _round_up(self.shape[1], self.kind.unit)
 
     @property
     def block(self) -> int:
-        """Returns the number of cells of a tile in a block; all blocks have the same."""
-        cells = self.groups // 2
-        return next(block for block in range(BLOCK, 0, -1) if cells % block == 0)
+        """Returns the inputs of a block; all blocks have the same."""
+        units = self.inputs // self.kind.unit
+        most = max(1, BLOCK // self.kind.unit)
+        return self.kind.unit * next(count for count in range(most, 0, -1) if units % count == 0)
 
     @property
-    def cells(self) -> tuple[int, int, int, int]:
-        """Returns the sizes [panels, blocks, tiles, cells]."""
-        return (self.panels, self.groups // 2 // self.block, TILES, self.block)
+    def blocks(self) -> int:
+        return self.inputs // self.block
+
+    @property
+    def header(self) -> int:
+        """Returns the bytes before a panel's blocks: a float32 factor for each output, and perhaps an offset."""
+        return (2 if self.kind.has_channel_offset else 1) * PANEL * torch.float32.itemsize
+
+    def regions(self) -> dict[str, Region]:
+        """Returns where a block of a tile has its numbers, in their order."""
+        kind, found, at = self.kind, dict[str, Region](), 0
+        groups, supers = (self.block // kind.group if kind.group else 0), self.block // 256
+        minima = kind.has_coarse and kind.offset_type is not None and kind.offset == "minimum"
+        wanted = (
+            ("coarse scales", supers if kind.has_coarse else 0, torch.float16),
+            ("scales", groups, kind.scale_type),
+            ("coarse minima", supers if minima else 0, torch.float16),
+            ("offsets", groups, kind.offset_type),
+        )
+        for name, count, dtype in wanted:
+            if count and dtype is not None:
+                found[name] = Region(at, count, dtype)
+                at = found[name].end
+        return found
+
+    @property
+    def numbers(self) -> int:
+        """Returns the bytes of the numbers of a block of a tile, with their padding."""
+        return _round_up(max((region.end for region in self.regions().values()), default=0), LINE)
+
+    @property
+    def tile_bytes(self) -> int:
+        """Returns the bytes of a block of a tile."""
+        return self.numbers + self.block * TILE * self.kind.bits // 8
+
+    @property
+    def panel_bytes(self) -> int:
+        return self.header + self.blocks * TILES * self.tile_bytes
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Returns the sizes [panels, bytes] of the memory."""
+        return self.panels, self.panel_bytes
 
     def places(self, first: int, count: int) -> Place:
         """Returns the places of `count` rows from `first` on."""
@@ -77,49 +133,32 @@ class TileLayout:
         return tiles // TILES, tiles % TILES, rows % TILE
 
 
-@dataclass(frozen=True, slots=True)
-class Unpacked:
-    """An Unpacked is a quantised matrix in the order of its rows, without tiles: weight = quant * scale (+ min)."""
-
-    quants: Tensor  # [out, groups, 32] float32, whole numbers
-    scales: Tensor  # [out, groups] float32
-    mins: Tensor | None = None  # [out, groups] float32
-
-    def dense(self) -> Tensor:
-        """Returns [out, groups * 32] float32, which is exact except for the sum with a min."""
-        values = self.quants * self.scales[..., None]
-        return (values if self.mins is None else values + self.mins[..., None]).flatten(1)
-
-
 @dataclass(frozen=True, slots=True, eq=False)
-class GroupedWeight(ABC):
-    """A GroupedWeight is a matrix in few bits with a scale for each group of an output. It is 0 until it is filled."""
-
-    bytes_per_weight: ClassVar[float]
-    levels: ClassVar[int]  # the largest multiple of a scale
+class TiledWeight:
+    """A TiledWeight is a matrix of some kind in tiles. It is 0 until it is filled."""
 
     layout: TileLayout
-    cells: Tensor  # [panels, blocks, tiles, cells, bytes] uint8
+    memory: Tensor  # [panels, bytes] uint8
     # The kernels make 1 or 2 int8 numbers of each activation; the second is what rounding left of the first. With one,
     # the neighbours of a much larger activation would round to nothing.
     terms: int = field(default=1, kw_only=True)
 
     @classmethod
-    def pack(cls, dense: Tensor, interleaved: bool = False, terms: int = 1) -> Self:
-        """Quantises dense [out, in] of any floating type, whose largest magnitude the type `holds`."""
-        weight = cls.empty(TileLayout((dense.shape[0], dense.shape[1]), interleaved), zeros_on(dense.device), terms)
+    def pack(cls, kind: Kind, dense: Tensor, interleaved: bool = False, terms: int = 1) -> Self:
+        """Quantises dense [out, in] of any floating type, whose values are finite."""
+        layout = TileLayout(kind, (dense.shape[0], dense.shape[1]), interleaved)
+        weight = cls.empty(layout, zeros_on(dense.device), terms)
         weight.fill(dense, 0)
         return weight
 
     @classmethod
     def empty(cls, layout: TileLayout, zeros: Zeros, terms: int = 1) -> Self:
-        """Allocates a matrix of zeros, since all scales are 0."""
-        return cls(layout, zeros((*layout.cells, round(cls.bytes_per_weight * CELL * TILE)), torch.uint8), terms=terms)
+        """Allocates a matrix of zeros, since all factors are 0."""
+        return cls(layout, zeros(layout.size, torch.uint8), terms=terms)
 
-    @classmethod
-    def holds(cls, largest: float) -> bool:
-        """Returns whether scales in float16 serve a matrix of that largest magnitude: not infinite, not too coarse."""
-        return largest == 0 or cls.levels * FINE_SCALE <= largest <= torch.finfo(torch.float16).max
+    @property
+    def kind(self) -> Kind:
+        return self.layout.kind
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -128,123 +167,88 @@ class GroupedWeight(ABC):
     @property
     def nbytes(self) -> int:
         """Returns the bytes it takes."""
-        return self.cells.nbytes
+        return self.memory.nbytes
 
     def fill(self, rows: Tensor, first: int) -> None:
         """Quantises rows [n, in] of any floating type into the outputs from `first` on, in a slow and obvious way."""
         at_once = max(1, QUANTISED // rows.shape[1])
         for start in range(0, rows.shape[0], at_once):
-            part = rows[start : start + at_once].to(self.cells.device, torch.float32)
-            groups = F.pad(part, (0, self.layout.groups * TILE_GROUP - part.shape[1])).unflatten(1, (-1, TILE_GROUP))
-            self._store(groups, self.layout.places(first + start, len(part)))
+            part = rows[start : start + at_once].to(self.memory.device, torch.float32)
+            padded = F.pad(part, (0, self.layout.inputs - part.shape[1]))
+            self.put(quantise(padded, self.kind), first + start)
 
-    @abstractmethod
-    def _store(self, groups: Tensor, place: Place) -> None:
-        """Quantises whole rows, [n, groups, 32] float32, into their places."""
+    def put(self, parts: Parts, first: int) -> None:
+        """Stores whole rows into the outputs from `first` on; nothing is rounded."""
+        parts = parts.padded(self.kind, self.layout.inputs)
+        place = self.layout.places(first, len(parts.codes))
+        _put(parts.factors, self._of_channel(0), place)
+        if self.kind.has_channel_offset:
+            _put(parts.offsets, self._of_channel(1), place)
+        for name, values in _numbers(parts).items():
+            if name in self.layout.regions():
+                _put(values, self._of_region(name), place)
+        slices = parts.codes.unflatten(1, (-1, 2, GROUP // 8, 4))  # [n, groups of 32, half, slice, 4]
+        if self.kind.bits == 4:
+            slices = slices[:, :, 0] | slices[:, :, 1] << 4
+        _put(slices, self._codes(), place)
 
-    @abstractmethod
+    def parts(self) -> Parts:
+        """Returns what was stored, in the order of the rows, with the padding of the inputs."""
+        place = self.layout.places(0, self.shape[0])
+        found = {name: self._of_region(name)[place].flatten(1) for name in self.layout.regions()}
+        slices = self._codes()[place].flatten(1, 2)  # [out, groups of 32, slices, 4]
+        if self.kind.bits == 4:
+            slices = torch.cat((slices & 15, slices >> 4), dim=2)
+        coarse = [found[name] for name in ("coarse scales", "coarse minima") if name in found]
+        return Parts(
+            slices.flatten(1),
+            self._of_channel(0)[place],
+            found.get("scales"),
+            self._of_channel(1)[place][:, None] if self.kind.has_channel_offset else found.get("offsets"),
+            torch.stack(coarse, dim=-1) if coarse else None,
+        )
+
     def unpacked(self) -> Unpacked:
-        """Returns what is held, in the order of the matrix."""
+        """Returns what is held, in the order of the rows, with the padding of the inputs."""
+        return self.parts().unpacked(self.kind)
 
     def dense(self) -> Tensor:
         """Returns the rounded weights as float32 [out, in]."""
         return self.unpacked().dense()[:, : self.shape[1]]
 
-    def _numbers(self, n: int) -> Tensor:
-        """Returns the n-th float16 number that each group has for an output, as a view of the cells.
+    def _of_channel(self, n: int) -> Tensor:
+        """Returns the n-th number of each output, as a view [panels, tiles, 16] that is indexed with a Place."""
+        numbers = self.memory[:, : self.layout.header].view(torch.float32)
+        return numbers[:, n * PANEL : (n + 1) * PANEL].unflatten(1, (TILES, TILE))
 
-        The view is [panels, tiles, 16, blocks, cells, 2] and is indexed with a Place.
-        """
-        numbers = self.cells[..., n * NUMBERS : (n + 1) * NUMBERS].view(torch.float16).unflatten(-1, (2, TILE))
-        return numbers.permute(0, 2, 5, 1, 3, 4)
+    def _blocks(self) -> Tensor:
+        """Returns a view [panels, blocks, tiles, bytes]."""
+        return self.memory[:, self.layout.header :].unflatten(1, (self.layout.blocks, TILES, -1))
 
-    def _slices(self, numbers: int) -> Tensor:
-        """Returns the quants, which come behind so many numbers, as a view of the cells; four bytes are a slice.
+    def _of_region(self, name: str) -> Tensor:
+        """Returns one number of each group, as a view [panels, tiles, 16, blocks, groups of a block]."""
+        region = self.layout.regions()[name]
+        numbers = self._blocks()[..., region.start : region.end].view(region.dtype).unflatten(-1, (-1, TILE))
+        return numbers.permute(0, 2, 4, 1, 3)
 
-        The view is [panels, tiles, 16, blocks, cells, 2, slices, 4] and is indexed with a Place.
-        """
-        slices = self.cells[..., numbers * NUMBERS :].unflatten(-1, (2, -1, TILE, 4))
-        return slices.permute(0, 2, 6, 1, 3, 4, 5, 7)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Int8Weight(GroupedWeight):
-    """An Int8Weight is a matrix in int8, symmetric: weight = (quant - 128) * scale.
-
-    A cell holds scales [2, 16] float16 and quants [2, 8, 16, 4] uint8. Four consecutive inputs of the 16 outputs of
-    a tile are 64 bytes, an operand of VNNI's dot products.
-    """
-
-    bytes_per_weight: ClassVar[float] = 1 + 2 / TILE_GROUP
-    levels: ClassVar[int] = 127
-
-    @property
-    def scales(self) -> Tensor:
-        return self._numbers(0)
-
-    @property
-    def quants(self) -> Tensor:
-        return self._slices(1)
-
-    def _store(self, groups: Tensor, place: Place) -> None:
-        scales = (groups.abs().amax(-1) / self.levels).half()  # [n, groups]
-        quants = (groups / divisor(scales.float())[..., None]).round_().clamp_(-self.levels, self.levels) + 128
-        _put(quants.to(torch.uint8), self.quants, place)
-        _put(scales, self.scales, place)
-
-    def unpacked(self) -> Unpacked:
-        place = self.layout.places(0, self.shape[0])
-        quants = self.quants[place].float() - 128
-        return Unpacked(_by_group(quants).flatten(2), _by_group(self.scales[place].float()))
+    def _codes(self) -> Tensor:
+        """Returns the codes as a view [panels, tiles, 16, blocks, groups of 32, slices, 4]."""
+        slices = self._blocks()[..., self.layout.numbers :].unflatten(-1, (-1, self.kind.bits, TILE, 4))
+        return slices.permute(0, 2, 5, 1, 3, 4, 6)
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Int4Weight(GroupedWeight):
-    """An Int4Weight is a matrix in 4 bits: weight = quant * scale + min.
-
-    A cell holds scales and mins [2, 16] float16 each, quants [2, 4, 16, 4] uint8. A group is eight slices of four
-    inputs. A byte holds an input of slice s < 4 in its low half and the same of slice s + 4 in its high half. Masked or
-    shifted, 64 bytes are an operand of VNNI's dot products, as in Int8Weight.
-    """
-
-    bytes_per_weight: ClassVar[float] = 0.5 + 4 / TILE_GROUP
-    levels: ClassVar[int] = 15
-
-    @property
-    def scales(self) -> Tensor:
-        return self._numbers(0)
-
-    @property
-    def mins(self) -> Tensor:
-        return self._numbers(1)
-
-    @property
-    def quants(self) -> Tensor:
-        return self._slices(2)
-
-    def _store(self, groups: Tensor, place: Place) -> None:
-        scales, mins = fit(groups, self.levels)  # [n, groups]
-        quants = rounded(groups, scales, mins, self.levels).to(torch.uint8)
-        lower, upper = quants.unflatten(-1, (2, 4, 4)).unbind(2)  # [n, groups, slice, input]
-        _put(lower | upper << 4, self.quants, place)
-        _put(scales.half(), self.scales, place)
-        _put(mins.half(), self.mins, place)
-
-    def unpacked(self) -> Unpacked:
-        place = self.layout.places(0, self.shape[0])
-        pairs = _by_group(self.quants[place])  # [out, groups, slice, input]
-        quants = torch.stack((pairs & 15, pairs >> 4), dim=2).float().flatten(2)
-        return Unpacked(quants, *(_by_group(values[place].float()) for values in (self.scales, self.mins)))
+def _numbers(parts: Parts) -> dict[str, Tensor]:
+    """Returns the numbers of the groups by their names in a block."""
+    named = {"scales": parts.scales, "offsets": parts.offsets}
+    if parts.coarse is not None:
+        named |= dict(zip(("coarse scales", "coarse minima"), parts.coarse.unbind(-1), strict=False))
+    return {name: values for name, values in named.items() if values is not None}
 
 
-def _put(values: Tensor, view: Tensor, place: Place) -> None:
-    """Stores values [n, groups, ...] in a view of the cells."""
+def _put(values: Tensor | None, view: Tensor, place: Place) -> None:
+    """Stores values [n, ...] in a view that a Place indexes."""
+    assert values is not None
     view[place] = values.reshape(len(values), *view.shape[3:])
-
-
-def _by_group(values: Tensor) -> Tensor:
-    """Reshapes [n, blocks, cells, 2, ...] to [n, groups, ...]."""
-    return values.flatten(1, 3)
 
 
 def _round_up(size: int, step: int) -> int:

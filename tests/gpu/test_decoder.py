@@ -19,7 +19,7 @@ from octavo.model.kernels.gpu.ops import GpuOps
 from octavo.model.kernels.gpu.router import Routed, route
 from octavo.model.loading.checkpoint import load_model
 from octavo.model.ops.seams import TORCH
-from octavo.model.weights.kinds import ExpertWeights
+from octavo.model.weights.forms import ExpertWeights
 from octavo.model.weights.precision import Precision
 from octavo.model.weights.row_major import Fp8RowMajor, Int4RowMajor, Int8RowMajor, RowMajorWeight
 from tests.model.pages import Pages

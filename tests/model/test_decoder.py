@@ -17,7 +17,7 @@ from torch import Tensor
 from octavo.model.decoder import Decoder
 from octavo.model.moe import Router
 from octavo.model.ops.seams import Ops
-from octavo.model.weights.kinds import ExpertWeights
+from octavo.model.weights.forms import ExpertWeights
 from tests.model.checkpoints import Tensors, change, load
 from tests.model.marks import needs_fbgemm
 from tests.model.pages import Pages

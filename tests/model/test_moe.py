@@ -11,7 +11,7 @@ from octavo.model.ops.attention import attention, plan_attention
 from octavo.model.ops.experts import experts, experts_reference
 from octavo.model.ops.linear import linear
 from octavo.model.ops.seams import Ops
-from octavo.model.weights.kinds import ExpertWeights
+from octavo.model.weights.forms import ExpertWeights
 
 OPS = Ops(plan_attention, attention, experts, linear)
 

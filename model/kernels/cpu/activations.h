@@ -74,16 +74,32 @@ static inline void quantise_group(vf *low, vf *high, Group *out) {
     vf_store_int8(out->quants + TILE, second);
     *low = vf_sub(*low, vf_mul(first, divisor));
     *high = vf_sub(*high, vf_mul(second, divisor));
+    int32_t sum = 0;
+    for (int n = 0; n < GROUP; n++) sum += out->quants[n];
     out->scale = scale + sum_of(poison);
-    out->sum = 0;
-    for (int n = 0; n < GROUP; n++) out->sum += out->quants[n];
+    out->total = out->scale * (float)sum;
+    out->lift = -128 * sum;
 }
 
-static void quantise_row(const float *x, int64_t size, const Activations *activations, int64_t row) {
+/* Returns the rows of a chunk when so many rows are cut into few chunks of nearly the same size; a row's terms stay together. */
+static inline int64_t chunk_for(int64_t rows, int64_t terms) {
+    const int64_t chunks = (rows + ROWS_AT_ONCE - 1) / ROWS_AT_ONCE;
+    return rows ? round_up((rows + chunks - 1) / chunks, terms) : 1;
+}
+
+/* Returns a row's first group; the next one is *stride further on. */
+static inline Group *group_of(const Activations *activations, Rows rows, int64_t row, int64_t *stride) {
+    const int64_t first = row / rows.chunk * rows.chunk;
+    *stride = rows.count - first < rows.chunk ? rows.count - first : rows.chunk;
+    return (Group *)rows.all + first * activations->groups + row - first;
+}
+
+/* Quantises a row; its terms are rows one after the other. */
+static void quantise_row(const float *x, int64_t size, const Activations *activations, Rows rows, int64_t row) {
+    int64_t stride;
+    Group *out = group_of(activations, rows, row * activations->terms, &stride);
     for (int64_t g = 0; g < activations->groups; g++) {
         vf low = load_padded(x, g * GROUP, size), high = load_padded(x, g * GROUP + TILE, size);
-        for (int64_t term = 0; term < activations->terms; term++) {
-            quantise_group(&low, &high, term_of(activations, row * activations->terms + term) + g);
-        }
+        for (int64_t term = 0; term < activations->terms; term++) quantise_group(&low, &high, out + g * stride + term);
     }
 }

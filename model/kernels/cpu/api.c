@@ -70,8 +70,8 @@ int64_t octavo_level(void) { return level; }
 const char *octavo_level_name(int64_t of) { return of >= 0 && of < LEVELS ? LEVEL[of].kernels->name : ""; }
 
 int64_t octavo_interface(int64_t item) {
-    static const int64_t items[] = {INTERFACE,        sizeof(Weight),   sizeof(Source), sizeof(Experts),  sizeof(Pass),
-                                    sizeof(Rotation), sizeof(Heads),    sizeof(Pages),  sizeof(Attention)};
+    static const int64_t items[] = {INTERFACE,    sizeof(Kind),     sizeof(Weight), sizeof(Source), sizeof(Experts),
+                                    sizeof(Pass), sizeof(Rotation), sizeof(Heads),  sizeof(Pages),  sizeof(Attention)};
     return item >= 0 && item < (int64_t)(sizeof items / sizeof *items) ? items[item] : 0;
 }
 
@@ -89,9 +89,10 @@ static void *take(Arena *arena, int64_t items, size_t size) {
     return at;
 }
 
-static Activations take_activations(Arena *arena, int64_t rows, int64_t inputs, int64_t terms) {
-    const int64_t groups = groups_of(inputs);
-    return (Activations){take(arena, rows * terms * groups, sizeof(Group)), groups, terms};
+/* Takes room for rows that a weight is multiplied with. */
+static Activations take_activations(Arena *arena, int64_t rows, const Weight *weight) {
+    const int64_t groups = groups_of(weight);
+    return (Activations){take(arena, rows * weight->terms * groups, sizeof(Group)), groups, weight->terms};
 }
 
 void octavo_quantise(const Weight *weight, const Source *source) { LEVEL[level].kernels->quantise(weight, source); }
@@ -106,9 +107,9 @@ void octavo_rms_norm(const float *x, const float *weight, float eps, int64_t tok
 void octavo_linear(const Weight *weight, const float *x, int64_t tokens, float *out) {
     LinearCall call = {.weight = weight, .x = x, .tokens = tokens, .out = out};
     Arena arena = {0};
-    take_activations(&arena, tokens, weight->inputs, weight->terms);
+    take_activations(&arena, tokens, weight);
     arena = (Arena){pool_acquire(arena.used), 0};
-    call.quantised = take_activations(&arena, tokens, weight->inputs, weight->terms);
+    call.quantised = take_activations(&arena, tokens, weight);
     pool_run(LEVEL[level].kernels->linear, &call);
     pool_release();
 }
@@ -184,8 +185,8 @@ static size_t lay_out_layer(AttentionCall *call, unsigned char *base) {
     const Attention *layer = call->layer;
     const int64_t tokens = call->pass->tokens, dim = layer->head_dim;
     Arena arena = {base, 0};
-    const Activations normed = take_activations(&arena, tokens, layer->qkv.inputs, layer->qkv.terms);
-    const Activations attended = take_activations(&arena, tokens, layer->o.inputs, layer->o.terms);
+    const Activations normed = take_activations(&arena, tokens, &layer->qkv);
+    const Activations attended = take_activations(&arena, tokens, &layer->o);
     float *heads = take(&arena, tokens * layer->qkv.outputs, sizeof(float));
     call->out = take(&arena, tokens * layer->o.inputs, sizeof(float));
     call->qkv = (LinearCall){.weight = &layer->qkv, .tokens = tokens, .out = heads, .quantised = normed};
@@ -219,8 +220,9 @@ static size_t lay_out_experts(ExpertsCall *call, unsigned char *base) {
     const Experts *experts = call->experts;
     Arena arena = {base, 0};
     call->normed = take(&arena, call->tokens * experts->hidden, sizeof(float));
-    call->quantised = take_activations(&arena, call->tokens, experts->hidden, 1);
-    call->inner = take_activations(&arena, call->num_pairs, experts->intermediate, 1);
+    call->quantised = take_activations(&arena, call->tokens, experts->gate_up);
+    call->sorted = take_activations(&arena, call->num_pairs, experts->gate_up);
+    call->inner = take_activations(&arena, call->num_pairs, experts->down);
     call->outputs = take(&arena, call->num_pairs * experts->hidden, sizeof(float));
     call->order = take(&arena, call->num_pairs, sizeof(int64_t));
     call->place = take(&arena, call->num_pairs, sizeof(int64_t));

@@ -12,7 +12,7 @@ from octavo.model.kernels.cpu.structs import AttentionStruct, ExpertsStruct, Pag
 from octavo.model.kv_cache import KVCache, LayerCache
 from octavo.model.layers import RMSNorm
 from octavo.model.moe import MoEBlock
-from octavo.model.weights.tiles import GroupedWeight
+from octavo.model.weights.tiles import TiledWeight
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -29,7 +29,7 @@ class CpuLayer:
         """Returns None if any matrix has another type, for instance because its values are too large for these."""
         attention, moe = layer.attention, layer.moe
         matrices = (attention.qkv, attention.o, *moe.experts.gate_up, *moe.experts.down)
-        if not all(isinstance(matrix, GroupedWeight) for matrix in matrices):
+        if not all(isinstance(matrix, TiledWeight) for matrix in matrices):
             return None
         return cls(layer, kernels, attention_struct(attention, layer.input_norm), experts_struct(moe, layer.post_norm))
 

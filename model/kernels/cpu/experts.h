@@ -25,6 +25,11 @@ static void route(const Experts *experts, const float *x, int64_t *ids, float *w
     for (int64_t choice = 0; choice < experts->top_k; choice++) weights[choice] /= sum;
 }
 
+/* Returns the row of one token, a chunk of its own. */
+static inline Rows token_rows(const ExpertsCall *call, int64_t token) {
+    return (Rows){call->quantised.all + token * call->quantised.groups, 1, 1};
+}
+
 static void experts_route(const void *arguments, int64_t first, int64_t last) {
     const ExpertsCall *call = arguments;
     const Experts *experts = call->experts;
@@ -33,14 +38,16 @@ static void experts_route(const void *arguments, int64_t first, int64_t last) {
         float *normed = call->normed + t * hidden;
         normalise(call->x + t * hidden, experts->norm, experts->eps, hidden, normed);
         route(experts, normed, call->ids + t * k, call->weights + t * k);
-        quantise_row(normed, hidden, &call->quantised, t);
+        quantise_row(normed, hidden, &call->quantised, token_rows(call, t), 0);
     }
 }
 
 static void experts_quantise(const void *arguments, int64_t first, int64_t last) {
     const ExpertsCall *call = arguments;
     const int64_t hidden = call->experts->hidden;
-    for (int64_t t = first; t < last; t++) quantise_row(call->x + t * hidden, hidden, &call->quantised, t);
+    for (int64_t t = first; t < last; t++) {
+        quantise_row(call->x + t * hidden, hidden, &call->quantised, token_rows(call, t), 0);
+    }
 }
 
 /* Sorts the pairs by counting. One thread does it, since there are few pairs; the sort is stable. */
@@ -64,40 +71,67 @@ static void experts_sort(const void *arguments, int64_t first, int64_t last) {
     }
 }
 
+/* Returns the rows of an expert's pairs in activations of the sorted pairs. */
+static inline Rows expert_rows(const ExpertsCall *call, const Activations *sorted, int64_t expert) {
+    const int64_t start = call->starts[expert], count = call->starts[expert + 1] - start;
+    return (Rows){sorted->all + start * sorted->groups, count, chunk_for(count, 1)};
+}
+
+/* Returns the rows that an expert's gate and up are multiplied with. A single pair takes its token's row as it is. */
+static inline Rows gathered_rows(const ExpertsCall *call, int64_t expert) {
+    const int64_t start = call->starts[expert];
+    if (call->starts[expert + 1] - start == 1) return token_rows(call, call->order[start] / call->experts->top_k);
+    return expert_rows(call, &call->sorted, expert);
+}
+
+/* Copies the rows of experts that have several pairs, so that each expert's rows lie together. */
+static void experts_gather(const void *arguments, int64_t first, int64_t last) {
+    const ExpertsCall *call = arguments;
+    for (int64_t at = first; at < last; at++) {
+        const int64_t pair = call->order[at], expert = call->ids[pair], start = call->starts[expert];
+        if (call->starts[expert + 1] - start == 1) continue;
+        int64_t stride;
+        Group *to = group_of(&call->sorted, expert_rows(call, &call->sorted, expert), at - start, &stride);
+        const Group *from = token_rows(call, pair / call->experts->top_k).all;
+        for (int64_t g = 0; g < call->sorted.groups; g++) to[g * stride] = from[g];
+    }
+}
+
 /* Computes one group of an expert's inner activations. A panel holds gate and up of it; their product becomes int8. */
 static void inner_group(const ExpertsCall *call, int64_t expert, int64_t group) {
-    const int64_t end = call->starts[expert + 1];
-    for (int64_t at = call->starts[expert]; at < end; at += MOST_ROWS) {
-        const int64_t count = end - at < MOST_ROWS ? end - at : MOST_ROWS;
-        const Group *rows[MOST_ROWS];
+    const Rows all = gathered_rows(call, expert), inner = expert_rows(call, &call->inner, expert);
+    for (int64_t at = 0; at < all.count;) {
+        const Rows rows = rows_from(&call->quantised, all, at);
         vf out[MOST_ROWS][TILES]; /* gate, up, gate, up */
-        for (int64_t n = 0; n < count; n++) rows[n] = term_of(&call->quantised, call->order[at + n] / call->experts->top_k);
-        products(&call->experts->gate_up[expert], group, rows, count, out);
-        for (int64_t n = 0; n < count; n++) {
+        products(&call->experts->gate_up[expert], group, rows, out);
+        for (int64_t n = 0; n < rows.count; n++) {
             vf low = vf_mul(silu(out[n][0]), out[n][1]), high = vf_mul(silu(out[n][2]), out[n][3]);
-            quantise_group(&low, &high, term_of(&call->inner, at + n) + group);
+            int64_t stride;
+            Group *to = group_of(&call->inner, inner, at + n, &stride);
+            quantise_group(&low, &high, to + group * stride);
         }
+        at += rows.count;
     }
 }
 
 static void experts_inner(const void *arguments, int64_t first, int64_t last) {
     const ExpertsCall *call = arguments;
-    const int64_t groups = call->inner.groups;
+    const int64_t groups = 2 * panels_of(call->experts->intermediate);
     for (int64_t item = first; item < last; item++) inner_group(call, call->active[item / groups], item % groups);
 }
 
 static void output_panel(const ExpertsCall *call, int64_t expert, int64_t panel) {
-    const int64_t end = call->starts[expert + 1], hidden = call->experts->hidden;
-    for (int64_t at = call->starts[expert]; at < end; at += MOST_ROWS) {
-        const int64_t count = end - at < MOST_ROWS ? end - at : MOST_ROWS;
-        const Group *rows[MOST_ROWS];
+    const int64_t hidden = call->experts->hidden, start = call->starts[expert];
+    const Rows all = expert_rows(call, &call->inner, expert);
+    for (int64_t at = 0; at < all.count;) {
+        const Rows rows = rows_from(&call->inner, all, at);
         vf out[MOST_ROWS][TILES];
-        for (int64_t n = 0; n < count; n++) rows[n] = term_of(&call->inner, at + n);
-        products(&call->experts->down[expert], panel, rows, count, out);
-        for (int64_t n = 0; n < count; n++) {
-            float *to = call->outputs + (at + n) * hidden;
+        products(&call->experts->down[expert], panel, rows, out);
+        for (int64_t n = 0; n < rows.count; n++) {
+            float *to = call->outputs + (start + at + n) * hidden;
             for (int tile = 0; tile < TILES; tile++) store_padded(to, panel * PANEL + tile * TILE, hidden, out[n][tile]);
         }
+        at += rows.count;
     }
 }
 
@@ -126,10 +160,12 @@ static void experts_combine(const void *arguments, int64_t first, int64_t last) 
 
 static void experts_after(Region *region, int stage) {
     const ExpertsCall *call = region->arguments;
+    const Experts *experts = call->experts;
     pool_stage(region, stage, 1, experts_sort);
-    pool_stage(region, stage + 1, *call->num_active * call->inner.groups, experts_inner);
-    pool_stage(region, stage + 2, *call->num_active * panels_of(call->experts->hidden), experts_outputs);
-    pool_stage(region, stage + 3, call->tokens, experts_combine);
+    pool_stage(region, stage + 1, call->tokens > 1 ? call->num_pairs : 0, experts_gather);
+    pool_stage(region, stage + 2, *call->num_active * 2 * panels_of(experts->intermediate), experts_inner);
+    pool_stage(region, stage + 3, *call->num_active * panels_of(experts->hidden), experts_outputs);
+    pool_stage(region, stage + 4, call->tokens, experts_combine);
 }
 
 static void experts(Region *region) {

@@ -9,17 +9,22 @@
 typedef struct {
     int8_t quants[GROUP];
     float scale;
-    int32_t sum; /* sum of the integers */
+    float total;  /* scale times the sum of the integers */
+    int32_t lift; /* -128 times the sum of the integers: what codes that are stored with 128 added have too much */
 } Group;
 
-/* Activations are rows in int8. Each row is the sum of `terms` terms, and is padded with zeros to whole cells. */
+/* Activations are rows in int8, each the sum of `terms` terms and padded with zeros to the weight's whole blocks. Rows that
+ * are multiplied together are a chunk, in which their groups alternate: [chunks][groups][rows of a chunk]. */
 typedef struct {
-    Group *all; /* [rows, terms, groups] */
+    Group *all;
     int64_t groups, terms;
 } Activations;
 
-/* Returns term n % terms of row n / terms. */
-static inline Group *term_of(const Activations *activations, int64_t n) { return activations->all + n * activations->groups; }
+/* Rows are some rows of activations: whole chunks of `chunk` rows, and perhaps a smaller last one. */
+typedef struct {
+    const Group *all;
+    int64_t count, chunk;
+} Rows;
 
 typedef struct {
     const float *x, *weight;
@@ -52,7 +57,8 @@ typedef struct {
     float *out;     /* [T, hidden] */
     int adds;       /* whether it computes out += instead of out = */
     float *normed;  /* [T, hidden] */
-    Activations quantised; /* the tokens' */
+    Activations quantised; /* the tokens', each a chunk of its own */
+    Activations sorted;    /* the same for the sorted pairs of experts that have more than one */
     Activations inner;     /* silu(gate) * up of the sorted pairs */
     float *outputs; /* [P, hidden], of the sorted pairs */
     int64_t *order, *place; /* [P] */
@@ -123,16 +129,39 @@ extern const Kernels octavo_neon;
 
 static inline int64_t round_up(int64_t size, int64_t multiple) { return (size + multiple - 1) / multiple * multiple; }
 
-/* Returns the groups of a matrix, and of the rows that it is multiplied with: they are whole cells. */
-static inline int64_t groups_of(int64_t inputs) { return round_up(inputs, CELL) / GROUP; }
-
 static inline int64_t panels_of(int64_t outputs) { return round_up(outputs, PANEL) / PANEL; }
 
-enum { NUMBERS = 2 * TILE * sizeof(uint16_t) }; /* bytes of a cell's scales, and of its mins */
+static inline int64_t blocks_of(const Weight *weight) { return (weight->inputs + weight->block - 1) / weight->block; }
 
-/* Returns the bytes of a cell. It holds the scales of both groups, in int4 the mins of both, and the quants of both. */
-static inline int64_t bytes_of_cell(int64_t bits) {
-    return bits == 8 ? NUMBERS + CELL * TILE : 2 * NUMBERS + CELL * TILE / 2;
+/* Returns the groups of a matrix, and of the rows that it is multiplied with. */
+static inline int64_t groups_of(const Weight *weight) { return blocks_of(weight) * weight->block / GROUP; }
+
+/* A BlockLayout says where a block of a tile has what, in bytes: [count][TILE] of each. */
+typedef struct {
+    int64_t scales, coarse_minima, offsets, codes; /* The coarse scales are at 0. */
+    int64_t bytes;
+} BlockLayout;
+
+static inline BlockLayout layout_of(const Weight *weight) {
+    static const int64_t BYTES[] = {0, 2, 2, 1, 1, 1}; /* of a scale */
+    const Kind *kind = &weight->kind;
+    const int64_t groups = kind->group ? weight->block / kind->group : 0, scale = BYTES[kind->scale];
+    const int64_t coarse = kind->scale == SCALE_INT8_OF_256 ? weight->block / SUPER * TILE * 2 : 0;
+    const int64_t offset = kind->offset == OFFSET_ZERO ? 1 : kind->offset == OFFSET_MINIMUM ? scale : 0;
+    BlockLayout at = {.scales = coarse, .coarse_minima = coarse + groups * TILE * scale};
+    at.offsets = at.coarse_minima + (kind->offset == OFFSET_MINIMUM ? coarse : 0);
+    at.codes = round_up(at.offsets + groups * TILE * offset, 64);
+    at.bytes = at.codes + weight->block * TILE * kind->bits / 8;
+    return at;
+}
+
+/* Returns the bytes before a panel's blocks: a factor for each output, and an offset where channels have one. */
+static inline int64_t header_of(const Weight *weight) {
+    return PANEL * (int64_t)sizeof(float) * (weight->kind.group == 0 && weight->kind.offset >= OFFSET_ZERO ? 2 : 1);
+}
+
+static inline const uint8_t *panel_of(const Weight *weight, int64_t panel) {
+    return weight->panels + panel * (header_of(weight) + blocks_of(weight) * TILES * layout_of(weight).bytes);
 }
 
 /* Returns the floats of a query's running softmax: the largest score (and room to align it), 16 sums, and the outputs. */

@@ -1,10 +1,14 @@
 /* Holds all kernels for one instruction set. The including file has included its simd_*.h and defined LEVEL, its name. */
+#include <float.h>
 #include <math.h>
+#include <stdlib.h>
 #include <string.h>
 
 #include "kernels.h"
 
 #include "activations.h"
+
+#include "numbers.h"
 
 #include "products.h"
 

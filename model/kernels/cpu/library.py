@@ -25,7 +25,7 @@ from octavo.model.kernels.cpu.structs import (
     SourceStruct,
     WeightStruct,
 )
-from octavo.model.weights.tiles import GroupedWeight
+from octavo.model.weights.tiles import TiledWeight
 
 Heads = tuple[Tensor, Tensor, Tensor]
 
@@ -88,8 +88,8 @@ class Library:
         wanted: int = self.levels().index(name)
         return bool(self._functions.octavo_set_level(wanted) == wanted)
 
-    def quantise(self, weight: GroupedWeight, rows: Tensor, first: int) -> None:
-        """Does what GroupedWeight.fill does, for contiguous rows, on the calling thread and without the GIL."""
+    def quantise(self, weight: TiledWeight, rows: Tensor, first: int) -> None:
+        """Does what TiledWeight.fill does, for contiguous rows, on the calling thread and without the GIL."""
         struct = WeightStruct.of(weight)
         for source in SourceStruct.all_of(rows, first, weight.layout):
             self._functions.octavo_quantise(struct, source)

@@ -1,9 +1,17 @@
 /* Computes out = x times weight transposed; it is included once for each instruction set. */
 
+/* Returns the rows of the call's activations, the terms of a row one after the other. */
+static inline Rows linear_rows(const LinearCall *call) {
+    const int64_t terms = call->quantised.terms, count = call->tokens * terms;
+    return (Rows){call->quantised.all, count, chunk_for(count, terms)};
+}
+
 static void linear_quantise(const void *arguments, int64_t first, int64_t last) {
     const LinearCall *call = arguments;
     const int64_t inputs = call->weight->inputs;
-    for (int64_t t = first; t < last; t++) quantise_row(call->x + t * inputs, inputs, &call->quantised, t);
+    for (int64_t t = first; t < last; t++) {
+        quantise_row(call->x + t * inputs, inputs, &call->quantised, linear_rows(call), t);
+    }
 }
 
 /* Stores one panel of some rows of out. The products of a row's terms are neighbours. */
@@ -23,15 +31,14 @@ static void linear_store(const LinearCall *call, int64_t row, int64_t count, int
 
 static void linear_panels(const void *arguments, int64_t first, int64_t last) {
     const LinearCall *call = arguments;
-    const int64_t terms = call->quantised.terms, all = call->tokens * terms;
+    const Rows all = linear_rows(call);
     for (int64_t panel = first; panel < last; panel++) {
-        for (int64_t at = 0; at < all; at += MOST_ROWS) { /* MOST_ROWS is even, so a row's terms stay together. */
-            const int64_t count = all - at < MOST_ROWS ? all - at : MOST_ROWS;
-            const Group *rows[MOST_ROWS];
+        for (int64_t at = 0; at < all.count;) {
+            const Rows rows = rows_from(&call->quantised, all, at);
             vf out[MOST_ROWS][TILES];
-            for (int64_t n = 0; n < count; n++) rows[n] = term_of(&call->quantised, at + n);
-            products(call->weight, panel, rows, count, out);
-            linear_store(call, at / terms, count / terms, panel, out);
+            products(call->weight, panel, rows, out);
+            linear_store(call, at / call->quantised.terms, rows.count / call->quantised.terms, panel, out);
+            at += rows.count;
         }
     }
 }

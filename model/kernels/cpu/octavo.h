@@ -19,18 +19,33 @@ enum {
     TILES = 4,            /* in a panel */
     PANEL = TILES * TILE, /* outputs */
     SLICE = 4,            /* inputs of one dot product */
-    GROUP = 32,           /* inputs that share a scale */
-    CELL = 2 * GROUP,     /* inputs */
+    GROUP = 32,           /* inputs whose products are summed as whole numbers */
+    CELL = 2 * GROUP,     /* inputs; a matrix is padded to whole cells */
+    SUPER = 256,          /* inputs that share the coarse numbers of a two-level scale */
+    BLOCK = 1024,         /* most inputs of a block */
 };
 
-/* A Weight is a matrix [outputs, inputs] in int8 or int4; model/weights/tiles.py describes the layout. */
+enum { SCALE_NONE, SCALE_FLOAT16, SCALE_BFLOAT16, SCALE_E8M0, SCALE_INT8, SCALE_INT8_OF_256 };
+enum { OFFSET_NONE, OFFSET_ODD, OFFSET_ZERO, OFFSET_MINIMUM };
+
+/* A Kind says what the codes of a matrix mean; model/weights/kinds.py describes it. */
 typedef struct {
-    const uint8_t *cells; /* [panels][blocks][TILES][block][bytes] */
-    int64_t block;        /* cells of a tile that lie together */
+    int64_t bits;      /* of a code: 8, or 4 */
+    int64_t group;     /* inputs that share a scale; 0: all of an output's */
+    int64_t scale;     /* SCALE_... */
+    int64_t offset;    /* OFFSET_... */
+    int64_t shift;     /* what an odd scale adds to the values */
+    int8_t values[16]; /* of codes of 4 bits */
+} Kind;
+
+/* A Weight is a matrix [outputs, inputs] of some kind; model/weights/tiles.py describes the layout. */
+typedef struct {
+    const uint8_t *panels; /* each has a header and [blocks][TILES][bytes] */
+    int64_t block;         /* inputs of a block */
     int64_t outputs;
     int64_t inputs;
-    int64_t bits;  /* 8 or 4 */
     int64_t terms; /* int8 numbers that an activation is the sum of: 1; or 2, where the second is the first's rounding error */
+    Kind kind;
 } Weight;
 
 enum { FLOAT32, FLOAT16, BFLOAT16 };
@@ -45,7 +60,7 @@ typedef struct {
     int64_t first, tile, stride;
 } Source;
 
-/* Quantises rows into a weight. It runs on the calling thread, so that several threads can fill a model at once. */
+/* Quantises rows into a weight, whose scales are in int8 or float16 for 32 inputs each. It runs on the calling thread, so that several threads can fill a model at once. */
 API void octavo_quantise(const Weight *weight, const Source *source);
 
 /* Experts are those of one layer. A dense layer has one expert, no router, and top_k 1. */
@@ -133,7 +148,7 @@ API const char *octavo_level_name(int64_t level);
 /* Returns INTERFACE for item 0, then the size of each struct above, in their order, then 0. A caller compares them with
  * what it was written for. INTERFACE is the CRC-32 of this file's declarations; test_library.py says how to renew it.
  */
-#define INTERFACE 0x1373e36d
+#define INTERFACE 0x230cab6b
 API int64_t octavo_interface(int64_t item);
 
 #endif

@@ -11,8 +11,8 @@ from octavo.model.kernels.cpu.structs import ExpertsStruct, PagesStruct, PassStr
 from octavo.model.kv_cache import KVCache, LayerCache
 from octavo.model.ops.attention import Plan
 from octavo.model.ops.seams import Ops
-from octavo.model.weights.kinds import ExpertWeights, Weight
-from octavo.model.weights.tiles import GroupedWeight
+from octavo.model.weights.forms import ExpertWeights, Weight
+from octavo.model.weights.tiles import TiledWeight
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,12 +49,12 @@ class CpuOps:
     def experts(self, x: Tensor, ids: Tensor, weights: Tensor, expert_weights: ExpertWeights) -> Tensor:
         """Does what model.ops.experts.experts does."""
         matrices = (*expert_weights.gate_up, *expert_weights.down)
-        if x.dtype != torch.float32 or not all(isinstance(matrix, GroupedWeight) for matrix in matrices):
+        if x.dtype != torch.float32 or not all(isinstance(matrix, TiledWeight) for matrix in matrices):
             return self.plain.experts(x, ids, weights, expert_weights)
         return self.kernels.experts(x, ids, weights, ExpertsStruct.of(expert_weights, ids.shape[1]))
 
     def linear(self, x: Tensor, weight: Weight) -> Tensor:
         """Does what model.ops.linear.linear does."""
-        if isinstance(weight, GroupedWeight) and x.dtype == torch.float32:
+        if isinstance(weight, TiledWeight) and x.dtype == torch.float32:
             return self.kernels.linear(x.contiguous(), WeightStruct.of(weight))
         return self.plain.linear(x, weight)

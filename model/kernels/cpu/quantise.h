@@ -1,5 +1,5 @@
-/* Quantises weights to the same bits as the references (model/weights/tiles.py, model/weights/grid.py). It is included
- * once for each instruction set.
+/* Quantises weights to the same bits as the reference (model/weights/rounding.py). It is included once for each instruction
+ * set. A group of an output lies in two registers, so a matrix is read as it is stored, and nothing is transposed.
  */
 
 typedef float OutputGroup[GROUP]; /* a group of one output's weights */
@@ -7,11 +7,13 @@ typedef float OutputGroup[GROUP]; /* a group of one output's weights */
 /* PerOutput holds a number for each output of a tile; compilers vectorise loops over them. */
 typedef float PerOutput[TILE];
 
-/* A PackedGroup is a quantised group of a tile. */
+/* A TileRows is rows of a source that become neighbours in a tile, from output `at` on. */
 typedef struct {
-    uint32_t words[GROUP / SLICE][TILE]; /* int4 uses half of them */
-    uint16_t scales[TILE], mins[TILE];
-} PackedGroup;
+    const Weight *weight;
+    const Source *source;
+    int64_t first, last; /* rows of the source */
+    int64_t tile, at;
+} TileRows;
 
 /* Converts float32 to float16, rounding half to even; x must be within float16's range. */
 static inline uint16_t to_half(float x) {
@@ -22,11 +24,6 @@ static inline uint16_t to_half(float x) {
     const uint32_t subnormal = out.bits - 0x3f000000;
     const uint32_t normal = (magnitude + 0xfff + (magnitude >> 13 & 1) - (112u << 23)) >> 13;
     return (uint16_t)(sign | (magnitude < 113u << 23 ? subnormal : normal));
-}
-
-static void round_to_half(const PerOutput in, PerOutput out, uint16_t *halves) {
-    for (int n = 0; n < TILE; n++) halves[n] = to_half(in[n]);
-    vf_store(out, vf_from_half(halves));
 }
 
 /* Converts one group of a row to float32, with zeros after the row's end. */
@@ -51,167 +48,215 @@ static void widen(const Source *source, int64_t row, int64_t inputs, int64_t at,
     }
 }
 
-static void round_int8(const OutputGroup *w, PackedGroup *out) {
-    PerOutput scales;
-    for (int n = 0; n < TILE; n++) {
-        scales[n] = vf_most(vf_max(vf_abs(vf_load(w[n])), vf_abs(vf_load(w[n] + TILE)))) / 127;
-    }
-    round_to_half(scales, scales, out->scales);
-    for (int n = 0; n < TILE; n++) {
-        const vf scale = vf_set1(scales[n] > 0 ? scales[n] : INFINITY);
-        int8_t quants[GROUP];
-        for (int k = 0; k < GROUP; k += TILE) {
-            const vf quant = vf_round(vf_div(vf_load(w[n] + k), scale));
-            vf_store_int8(quants + k, vf_max(vf_min(quant, vf_set1(127)), vf_set1(-127)));
-        }
-        for (int s = 0; s < GROUP / SLICE; s++) {
-            memcpy(&out->words[s][n], quants + s * SLICE, SLICE);
-            out->words[s][n] ^= 0x80808080; /* + 128 */
-        }
+/* Reads one group of each row; outputs that have no row get zeros. */
+static void read_group(const TileRows *rows, int64_t group, OutputGroup *w) {
+    memset(w, 0, TILE * sizeof *w);
+    for (int64_t row = rows->first; row < rows->last; row++) {
+        widen(rows->source, row, rows->weight->inputs, group * GROUP, w[rows->at + row - rows->first]);
     }
 }
 
-static inline float nearest(float w, float inverse, float min) {
-    const float quant = rintf((w - min) * inverse);
-    return quant > 15 ? 15 : quant < 0 ? 0 : quant;
-}
-
+/* Inverts scales; those below float32's normal numbers, whose inverse may be infinite, become 0. */
 static inline void inverses(const PerOutput scales, PerOutput out) {
-    for (int n = 0; n < TILE; n++) out[n] = scales[n] > 0 ? 1 / scales[n] : 0;
+    for (int n = 0; n < TILE; n++) out[n] = fabsf(scales[n]) >= FLT_MIN ? 1 / scales[n] : 0;
 }
 
-static inline void total(const PerOutput *parts, PerOutput out) {
-    for (int n = 0; n < TILE; n++) out[n] = (parts[0][n] + parts[1][n]) + (parts[2][n] + parts[3][n]);
-}
-
+/* A Table is the values of 4-bit codes, as steps over the middles between them. */
 typedef struct {
-    PerOutput error, weights, quants, squares, products; /* sums over a group */
-} GroupSums;
+    float first, last, middles[15], steps[15];
+} Table;
 
-static void sum_up(const PerOutput *w, const PerOutput scales, const PerOutput mins, GroupSums *sums) {
-    PerOutput error[SLICE] = {{0}}, weights[SLICE] = {{0}}, quants[SLICE] = {{0}}, squares[SLICE] = {{0}}, products[SLICE] = {{0}};
+static Table table_of(const Kind *kind) {
+    Table out = {kind->values[0], kind->values[15], {0}, {0}};
+    for (int n = 0; n < 15; n++) {
+        out.middles[n] = (float)(kind->values[n] + kind->values[n + 1]) / 2;
+        out.steps[n] = (float)(kind->values[n + 1] - kind->values[n]);
+    }
+    return out;
+}
+
+/* Returns the nearest values; the lower one where two are equally near. */
+static inline vf nearest(const Table *table, vf x) {
+    vf value = vf_set1(table->first);
+    UNROLL for (int n = 0; n < 15; n++) {
+        value = vf_add_over(value, vf_set1(table->steps[n]), x, vf_set1(table->middles[n]));
+    }
+    return value;
+}
+
+/* Returns the codes of the nearest values. */
+static inline vf nearest_code(const Table *table, vf x) {
+    vf code = vf_set1(0);
+    UNROLL for (int n = 0; n < 15; n++) code = vf_add_over(code, vf_set1(1), x, vf_set1(table->middles[n]));
+    return code;
+}
+
+/* Returns each output's weight of the largest magnitude, with its sign. */
+static void find_largest(const OutputGroup *w, PerOutput out) {
+    for (int n = 0; n < TILE; n++) {
+        const vf a = vf_load(w[n]), b = vf_load(w[n] + TILE), zero = vf_set1(0);
+        const float high = vf_most(vf_max(a, b)), low = vf_most(vf_max(vf_sub(zero, a), vf_sub(zero, b))); /* low: negated */
+        out[n] = high >= low ? high : -low;
+    }
+}
+
+/* Rounds all groups to a table in the given scales; returns the sums of value * weight and of value * value. */
+static void sum_up(const Table *table, float shift, const OutputGroup *w, const PerOutput scales, PerOutput dots, PerOutput squares) {
     PerOutput inverse;
     inverses(scales, inverse);
-    for (int k = 0; k < GROUP; k++) {
-        const int j = k % SLICE;
-        for (int n = 0; n < TILE; n++) {
-            const float quant = nearest(w[k][n], inverse[n], mins[n]);
-            const float off = quant * scales[n] + mins[n] - w[k][n];
-            error[j][n] += off * off;
-            weights[j][n] += w[k][n];
-            quants[j][n] += quant;
-            squares[j][n] += quant * quant;
-            products[j][n] += quant * w[k][n];
-        }
-    }
-    total(error, sums->error);
-    total(weights, sums->weights);
-    total(quants, sums->quants);
-    total(squares, sums->squares);
-    total(products, sums->products);
-}
-
-static void least_squares(const GroupSums *sums, PerOutput scales, PerOutput mins) {
-    uint16_t halves[TILE];
+    vf dot[TILE], square[TILE];
     for (int n = 0; n < TILE; n++) {
-        const float spread = GROUP * sums->squares[n] - sums->quants[n] * sums->quants[n];
-        const float slope = GROUP * sums->products[n] - sums->quants[n] * sums->weights[n];
-        scales[n] = spread > 0 ? slope / spread : 0;
+        const int row = n % 4 * 4 + n / 4; /* whose sum vf_sums puts at n */
+        const vf a = vf_load(w[n]), b = vf_load(w[n] + TILE), by = vf_set1(shift), factor = vf_set1(inverse[n]);
+        const vf u = vf_add(nearest(table, vf_sub(vf_mul(a, factor), by)), by);
+        const vf v = vf_add(nearest(table, vf_sub(vf_mul(b, factor), by)), by);
+        dot[row] = vf_add(vf_mul(u, a), vf_mul(v, b));
+        square[row] = vf_add(vf_mul(u, u), vf_mul(v, v));
     }
-    round_to_half(scales, scales, halves);
-    for (int n = 0; n < TILE; n++) mins[n] = (sums->weights[n] - scales[n] * sums->quants[n]) / GROUP;
-    round_to_half(mins, mins, halves);
+    vf_store(dots, vf_sums(dot));
+    vf_store(squares, vf_sums(square));
 }
 
-static void fit_int4(const PerOutput *w, PerOutput best_scales, PerOutput best_mins) {
-    PerOutput low, high, fewest, scales, mins;
-    uint16_t halves[TILE];
-    GroupSums sums;
-    for (int n = 0; n < TILE; n++) low[n] = high[n] = w[0][n], fewest[n] = INFINITY, best_scales[n] = best_mins[n] = 0;
-    for (int k = 1; k < GROUP; k++) {
-        for (int n = 0; n < TILE; n++) {
-            low[n] = w[k][n] < low[n] ? w[k][n] : low[n];
-            high[n] = w[k][n] > high[n] ? w[k][n] : high[n];
-        }
-    }
-    for (int cut = 0; cut <= 2; cut += 2) {
-        for (int n = 0; n < TILE; n++) scales[n] = (high[n] - low[n]) / (float)(15 + cut);
-        round_to_half(scales, scales, halves);
-        for (int n = 0; n < TILE; n++) mins[n] = low[n] + scales[n] * (float)(cut / 2);
-        round_to_half(mins, mins, halves);
-        for (int refits = 0; refits <= 3; refits++) {
-            sum_up(w, scales, mins, &sums);
-            for (int n = 0; n < TILE; n++) {
-                const int better = sums.error[n] < fewest[n];
-                fewest[n] = better ? sums.error[n] : fewest[n];
-                best_scales[n] = better ? scales[n] : best_scales[n];
-                best_mins[n] = better ? mins[n] : best_mins[n];
+/* Finds each output's scale that loses little, and 1 if it goes with the shift. */
+static void search(const Kind *kind, const Table *table, const OutputGroup *w, PerOutput best, PerOutput odd) {
+    PerOutput largest, scales, dots, squares, most;
+    find_largest(w, largest);
+    for (int n = 0; n < TILE; n++) best[n] = odd[n] = 0, most[n] = -1;
+    for (int64_t shift = 0; shift <= kind->shift; shift += kind->shift ? kind->shift : 1) {
+        for (int last = 0; last < 2; last++) {
+            const float end = 1 / ((last ? table->last : table->first) + (float)shift);
+            for (int n = 0; n < TILE; n++) scales[n] = largest[n] * end;
+            for (int refits = 0; refits <= 1; refits++) {
+                sum_up(table, (float)shift, w, scales, dots, squares);
+                for (int n = 0; n < TILE; n++) {
+                    scales[n] = dots[n] / (squares[n] > 1 ? squares[n] : 1);
+                    const float score = dots[n] * scales[n];
+                    const int better = score > most[n];
+                    most[n] = better ? score : most[n];
+                    best[n] = better ? scales[n] : best[n];
+                    odd[n] = better ? (float)(shift > 0) : odd[n];
+                }
             }
-            least_squares(&sums, scales, mins);
         }
     }
 }
 
-/* Packs slice s of a group's quants: a byte for each of four inputs, for every output. */
-static inline void pack_slice(const PerOutput *quants, int s, uint32_t *words) {
+/* A Wanted is what a group's scales should be. */
+typedef struct {
+    PerOutput scales;
+    PerOutput odd; /* whether they go with the shift: 0 or 1 */
+} Wanted;
+
+/* Finds the scales of all groups, and then the outputs' factors. */
+static void want_scales(const TileRows *rows, const Table *table, int64_t groups, Wanted *wanted, PerOutput factors) {
+    const Kind *kind = &rows->weight->kind;
+    PerOutput largest = {0};
+    for (int64_t g = 0; g < groups; g++) {
+        OutputGroup w[TILE];
+        read_group(rows, g, w);
+        if (kind->bits == 4) {
+            search(kind, table, w, wanted[g].scales, wanted[g].odd);
+        } else {
+            find_largest(w, wanted[g].scales);
+            for (int n = 0; n < TILE; n++) wanted[g].scales[n] = fabsf(wanted[g].scales[n]) / 127;
+        }
+        for (int n = 0; n < TILE; n++) {
+            const float scale = fabsf(wanted[g].scales[n]);
+            largest[n] = scale > largest[n] ? scale : largest[n];
+        }
+    }
     for (int n = 0; n < TILE; n++) {
-        words[n] = (uint32_t)(int32_t)quants[s * SLICE][n] | (uint32_t)(int32_t)quants[s * SLICE + 1][n] << 8 |
-                   (uint32_t)(int32_t)quants[s * SLICE + 2][n] << 16 | (uint32_t)(int32_t)quants[s * SLICE + 3][n] << 24;
+        int exponent;
+        frexpf(largest[n], &exponent);
+        const float power = largest[n] > 0 ? ldexpf(1, exponent) : 0;
+        factors[n] = kind->scale == SCALE_FLOAT16 ? power : largest[n] / (kind->bits == 8 ? 127 : 126);
     }
 }
 
-static void round_int4(const OutputGroup *outputs, PackedGroup *out) {
-    PerOutput w[GROUP], scales, mins, inverse, quants[GROUP];
-    for (int k = 0; k < GROUP; k++) {
-        for (int n = 0; n < TILE; n++) w[k][n] = outputs[n][k];
+/* Rounds a group's scales to numbers, which are stored in `bytes`; returns the scales that they make. */
+static void round_scales(const Kind *kind, const Wanted *wanted, const PerOutput factors, uint8_t *bytes, PerOutput scales) {
+    PerOutput inverse, numbers;
+    inverses(factors, inverse);
+    if (kind->scale == SCALE_FLOAT16) {
+        uint16_t halves[TILE];
+        for (int n = 0; n < TILE; n++) halves[n] = to_half(wanted->scales[n] * inverse[n]);
+        memcpy(bytes, halves, sizeof halves);
+        vf_store(numbers, vf_from_half(halves));
+    } else {
+        for (int n = 0; n < TILE; n++) {
+            const float quotient = wanted->scales[n] * inverse[n], up = ceilf(quotient);
+            numbers[n] = kind->bits == 8 ? (up < 127 ? up : 127) : rintf((quotient - wanted->odd[n]) * 0.5f) * 2 + wanted->odd[n];
+            bytes[n] = (uint8_t)(int8_t)numbers[n];
+        }
     }
-    fit_int4(w, scales, mins);
-    round_to_half(scales, scales, out->scales);
-    round_to_half(mins, mins, out->mins);
-    inverses(scales, inverse);
-    for (int k = 0; k < GROUP; k++) {
-        for (int n = 0; n < TILE; n++) quants[k][n] = nearest(w[k][n], inverse[n], mins[n]);
+    for (int n = 0; n < TILE; n++) scales[n] = numbers[n] * factors[n];
+}
+
+/* Rounds one output's group to codes of 8 bits: 8 words of 4 inputs. */
+static void round_to_bytes(const float *w, float inverse, uint32_t *words) {
+    int8_t quants[GROUP];
+    for (int k = 0; k < GROUP; k += TILE) {
+        const vf quant = vf_round(vf_mul(vf_load(w + k), vf_set1(inverse)));
+        vf_store_int8(quants + k, vf_max(vf_min(quant, vf_set1(127)), vf_set1(-127)));
     }
-    for (int s = 0; s < GROUP / SLICE / 2; s++) {
-        uint32_t high[TILE];
-        pack_slice(quants, s, out->words[s]);
-        pack_slice(quants, s + GROUP / SLICE / 2, high);
-        for (int n = 0; n < TILE; n++) out->words[s][n] |= high[n] << 4;
+    memcpy(words, quants, sizeof quants);
+    for (int s = 0; s < GROUP / SLICE; s++) words[s] ^= 0x80808080; /* + 128 */
+}
+
+/* Rounds one output's group to codes of 4 bits: 4 words, whose bytes hold an input and the one 16 further on. */
+static void round_to_codes(const Table *table, const float *w, float inverse, float shift, uint32_t *words) {
+    int8_t low[TILE], high[TILE];
+    const vf factor = vf_set1(inverse), by = vf_set1(shift);
+    vf_store_int8(low, nearest_code(table, vf_sub(vf_mul(vf_load(w), factor), by)));
+    vf_store_int8(high, nearest_code(table, vf_sub(vf_mul(vf_load(w + TILE), factor), by)));
+    for (int n = 0; n < TILE; n++) low[n] = (int8_t)(low[n] | high[n] << 4);
+    memcpy(words, low, sizeof low);
+}
+
+/* Stores the groups of the rows, with the numbers that belong to them. */
+static void store_groups(const TileRows *rows, const Table *table, int64_t groups, const Wanted *wanted, const PerOutput factors) {
+    const Weight *weight = rows->weight;
+    const Kind *kind = &weight->kind;
+    const BlockLayout at = layout_of(weight);
+    const int64_t in_block = weight->block / GROUP, slices = kind->bits, width = kind->scale == SCALE_FLOAT16 ? 2 : 1;
+    uint8_t *panel = (uint8_t *)panel_of(weight, rows->tile / TILES), *blocks = panel + header_of(weight);
+    const int64_t tile = rows->tile % TILES, count = rows->last - rows->first;
+    memcpy(panel + (tile * TILE + rows->at) * 4, factors + rows->at, (size_t)count * 4);
+    for (int64_t g = 0; g < groups; g++) {
+        uint8_t *block = blocks + (g / in_block * TILES + tile) * at.bytes, numbers[2 * TILE];
+        uint8_t *codes = block + at.codes + g % in_block * slices * TILE * SLICE;
+        PerOutput scales, inverse;
+        OutputGroup w[TILE];
+        read_group(rows, g, w);
+        round_scales(kind, &wanted[g], factors, numbers, scales);
+        memcpy(block + at.scales + (g % in_block * TILE + rows->at) * width, numbers + rows->at * width, (size_t)(count * width));
+        inverses(scales, inverse);
+        for (int64_t n = rows->at; n < rows->at + count; n++) {
+            uint32_t words[GROUP / SLICE];
+            if (kind->bits == 8) round_to_bytes(w[n], inverse[n], words);
+            if (kind->bits == 4) round_to_codes(table, w[n], inverse[n], wanted[g].odd[n] * (float)kind->shift, words);
+            for (int64_t s = 0; s < slices; s++) memcpy(codes + (s * TILE + n) * SLICE, words + s, SLICE);
+        }
     }
 }
 
-static uint8_t *cell_of(const Weight *weight, int64_t tile, int64_t cell) {
-    const int64_t blocks = groups_of(weight->inputs) / 2 / weight->block, block = cell / weight->block;
-    const int64_t before = ((tile / TILES * blocks + block) * TILES + tile % TILES) * weight->block + cell % weight->block;
-    return (uint8_t *)weight->cells + before * bytes_of_cell(weight->bits);
-}
-
-/* Stores one group of some outputs of a tile, from `at` on. */
-static void store_group(const Weight *weight, const PackedGroup *packed, int64_t tile, int64_t group, int64_t at, size_t outputs) {
-    const int64_t half = group % 2, slices = weight->bits, to = (half * TILE + at) * 2; /* bytes */
-    uint8_t *cell = cell_of(weight, tile, group / 2);
-    memcpy(cell + to, packed->scales + at, outputs * 2);
-    if (weight->bits == 4) memcpy((cell += NUMBERS) + to, packed->mins + at, outputs * 2);
-    uint8_t *quants = cell + NUMBERS + (half * slices * TILE + at) * SLICE;
-    for (int s = 0; s < slices; s++) memcpy(quants + s * TILE * SLICE, packed->words[s] + at, outputs * SLICE);
-}
-
-/* Makes the source's rows first to last outputs of one tile, from output `at` on. */
-static void quantise_tile(const Weight *weight, const Source *source, int64_t tile, int64_t at, int64_t first, int64_t last) {
-    for (int64_t g = 0; g < groups_of(weight->inputs); g++) {
-        OutputGroup w[TILE] = {{0}};
-        for (int64_t row = first; row < last; row++) widen(source, row, weight->inputs, g * GROUP, w[at + row - first]);
-        PackedGroup packed;
-        (weight->bits == 8 ? round_int8 : round_int4)(w, &packed);
-        store_group(weight, &packed, tile, g, at, (size_t)(last - first));
-    }
+static void quantise_tile(const TileRows *rows) {
+    const int64_t groups = groups_of(rows->weight);
+    const Table table = table_of(&rows->weight->kind);
+    Wanted *wanted = malloc((size_t)groups * sizeof *wanted);
+    if (wanted == NULL) abort(); /* The system also ends a process when promised memory is missing. */
+    PerOutput factors;
+    want_scales(rows, &table, groups, wanted, factors);
+    store_groups(rows, &table, groups, wanted, factors);
+    free(wanted);
 }
 
 static void quantise(const Weight *weight, const Source *source) {
     for (int64_t row = 0; row < source->count;) {
         const int64_t output = source->first + row, at = output % TILE;
         const int64_t end = row + TILE - at < source->count ? row + TILE - at : source->count;
-        quantise_tile(weight, source, source->tile + output / TILE * source->stride, at, row, end);
+        const TileRows rows = {weight, source, row, end, source->tile + output / TILE * source->stride, at};
+        quantise_tile(&rows);
         row = end;
     }
 }

@@ -2,8 +2,9 @@
 #include <immintrin.h>
 #include <stdint.h>
 
-#define ROWS_AT_ONCE 4 /* in a tile product; its 8 integer registers, the weights and a product leave few of 16 */
+#define ROWS_AT_ONCE 4 /* in a chunk; its 8 integer registers, the weights and a product leave few of 16 */
 #define COUNTS(CASE) CASE(1) CASE(2) CASE(3) CASE(4)
+#define NARROW 1 /* Two products of bytes below 64 fit an int16 sum. */
 #define FEW 2 /* up to so many rows the processor fetches ahead by itself, see products.h */
 
 #define ACROSS 2 /* queries by as many keys or registers of outputs; 8 registers hold the sums, the others the factors */
@@ -57,6 +58,15 @@ static inline vf vf_times_power_of_2(vf a, vf n) {
                 _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(a.hi), hi)));
 }
 
+/* Returns a + by where x > over, else a. */
+static inline __m256 add_over(__m256 a, __m256 by, __m256 x, __m256 over) {
+    return _mm256_add_ps(a, _mm256_and_ps(_mm256_cmp_ps(x, over, _CMP_GT_OQ), by));
+}
+
+static inline vf vf_add_over(vf a, vf by, vf x, vf over) {
+    return BOTH(vf, add_over(a.lo, by.lo, x.lo, over.lo), add_over(a.hi, by.hi, x.hi, over.hi));
+}
+
 /* Returns the sums of rows 0, 4, 8 and 12, then those of rows 1, 5, 9 and 13. */
 static inline __m256 sums_of_8(const vf *rows) {
     enum { LOW = 0x20, HIGH = 0x31, EVEN = 0x88, ODD = 0xdd };
@@ -91,10 +101,13 @@ static inline void vf_store_int8(int8_t *p, vf a) { /* whole numbers from -127 t
     _mm_storeu_si128((__m128i *)p, _mm_packs_epi16(low, high));
 }
 
-static inline vi vi_zero(void) { return BOTH(vi, _mm256_setzero_si256(), _mm256_setzero_si256()); }
-
 static inline vb vb_load(const uint8_t *p) {
     return BOTH(vb, _mm256_loadu_si256((const __m256i *)p), _mm256_loadu_si256((const __m256i *)(p + 32)));
+}
+
+static inline void vb_store(uint8_t *p, vb a) {
+    _mm256_storeu_si256((__m256i *)p, a.lo);
+    _mm256_storeu_si256((__m256i *)(p + 32), a.hi);
 }
 
 static inline vb vb_low(vb a) {
@@ -106,36 +119,49 @@ static inline vb vb_high(vb a) {
     return vb_low(BOTH(vb, _mm256_srli_epi16(a.lo, 4), _mm256_srli_epi16(a.hi, 4)));
 }
 
-static inline int32_t four_bytes(const int8_t *p) {
+/* Returns a table of 16 bytes in the form that vb_lookup takes. */
+static inline vb vb_table(const uint8_t *p) {
+    const __m256i table = _mm256_broadcastsi128_si256(_mm_loadu_si128((const __m128i *)p));
+    return BOTH(vb, table, table);
+}
+
+static inline vb vb_lookup(vb table, vb at) {
+    return BOTH(vb, _mm256_shuffle_epi8(table.lo, at.lo), _mm256_shuffle_epi8(table.hi, at.hi));
+}
+
+static inline vi vi_set1(int32_t x) { return BOTH(vi, _mm256_set1_epi32(x), _mm256_set1_epi32(x)); }
+
+/* Returns what sums begin with: the dot products of bytes that are not narrow take 128 off again. */
+static inline vi vi_begin(const int32_t *lift) {
+    (void)lift;
+    return vi_set1(0);
+}
+
+static inline __m256i four_bytes(const int8_t *p) {
     int32_t word;
     __builtin_memcpy(&word, p, 4);
-    return word;
+    return _mm256_set1_epi32(word);
 }
 
-/* Returns sum + w . a of 32 unsigned by 32 signed bytes. The sum of two products must stay within int16: 2 * 127 * 127
- * does. */
-static inline __m256i add_dots(__m256i sum, __m256i w, __m256i a) {
-    return _mm256_add_epi32(sum, _mm256_madd_epi16(_mm256_maddubs_epi16(w, a), _mm256_set1_epi16(1)));
+static inline __m256i add_pairs(__m256i sum, __m256i pairs) {
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(pairs, _mm256_set1_epi16(1)));
 }
 
-/* Returns sum + w . a for weights from 0 to 15 and 4 activations, which all outputs share. */
-static inline vi vi_dot4(vi sum, vb w, const int8_t *a) {
-    const __m256i shared = _mm256_set1_epi32(four_bytes(a));
-    return BOTH(vi, add_dots(sum.lo, w.lo, shared), add_dots(sum.hi, w.hi, shared));
+/* Multiplies bytes below 64 with signed ones. The sum of four products stays within int16: 4 * 63 * 127 = 32004. */
+static inline __m256i add_narrow(__m256i sum, __m256i w, __m256i a, __m256i x, __m256i b) {
+    return add_pairs(sum, _mm256_add_epi16(_mm256_maddubs_epi16(w, a), _mm256_maddubs_epi16(x, b)));
 }
 
-/* Does the same for signed weights: it multiplies |w| with the activations, which take w's signs. */
-static inline __m256i dot_signed(__m256i sum, __m256i w, __m256i a) {
-    return add_dots(sum, _mm256_abs_epi8(w), _mm256_sign_epi8(a, w));
+/* Multiplies weights stored as w + 128: |w| with the activations, which take w's signs. Where w is -128, |w| is 128 as an
+ * unsigned byte, and two products reach 2 * 128 * 127, which is within int16. */
+static inline __m256i add_wide(__m256i sum, __m256i w, __m256i a) {
+    const __m256i weights = _mm256_xor_si256(w, _mm256_set1_epi8(-128));
+    return add_pairs(sum, _mm256_maddubs_epi16(_mm256_abs_epi8(weights), _mm256_sign_epi8(a, weights)));
 }
 
-static inline vi vi_begin8(int32_t activations) {
-    (void)activations;
-    return vi_zero();
-}
-
-static inline vi vi_dot8(vi sum, vb w, const int8_t *a) {
-    const __m256i shared = _mm256_set1_epi32(four_bytes(a)), offset = _mm256_set1_epi8(-128);
-    return BOTH(vi, dot_signed(sum.lo, _mm256_xor_si256(w.lo, offset), shared),
-                dot_signed(sum.hi, _mm256_xor_si256(w.hi, offset), shared));
+/* Returns sum + w . a + x . b, where all outputs share 4 activations a and 4 b. */
+static inline vi vi_dots(vi sum, vb w, const int8_t *a, vb x, const int8_t *b, int narrow) {
+    const __m256i left = four_bytes(a), right = four_bytes(b);
+    if (narrow) return BOTH(vi, add_narrow(sum.lo, w.lo, left, x.lo, right), add_narrow(sum.hi, w.hi, left, x.hi, right));
+    return BOTH(vi, add_wide(add_wide(sum.lo, w.lo, left), x.lo, right), add_wide(add_wide(sum.hi, w.hi, left), x.hi, right));
 }

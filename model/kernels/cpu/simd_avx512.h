@@ -2,8 +2,11 @@
 #include <immintrin.h>
 #include <stdint.h>
 
-#define ROWS_AT_ONCE 8 /* in a tile product; 8 float and 8 integer sums and the weights take 17 of 32 registers */
-#define COUNTS(CASE) CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8)
+#define ROWS_AT_ONCE 16 /* in a chunk; 16 integer sums and the weights take 18 of 32 registers */
+#define COUNTS(CASE)                                                                                                  \
+    CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8) CASE(9) CASE(10) CASE(11) CASE(12) CASE(13) CASE(14)   \
+    CASE(15) CASE(16)
+#define NARROW 0 /* Dot products take any byte. */
 #define FEW 4 /* up to so many rows the processor fetches ahead by itself, see products.h */
 
 #define ACROSS 4 /* queries by as many keys or registers of outputs; 16 registers hold the sums, others the factors */
@@ -26,6 +29,11 @@ static inline vf vf_abs(vf a) { return _mm512_abs_ps(a); }
 static inline float vf_most(vf a) { return _mm512_reduce_max_ps(a); }
 static inline vf vf_round(vf a) { return _mm512_roundscale_ps(a, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
 static inline vf vf_times_power_of_2(vf a, vf n) { return _mm512_scalef_ps(a, n); }
+
+/* Returns a + by where x > over, else a. */
+static inline vf vf_add_over(vf a, vf by, vf x, vf over) {
+    return _mm512_mask_add_ps(a, _mm512_cmp_ps_mask(x, over, _CMP_GT_OQ), a, by);
+}
 
 /* Returns 16 sums; number 4 r + n is that of row 4 n + r, whose halves are added, then the quarters, and so on. */
 static inline vf vf_sums(const vf *rows) {
@@ -53,19 +61,30 @@ static inline void vf_store_int8(int8_t *p, vf a) { /* whole numbers from -127 t
     _mm_storeu_si128((__m128i *)p, _mm512_cvtepi32_epi8(_mm512_cvtps_epi32(a)));
 }
 
-static inline vi vi_zero(void) { return _mm512_setzero_si512(); }
 static inline vb vb_load(const uint8_t *p) { return _mm512_loadu_si512(p); }
+static inline void vb_store(uint8_t *p, vb a) { _mm512_storeu_si512(p, a); }
 static inline vb vb_low(vb a) { return _mm512_and_si512(a, _mm512_set1_epi8(15)); }
 static inline vb vb_high(vb a) { return _mm512_and_si512(_mm512_srli_epi16(a, 4), _mm512_set1_epi8(15)); }
 
-/* Returns sum + w . a for weights from 0 to 15 and 4 activations, which all outputs share. One instruction broadcasts and
- * multiplies, where compilers would take two: the fewer there are, the further ahead the processor fetches weights. */
-static inline vi vi_dot4(vi sum, vb w, const int8_t *a) {
+/* Returns a table of 16 bytes in the form that vb_lookup takes. */
+static inline vb vb_table(const uint8_t *p) { return _mm512_broadcast_i32x4(_mm_loadu_si128((const __m128i *)p)); }
+static inline vb vb_lookup(vb table, vb at) { return _mm512_shuffle_epi8(table, at); }
+
+static inline vi vi_set1(int32_t x) { return _mm512_set1_epi32(x); }
+
+/* Returns what sums begin with. VNNI multiplies unsigned bytes by signed ones, so the bytes are weights + 128. This adds
+ * 128 times the activations' sum, which is subtracted here. */
+static inline vi vi_begin(const int32_t *lift) { return _mm512_set1_epi32(*lift); }
+
+/* Returns sum + w . a for 4 activations, which all outputs share. One instruction broadcasts and multiplies, where compilers
+ * would take two: the fewer there are, the further ahead the processor fetches weights. */
+static inline vi vi_dot(vi sum, vb w, const int8_t *a) {
     __asm__("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(w), "m"(*(const int8_t(*)[4])a));
     return sum;
 }
 
-/* Does the same for weights stored as w + 128. VNNI multiplies unsigned bytes by signed ones, so it takes w + 128. This
- * adds 128 times the activations' sum, which is subtracted at the beginning. */
-static inline vi vi_begin8(int32_t activations) { return _mm512_set1_epi32(-128 * activations); }
-static inline vi vi_dot8(vi sum, vb w, const int8_t *a) { return vi_dot4(sum, w, a); }
+/* Does so for two slices of weights and their activations. */
+static inline vi vi_dots(vi sum, vb w, const int8_t *a, vb x, const int8_t *b, int narrow) {
+    (void)narrow;
+    return vi_dot(vi_dot(sum, w, a), x, b);
+}

@@ -3,8 +3,9 @@
 #include <arm_neon.h>
 #include <stdint.h>
 
-#define ROWS_AT_ONCE 4 /* in a tile product; its 16 integer registers and the weights are 20 of 32 */
+#define ROWS_AT_ONCE 4 /* in a chunk; its 16 integer registers and the weights are 20 of 32 */
 #define COUNTS(CASE) CASE(1) CASE(2) CASE(3) CASE(4)
+#define NARROW 0 /* Dot products take any byte. */
 #define FEW 2 /* up to so many rows the processor fetches ahead by itself, see products.h */
 
 #define ACROSS 2 /* queries by as many keys or registers of outputs; sums and factors take 28 of 32 registers */
@@ -37,6 +38,13 @@ static inline vf vf_from_half(const uint16_t *p) MAP(vf, vcvt_f32_f16(vreinterpr
 /* The instructions of these names are not used: given a NaN and a number, they would return the NaN in either order. */
 static inline vf vf_max(vf a, vf b) MAP(vf, vbslq_f32(vcgtq_f32(a.at[n], b.at[n]), a.at[n], b.at[n]))
 static inline vf vf_min(vf a, vf b) MAP(vf, vbslq_f32(vcltq_f32(a.at[n], b.at[n]), a.at[n], b.at[n]))
+
+static inline float32x4_t add_over(float32x4_t a, float32x4_t by, float32x4_t x, float32x4_t over) {
+    return vaddq_f32(a, vreinterpretq_f32_u32(vandq_u32(vcgtq_f32(x, over), vreinterpretq_u32_f32(by))));
+}
+
+/* Returns a + by where x > over, else a. */
+static inline vf vf_add_over(vf a, vf by, vf x, vf over) MAP(vf, add_over(a.at[n], by.at[n], x.at[n], over.at[n]))
 
 static inline float vf_most(vf a) {
     return vmaxvq_f32(vmaxq_f32(vmaxq_f32(a.at[0], a.at[1]), vmaxq_f32(a.at[2], a.at[3])));
@@ -76,7 +84,6 @@ static inline void vf_store_int8(int8_t *p, vf a) { /* whole numbers from -127 t
     vst1_s8(p + 8, vqmovn_s16(vcombine_s16(words[2], words[3])));
 }
 
-static inline vi vi_zero(void) MAP(vi, vdupq_n_s32(0))
 static inline vb vb_load(const uint8_t *p) MAP(vb, vld1q_u8(p + 16 * n))
 static inline vb vb_low(vb a) MAP(vb, vandq_u8(a.at[n], vdupq_n_u8(15)))
 static inline vb vb_high(vb a) MAP(vb, vshrq_n_u8(a.at[n], 4))
@@ -88,22 +95,31 @@ static inline int32x4_t add_dots(int32x4_t sum, uint8x16_t w, int32x4_t a) {
     return sum;
 }
 
-/* Returns sum + w . a for weights from 0 to 15 and 4 activations, which all outputs share. */
-static inline vi vi_dot4(vi sum, vb w, const int8_t *a) {
+static inline void vb_store(uint8_t *p, vb a) { EACH vst1q_u8(p + 16 * n, a.at[n]); }
+
+/* Returns a table of 16 bytes in the form that vb_lookup takes. */
+static inline vb vb_table(const uint8_t *p) MAP(vb, vld1q_u8(p))
+static inline vb vb_lookup(vb table, vb at) MAP(vb, vqtbl1q_u8(table.at[n], at.at[n]))
+
+static inline vi vi_set1(int32_t x) MAP(vi, vdupq_n_s32(x))
+
+/* Returns what sums begin with: the dot products take 128 off again. */
+static inline vi vi_begin(const int32_t *lift) {
+    (void)lift;
+    return vi_set1(0);
+}
+
+/* Returns sum + w . a for 4 activations; the weights are stored as w + 128, and flipping the highest bit makes them w. */
+static inline vi vi_dot(vi sum, vb w, const int8_t *a) {
     int32_t word;
     __builtin_memcpy(&word, a, 4);
     const int32x4_t shared = vdupq_n_s32(word);
-    EACH sum.at[n] = add_dots(sum.at[n], w.at[n], shared);
+    EACH sum.at[n] = add_dots(sum.at[n], veorq_u8(w.at[n], vdupq_n_u8(128)), shared);
     return sum;
 }
 
-/* Does the same for weights stored as w + 128; flipping the highest bit makes them w. */
-static inline vi vi_begin8(int32_t activations) {
-    (void)activations;
-    return vi_zero();
-}
-
-static inline vi vi_dot8(vi sum, vb w, const int8_t *a) {
-    EACH w.at[n] = veorq_u8(w.at[n], vdupq_n_u8(128));
-    return vi_dot4(sum, w, a);
+/* Does so for two slices of weights and their activations. */
+static inline vi vi_dots(vi sum, vb w, const int8_t *a, vb x, const int8_t *b, int narrow) {
+    (void)narrow;
+    return vi_dot(vi_dot(sum, w, a), x, b);
 }

@@ -3,8 +3,9 @@
 #include <math.h>
 #include <stdint.h>
 
-#define ROWS_AT_ONCE 4 /* in a tile product */
+#define ROWS_AT_ONCE 4 /* in a chunk */
 #define COUNTS(CASE) CASE(1) CASE(2) CASE(3) CASE(4)
+#define NARROW 0 /* Dot products take any byte. */
 #define FEW 2 /* up to so many rows the processor fetches ahead by itself, see products.h */
 
 #define ACROSS 2 /* queries by as many keys or registers of outputs */
@@ -35,6 +36,9 @@ static inline vf vf_abs(vf a) MAP(fabsf(a.at[n]))
 static inline vf vf_round(vf a) MAP(rintf(a.at[n]))
 static inline vf vf_times_power_of_2(vf a, vf power) MAP(ldexpf(a.at[n], (int)power.at[n]))
 static inline vf vf_from_int(vi a) MAP((float)a.at[n])
+
+/* Returns a + by where x > over, else a. */
+static inline vf vf_add_over(vf a, vf by, vf x, vf over) MAP(x.at[n] > over.at[n] ? a.at[n] + by.at[n] : a.at[n])
 
 static inline float vf_most(vf a) {
     float most = a.at[0];
@@ -68,11 +72,6 @@ static inline vf vf_from_half(const uint16_t *p) MAP(half_to_float(p[n]))
 
 static inline void vf_store_int8(int8_t *p, vf a) { EACH p[n] = (int8_t)a.at[n]; }
 
-static inline vi vi_zero(void) {
-    const vi zero = {{0}};
-    return zero;
-}
-
 static inline vb vb_load(const uint8_t *p) {
     vb out;
     __builtin_memcpy(out.at, p, 64);
@@ -89,17 +88,32 @@ static inline vb vb_high(vb a) {
     return a;
 }
 
-/* Returns sum + w . a for weights from 0 to 15 and 4 activations, which all outputs share. */
-static inline vi vi_dot4(vi sum, vb w, const int8_t *a) {
-    for (int n = 0; n < 64; n++) sum.at[n / 4] += (int32_t)w.at[n] * a[n % 4];
-    return sum;
-}
+static inline void vb_store(uint8_t *p, vb a) { __builtin_memcpy(p, a.at, 64); }
 
-/* Does the same for weights stored as w + 128; 128 times the activations' sum is subtracted at the beginning. */
-static inline vi vi_begin8(int32_t activations) {
-    vi out;
-    EACH out.at[n] = -128 * activations;
+/* Returns a table of 16 bytes in the form that vb_lookup takes. */
+static inline vb vb_table(const uint8_t *p) {
+    vb out;
+    for (int n = 0; n < 64; n++) out.at[n] = p[n % 16];
     return out;
 }
 
-static inline vi vi_dot8(vi sum, vb w, const int8_t *a) { return vi_dot4(sum, w, a); }
+static inline vb vb_lookup(vb table, vb at) {
+    for (int n = 0; n < 64; n++) at.at[n] = table.at[at.at[n]];
+    return at;
+}
+
+static inline vi vi_set1(int32_t x) {
+    vi out;
+    EACH out.at[n] = x;
+    return out;
+}
+
+/* Returns what sums begin with: bytes are weights + 128, so 128 times the activations' sum is subtracted. */
+static inline vi vi_begin(const int32_t *lift) { return vi_set1(*lift); }
+
+/* Returns sum + w . a + x . b, where all outputs share 4 activations a and 4 b. */
+static inline vi vi_dots(vi sum, vb w, const int8_t *a, vb x, const int8_t *b, int narrow) {
+    (void)narrow;
+    for (int n = 0; n < 64; n++) sum.at[n / 4] += (int32_t)w.at[n] * a[n % 4] + (int32_t)x.at[n] * b[n % 4];
+    return sum;
+}

@@ -1,6 +1,6 @@
 """Describes the structs of octavo.h to ctypes; they point into tensors and weights, and do not own them."""
 
-from ctypes import POINTER, Structure, c_float, c_int64, c_void_p
+from ctypes import POINTER, Structure, c_float, c_int8, c_int64, c_void_p
 
 import torch
 from torch import Tensor
@@ -8,29 +8,53 @@ from torch import Tensor
 from octavo.model.batch import ForwardBatch
 from octavo.model.kv_cache import LayerCache
 from octavo.model.layers import Rotation
-from octavo.model.weights.kinds import ExpertWeights, Weight
-from octavo.model.weights.tiles import GroupedWeight, Int4Weight, TileLayout
+from octavo.model.weights.forms import ExpertWeights, Weight
+from octavo.model.weights.kinds import Kind, Offset, Scale
+from octavo.model.weights.tiles import TiledWeight, TileLayout
+
+SCALES = tuple(Scale)  # in the order of octavo.h
+OFFSETS = tuple(Offset)
+NO_VALUES = (0,) * 16
+
+
+class KindStruct(Structure):
+    """Describes `Kind` of octavo.h to ctypes."""
+
+    _fields_ = (
+        ("bits", c_int64),
+        ("group", c_int64),
+        ("scale", c_int64),
+        ("offset", c_int64),
+        ("shift", c_int64),
+        ("values", c_int8 * 16),
+    )
+
+    @classmethod
+    def of(cls, kind: Kind) -> "KindStruct":
+        values = (c_int8 * 16)(*(kind.values or NO_VALUES))
+        scale, offset = SCALES.index(kind.scale), OFFSETS.index(kind.offset)
+        return cls(kind.bits, kind.group, scale, offset, kind.shift, values)
 
 
 class WeightStruct(Structure):
     """Describes `Weight` of octavo.h to ctypes."""
 
     _fields_ = (
-        ("cells", c_void_p),
+        ("panels", c_void_p),
         ("block", c_int64),
         ("outputs", c_int64),
         ("inputs", c_int64),
-        ("bits", c_int64),
         ("terms", c_int64),
+        ("kind", KindStruct),
     )
 
     @classmethod
-    def of(cls, weight: Weight | GroupedWeight) -> "WeightStruct":
-        """Describes a weight, which must be a grouped one; the struct is valid for as long as the weight lives."""
-        assert isinstance(weight, GroupedWeight)
+    def of(cls, weight: Weight) -> "WeightStruct":
+        """Describes a weight, which must be a tiled one; the struct is valid for as long as the weight lives."""
+        assert isinstance(weight, TiledWeight)
         outputs, inputs = weight.shape
-        bits = 4 if isinstance(weight, Int4Weight) else 8
-        return cls(weight.cells.data_ptr(), weight.layout.block, outputs, inputs, bits, weight.terms)
+        kind = KindStruct.of(weight.kind)
+        return cls(weight.memory.data_ptr(), weight.layout.block, outputs, inputs, weight.terms, kind)
 
 
 class PassStruct(Structure):
@@ -170,7 +194,7 @@ class ExpertsStruct(Structure):
 
     @classmethod
     def of(cls, experts: ExpertWeights, top_k: int) -> "ExpertsStruct":
-        """Describes experts of grouped weights, without a norm and a router: the choice is made elsewhere."""
+        """Describes experts of tiled weights, without a norm and a router: the choice is made elsewhere."""
         count = len(experts.down)
         hidden, intermediate = experts.down[0].shape
         gate_up, down = (
@@ -179,8 +203,9 @@ class ExpertsStruct(Structure):
         return cls(None, None, gate_up, down, count, top_k, hidden, intermediate)
 
 
-INTERFACE = 0x1373E36D  # octavo.h has the same number.
+INTERFACE = 0x230CAB6B  # octavo.h has the same number.
 STRUCTS = (  # in the order of octavo.h
+    KindStruct,
     WeightStruct,
     SourceStruct,
     ExpertsStruct,

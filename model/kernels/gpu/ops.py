@@ -16,7 +16,7 @@ from octavo.model.kv_cache import KVCache, LayerCache
 from octavo.model.ops.attention import Plan
 from octavo.model.ops.linear import linear
 from octavo.model.ops.seams import Ops
-from octavo.model.weights.kinds import ExpertWeights
+from octavo.model.weights.forms import ExpertWeights
 from octavo.model.weights.row_major import Stack
 
 

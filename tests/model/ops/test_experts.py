@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from octavo.model.ops.experts import experts, experts_reference
+from octavo.model.weights.forms import ExpertWeights
 from octavo.model.weights.fp16 import Fp16Weight
-from octavo.model.weights.kinds import ExpertWeights
 from octavo.model.weights.tiles import GroupedWeight, Int4Weight, Int8Weight
 from tests.model.marks import needs_fbgemm
 

@@ -7,7 +7,7 @@ from torch import Tensor
 from octavo.model.ops import invariant
 from octavo.model.ops.invariant import LARGE, cheap_linear, invariant_linear
 from octavo.model.ops.linear import Linear, linear
-from octavo.model.weights.kinds import Weight
+from octavo.model.weights.forms import Weight
 from octavo.model.weights.row_major import Int4RowMajor, Int8RowMajor, RowMajorWeight
 
 

@@ -6,7 +6,7 @@ from torch import Tensor
 
 from octavo.model.ops.experts import experts, experts_reference
 from octavo.model.ops.linear import linear, linear_reference
-from octavo.model.weights.kinds import ExpertWeights
+from octavo.model.weights.forms import ExpertWeights
 from octavo.model.weights.memory import zeros_on
 from octavo.model.weights.row_major import (
     Fp8RowMajor,

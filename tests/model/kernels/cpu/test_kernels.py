@@ -10,7 +10,7 @@ from octavo.model.kernels.cpu.library import Library, library
 from octavo.model.kernels.cpu.structs import ExpertsStruct, WeightStruct
 from octavo.model.ops.experts import experts_reference
 from octavo.model.ops.linear import linear_reference
-from octavo.model.weights.kinds import ExpertWeights
+from octavo.model.weights.forms import ExpertWeights
 from octavo.model.weights.tiles import GroupedWeight, Int4Weight, Int8Weight
 
 KERNELS = library()

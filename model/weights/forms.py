@@ -1,0 +1,23 @@
+"""Joins the forms that a matrix may be held in on any device, from kinds.py and tiles.py, fp16.py and row_major.py."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from octavo.model.weights.fp16 import Fp16Weight
+from octavo.model.weights.kinds import Kind
+from octavo.model.weights.row_major import RowMajorWeight
+from octavo.model.weights.tiles import TiledWeight
+
+Weight = Tensor | Fp16Weight | TiledWeight | RowMajorWeight
+# A dtype is the form of a plain Tensor, and a Kind that of a TiledWeight.
+Form = torch.dtype | Kind | type[Fp16Weight] | type[RowMajorWeight]
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertWeights:
+    """ExpertWeights are the experts of a layer; plain tensors and row-major weights are views of one stacked tensor."""
+
+    gate_up: tuple[Weight, ...]  # E matrices [2I, H]: w1 above w3
+    down: tuple[Weight, ...]  # E matrices [H, I]: w2
