@@ -16,6 +16,8 @@ import torch
 
 GROUP = 32  # inputs whose products are summed as whole numbers: every group of weights is a multiple of it
 CELL = 2 * GROUP  # inputs; a matrix is padded to whole cells
+# Most inputs of a block, and so of a group: its activations and a tile's weights fit into a CPU's first cache.
+BLOCK = 1024
 SUPER = 256  # inputs that share the coarse numbers of a two-level scale
 LEAST, MOST = -128, 127  # values that a code may have
 
@@ -67,6 +69,8 @@ class Kind:
             raise ValueError("a table has 16 values from -128 to 127")
         if self.group % GROUP or (self.group == 0) != (self.scale is Scale.NONE):
             raise ValueError("a group is a multiple of 32 inputs, or a channel without scales of its own")
+        if self.unit > BLOCK:
+            raise ValueError("a group has at most 1024 inputs")
         if self.scale is Scale.INT8_OF_256 and SUPER % self.group:
             raise ValueError("256 inputs are whole groups of a two-level scale")
         if self.offset is Offset.ODD and self.scale is not Scale.INT8:
@@ -87,7 +91,7 @@ class Kind:
     @property
     def unit(self) -> int:
         """Returns the inputs that a block is a multiple of: whole cells, groups and coarse numbers."""
-        return lcm(CELL, self.group or CELL, SUPER if self.scale is Scale.INT8_OF_256 else CELL)
+        return lcm(CELL, self.group or CELL, SUPER if self.has_coarse else CELL)
 
     @property
     def scale_type(self) -> torch.dtype | None:

@@ -1,6 +1,6 @@
-"""Holds the parts of a quantised matrix in the order of its rows: what a checkpoint gives, and what is stored in tiles."""
+"""Holds the parts of a quantised matrix in the order of its rows: what a checkpoint gives and tiles store."""
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -18,11 +18,6 @@ class Parts:
     scales: Tensor | None = None  # [n, groups] of the kind's type
     offsets: Tensor | None = None  # [n, groups] of the kind's type, or of a channel [n, 1] float32
     coarse: Tensor | None = None  # [n, in / 256, 1 or 2] float16: of the scales, of the minima
-
-    def rows(self, picked: slice) -> "Parts":
-        """Returns the parts of some rows."""
-        parts = (getattr(self, part.name) for part in fields(self))
-        return Parts(*(None if part is None else part[picked] for part in parts))
 
     def padded(self, kind: Kind, inputs: int) -> "Parts":
         """Returns the same with zeros up to a number of inputs, which is a multiple of the kind's unit."""
@@ -81,7 +76,7 @@ def _scales(parts: Parts, kind: Kind) -> Tensor:
     if parts.scales is None:
         return factors
     if kind.scale is Scale.E8M0:
-        return factors * torch.ldexp(torch.ones(()), parts.scales.int() - 127)
+        return factors * torch.ldexp(torch.ones(parts.scales.shape), parts.scales.int() - 127)
     return factors * _coarse(parts, kind, 0, parts.scales.float())
 
 

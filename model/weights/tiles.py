@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from octavo.model.weights.kinds import GROUP, Kind
+from octavo.model.weights.kinds import BLOCK, GROUP, SUPER, Kind, Offset
 from octavo.model.weights.memory import Zeros, zeros_on
 from octavo.model.weights.parts import Parts, Unpacked
 from octavo.model.weights.rounding import quantise
@@ -18,7 +18,6 @@ TILE = 16  # outputs that are computed together: one register of 32-bit sums
 TILES = 4  # tiles in a panel
 PANEL = TILES * TILE  # outputs
 LINE = 64  # bytes of a cache line; all codes begin at a multiple of it
-BLOCK = 1024  # most inputs of a block: their activations and a tile's weights fit into a CPU's first cache
 
 Place = tuple[Tensor, Tensor, Tensor]  # panel, tile and output within the tile of n rows, [n] each
 
@@ -89,8 +88,8 @@ class TileLayout:
     def regions(self) -> dict[str, Region]:
         """Returns where a block of a tile has its numbers, in their order."""
         kind, found, at = self.kind, dict[str, Region](), 0
-        groups, supers = (self.block // kind.group if kind.group else 0), self.block // 256
-        minima = kind.has_coarse and kind.offset_type is not None and kind.offset == "minimum"
+        groups, supers = (self.block // kind.group if kind.group else 0), self.block // SUPER
+        minima = kind.has_coarse and kind.offset is Offset.MINIMUM
         wanted = (
             ("coarse scales", supers if kind.has_coarse else 0, torch.float16),
             ("scales", groups, kind.scale_type),

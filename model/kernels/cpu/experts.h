@@ -97,6 +97,16 @@ static void experts_gather(const void *arguments, int64_t first, int64_t last) {
     }
 }
 
+/* Clears one group of an expert's inner activations, which only pads them to whole blocks of down. */
+static void clear_group(const ExpertsCall *call, int64_t expert, int64_t group) {
+    const Rows rows = expert_rows(call, &call->inner, expert);
+    for (int64_t row = 0; row < rows.count; row++) {
+        int64_t stride;
+        Group *to = group_of(&call->inner, rows, row, &stride);
+        memset(to + group * stride, 0, sizeof *to);
+    }
+}
+
 /* Computes one group of an expert's inner activations. A panel holds gate and up of it; their product becomes int8. */
 static void inner_group(const ExpertsCall *call, int64_t expert, int64_t group) {
     const Rows all = gathered_rows(call, expert), inner = expert_rows(call, &call->inner, expert);
@@ -116,8 +126,10 @@ static void inner_group(const ExpertsCall *call, int64_t expert, int64_t group) 
 
 static void experts_inner(const void *arguments, int64_t first, int64_t last) {
     const ExpertsCall *call = arguments;
-    const int64_t groups = 2 * panels_of(call->experts->intermediate);
-    for (int64_t item = first; item < last; item++) inner_group(call, call->active[item / groups], item % groups);
+    const int64_t groups = call->inner.groups, computed = 2 * panels_of(call->experts->intermediate);
+    for (int64_t item = first; item < last; item++) {
+        (item % groups < computed ? inner_group : clear_group)(call, call->active[item / groups], item % groups);
+    }
 }
 
 static void output_panel(const ExpertsCall *call, int64_t expert, int64_t panel) {
@@ -163,7 +175,7 @@ static void experts_after(Region *region, int stage) {
     const Experts *experts = call->experts;
     pool_stage(region, stage, 1, experts_sort);
     pool_stage(region, stage + 1, call->tokens > 1 ? call->num_pairs : 0, experts_gather);
-    pool_stage(region, stage + 2, *call->num_active * 2 * panels_of(experts->intermediate), experts_inner);
+    pool_stage(region, stage + 2, *call->num_active * call->inner.groups, experts_inner);
     pool_stage(region, stage + 3, *call->num_active * panels_of(experts->hidden), experts_outputs);
     pool_stage(region, stage + 4, call->tokens, experts_combine);
 }

@@ -1,5 +1,5 @@
 /* Turns the numbers of a block into floats, whatever they are held as; it is included once for each instruction set. So the
- * products know codes and floats only. Compilers vectorise the loops over a tile's outputs.
+ * products know codes and floats only.
  */
 
 /* Numbers are what each 32 inputs of a block have for each output of a tile: weight = scale * value + minimum. */
@@ -8,103 +8,55 @@ typedef struct {
     float minima[BLOCK / GROUP][TILE]; /* if the kind has an offset */
 } Numbers;
 
-static inline float from_bits(uint32_t bits) {
-    float out;
-    memcpy(&out, &bits, sizeof out);
-    return out;
-}
+/* Reads the n-th of some float16 numbers for each output of a tile. */
+static inline vf read_halves(const uint8_t *from, int64_t n) { return vf_from_half((const uint16_t *)from + n * TILE); }
 
-/* Reads the n-th of some numbers for each output. */
-static inline void read_halves(const uint8_t *from, int64_t n, float *out) {
-    vf_store(out, vf_from_half((const uint16_t *)from + n * TILE));
-}
-
-static inline void read_bfloats(const uint8_t *from, int64_t n, float *out) {
-    const uint16_t *words = (const uint16_t *)from + n * TILE;
-    for (int output = 0; output < TILE; output++) out[output] = from_bits((uint32_t)words[output] << 16);
-}
-
-static inline void read_exponents(const uint8_t *from, int64_t n, float *out) { /* 0 is the subnormal number 2^-127. */
-    for (int output = 0; output < TILE; output++) {
-        const uint32_t exponent = from[n * TILE + output];
-        out[output] = from_bits(exponent ? exponent << 23 : 1u << 22);
-    }
-}
-
-static inline void read_bytes(const uint8_t *from, int64_t n, float *out) {
-    for (int output = 0; output < TILE; output++) out[output] = (float)(int8_t)from[n * TILE + output];
-}
-
-static inline void read_unsigned(const uint8_t *from, int64_t n, float *out) {
-    for (int output = 0; output < TILE; output++) out[output] = (float)from[n * TILE + output];
-}
-
-static inline void scale_by(float *numbers, const float *factors) {
-    for (int output = 0; output < TILE; output++) numbers[output] *= factors[output];
-}
-
-static inline void read_scales(const Kind *kind, const BlockLayout *at, const uint8_t *block, int64_t n, float *out) {
+static inline vf read_scales(const Kind *kind, const BlockLayout *at, const uint8_t *block, int64_t n) {
     const uint8_t *scales = block + at->scales;
-    float coarse[TILE];
     switch (kind->scale) {
-    case SCALE_NONE:
-        for (int output = 0; output < TILE; output++) out[output] = 1;
-        break;
-    case SCALE_FLOAT16: read_halves(scales, n, out); break;
-    case SCALE_BFLOAT16: read_bfloats(scales, n, out); break;
-    case SCALE_E8M0: read_exponents(scales, n, out); break;
-    case SCALE_INT8: read_bytes(scales, n, out); break;
-    case SCALE_INT8_OF_256:
-        read_bytes(scales, n, out);
-        read_halves(block, n * kind->group / SUPER, coarse);
-        scale_by(out, coarse);
+    case SCALE_FLOAT16: return read_halves(scales, n);
+    case SCALE_BFLOAT16: return vf_from_bfloat(scales + n * TILE * 2);
+    case SCALE_E8M0: return vf_from_exponents(scales + n * TILE);
+    case SCALE_INT8: return vf_from_int8(scales + n * TILE);
+    case SCALE_INT8_OF_256: return vf_mul(vf_from_int8(scales + n * TILE), read_halves(block, n * kind->group / SUPER));
+    default: return vf_set1(1);
     }
 }
 
-/* Reads what a group adds to its products; `scales` are the group's, and `offsets` those of channels. */
-static inline void read_minima(const Weight *weight, const BlockLayout *at, const uint8_t *block, int64_t n,
-                               const float *scales, const float *offsets, float *out) {
-    const Kind *kind = &weight->kind;
-    float numbers[TILE];
-    if (kind->offset == OFFSET_ODD) {
-        for (int output = 0; output < TILE; output++) {
-            const int odd = block[at->scales + n * TILE + output] & 1;
-            out[output] = scales[output] * (float)(odd * (int)kind->shift);
-        }
-        return;
-    }
-    if (kind->group == 0) {
-        memcpy(numbers, offsets, sizeof numbers);
-    } else if (kind->offset == OFFSET_ZERO) {
-        read_unsigned(block + at->offsets, n, numbers);
-        for (int output = 0; output < TILE && kind->bits == 8; output++) numbers[output] -= 128;
-    } else if (kind->scale == SCALE_INT8_OF_256) {
-        float coarse[TILE];
-        read_unsigned(block + at->offsets, n, numbers);
-        read_halves(block + at->coarse_minima, n * kind->group / SUPER, coarse);
-        scale_by(numbers, coarse);
-    } else {
-        (kind->scale == SCALE_FLOAT16 ? read_halves : read_bfloats)(block + at->offsets, n, numbers);
-    }
-    for (int output = 0; output < TILE; output++) {
-        out[output] = kind->offset == OFFSET_ZERO ? -scales[output] * numbers[output] : numbers[output];
+/* Returns the zero points of a group, as values. */
+static inline vf read_zeros(const Kind *kind, const BlockLayout *at, const uint8_t *block, int64_t n, const float *offsets) {
+    if (kind->group == 0) return vf_load(offsets);
+    return vf_sub(vf_from_uint8(block + at->offsets + n * TILE), vf_set1(kind->bits == 8 ? 128 : 0));
+}
+
+static inline vf read_minima(const Kind *kind, const BlockLayout *at, const uint8_t *block, int64_t n, const float *offsets) {
+    const uint8_t *minima = block + at->offsets;
+    if (kind->group == 0) return vf_load(offsets);
+    if (kind->scale == SCALE_FLOAT16) return read_halves(minima, n);
+    if (kind->scale == SCALE_BFLOAT16) return vf_from_bfloat(minima + n * TILE * 2);
+    return vf_mul(vf_from_uint8(minima + n * TILE), read_halves(block + at->coarse_minima, n * kind->group / SUPER));
+}
+
+/* Returns what a group adds to its products; `offsets` are those of channels. */
+static inline vf read_offsets(const Kind *kind, const BlockLayout *at, const uint8_t *block, int64_t n, vf scales,
+                              const float *offsets) {
+    switch (kind->offset) {
+    case OFFSET_ODD: return vf_mul(scales, vf_mul(vf_from_low_bits(block + at->scales + n * TILE), vf_set1((float)kind->shift)));
+    case OFFSET_ZERO: return vf_mul(vf_sub(vf_set1(0), scales), read_zeros(kind, at, block, n, offsets));
+    default: return read_minima(kind, at, block, n, offsets);
     }
 }
 
 /* Reads all numbers of a block of a tile; `header` holds the panel's factors, from the tile's first output on. */
-static void read_numbers(const Weight *weight, const uint8_t *header, const uint8_t *block, Numbers *out) {
-    const BlockLayout at = layout_of(weight);
+static void read_numbers(const Weight *weight, const BlockLayout *at, const uint8_t *header, const uint8_t *block, Numbers *out) {
     const Kind *kind = &weight->kind;
-    const int64_t group = kind->group ? kind->group : weight->block, every = group / GROUP;
-    const float *factors = (const float *)header, *offsets = factors + PANEL;
-    for (int64_t n = 0; n < weight->block / group; n++) {
-        float *scales = out->scales[n * every], *minima = out->minima[n * every];
-        read_scales(kind, &at, block, n, scales);
-        scale_by(scales, factors);
-        if (kind->offset != OFFSET_NONE) read_minima(weight, &at, block, n, scales, offsets, minima);
-        for (int64_t next = 1; next < every; next++) {
-            memcpy(out->scales[n * every + next], scales, sizeof *out->scales);
-            if (kind->offset != OFFSET_NONE) memcpy(out->minima[n * every + next], minima, sizeof *out->minima);
-        }
+    const int64_t group = kind->group ? kind->group : weight->block, every = group / GROUP, groups = weight->block / GROUP;
+    const float *factors = (const float *)header;
+    for (int64_t first = 0, n = 0; first < groups; first += every, n++) {
+        const vf scales = vf_mul(read_scales(kind, at, block, n), vf_load(factors));
+        for (int64_t next = first; next < first + every; next++) vf_store(out->scales[next], scales);
+        if (kind->offset == OFFSET_NONE) continue;
+        const vf offsets = read_offsets(kind, at, block, n, scales, factors + PANEL);
+        for (int64_t next = first; next < first + every; next++) vf_store(out->minima[next], offsets);
     }
 }

@@ -168,7 +168,7 @@ static void products(const Weight *weight, int64_t panel, Rows rows, vf (*out)[T
     for (int64_t group = 0; group < groups_of(weight); group += groups) {
         for (int tile = 0; tile < TILES; tile++, block += at.bytes) {
             Numbers numbers;
-            read_numbers(weight, header + tile * TILE * sizeof(float), block, &numbers);
+            read_numbers(weight, &at, header + tile * TILE * sizeof(float), block, &numbers);
             TileProduct product = {.codes = block + at.codes, .numbers = &numbers, .groups = groups, .sums = &out[0][tile]};
             add_tile_block(weight, &product, bytes, &rows, group);
         }

@@ -92,6 +92,38 @@ static inline vf vf_from_half(const uint16_t *p) {
                 _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *)(p + 8))));
 }
 
+/* The next five read 16 numbers: signed and unsigned bytes, the lowest bits of bytes, bfloat16, and powers of two by their
+ * exponents, of which 0 is the subnormal number 2^-127. */
+static inline __m128i bytes_of_8(const uint8_t *p) { return _mm_loadl_epi64((const __m128i *)p); }
+static inline __m256 floats_of(__m256i a) { return _mm256_cvtepi32_ps(a); }
+
+static inline vf vf_from_int8(const uint8_t *p) {
+    return BOTH(vf, floats_of(_mm256_cvtepi8_epi32(bytes_of_8(p))), floats_of(_mm256_cvtepi8_epi32(bytes_of_8(p + 8))));
+}
+
+static inline vf vf_from_uint8(const uint8_t *p) {
+    return BOTH(vf, floats_of(_mm256_cvtepu8_epi32(bytes_of_8(p))), floats_of(_mm256_cvtepu8_epi32(bytes_of_8(p + 8))));
+}
+
+static inline __m256 low_bits(const uint8_t *p) {
+    return floats_of(_mm256_cvtepu8_epi32(_mm_and_si128(bytes_of_8(p), _mm_set1_epi8(1))));
+}
+
+static inline vf vf_from_low_bits(const uint8_t *p) { return BOTH(vf, low_bits(p), low_bits(p + 8)); }
+
+static inline __m256 bfloats(const uint8_t *p) {
+    return _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)p)), 16));
+}
+
+static inline vf vf_from_bfloat(const uint8_t *p) { return BOTH(vf, bfloats(p), bfloats(p + 16)); }
+
+static inline __m256 exponents(const uint8_t *p) {
+    const __m256i bits = _mm256_slli_epi32(_mm256_cvtepu8_epi32(bytes_of_8(p)), 23);
+    return _mm256_castsi256_ps(_mm256_max_epi32(bits, _mm256_set1_epi32(1 << 22)));
+}
+
+static inline vf vf_from_exponents(const uint8_t *p) { return BOTH(vf, exponents(p), exponents(p + 8)); }
+
 static inline vf vf_from_int(vi a) { return BOTH(vf, _mm256_cvtepi32_ps(a.lo), _mm256_cvtepi32_ps(a.hi)); }
 
 static inline void vf_store_int8(int8_t *p, vf a) { /* whole numbers from -127 to 127 */

@@ -55,6 +55,25 @@ static inline vf vf_sums(const vf *rows) {
 }
 
 static inline vf vf_from_half(const uint16_t *p) { return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *)p)); }
+/* The next five read 16 numbers: signed and unsigned bytes, the lowest bits of bytes, bfloat16, and powers of two by their
+ * exponents, of which 0 is the subnormal number 2^-127. */
+static inline __m128i bytes_of_16(const uint8_t *p) { return _mm_loadu_si128((const __m128i *)p); }
+static inline vf vf_from_int8(const uint8_t *p) { return _mm512_cvtepi32_ps(_mm512_cvtepi8_epi32(bytes_of_16(p))); }
+static inline vf vf_from_uint8(const uint8_t *p) { return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(bytes_of_16(p))); }
+
+static inline vf vf_from_low_bits(const uint8_t *p) {
+    return _mm512_cvtepi32_ps(_mm512_cvtepu8_epi32(_mm_and_si128(bytes_of_16(p), _mm_set1_epi8(1))));
+}
+
+static inline vf vf_from_bfloat(const uint8_t *p) {
+    return _mm512_castsi512_ps(_mm512_slli_epi32(_mm512_cvtepu16_epi32(_mm256_loadu_si256((const __m256i *)p)), 16));
+}
+
+static inline vf vf_from_exponents(const uint8_t *p) {
+    const __m512i bits = _mm512_slli_epi32(_mm512_cvtepu8_epi32(bytes_of_16(p)), 23);
+    return _mm512_castsi512_ps(_mm512_max_epi32(bits, _mm512_set1_epi32(1 << 22)));
+}
+
 static inline vf vf_from_int(vi a) { return _mm512_cvtepi32_ps(a); }
 
 static inline void vf_store_int8(int8_t *p, vf a) { /* whole numbers from -127 to 127 */

@@ -33,6 +33,32 @@ static inline vf vf_fma(vf a, vf b, vf c) MAP(vf, vfmaq_f32(c.at[n], a.at[n], b.
 static inline vf vf_abs(vf a) MAP(vf, vabsq_f32(a.at[n]))
 static inline vf vf_round(vf a) MAP(vf, vrndnq_f32(a.at[n]))
 static inline vf vf_from_int(vi a) MAP(vf, vcvtq_f32_s32(a.at[n]))
+/* The next five read 16 numbers: signed and unsigned bytes, the lowest bits of bytes, bfloat16, and powers of two by their
+ * exponents, of which 0 is the subnormal number 2^-127. */
+static inline uint32x4_t four_of(uint8x16_t bytes, int n) { /* Zeros come from beyond the table. */
+    static const uint8_t PLACES[4][16] = {{0, 16, 16, 16, 1, 16, 16, 16, 2, 16, 16, 16, 3, 16, 16, 16},
+                                          {4, 16, 16, 16, 5, 16, 16, 16, 6, 16, 16, 16, 7, 16, 16, 16},
+                                          {8, 16, 16, 16, 9, 16, 16, 16, 10, 16, 16, 16, 11, 16, 16, 16},
+                                          {12, 16, 16, 16, 13, 16, 16, 16, 14, 16, 16, 16, 15, 16, 16, 16}};
+    return vreinterpretq_u32_u8(vqtbl1q_u8(bytes, vld1q_u8(PLACES[n])));
+}
+
+static inline vf vf_from_uint8(const uint8_t *p) MAP(vf, vcvtq_f32_u32(four_of(vld1q_u8(p), n)))
+static inline vf vf_from_low_bits(const uint8_t *p) MAP(vf, vcvtq_f32_u32(four_of(vandq_u8(vld1q_u8(p), vdupq_n_u8(1)), n)))
+
+static inline vf vf_from_int8(const uint8_t *p) {
+    const uint8x16_t lifted = veorq_u8(vld1q_u8(p), vdupq_n_u8(128));
+    vf out;
+    EACH out.at[n] = vsubq_f32(vcvtq_f32_u32(four_of(lifted, n)), vdupq_n_f32(128));
+    return out;
+}
+
+static inline vf vf_from_bfloat(const uint8_t *p)
+    MAP(vf, vreinterpretq_f32_u32(vshll_n_u16(vreinterpret_u16_u8(vld1_u8(p + 8 * n)), 16)))
+
+static inline vf vf_from_exponents(const uint8_t *p)
+    MAP(vf, vreinterpretq_f32_u32(vmaxq_u32(vshlq_n_u32(four_of(vld1q_u8(p), n), 23), vdupq_n_u32(1 << 22))))
+
 static inline vf vf_from_half(const uint16_t *p) MAP(vf, vcvt_f32_f16(vreinterpret_f16_u16(vld1_u16(p + 4 * n))))
 
 /* The instructions of these names are not used: given a NaN and a number, they would return the NaN in either order. */

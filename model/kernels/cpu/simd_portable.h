@@ -68,6 +68,21 @@ static inline float half_to_float(uint16_t half) {
     return wide.value;
 }
 
+/* The next five read 16 numbers: signed and unsigned bytes, the lowest bits of bytes, bfloat16, and powers of two by their
+ * exponents, of which 0 is the subnormal number 2^-127. */
+static inline vf vf_from_int8(const uint8_t *p) MAP((float)(int8_t)p[n])
+static inline vf vf_from_uint8(const uint8_t *p) MAP((float)p[n])
+static inline vf vf_from_low_bits(const uint8_t *p) MAP((float)(p[n] & 1))
+
+static inline float float_of_bits(uint32_t bits) {
+    float out;
+    __builtin_memcpy(&out, &bits, 4);
+    return out;
+}
+
+static inline vf vf_from_bfloat(const uint8_t *p) MAP(float_of_bits((uint32_t)p[2 * n] << 16 | (uint32_t)p[2 * n + 1] << 24))
+static inline vf vf_from_exponents(const uint8_t *p) MAP(float_of_bits(p[n] ? (uint32_t)p[n] << 23 : 1u << 22))
+
 static inline vf vf_from_half(const uint16_t *p) MAP(half_to_float(p[n]))
 
 static inline void vf_store_int8(int8_t *p, vf a) { EACH p[n] = (int8_t)a.at[n]; }

@@ -15,8 +15,8 @@ from octavo.model.decoder import Decoder
 from octavo.model.kernels.choice import select_backend
 from octavo.model.kernels.cpu.library import Library, library
 from octavo.model.loading.checkpoint import load_model
+from octavo.model.weights.kinds import INT8
 from octavo.model.weights.precision import Precision
-from octavo.model.weights.tiles import Int8Weight
 from tests.tiny import write_tiny_checkpoint
 
 SMALL = {"device": "cpu", "dtype": "float32", "threads": 1, "kv_cache_memory": 2**20, "max_num_batched_tokens": 64}
@@ -89,5 +89,5 @@ def test_distinct_experts_are_counted_once(tmp_path: Path) -> None:
 def test_kernels_take_as_many_threads_as_torch(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     taken = []
     monkeypatch.setattr(Library, "follow_torch", lambda self: taken.append(torch.get_num_threads()))
-    measure_expert_layer(load(tmp_path, Precision(torch.float32, Int8Weight, Int8Weight)), 1)
+    measure_expert_layer(load(tmp_path, Precision(torch.float32, INT8, INT8)), 1)
     assert set(taken) == {torch.get_num_threads()}

@@ -16,7 +16,8 @@ from octavo.model.ops.experts import experts
 from octavo.model.ops.invariant import OPS, Invariance
 from octavo.model.ops.linear import linear, linear_reference
 from octavo.model.ops.seams import TORCH
-from octavo.model.weights.tiles import Int8Weight
+from octavo.model.weights.kinds import INT8
+from octavo.model.weights.tiles import TiledWeight
 from tests.tiny import TINY_CONFIG
 
 ROOT = Path(__file__).parents[3]
@@ -83,7 +84,7 @@ select_backend(None, torch.device("cpu")); sys.exit("triton" in sys.modules)"""
 def test_the_kernels_take_what_is_theirs() -> None:
     ops = select_backend(TINY_CONFIG, torch.device("cpu")).ops
     x, dense = torch.randn(3, 64), torch.randn(32, 64)
-    weight = Int8Weight.pack(dense)
+    weight = TiledWeight.pack(INT8, dense)
     torch.testing.assert_close(ops.linear(x, weight), linear_reference(x, weight), rtol=1e-5, atol=1e-5)
     assert torch.equal(ops.linear(x, dense), linear(x, dense))
 

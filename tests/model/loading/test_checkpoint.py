@@ -15,9 +15,11 @@ from octavo.model.config import ModelConfig
 from octavo.model.kernels.choice import select_backend
 from octavo.model.loading.checkpoint import load_model
 from octavo.model.loading.names import DERIVED
+from octavo.model.weights.forms import Weight
 from octavo.model.weights.fp16 import Fp16Weight
+from octavo.model.weights.kinds import INT4, INT8, Kind
 from octavo.model.weights.precision import Precision
-from octavo.model.weights.tiles import Int4Weight, Int8Weight
+from octavo.model.weights.tiles import TiledWeight
 from tests.model.checkpoints import CPU, Tensors, change, load, shard, stack_experts
 from tests.model.marks import needs_fbgemm
 from tests.model.pages import Pages
@@ -59,6 +61,11 @@ def test_any_stored_type_in_any_precision(tmp_path: Path, stored: str, dtype: st
     assert model.embedding.table.dtype == getattr(torch, beside_packed if dtype == "float16" else dtype)
 
 
+def kind_of(weight: Weight) -> Kind:
+    assert isinstance(weight, TiledWeight)
+    return weight.kind
+
+
 @pytest.mark.parametrize("stored", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize(("quantization", "tolerance"), [("int8", 0.05), ("int4", 0.5)])
 def test_any_stored_type_quantised(tmp_path: Path, stored: str, quantization: str, tolerance: float) -> None:
@@ -68,10 +75,10 @@ def test_any_stored_type_quantised(tmp_path: Path, stored: str, quantization: st
     # The median: where two experts were close, rounding may choose the other one.
     assert (logits(tmp_path, "auto", quantization) - exact).abs().median() < tolerance * exact.std()
     assert model.activation_dtype == torch.float32
-    experts = Int8Weight if quantization == "int8" else Int4Weight
-    assert {type(layer.attention.qkv) for layer in model.layers} | {type(model.head)} == {Int8Weight}
+    experts = INT8 if quantization == "int8" else INT4
+    assert {kind_of(layer.attention.qkv) for layer in model.layers} | {kind_of(model.head)} == {INT8}
     for layer in model.layers:
-        assert {type(matrix) for matrix in (*layer.moe.experts.gate_up, *layer.moe.experts.down)} == {experts}
+        assert {kind_of(matrix) for matrix in (*layer.moe.experts.gate_up, *layer.moe.experts.down)} == {experts}
         assert all(matrix.layout.interleaved for matrix in layer.moe.experts.gate_up)
         assert not any(matrix.layout.interleaved for matrix in layer.moe.experts.down)
         assert layer.moe.router is not None and layer.moe.router.weight.dtype == torch.float32

@@ -26,8 +26,9 @@ from octavo.model.prepared.places import name_of
 from octavo.model.prepared.source import Source
 from octavo.model.prepared.tile_file import FORMAT, TileFile, Unusable
 from octavo.model.prepared.writer import hidden
+from octavo.model.weights.kinds import INT4, INT8
 from octavo.model.weights.precision import Precision, Wanted, choose_precision
-from octavo.model.weights.tiles import Int4Weight, Int8Weight
+from octavo.model.weights.tiles import TiledWeight
 from tests.model.checkpoints import CPU, change, shard, stack_experts
 from tests.model.pages import Pages
 from tests.tiny import write_tiny_checkpoint
@@ -137,7 +138,7 @@ def test_what_is_mapped_cannot_be_written_to_and_is_fetched_whole(tmp_path: Path
     write_tiny_checkpoint(tmp_path)
     way = WAYS[0]
     memory = mapped(prepare(tmp_path, way), way).matrices()
-    cells = next(iter(memory)).cells
+    cells = next(iter(memory)).memory
     fetch(cells).join()
     lines = Path("/proc/self/maps").read_text().splitlines() if sys.platform == "linux" else []
     ways = {line.split()[1] for line in lines if line.endswith("octavo-int8.tiles")}
@@ -269,10 +270,10 @@ GOLDEN = {
 }  # by format: hashes of what a certain matrix becomes
 
 
-@pytest.mark.parametrize(("kind", "name"), [(Int8Weight, "int8"), (Int4Weight, "int4")])
+@pytest.mark.parametrize(("kind", "name"), [(INT8, "int8"), (INT4, "int4")])
 def test_the_number_of_the_format_rises_with_every_change_of_layout_or_rounding(kind: Any, name: str) -> None:
     """If this fails, tile files that are on disks hold something else: raise FORMAT, and note the new hashes."""
     rows = torch.arange(160 * 96, dtype=torch.float32).view(160, 96)
     dense = (rows * 2654435761 % 2**32) / 2**31 - 1
-    held = b"".join(bytes(contents_of(kind.pack(dense, paired))) for paired in (False, True))
+    held = b"".join(bytes(contents_of(TiledWeight.pack(kind, dense, paired))) for paired in (False, True))
     assert hashlib.sha256(held).hexdigest()[:16] == GOLDEN[FORMAT][name]

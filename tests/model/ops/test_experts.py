@@ -9,7 +9,8 @@ from torch import Tensor
 from octavo.model.ops.experts import experts, experts_reference
 from octavo.model.weights.forms import ExpertWeights
 from octavo.model.weights.fp16 import Fp16Weight
-from octavo.model.weights.tiles import GroupedWeight, Int4Weight, Int8Weight
+from octavo.model.weights.kinds import INT4, INT8, Kind
+from octavo.model.weights.tiles import TiledWeight
 from tests.model.marks import needs_fbgemm
 
 HIDDEN, WIDE = 24, 20
@@ -70,13 +71,13 @@ def test_packed_float16(tokens: int) -> None:
     torch.testing.assert_close(experts(x, ids, shares, weights), expected, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("kind", [Int8Weight, Int4Weight])
+@pytest.mark.parametrize("kind", [INT8, INT4])
 @pytest.mark.parametrize("tokens", [1, 2, 33])
-def test_grouped(kind: type[GroupedWeight], tokens: int) -> None:
+def test_grouped(kind: Kind, tokens: int) -> None:
     torch.manual_seed(0)
     plain = random_experts(8)
-    gate_up = tuple(kind.pack(matrix, interleaved=True) for matrix in plain.gate_up)
-    weights = ExpertWeights(gate_up, tuple(kind.pack(matrix) for matrix in plain.down))
+    gate_up = tuple(TiledWeight.pack(kind, matrix, interleaved=True) for matrix in plain.gate_up)
+    weights = ExpertWeights(gate_up, tuple(TiledWeight.pack(kind, matrix) for matrix in plain.down))
     rounded = ExpertWeights(*(tuple(w.dense() for w in side) for side in (weights.gate_up, weights.down)))
     x = torch.randn(tokens, HIDDEN)
     ids, shares = random_routing(tokens, 2, 8)

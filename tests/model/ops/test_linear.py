@@ -5,7 +5,8 @@ import torch
 
 from octavo.model.ops.linear import linear, linear_reference, quantise_activations
 from octavo.model.weights.fp16 import Fp16Weight
-from octavo.model.weights.tiles import GroupedWeight, Int4Weight, Int8Weight
+from octavo.model.weights.kinds import INT4, INT8, Kind
+from octavo.model.weights.tiles import TiledWeight
 from tests.model.marks import needs_fbgemm
 
 SHAPES = [(1, 16, 16), (1, 33, 7), (5, 48, 20), (6, 8, 64), (70, 31, 129)]  # rows, in, out
@@ -40,26 +41,24 @@ def test_rows_that_are_not_contiguous() -> None:
     torch.testing.assert_close(linear(x, weight), linear_reference(x, weight))
 
 
-grouped = pytest.mark.parametrize("kind", [Int8Weight, Int4Weight])
+grouped = pytest.mark.parametrize("kind", [INT8, INT4])
 
 
 @grouped
 @pytest.mark.parametrize(("rows", "columns", "out"), SHAPES)
-def test_grouped_without_kernels_is_exact_in_the_activations(
-    kind: type[GroupedWeight], rows: int, columns: int, out: int
-) -> None:
+def test_grouped_without_kernels_is_exact_in_the_activations(kind: Kind, rows: int, columns: int, out: int) -> None:
     torch.manual_seed(0)
-    x, weight = torch.randn(rows, columns), kind.pack(torch.randn(out, columns))
+    x, weight = torch.randn(rows, columns), TiledWeight.pack(kind, torch.randn(out, columns))
     torch.testing.assert_close(linear(x, weight), linear_reference(x, weight.dense()), rtol=1e-5, atol=1e-4)
 
 
 @grouped
 @pytest.mark.parametrize(("rows", "columns", "out"), SHAPES)
 def test_the_grouped_reference_rounds_activations_and_nothing_else(
-    kind: type[GroupedWeight], rows: int, columns: int, out: int
+    kind: Kind, rows: int, columns: int, out: int
 ) -> None:
     torch.manual_seed(0)
-    weight = kind.pack(torch.randn(out, columns))
+    weight = TiledWeight.pack(kind, torch.randn(out, columns))
     x = torch.randint(-127, 128, (rows, columns)).float() * 2**-9
     x[:, ::32] = 127 * 2**-9  # then every scale is 2^-9, and every activation a whole number of it
     torch.testing.assert_close(linear_reference(x, weight), linear_reference(x, weight.dense()), rtol=1e-6, atol=1e-6)

@@ -21,7 +21,8 @@ from octavo.model.ops.attention import Plan, attention_reference
 from octavo.model.ops.experts import experts_reference
 from octavo.model.ops.linear import linear_reference
 from octavo.model.ops.seams import Ops
-from octavo.model.weights.tiles import GroupedWeight, Int4Weight, Int8Weight
+from octavo.model.weights.kinds import INT4, INT8, Kind
+from octavo.model.weights.tiles import TiledWeight
 from tests.model.pages import flat_batch
 
 KERNELS = library()
@@ -261,8 +262,11 @@ class Layer:
     case: Case  # its pages and tables; the heads are not used
 
     @classmethod
-    def random(cls, kind: type[GroupedWeight], hidden: int, head_dim: int) -> "Layer":
-        matrices = kind.pack(torch.randn(8 * head_dim, hidden)), kind.pack(torch.randn(hidden, 4 * head_dim))
+    def random(cls, kind: Kind, hidden: int, head_dim: int) -> "Layer":
+        matrices = (
+            TiledWeight.pack(kind, torch.randn(8 * head_dim, hidden)),
+            TiledWeight.pack(kind, torch.randn(hidden, 4 * head_dim)),
+        )
         attention = Attention(*matrices, num_heads=4, num_kv_heads=2, head_dim=head_dim)
         rotary = RotaryEmbedding.create(config(2, head_dim), torch.device("cpu"))
         norm = RMSNorm.create(torch.rand(hidden), 1e-5)
@@ -285,9 +289,9 @@ class Layer:
         return x + self.attention(self.norm(x), layer, ForwardPass(ops, Plan(), self.rotary.at(batch.positions)))
 
 
-@pytest.mark.parametrize("kind", [Int8Weight, Int4Weight])
+@pytest.mark.parametrize("kind", [INT8, INT4])
 @pytest.mark.parametrize("shape", [(64, 16), (40, 10)])
-def test_the_whole_sub_layer(kernels: Library, kind: type[GroupedWeight], shape: tuple[int, int]) -> None:
+def test_the_whole_sub_layer(kernels: Library, kind: Kind, shape: tuple[int, int]) -> None:
     torch.manual_seed(0)
     layer, rows = Layer.random(kind, *shape), [(0, 0, 21), (1, 0, 9), (0, 21, 1), (1, 9, 3)]
     pages, expected_pages = layer.case.pages(), layer.case.pages()
@@ -297,8 +301,8 @@ def test_the_whole_sub_layer(kernels: Library, kind: type[GroupedWeight], shape:
         torch.testing.assert_close(layer.run(kernels, x, pages, part), expected, rtol=1e-2, atol=5e-2)
 
 
-@pytest.mark.parametrize("kind", [Int8Weight, Int4Weight])
-def test_a_row_of_the_sub_layer_is_the_same_bits_however_it_comes(kernels: Library, kind: type[GroupedWeight]) -> None:
+@pytest.mark.parametrize("kind", [INT8, INT4])
+def test_a_row_of_the_sub_layer_is_the_same_bits_however_it_comes(kernels: Library, kind: Kind) -> None:
     torch.manual_seed(0)
     layer = Layer.random(kind, 64, 16)
     x = torch.randn(2, 30, 64)

@@ -12,8 +12,8 @@ from octavo.model.kernels.choice import select_backend
 from octavo.model.kernels.cpu.decoder import CpuDecoder, CpuLayer
 from octavo.model.kernels.cpu.library import library
 from octavo.model.loading.checkpoint import load_model
+from octavo.model.weights.kinds import INT4, INT8, Kind
 from octavo.model.weights.precision import Precision
-from octavo.model.weights.tiles import Int4Weight, Int8Weight
 from tests.model.checkpoints import CPU
 from tests.model.pages import Pages
 from tests.tiny import write_tiny_checkpoint
@@ -34,16 +34,16 @@ def error(one: Decoder, other: Decoder) -> float:
 
 
 @pytest.mark.parametrize("model_type", ["mixtral", "mistral"])
-@pytest.mark.parametrize("experts", [Int8Weight, Int4Weight])
-def test_it_computes_what_the_layers_compute(tmp_path: Path, experts: type[Int8Weight], model_type: str) -> None:
-    model = load(tmp_path, Precision(torch.float32, experts, Int8Weight), model_type=model_type)
+@pytest.mark.parametrize("experts", [INT8, INT4])
+def test_it_computes_what_the_layers_compute(tmp_path: Path, experts: Kind, model_type: str) -> None:
+    model = load(tmp_path, Precision(torch.float32, experts, INT8), model_type=model_type)
     assert isinstance(model.fused, CpuDecoder)
     assert all(isinstance(layer, CpuLayer) for layer in model.fused.layers)
     assert error(model, replace(model, fused=None)) < 0.02
 
 
 def test_a_layer_that_the_kernels_do_not_take_runs_as_it_is(tmp_path: Path) -> None:
-    model = load(tmp_path, Precision(torch.float32, Int8Weight, Int8Weight))
+    model = load(tmp_path, Precision(torch.float32, INT8, INT8))
     first, second = model.layers
     held = replace(first.moe.experts, down=tuple(matrix.dense() for matrix in first.moe.experts.down))
     mixed = (replace(first, moe=replace(first.moe, experts=held)), second)

@@ -42,7 +42,7 @@ def test_the_interface_is_the_number_of_what_is_declared():
 def test_the_structs_are_those_of_the_header():
     """Compares their names and those of their fields, in the header's order."""
     found = re.findall(r"typedef struct \{(.*?)\} (\w+);", without_comments(HEADER), re.DOTALL)
-    in_c = [(f"{name}Struct", re.findall(r"(\w+)(?=[,;])", body)) for body, name in found]
+    in_c = [(f"{name}Struct", re.findall(r"(\w+)(?=(?:\[\d+\])?[,;])", body)) for body, name in found]
     assert [(struct.__name__, fields_of(struct)) for struct in STRUCTS] == in_c
 
 
