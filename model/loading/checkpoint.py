@@ -37,6 +37,8 @@ STAGING_SHARE = 0.1
 # large as their neighbours. On the default model this saves a third of what int8 costs; elsewhere it brings little.
 FINE_TERMS = 2
 
+MOST_QUANTISED = 2.0**100  # Sums over larger weights could be infinite.
+
 
 def load_model(
     directory: Path,
@@ -170,8 +172,8 @@ class Loader:
     def _quantise(self, matrix: Matrix, kind: Kind, paired: bool, terms: int) -> Weight:
         """Quantises straight from the file, slice by slice, so that nothing is held unquantised."""
         stored = [self.shards.read(source) for source in matrix]
-        for rows, source in zip(stored, matrix, strict=True):
-            _check_finite(rows, source)
+        if max(_check_finite(rows, source) for rows, source in zip(stored, matrix, strict=True)) > MOST_QUANTISED:
+            return self._plain((matrix,), self.precision.activations)[0]
         layout = TileLayout(kind_for(stored[0], kind), _shape(matrix), paired)
         weight = TiledWeight.empty(layout, self.zeros, terms)
         first = 0

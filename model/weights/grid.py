@@ -24,7 +24,7 @@ def fit(groups: Tensor, levels: int) -> tuple[Tensor, Tensor]:
         grid = _half(step), _half(low + _half(step) * (cut / 2))
         for _ in range(REFITS + 1):
             quants = rounded(groups, *grid, levels)
-            errors = _total((quants * grid[0][..., None] + grid[1][..., None] - groups).square())
+            errors = total((quants * grid[0][..., None] + grid[1][..., None] - groups).square())
             best = torch.where(errors < least, grid[0], best[0]), torch.where(errors < least, grid[1], best[1])
             least = torch.minimum(errors, least)
             grid = _least_squares(groups, quants)
@@ -45,21 +45,21 @@ def rounded(groups: Tensor, scales: Tensor, mins: Tensor, levels: int) -> Tensor
 def _least_squares(groups: Tensor, quants: Tensor) -> tuple[Tensor, Tensor]:
     """Returns the grid whose points at the quants are nearest to the weights."""
     count = groups.shape[-1]
-    weights, sums = _total(groups), _total(quants)
-    spread = count * _total(quants.square()) - sums.square()  # exact; zero if all quants are the same
-    slope = count * _total(quants * groups) - sums * weights
+    weights, sums = total(groups), total(quants)
+    spread = count * total(quants.square()) - sums.square()  # exact; zero if all quants are the same
+    slope = count * total(quants * groups) - sums * weights
     scales = _half(torch.where(spread > 0, slope / spread, 0))
     return scales, _half((weights - scales * sums) / count)
 
 
-def _total(values: Tensor) -> Tensor:
-    """Sums [..., n], n a multiple of 4, in the order of quantise.h: four sums of every fourth number."""
+def total(values: Tensor) -> Tensor:
+    """Sums [..., n], n a power of two, in the order of quantise.h: halves are added, then quarters, and so on."""
     if values.device.type != "cpu":  # Here no C kernel must give the same bits, and each addition is a launch.
         return values.sum(-1)
-    total = values[..., :4]
-    for part in values.split(4, dim=-1)[1:]:
-        total = total + part
-    return (total[..., 0] + total[..., 1]) + (total[..., 2] + total[..., 3])
+    while values.shape[-1] > 1:
+        low, high = values.chunk(2, dim=-1)
+        values = low + high
+    return values[..., 0]
 
 
 def _half(values: Tensor) -> Tensor:

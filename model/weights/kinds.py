@@ -143,5 +143,5 @@ INT8 = Kind(None, GROUP, Scale.INT8)
 # span 63, so that two products with int8 numbers fit an int16 sum; a search by single steps found them.
 INT4 = Kind((-34, -26, -21, -17, -13, -9, -6, -3, 0, 3, 6, 10, 14, 18, 23, 29), GROUP, Scale.INT8, Offset.ODD, shift=1)
 
-# Weights that were once rounded to even steps, as in llama.cpp's Q4_0, keep their values in the same steps.
-EVEN4 = Kind(tuple(range(-8, 8)), GROUP, Scale.FLOAT16)
+# Weights that were once rounded to even steps, as llama.cpp's Q4_K and AWQ do, keep their values in the same steps.
+EVEN4 = Kind(tuple(range(16)), GROUP, Scale.FLOAT16, Offset.MINIMUM)

@@ -6,12 +6,13 @@ The C kernels give the same bits (quantise.h), so the order of each sum is part 
 import torch
 from torch import Tensor
 
-from octavo.model.weights.kinds import EVEN4, GROUP, INT4, INT8, MOST, Kind, Scale
+from octavo.model.weights.grid import FINE_SCALE, fit, rounded, total
+from octavo.model.weights.kinds import EVEN4, GROUP, INT4, INT8, MOST, Kind
 from octavo.model.weights.parts import Parts
 
 REFITS = 1  # for each scale that the search begins with
 LOOKED_AT = 1 << 14  # weights of a matrix that show whether it was in even steps before
-ON_STEP, SHARE = 0.05, 0.99  # nearly all lie so near to a step, of which 16-bit numbers may miss a little
+ON_STEPS = 1e-4  # of their squares: what even steps may lose of such weights, which 16 bits may have rounded since
 
 
 def quantise(rows: Tensor, kind: Kind) -> Parts:
@@ -19,8 +20,10 @@ def quantise(rows: Tensor, kind: Kind) -> Parts:
     groups = rows.unflatten(1, (-1, GROUP))  # [n, groups, 32]
     if kind == INT8:
         return _round_int8(groups)
-    assert kind in (INT4, EVEN4), "only checkpoints bring the other kinds"
-    return _round_int4(groups, kind)
+    if kind == EVEN4:
+        return _round_even(groups)
+    assert kind == INT4, "only checkpoints bring the other kinds"
+    return _round_int4(groups)
 
 
 def kind_for(rows: Tensor, kind: Kind) -> Kind:
@@ -29,9 +32,25 @@ def kind_for(rows: Tensor, kind: Kind) -> Kind:
     if kind != INT4 or inputs == 0:
         return kind
     groups = rows[: max(1, LOOKED_AT // inputs), :inputs].float().unflatten(1, (-1, GROUP))
-    assert EVEN4.values is not None
-    steps = groups * _inverse(_largest(groups) * (1 / EVEN4.values[0]))[..., None]
-    return EVEN4 if ((steps - steps.round()).abs() <= ON_STEP).float().mean() >= SHARE else kind
+    different = 1 + (groups.sort(dim=-1).values.diff(dim=-1) != 0).sum(-1)
+    if different.max() > 16 or not _fits_float16(rows):
+        return kind
+    scales, minima = fit(groups, 15)
+    quants = rounded(groups, scales, minima, 15)
+    lost = quants * scales[..., None] + minima[..., None] - groups
+    return EVEN4 if lost.square().sum() <= ON_STEPS * groups.square().sum() else kind
+
+
+def _fits_float16(rows: Tensor) -> bool:
+    """Returns whether float16 holds a scale for each group: not infinite, not too coarse."""
+    largest = rows.abs().max().item()
+    return 15 * FINE_SCALE <= largest <= torch.finfo(torch.float16).max
+
+
+def _round_even(groups: Tensor) -> Parts:
+    scales, minima = fit(groups, 15)
+    codes = rounded(groups, scales, minima, 15).to(torch.uint8)
+    return Parts(codes.flatten(1), torch.ones(len(groups)), scales.half(), minima.half())
 
 
 def _round_int8(groups: Tensor) -> Parts:
@@ -43,45 +62,33 @@ def _round_int8(groups: Tensor) -> Parts:
     return Parts(codes.to(torch.uint8).flatten(1), factors, numbers.to(torch.int8))
 
 
-def _round_int4(groups: Tensor, kind: Kind) -> Parts:
-    wanted, odd = _search(groups, kind)
-    factors, numbers = _numbers(wanted, odd, kind)
-    shifts = odd * kind.shift
-    codes = _steps(groups * _inverse(numbers.float() * factors[:, None])[..., None] - shifts[..., None], kind)
-    return Parts(codes.to(torch.uint8).flatten(1), factors, numbers)
-
-
-def _numbers(wanted: Tensor, odd: Tensor, kind: Kind) -> tuple[Tensor, Tensor]:
-    """Returns factors [n] and numbers [n, groups] whose products are near to the wanted scales.
-
-    In int8, a row's largest scale gets the number 126, so that the next odd number is in range, too.
-    """
-    largest = wanted.abs().amax(-1)
-    if kind.scale is Scale.FLOAT16:  # A power of two keeps them within float16's normal numbers, and rounds nothing.
-        factors = torch.ldexp((largest > 0).float(), torch.frexp(largest).exponent)
-        return factors, (wanted * _inverse(factors)[:, None]).half()
-    factors = largest / (MOST - 1)
+def _round_int4(groups: Tensor) -> Parts:
+    """Gives a row's largest scale the number 126, so that the next odd number is in range, too."""
+    wanted, odd = _search(groups)
+    factors = wanted.abs().amax(-1) / (MOST - 1)
     quotients = wanted * _inverse(factors)[:, None]
-    return factors, (((quotients - odd) * 0.5).round() * 2 + odd).to(torch.int8)
+    numbers = ((quotients - odd) * 0.5).round() * 2 + odd
+    codes = _steps(groups * _inverse(numbers * factors[:, None])[..., None] - (odd * INT4.shift)[..., None])
+    return Parts(codes.to(torch.uint8).flatten(1), factors, numbers.to(torch.int8))
 
 
-def _search(groups: Tensor, kind: Kind) -> tuple[Tensor, Tensor]:
+def _search(groups: Tensor) -> tuple[Tensor, Tensor]:
     """Returns for each group the scale that loses little, and 1 if it goes with the shift: [n, groups] each.
 
     The largest weight is put at one end of the table or at the other, with and without the shift. Least squares over
     the codes gives a better scale, which gives other codes. With the scale that is best for some codes, the squared
     error is that of all zeros less dot^2 / square: the quotient is the score.
     """
-    assert kind.values is not None
+    assert INT4.values is not None
     largest = _largest(groups)
     best_score = torch.full_like(largest, -1)
     best, odd = torch.zeros_like(largest), torch.zeros_like(largest)
-    for shift in (0, kind.shift) if kind.shift else (0,):
-        for end in (kind.values[0], kind.values[-1]):
+    for shift in (0, INT4.shift):
+        for end in (INT4.values[0], INT4.values[-1]):
             scale = largest * (1 / (end + shift))
             for _ in range(REFITS + 1):
-                values = _nearest(groups * _inverse(scale)[..., None] - shift, kind) + shift
-                dot, square = _total(values * groups), _total(values * values)
+                values = _nearest(groups * _inverse(scale)[..., None] - shift) + shift
+                dot, square = total(values * groups), total(values * values)
                 scale = dot / square.clamp(min=1)  # A square is a whole number, and 0 / 0 is no scale.
                 score = dot * scale
                 better = score > best_score
@@ -102,20 +109,12 @@ def _inverse(scales: Tensor) -> Tensor:
     return torch.where(scales.abs() >= torch.finfo(torch.float32).tiny, 1 / scales, 0)
 
 
-def _steps(x: Tensor, kind: Kind) -> Tensor:
+def _steps(x: Tensor) -> Tensor:
     """Returns the codes of the nearest values; the lower one's where two are equally near."""
-    values = torch.tensor(kind.values, dtype=torch.float32)
+    values = torch.tensor(INT4.values, dtype=torch.float32)
     return (x[..., None] > (values[1:] + values[:-1]) / 2).sum(-1)
 
 
-def _nearest(x: Tensor, kind: Kind) -> Tensor:
-    """Returns the values of the kind's table that are nearest."""
-    return torch.tensor(kind.values, dtype=torch.float32)[_steps(x, kind)]
-
-
-def _total(products: Tensor) -> Tensor:
-    """Sums [..., 32] in the order of quantise.h: halves are added, then quarters, and so on."""
-    while products.shape[-1] > 1:
-        low, high = products.chunk(2, dim=-1)
-        products = low + high
-    return products[..., 0]
+def _nearest(x: Tensor) -> Tensor:
+    """Returns the values of INT4's table that are nearest."""
+    return torch.tensor(INT4.values, dtype=torch.float32)[_steps(x)]

@@ -26,6 +26,12 @@ static inline uint16_t to_half(float x) {
     return (uint16_t)(sign | (magnitude < 113u << 23 ? subnormal : normal));
 }
 
+static void round_to_halves(PerOutput numbers) {
+    uint16_t halves[TILE];
+    for (int n = 0; n < TILE; n++) halves[n] = to_half(numbers[n]);
+    vf_store(numbers, vf_from_half(halves));
+}
+
 /* Converts one group of a row to float32, with zeros after the row's end. */
 static void widen(const Source *source, int64_t row, int64_t inputs, int64_t at, float *out) {
     const size_t width = source->type == FLOAT32 ? 4 : 2;
@@ -144,8 +150,77 @@ static void search(const Kind *kind, const Table *table, const OutputGroup *w, P
 /* A Wanted is what a group's scales should be. */
 typedef struct {
     PerOutput scales;
-    PerOutput odd; /* whether they go with the shift: 0 or 1 */
+    PerOutput offsets; /* 1 if the scales go with the shift, else 0; of even steps, what the codes begin at */
 } Wanted;
+
+/* An EvenSums holds sums over a group: of the errors, and what least squares need. */
+typedef struct {
+    PerOutput error, weights, quants, squares, products;
+} EvenSums;
+
+static inline vf even_code(vf w, vf inverse, vf minimum) {
+    return vf_max(vf_min(vf_round(vf_mul(vf_sub(w, minimum), inverse)), vf_set1(15)), vf_set1(0));
+}
+
+static void sum_up_even(const OutputGroup *w, const PerOutput scales, const PerOutput minima, EvenSums *sums) {
+    vf error[TILE], weights[TILE], quants[TILE], squares[TILE], products[TILE];
+    for (int n = 0; n < TILE; n++) {
+        const int row = n % 4 * 4 + n / 4; /* whose sum vf_sums puts at n */
+        const vf scale = vf_set1(scales[n]), minimum = vf_set1(minima[n]), inverse = vf_set1(scales[n] > 0 ? 1 / scales[n] : 0);
+        const vf a = vf_load(w[n]), b = vf_load(w[n] + TILE);
+        const vf u = even_code(a, inverse, minimum), v = even_code(b, inverse, minimum);
+        const vf p = vf_sub(vf_add(vf_mul(u, scale), minimum), a), q = vf_sub(vf_add(vf_mul(v, scale), minimum), b);
+        error[row] = vf_add(vf_mul(p, p), vf_mul(q, q));
+        weights[row] = vf_add(a, b);
+        quants[row] = vf_add(u, v);
+        squares[row] = vf_add(vf_mul(u, u), vf_mul(v, v));
+        products[row] = vf_add(vf_mul(u, a), vf_mul(v, b));
+    }
+    vf_store(sums->error, vf_sums(error));
+    vf_store(sums->weights, vf_sums(weights));
+    vf_store(sums->quants, vf_sums(quants));
+    vf_store(sums->squares, vf_sums(squares));
+    vf_store(sums->products, vf_sums(products));
+}
+
+static void least_squares(const EvenSums *sums, PerOutput scales, PerOutput minima) {
+    for (int n = 0; n < TILE; n++) {
+        const float spread = GROUP * sums->squares[n] - sums->quants[n] * sums->quants[n];
+        const float slope = GROUP * sums->products[n] - sums->quants[n] * sums->weights[n];
+        scales[n] = spread > 0 ? slope / spread : 0;
+    }
+    round_to_halves(scales);
+    for (int n = 0; n < TILE; n++) minima[n] = (sums->weights[n] - scales[n] * sums->quants[n]) / GROUP;
+    round_to_halves(minima);
+}
+
+/* Finds each output's even steps: first from the lowest weight to the highest, and then a finer row that cuts them off. */
+static void fit_even(const OutputGroup *w, Wanted *best) {
+    PerOutput low, high, fewest, scales, minima;
+    EvenSums sums;
+    for (int n = 0; n < TILE; n++) {
+        const vf a = vf_load(w[n]), b = vf_load(w[n] + TILE), zero = vf_set1(0);
+        high[n] = vf_most(vf_max(a, b));
+        low[n] = -vf_most(vf_max(vf_sub(zero, a), vf_sub(zero, b)));
+        fewest[n] = INFINITY, best->scales[n] = best->offsets[n] = 0;
+    }
+    for (int cut = 0; cut <= 2; cut += 2) {
+        for (int n = 0; n < TILE; n++) scales[n] = (high[n] - low[n]) / (float)(15 + cut);
+        round_to_halves(scales);
+        for (int n = 0; n < TILE; n++) minima[n] = low[n] + scales[n] * (float)(cut / 2);
+        round_to_halves(minima);
+        for (int refits = 0; refits <= 3; refits++) {
+            sum_up_even(w, scales, minima, &sums);
+            for (int n = 0; n < TILE; n++) {
+                const int better = sums.error[n] < fewest[n];
+                fewest[n] = better ? sums.error[n] : fewest[n];
+                best->scales[n] = better ? scales[n] : best->scales[n];
+                best->offsets[n] = better ? minima[n] : best->offsets[n];
+            }
+            least_squares(&sums, scales, minima);
+        }
+    }
+}
 
 /* Finds the scales of all groups, and then the outputs' factors. */
 static void want_scales(const TileRows *rows, const Table *table, int64_t groups, Wanted *wanted, PerOutput factors) {
@@ -154,8 +229,10 @@ static void want_scales(const TileRows *rows, const Table *table, int64_t groups
     for (int64_t g = 0; g < groups; g++) {
         OutputGroup w[TILE];
         read_group(rows, g, w);
-        if (kind->bits == 4) {
-            search(kind, table, w, wanted[g].scales, wanted[g].odd);
+        if (kind->offset == OFFSET_MINIMUM) {
+            fit_even(w, &wanted[g]);
+        } else if (kind->offset == OFFSET_ODD) {
+            search(kind, table, w, wanted[g].scales, wanted[g].offsets);
         } else {
             find_largest(w, wanted[g].scales);
             for (int n = 0; n < TILE; n++) wanted[g].scales[n] = fabsf(wanted[g].scales[n]) / 127;
@@ -166,30 +243,20 @@ static void want_scales(const TileRows *rows, const Table *table, int64_t groups
         }
     }
     for (int n = 0; n < TILE; n++) {
-        int exponent;
-        frexpf(largest[n], &exponent);
-        const float power = largest[n] > 0 ? ldexpf(1, exponent) : 0;
-        factors[n] = kind->scale == SCALE_FLOAT16 ? power : largest[n] / (kind->bits == 8 ? 127 : 126);
+        factors[n] = kind->offset == OFFSET_MINIMUM ? 1 : largest[n] / (kind->offset == OFFSET_ODD ? 126 : 127);
     }
 }
 
-/* Rounds a group's scales to numbers, which are stored in `bytes`; returns the scales that they make. */
+/* Rounds scales to numbers in int8, which are stored in `bytes`; returns the scales that they make. */
 static void round_scales(const Kind *kind, const Wanted *wanted, const PerOutput factors, uint8_t *bytes, PerOutput scales) {
-    PerOutput inverse, numbers;
+    PerOutput inverse;
     inverses(factors, inverse);
-    if (kind->scale == SCALE_FLOAT16) {
-        uint16_t halves[TILE];
-        for (int n = 0; n < TILE; n++) halves[n] = to_half(wanted->scales[n] * inverse[n]);
-        memcpy(bytes, halves, sizeof halves);
-        vf_store(numbers, vf_from_half(halves));
-    } else {
-        for (int n = 0; n < TILE; n++) {
-            const float quotient = wanted->scales[n] * inverse[n], up = ceilf(quotient);
-            numbers[n] = kind->bits == 8 ? (up < 127 ? up : 127) : rintf((quotient - wanted->odd[n]) * 0.5f) * 2 + wanted->odd[n];
-            bytes[n] = (uint8_t)(int8_t)numbers[n];
-        }
+    for (int n = 0; n < TILE; n++) {
+        const float quotient = wanted->scales[n] * inverse[n], odd = wanted->offsets[n], up = ceilf(quotient);
+        const float number = kind->offset == OFFSET_ODD ? rintf((quotient - odd) * 0.5f) * 2 + odd : up < 127 ? up : 127;
+        bytes[n] = (uint8_t)(int8_t)number;
+        scales[n] = number * factors[n];
     }
-    for (int n = 0; n < TILE; n++) scales[n] = numbers[n] * factors[n];
 }
 
 /* Rounds one output's group to codes of 8 bits: 8 words of 4 inputs. */
@@ -213,31 +280,62 @@ static void round_to_codes(const Table *table, const float *w, float inverse, fl
     memcpy(words, low, sizeof low);
 }
 
-/* Stores the groups of the rows, with the numbers that belong to them. */
-static void store_groups(const TileRows *rows, const Table *table, int64_t groups, const Wanted *wanted, const PerOutput factors) {
+/* Rounds one output's group to even steps. */
+static void round_to_steps(const float *w, float scale, float minimum, uint32_t *words) {
+    int8_t low[TILE], high[TILE];
+    const vf inverse = vf_set1(scale > 0 ? 1 / scale : 0), from = vf_set1(minimum);
+    vf_store_int8(low, even_code(vf_load(w), inverse, from));
+    vf_store_int8(high, even_code(vf_load(w + TILE), inverse, from));
+    for (int n = 0; n < TILE; n++) low[n] = (int8_t)(low[n] | high[n] << 4);
+    memcpy(words, low, sizeof low);
+}
+
+/* A Stored is where a group's numbers and codes go, from the first output of the tile on. */
+typedef struct {
+    uint8_t *scales, *minima, *codes;
+} Stored;
+
+static Stored stored_group(const TileRows *rows, int64_t group) {
     const Weight *weight = rows->weight;
-    const Kind *kind = &weight->kind;
     const BlockLayout at = layout_of(weight);
-    const int64_t in_block = weight->block / GROUP, slices = kind->bits, width = kind->scale == SCALE_FLOAT16 ? 2 : 1;
-    uint8_t *panel = (uint8_t *)panel_of(weight, rows->tile / TILES), *blocks = panel + header_of(weight);
-    const int64_t tile = rows->tile % TILES, count = rows->last - rows->first;
-    memcpy(panel + (tile * TILE + rows->at) * 4, factors + rows->at, (size_t)count * 4);
-    for (int64_t g = 0; g < groups; g++) {
-        uint8_t *block = blocks + (g / in_block * TILES + tile) * at.bytes, numbers[2 * TILE];
-        uint8_t *codes = block + at.codes + g % in_block * slices * TILE * SLICE;
-        PerOutput scales, inverse;
-        OutputGroup w[TILE];
-        read_group(rows, g, w);
-        round_scales(kind, &wanted[g], factors, numbers, scales);
-        memcpy(block + at.scales + (g % in_block * TILE + rows->at) * width, numbers + rows->at * width, (size_t)(count * width));
-        inverses(scales, inverse);
-        for (int64_t n = rows->at; n < rows->at + count; n++) {
-            uint32_t words[GROUP / SLICE];
+    const int64_t in_block = weight->block / GROUP, n = group % in_block, bytes = weight->kind.scale == SCALE_FLOAT16 ? 2 : 1;
+    const int64_t tile = group / in_block * TILES + rows->tile % TILES;
+    uint8_t *block = (uint8_t *)panel_of(weight, rows->tile / TILES) + header_of(weight) + tile * at.bytes;
+    return (Stored){block + at.scales + n * TILE * bytes, block + at.offsets + n * TILE * bytes,
+                    block + at.codes + n * weight->kind.bits * TILE * SLICE};
+}
+
+/* Stores one group of the rows, with the numbers that belong to it. */
+static void store_group(const TileRows *rows, const Table *table, int64_t group, const Wanted *wanted, const PerOutput factors) {
+    const Kind *kind = &rows->weight->kind;
+    const Stored to = stored_group(rows, group);
+    const int64_t count = rows->last - rows->first;
+    uint8_t numbers[TILE];
+    PerOutput scales, inverse;
+    OutputGroup w[TILE];
+    read_group(rows, group, w);
+    round_scales(kind, wanted, factors, numbers, scales);
+    inverses(scales, inverse);
+    for (int64_t n = rows->at; n < rows->at + count; n++) {
+        uint32_t words[GROUP / SLICE];
+        if (kind->offset == OFFSET_MINIMUM) {
+            const uint16_t scale = to_half(wanted->scales[n]), minimum = to_half(wanted->offsets[n]);
+            memcpy(to.scales + 2 * n, &scale, sizeof scale);
+            memcpy(to.minima + 2 * n, &minimum, sizeof minimum);
+            round_to_steps(w[n], wanted->scales[n], wanted->offsets[n], words);
+        } else {
+            to.scales[n] = numbers[n];
             if (kind->bits == 8) round_to_bytes(w[n], inverse[n], words);
-            if (kind->bits == 4) round_to_codes(table, w[n], inverse[n], wanted[g].odd[n] * (float)kind->shift, words);
-            for (int64_t s = 0; s < slices; s++) memcpy(codes + (s * TILE + n) * SLICE, words + s, SLICE);
+            if (kind->bits == 4) round_to_codes(table, w[n], inverse[n], wanted->offsets[n] * (float)kind->shift, words);
         }
+        for (int64_t s = 0; s < kind->bits; s++) memcpy(to.codes + (s * TILE + n) * SLICE, words + s, SLICE);
     }
+}
+
+static void store_factors(const TileRows *rows, const PerOutput factors) {
+    uint8_t *panel = (uint8_t *)panel_of(rows->weight, rows->tile / TILES);
+    const int64_t output = rows->tile % TILES * TILE + rows->at;
+    memcpy(panel + output * 4, factors + rows->at, (size_t)(rows->last - rows->first) * 4);
 }
 
 static void quantise_tile(const TileRows *rows) {
@@ -247,7 +345,8 @@ static void quantise_tile(const TileRows *rows) {
     if (wanted == NULL) abort(); /* The system also ends a process when promised memory is missing. */
     PerOutput factors;
     want_scales(rows, &table, groups, wanted, factors);
-    store_groups(rows, &table, groups, wanted, factors);
+    store_factors(rows, factors);
+    for (int64_t g = 0; g < groups; g++) store_group(rows, &table, g, &wanted[g], factors);
     free(wanted);
 }
 

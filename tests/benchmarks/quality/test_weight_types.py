@@ -27,7 +27,7 @@ def test_bytes_of_a_weight(tmp_path: Path) -> None:
     """The tiny model's matrices are padded in what is served, so only regrouped ones and a GPU's are exact."""
     directory = write_tiny_checkpoint(tmp_path)
     found = {name: make(directory, name, {}).bytes_per_weight for name in OWN if name != "fp16"}
-    assert found["int8-regrouped"] == 1 + 2 / 32
+    assert found["int8-regrouped"] == 1 + 1 / 32
     assert found["int4-regrouped"] < found["gpu-int8"] == 1.0
     assert found["int8"] > found["int4"] > found["int4-regrouped"]
 

@@ -17,7 +17,7 @@ from octavo.model.loading.checkpoint import load_model
 from octavo.model.loading.names import DERIVED
 from octavo.model.weights.forms import Weight
 from octavo.model.weights.fp16 import Fp16Weight
-from octavo.model.weights.kinds import INT4, INT8, Kind
+from octavo.model.weights.kinds import EVEN4, INT4, INT8, Kind
 from octavo.model.weights.precision import Precision
 from octavo.model.weights.tiles import TiledWeight
 from tests.model.checkpoints import CPU, Tensors, change, load, shard, stack_experts
@@ -154,14 +154,33 @@ def test_matrices_beyond_float16_stay_in_float32(tmp_path: Path, caplog: pytest.
 
 
 @pytest.mark.parametrize("quantization", ["int8", "int4"])
-def test_matrices_beyond_the_scales_stay_in_float32(
+@pytest.mark.parametrize("factor", [1e-20, 1e6])
+def test_matrices_of_any_magnitude_are_quantised(
+    tmp_path: Path, quantization: str, factor: float, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_tiny_checkpoint(tmp_path)
+    down = "model.layers.0.block_sparse_moe.experts.1.w2.weight"
+
+    def enlarge(tensors: Tensors) -> None:
+        tensors[down] *= factor
+
+    change(tmp_path, enlarge)
+    with caplog.at_level(logging.WARNING):
+        model = load(tmp_path, "auto", quantization)
+    assert not caplog.messages and not any(isinstance(matrix, Tensor) for matrix in model.matrices())
+    exact, rounded = logits(tmp_path), logits(tmp_path, "auto", quantization)
+    assert (rounded - exact).abs().median() < 0.5 * exact.std()
+
+
+@pytest.mark.parametrize("quantization", ["int8", "int4"])
+def test_matrices_beyond_every_sum_stay_in_float32(
     tmp_path: Path, quantization: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     write_tiny_checkpoint(tmp_path)
     down = "model.layers.0.block_sparse_moe.experts.1.w2.weight"
 
     def enlarge(tensors: Tensors) -> None:
-        tensors[down] *= 1e6
+        tensors[down] *= 1e35
 
     change(tmp_path, enlarge)
     with caplog.at_level(logging.WARNING):
@@ -169,8 +188,23 @@ def test_matrices_beyond_the_scales_stay_in_float32(
     kept = [matrix for matrix in model.matrices() if isinstance(matrix, Tensor)]
     assert len(kept) == len(caplog.messages) == 1
     assert torch.equal(kept[0], load_file(tmp_path / "model.safetensors")[down])
-    exact, rounded = logits(tmp_path), logits(tmp_path, "auto", quantization)
-    assert (rounded - exact).abs().median() < 0.5 * exact.std()
+
+
+def test_int4_keeps_the_even_steps_of_weights_that_were_in_4_bits_before(tmp_path: Path) -> None:
+    write_tiny_checkpoint(tmp_path)
+    down = "model.layers.0.block_sparse_moe.experts.1.w2.weight"
+
+    def round_to_steps(tensors: Tensors) -> None:
+        out, inputs = tensors[down].shape
+        tensors[down] = TiledWeight.pack(EVEN4, tensors[down]).dense().reshape(out, inputs).contiguous()
+
+    change(tmp_path, round_to_steps)
+    held = load(tmp_path, "auto", "int4").layers[0].moe.experts.down
+    assert [kind_of(weight) for weight in held[:3]] == [INT4, EVEN4, INT4]
+    stored = load_file(tmp_path / "model.safetensors")[down]
+    weight = held[1]
+    assert isinstance(weight, TiledWeight)
+    torch.testing.assert_close(weight.dense(), stored, rtol=2e-3, atol=2e-3 * stored.abs().max().item())
 
 
 MEASURE = """

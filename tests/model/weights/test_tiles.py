@@ -54,7 +54,7 @@ def test_a_weight_is_what_its_parts_say(kind: Kind, columns: int) -> None:
     weight.put(parts, 0)
     dense = weight.dense()
     for row, column in ((0, 0), (1, columns - 1), (1, columns // 2)):
-        assert dense[row, column].item() == pytest.approx(by_formula(kind, parts, row, column), rel=1e-6, abs=1e-9)
+        assert dense[row, column].item() == pytest.approx(by_formula(kind, parts, row, column), rel=1e-6, abs=1e-6)
 
 
 def by_formula(kind: Kind, parts, row: int, column: int) -> float:
@@ -100,7 +100,7 @@ def test_padding_is_zero_and_counted(kind: Kind, out: int, columns: int, interle
     halves = 2 if interleaved else 1
     padded = halves * -(-out // PANEL) * PANEL
     assert weight.layout.panels * PANEL == padded and weight.layout.inputs == -(-columns // 64) * 64
-    numbers = padded * weight.layout.inputs / 32 * (2 if kind == EVEN4 else 1)
+    numbers = padded * weight.layout.inputs / 32 * (4 if kind == EVEN4 else 1)
     assert 0 <= weight.nbytes - padded * (weight.layout.inputs * kind.bits / 8 + 4) - numbers <= 64 * padded
     unused = torch.ones(weight.layout.panels, 4, 16, dtype=torch.bool)
     unused[weight.layout.places(0, rows)] = False
@@ -160,8 +160,8 @@ def test_zeros_and_constants_stay_so(kind: Kind) -> None:
     torch.testing.assert_close(TiledWeight.pack(kind, constant).dense(), constant, rtol=2**-6, atol=0)
 
 
-@pytest.mark.parametrize("largest", [1e-30, 1e-5, 1.0, 65505.0, 1e30, 3e38])
-@rounded
+@pytest.mark.parametrize("largest", [1e-30, 1e-5, 1.0, 65505.0, 1e30])
+@pytest.mark.parametrize("kind", [INT8, INT4], ids=["int8", "int4"])
 def test_any_magnitude_is_held(kind: Kind, largest: float) -> None:
     dense = random(8, 64)
     dense *= largest / dense.abs().max()
@@ -172,9 +172,9 @@ def test_any_magnitude_is_held(kind: Kind, largest: float) -> None:
 @pytest.mark.parametrize("kind", KINDS, ids=NAMES)
 def test_a_kind_is_written_down_and_read_again(kind: Kind) -> None:
     assert Kind.from_json(kind.to_json()) == kind
-    size = TileLayout(kind, (4096, 4096))
+    size = TileLayout(kind, (4096, 4608))
     held = size.panels * (size.panel_bytes - size.header)
-    assert held == pytest.approx(kind.bytes_per_weight * 4096 * 4096, rel=0.01)
+    assert held == pytest.approx(kind.bytes_per_weight * 4096 * 4608, rel=0.01)
 
 
 @pytest.mark.parametrize(
