@@ -21,7 +21,7 @@ from typing import Any, BinaryIO, Self
 from octavo.model.prepared.source import CHUNK, Hashed, Source
 
 # The number rises with each change of this format, of a layout in weights/tiles.py, or of how weights are quantised.
-FORMAT = 2
+FORMAT = 1
 HEAD = 4096  # bytes
 EXTENT = 4096  # bytes that the sizes and places of extents are multiples of
 ALIGNED = 64  # bytes that the places of matrices are multiples of
