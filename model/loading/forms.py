@@ -1,5 +1,6 @@
 """Writes down as JSON how a weight is held, and makes a weight of such words and of the bytes that they describe."""
 
+import json
 from typing import Any
 
 import torch
@@ -19,11 +20,17 @@ def can_be_mapped(precision: Precision) -> bool:
 
 
 def precision_form(precision: Precision) -> Description:
-    return {
+    """Describes how a model is held and computed. A word such as int4 may come to mean another kind, so kinds are told.
+
+    It is what JSON makes of it, so that it can be compared with what was read.
+    """
+    described = {
         "activations": _dtype(precision.activations),
-        "experts": _word(precision.experts),
-        "linears": _word(precision.linears),
+        "experts": _form(precision.experts),
+        "linears": _form(precision.linears),
     }
+    read: Description = json.loads(json.dumps(described))
+    return read
 
 
 def variant_of(precision: Precision) -> str:
@@ -63,6 +70,10 @@ def weight_from(form: Description, memory: Tensor) -> Weight:
 
 def _is_mappable(form: Form) -> bool:
     return isinstance(form, torch.dtype | Kind)
+
+
+def _form(form: Form) -> Any:
+    return form.to_json() if isinstance(form, Kind) else _word(form)
 
 
 def _word(form: Form) -> str:
