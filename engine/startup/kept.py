@@ -4,6 +4,7 @@ import logging
 import os
 import shutil
 import sys
+from dataclasses import replace
 from pathlib import Path
 from threading import Thread, get_native_id
 
@@ -27,27 +28,28 @@ NICENESS = 19
 log = logging.getLogger(__name__)
 
 
-def map_if_fitting(found: Found, model_config: ModelConfig, backend: Backend, precision: Precision) -> Decoder | None:
-    """Maps the tile file as a model on a CPU; returns None where there is none, or where it is another model's."""
+def map_if_fitting(
+    found: Found, model_config: ModelConfig, backend: Backend, precision: Precision
+) -> tuple[Decoder | None, Found]:
+    """Maps the tile file as a model, if there is one and it fits a CPU; else it is no longer in what was found."""
     if found.file is None:
-        return None
-    try:
-        fits = found.file.size <= machine.available_memory()
-        model = map_model(found.file, model_config, backend, precision, fetched=fits)
-    except Unusable as error:
-        log.warning("%s is not used: %s", found.file.path, error)
-        return None
-    finally:
-        found.file.close()
-    return model
+        return None, found
+    with found.file as file:
+        if backend.device.type != "cpu":
+            return None, replace(found, file=None)
+        try:
+            fits = file.size <= machine.available_memory()
+            return map_model(file, model_config, backend, precision, fetched=fits), found
+        except Unusable as error:
+            return None, found.without(file.path, error)
 
 
 def keep(found: Found, model: Decoder) -> tuple[str, ...]:
     """Starts to write the tile file if the flags allow it and there is room. Returns lines for the log."""
-    if not _is_worth_it(found, model):
+    source = found.checkpoint.source
+    if source is None or not _is_worth_it(found, model):
         return ()
-    source, variant = found.checkpoint.source, variant_of(model.precision)
-    assert source is not None, "the model was read from it"
+    variant = variant_of(model.precision)
     directories = [directory for directory in _places(found) if is_writable(directory)]
     roomy = [directory for directory in directories if _has_room(directory, model.weight_bytes)]
     if not directories:

@@ -94,7 +94,7 @@ def bytes_to_reserve(config: EngineConfig, model_config: ModelConfig, available:
 def cache_bytes_to_reserve(config: EngineConfig, weight_bytes: int, available: int) -> int:
     """Returns how much to reserve for a CPU's KV cache, beside mapped weights; nothing where memory is short."""
     wanted = config.kv_cache_memory or min(max(weight_bytes // 2, LEAST_CPU_CACHE_BYTES), MOST_CPU_CACHE_BYTES)
-    return wanted + 2 * PAGE if 2 * (weight_bytes + wanted) <= available else 0
+    return wanted + 2 * PAGE if weight_bytes + 3 * wanted <= available else 0
 
 
 def cpu_cache_bytes(config: EngineConfig, weight_bytes: int, available: int) -> int:

@@ -129,7 +129,8 @@ def load(found: Found, model_config: ModelConfig, report: ReportProgress, reserv
     torch.set_num_threads(config.threads or min(machine.processors(), torch.get_num_threads()))
     precision = _precision(config, model_config, device)
     backend = select_backend(model_config, device, _invariance(config, device, precision))
-    if device.type == "cpu" and (model := map_if_fitting(found, model_config, backend, precision)) is not None:
+    model, found = map_if_fitting(found, model_config, backend, precision)
+    if model is not None:
         return Loaded(model, found.file)
     directory, zeros = found.readable, _zeros(device, precision, reserve)
 

@@ -21,7 +21,8 @@ class Found:
 
     config: EngineConfig  # as it was given
     checkpoint: Checkpoint
-    file: TileFile | None  # None: the source is read
+    file: TileFile | None = None  # None: the source is read
+    refused: str | None = None  # a clause about a tile file that cannot be used
 
     @property
     def on_cpu(self) -> EngineConfig:
@@ -37,17 +38,27 @@ class Found:
             return Path(self.checkpoint.source.directory)
         if not (there := variants(directory)):
             return directory  # Whoever reads it says what is missing.
+        if self.refused is not None:
+            raise ModelError(
+                f"{self.refused}, and there is no checkpoint to read instead: run `octavo prepare` on the checkpoint "
+                "again."
+            )
         flags = " or ".join(_flags_for(variant) for variant in there)
         raise ModelError(
             f"{directory} was prepared for {flags} on a CPU, and the checkpoint that it was made from is gone: "
             "serve it with these flags, or run `octavo prepare` on the checkpoint again."
         )
 
+    def without(self, path: Path, error: Unusable) -> "Found":
+        """Returns what is left without a tile file that cannot be used, and says why."""
+        log.warning("%s is not used: %s", path, error)
+        return replace(self, file=None, refused=f"{path} cannot be used ({error})")
+
 
 def find(config: EngineConfig, report: ReportProgress) -> Found:
     """Returns the first tile file that fits the flags, and is sound and of the same source; a GPU needs none."""
     checkpoint = Checkpoint.of(Path(config.model), None if config.cache is None else Path(config.cache))
-    found = Found(config, checkpoint, None)
+    found = Found(config, checkpoint)
     if config.device == "cuda":
         return found
     flags = Flags(found.on_cpu.dtype, found.on_cpu.quantization)
@@ -56,7 +67,9 @@ def find(config: EngineConfig, report: ReportProgress) -> Found:
             hashed = _verifying(report, path, checkpoint) if config.verify else lambda count: None
             return replace(found, file=checkpoint.open(path, config.verify, hashed))
         except Unusable as error:
-            log.warning("%s is not used: %s", path, error)
+            found = found.without(path, error)
+    if checkpoint.is_prepared and checkpoint.source is not None:
+        log.warning("%s has no tile file for these flags: %s is read", config.model, checkpoint.source.directory)
     return found
 
 

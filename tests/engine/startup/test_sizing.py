@@ -104,6 +104,17 @@ def test_a_reserve_is_in_nobodys_way() -> None:
     assert 0 < size <= float32
 
 
+@pytest.mark.parametrize("wanted", [None, 3 * sizing.GIB])
+def test_a_reserve_for_the_cache_holds_it_and_does_not_make_it_smaller(wanted: int | None) -> None:
+    config, weights = replace(CONFIG, kv_cache_memory=wanted), 5 * sizing.GIB
+    cache = sizing.cpu_cache_bytes(config, weights, available=10**15)
+    assert cache <= sizing.cache_bytes_to_reserve(config, weights, 10**15) <= cache + 2 * PAGE
+    assert sizing.cache_bytes_to_reserve(config, weights, weights + 2 * cache) == 0
+    just = weights + 3 * cache
+    taken = sizing.cache_bytes_to_reserve(config, weights, just)
+    assert sizing.cpu_cache_bytes(config, weights, just - taken - weights + 2 * PAGE) == cache
+
+
 @pytest.mark.parametrize(("wanted", "words"), [(4097, "beyond the 4096 positions"), (1, "at least 2")])
 def test_a_context_that_no_cache_could_hold_is_refused_before_loading(wanted: int, words: str) -> None:
     with pytest.raises(ModelError, match=words):

@@ -117,6 +117,30 @@ def test_a_file_that_is_not_used_is_told(directory: Path, caplog: pytest.LogCapt
     assert "mapped" in told(ready_of(directory, verify=True))
 
 
+@pytest.mark.parametrize("damage", ["cut off", "of another model"])
+def test_a_damaged_directory_without_a_checkpoint_is_refused(directory: Path, tmp_path: Path, damage: str) -> None:
+    out = tmp_path / "out"
+    path = prepare(config_of(directory), out, ignore).path
+    shutil.rmtree(directory)
+    if damage == "cut off":
+        os.truncate(path, 5000)
+    else:
+        (out / "config.json").write_text(
+            (out / "config.json").read_text().replace('"vocab_size": 256', '"vocab_size": 255')
+        )
+    with pytest.raises(ModelError, match=f"{path} cannot be used .*, and there is no checkpoint to read instead: run"):
+        ready_of(out, quantization="auto")
+
+
+def test_the_checkpoint_of_a_prepared_directory_is_read_for_other_flags(
+    directory: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    out = tmp_path / "out"
+    prepare(config_of(directory), out, ignore)
+    assert "mapped" not in told(ready_of(out, quantization="int4"))
+    assert f"{out} has no tile file for these flags: {directory} is read" in caplog.text
+
+
 def test_a_disk_that_is_full_is_told_and_left_clean(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     usage = shutil.disk_usage(directory)._replace(free=1000)
     monkeypatch.setattr("shutil.disk_usage", lambda path: usage)
