@@ -67,8 +67,8 @@ def prepare(config: EngineConfig, out: Path | None, report: ReportProgress) -> P
         if was_there:
             return Prepared(target, was_there)
 
-        def written(done: int, total: int) -> None:
-            report(Progress("preparing weights", done, total))
+        def written(what: str, done: int, total: int) -> None:
+            report(Progress(what, done, total))
 
         order = Order(target, variant_of(precision), source, written, torch.get_num_threads())
         write_checkpoint(order, model_config, select_backend(model_config, CPU), precision)

@@ -17,7 +17,7 @@ from octavo.model.config import ModelConfig, ModelError
 from octavo.model.decoder import Decoder
 from octavo.model.kernels.choice import Backend
 from octavo.model.loading.assembly import LayerWeights
-from octavo.model.loading.checkpoint import Loader, ReportBytes
+from octavo.model.loading.checkpoint import Loader
 from octavo.model.loading.forms import contents_of, form_of, precision_form
 from octavo.model.loading.names import LayerNames, Names, tile_names
 from octavo.model.loading.shards import Shards
@@ -29,6 +29,7 @@ from octavo.model.weights.forms import Weight
 from octavo.model.weights.precision import Precision
 
 Pieces = Mapping[str, Weight]
+Report = Callable[[str, int, int], None]  # is called with the name of the work, what is done, and all of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +47,7 @@ class Order:
     target: Path
     variant: str
     source: Source
-    report: ReportBytes = lambda done, total: None
+    report: Report = lambda what, done, total: None
     threads: int = 1
 
 
@@ -98,7 +99,7 @@ def _fill(unfinished: Partial, order: Order, jobs: list[Job]) -> None:
     def write_oldest() -> None:
         name, future = pending.popleft()
         unfinished.add(name, [(piece, form_of(held), contents_of(held)) for piece, held in future.result().items()])
-        order.report(len(unfinished.extents), len(jobs))
+        order.report("preparing weights", len(unfinished.extents), len(jobs))
 
     with ThreadPoolExecutor(order.threads) as pool:
         for job in left:
@@ -111,7 +112,14 @@ def _fill(unfinished: Partial, order: Order, jobs: list[Job]) -> None:
 
 def _hashed(order: Order) -> Source:
     """Returns the source with hashes of its contents. Raises ModelError if it has changed meanwhile."""
-    source = order.source.with_contents()
+    total, done = order.source.size, 0
+
+    def hashed(count: int) -> None:
+        nonlocal done
+        done += count
+        order.report("hashing the checkpoint", done, total)
+
+    source = order.source.with_contents(hashed)
     now = Source.of(Path(source.directory))
     change = "it is gone" if now is None else source.change(now)
     if change:

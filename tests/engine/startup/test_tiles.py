@@ -16,11 +16,15 @@ from octavo.engine.config import EngineConfig
 from octavo.engine.startup import kept
 from octavo.engine.startup.build import build
 from octavo.engine.startup.prepare import prepare
-from octavo.model.config import ModelError
+from octavo.engine.startup.tiles import find
+from octavo.model.config import ModelConfig, ModelError
+from octavo.model.kernels.choice import Backend
 from octavo.model.kernels.cpu.library import library
+from octavo.model.ops.invariant import OPS, Invariance
 from octavo.model.prepared.places import places
 from octavo.model.prepared.tile_file import FORMAT, TileFile
 from octavo.model.prepared.writer import Partial, locked
+from octavo.model.weights.precision import Precision
 from tests.tiny import write_tiny_checkpoint
 
 SMALL: dict[str, Any] = {
@@ -139,6 +143,21 @@ def test_the_checkpoint_of_a_prepared_directory_is_read_for_other_flags(
     prepare(config_of(directory), out, ignore)
     assert "mapped" not in told(ready_of(out, quantization="int4"))
     assert f"{out} has no tile file for these flags: {directory} is read" in caplog.text
+
+
+def test_a_gpu_maps_nothing(directory: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    prepare(config_of(directory), out, ignore)
+    assert find(config_of(out, device="cuda"), ignore).file is None
+    found = find(config_of(out, device="auto", quantization="auto"), ignore)
+    assert found.file is not None and found.config.quantization == "auto" and found.on_cpu.quantization == "int8"
+    backend = Backend(torch.device("cuda"), OPS[Invariance.NONE])
+    config = ModelConfig.from_pretrained(out)
+    model, left = kept.map_if_fitting(found, config, backend, Precision.plain(torch.float16))
+    assert model is None and left.file is None and found.file.file.closed and left.readable == directory
+    shutil.rmtree(directory)
+    with pytest.raises(ModelError, match="was prepared for --quantization int8 on a CPU"):
+        _ = find(config_of(out, device="cuda", quantization="auto"), ignore).readable
 
 
 def test_a_disk_that_is_full_is_told_and_left_clean(directory: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -170,7 +170,9 @@ def test_a_tied_head_needs_a_config_that_says_so(tmp_path: Path) -> None:
 def test_a_checkpoint_that_changes_meanwhile_is_not_prepared(tmp_path: Path) -> None:
     write_tiny_checkpoint(tmp_path)
     with pytest.raises(ModelError, match="changed while it was read"):
-        prepare(tmp_path, WAYS[0], report=lambda done, total: os.utime(tmp_path / "model.safetensors", ns=(0, done)))
+        prepare(
+            tmp_path, WAYS[0], report=lambda what, done, total: os.utime(tmp_path / "model.safetensors", ns=(0, done))
+        )
     assert not (tmp_path / "octavo-int8.tiles").exists()
 
 
@@ -191,7 +193,7 @@ def test_an_interrupted_run_is_continued(tmp_path: Path, small_chunks: None) -> 
     target = tmp_path / "octavo-int8.tiles"
     target.unlink()
 
-    def stop(done: int, total: int) -> None:
+    def stop(what: str, done: int, total: int) -> None:
         if done == 7:
             raise KeyboardInterrupt
 
@@ -201,7 +203,7 @@ def test_an_interrupted_run_is_continued(tmp_path: Path, small_chunks: None) -> 
     with hidden(target, "journal").open("a") as journal:
         journal.write('{"name": "cut o')
     seen: list[int] = []
-    prepare(tmp_path, WAYS[0], report=lambda done, total: seen.append(done))
+    prepare(tmp_path, WAYS[0], report=lambda what, done, total: seen.append(done))
     assert seen[0] in (7, 8) and target.read_bytes() == contents  # A chunk that was not full is lost.
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
@@ -213,7 +215,7 @@ def test_what_is_left_of_a_run_is_used_only_if_it_is_whole(tmp_path: Path, small
     target = tmp_path / "octavo-int8.tiles"
     target.unlink()
 
-    def stop(done: int, total: int) -> None:
+    def stop(what: str, done: int, total: int) -> None:
         if done == 7:
             raise KeyboardInterrupt
 
