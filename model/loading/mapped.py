@@ -18,6 +18,7 @@ from octavo.model.prepared.tile_file import Piece, TileFile, Unusable
 from octavo.model.weights.forms import ExpertWeights, Weight
 from octavo.model.weights.precision import Precision
 from octavo.model.weights.reserve import POPULATE_READ, populate
+from octavo.model.weights.tiles import TiledWeight
 
 STEP = 64 << 20  # bytes that the system is asked for at once
 
@@ -53,7 +54,7 @@ def fetch(memory: Tensor) -> threading.Thread:
 
 @dataclass(frozen=True, slots=True)
 class _Mapped:
-    """Takes weights from mapped memory."""
+    """Takes weights from mapped memory, if they are such as the kernels expect: those do not look again."""
 
     config: ModelConfig
     backend: Backend
@@ -62,16 +63,19 @@ class _Mapped:
     pieces: dict[str, Piece]
 
     def table(self, source: TensorSlice) -> Tensor:
-        return self.vector(source)
-
-    def head(self, source: TensorSlice) -> Weight:
-        return self._weight(source)
-
-    def vector(self, source: TensorSlice) -> Tensor:
         weight = self._weight(source)
         if not isinstance(weight, Tensor):
             raise TypeError(f"{source.name} is no plain tensor")
         return weight
+
+    def head(self, source: TensorSlice) -> Weight:
+        return self._matrix((source,))
+
+    def vector(self, source: TensorSlice) -> Tensor:
+        vector = self.table(source)
+        if vector.dtype != self.precision.activations:
+            raise TypeError(f"{source.name} has another type than activations")
+        return vector
 
     def layer(self, names: LayerNames) -> LayerWeights:
         return LayerWeights(
@@ -80,19 +84,27 @@ class _Mapped:
             o=self._matrix(names.o),
             post_norm=self.vector(names.post_norm),
             router=None if names.router is None else self.vector(names.router),
-            experts=ExpertWeights(tuple(map(self._matrix, names.gate_up)), tuple(map(self._matrix, names.down))),
+            experts=ExpertWeights(
+                tuple(self._matrix(matrix, paired=True) for matrix in names.gate_up),
+                tuple(map(self._matrix, names.down)),
+            ),
         )
 
-    def _matrix(self, matrix: Matrix) -> Weight:
+    def _matrix(self, matrix: Matrix, paired: bool = False) -> Weight:
         (source,) = matrix
-        return self._weight(source)
+        weight = self._weight(source)
+        plain = (self.precision.activations, self.precision.linears, self.precision.experts)
+        if isinstance(weight, Tensor) and weight.dtype not in plain:
+            raise TypeError(f"{source.name} has another type than activations")
+        if isinstance(weight, TiledWeight) and (weight.layout.interleaved != paired or weight.terms not in (1, 2)):
+            raise ValueError(f"{source.name} lies in another way")
+        return weight
 
     def _weight(self, source: TensorSlice) -> Weight:
         piece = self.pieces[source.name]
-        weight = weight_from(piece.form, self.memory[piece.offset : piece.offset + piece.size])
-        if tuple(weight.shape) != source.shape:
+        if tuple(piece.form["shape"]) != source.shape:
             raise ValueError(f"{source.name} has another shape")
-        return weight
+        return weight_from(piece.form, self.memory[piece.offset : piece.offset + piece.size])
 
 
 def _pieces(file: TileFile) -> dict[str, Piece]:

@@ -62,6 +62,8 @@ class Extent:
             raise ValueError("an extent lies where none can be")
         if any(not extent.offset <= piece.offset <= piece.offset + piece.size <= end for piece in pieces):
             raise ValueError("a piece lies outside of its extent")
+        if any(piece.offset % ALIGNED for piece in pieces):
+            raise ValueError("a piece is not aligned")
         return extent
 
 

@@ -31,6 +31,7 @@ from octavo.model.weights.precision import Precision, Wanted, choose_precision
 from octavo.model.weights.tiles import TiledWeight
 from tests.model.checkpoints import CPU, change, shard, stack_experts
 from tests.model.pages import Pages
+from tests.model.prepared.test_tile_file import rewrite
 from tests.tiny import write_tiny_checkpoint
 
 ROOT = Path(__file__).parents[3]
@@ -158,6 +159,33 @@ def test_a_file_of_another_model_is_not_used(tmp_path: Path) -> None:
         write_tiny_checkpoint(tmp_path, **other)
         with pytest.raises(Unusable, match="not those that config.json asks for"):
             mapped(path, WAYS[0])
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("layers.0.experts.1.gate_up", {"interleaved": False}),
+        ("layers.0.experts.1.down", {"interleaved": True}),
+        ("layers.0.qkv", {"terms": 9}),
+        ("layers.1.o", {"kind": "int3"}),
+        ("layers.1.o", {"shape": [-32, -32]}),
+        ("layers.1.o", {"shape": [32, 33]}),
+        ("layers.1.router", {"dtype": "bfloat16"}),
+        ("norm", {"dtype": "float64"}),
+        ("head", {"dtype": "bfloat16"}),
+    ],
+)
+def test_forms_that_the_kernels_do_not_expect_are_refused(tmp_path: Path, name: str, change: dict[str, Any]) -> None:
+    """Kernels take pointers, and would read beyond what is there."""
+    path = prepare(write_tiny_checkpoint(tmp_path), WAYS[0])
+
+    def edit(header: dict[str, Any]) -> None:
+        pieces = {piece["name"]: piece for extent in header["extents"] for piece in extent["pieces"]}
+        pieces[name]["form"].update(change)
+
+    rewrite(path, edit)
+    with pytest.raises(Unusable, match="not those that config.json asks for"):
+        mapped(path, WAYS[0])
 
 
 def test_a_tied_head_needs_a_config_that_says_so(tmp_path: Path) -> None:

@@ -101,6 +101,7 @@ def test_altered_contents_are_seen_when_asked(path: Path) -> None:
         lambda header: header["extents"][1].update(size=1 << 40),
         lambda header: header["extents"][0]["pieces"][0].update(offset=12288),
         lambda header: header["extents"][0]["pieces"][0].update(size=-1),
+        lambda header: header["extents"][0]["pieces"][0].update(offset=4097, size=1),
         lambda header: header["extents"][0]["pieces"][0].pop("form"),
         lambda header: header["identity"].update(source=None),
         lambda header: header.update(extents=7),
