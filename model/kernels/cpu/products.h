@@ -1,8 +1,7 @@
 /* Computes products of rows of activations with one panel of 64 outputs; it is included once for each instruction set.
  *
- * A panel's memory is read once, in one direction, so the processor fetches ahead by itself. Prefetch instructions, or
- * reading two places by turns, would cost a quarter of the speed. Only more than FEW rows keep the processor too busy to
- * fetch ahead; then the next block is prefetched while this one is computed.
+ * A panel's memory is read once, in one direction, so the processor fetches ahead by itself; reading two places by turns
+ * would cost a quarter of the speed. More than FEW rows keep it too busy for that, and then AHEAD bytes are prefetched.
  *
  * Each row has sums of its own. The dot product of a group is an exact integer, and the groups are added in order. So a
  * row's result does not depend on the rows beside it.
@@ -15,7 +14,7 @@
 #define UNROLL _Pragma("GCC unroll 16")
 #endif
 
-enum { SLICES = GROUP / SLICE, BYTES_OF_SLICE = TILE * SLICE, MOST_ROWS = 64 /* in a call below; it is even */ };
+enum { AHEAD = 4096, SLICES = GROUP / SLICE, BYTES_OF_SLICE = TILE * SLICE, MOST_ROWS = 64 /* in a call below; it is even */ };
 
 /* A Bytes says how codes become the bytes that are multiplied: a byte is the code's value plus a bias. */
 typedef struct {
@@ -32,7 +31,7 @@ typedef struct {
     const Bytes *bytes;
     const Group *rows; /* the chunk's, from the block's first group on: [groups][count] */
     int64_t groups;    /* of the block */
-    int64_t ahead;     /* bytes to what is needed next; 0: nothing is prefetched */
+    int64_t ahead;     /* bytes to what is prefetched; 0: nothing is */
     vf *sums;          /* [count][TILES], to which this tile's products are added */
 } TileProduct;
 
@@ -138,12 +137,12 @@ static void unpack(TileProduct *product, Bytes *bytes, uint8_t *to) {
 /* Adds the products of one block of a tile with all rows. */
 static void add_tile_block(const Weight *weight, TileProduct *product, Bytes bytes, const Rows *rows, int64_t group) {
     uint8_t unpacked[BLOCK * TILE];
-    const int64_t groups = groups_of(weight), ahead = layout_of(weight).bytes;
+    const int64_t groups = groups_of(weight);
     vf *sums = product->sums;
     product->bytes = &bytes;
-    product->ahead = rows->count > FEW ? ahead : 0;
+    product->ahead = rows->count > FEW ? AHEAD : 0;
     if (bytes.packed && rows->count > rows->chunk) {
-        fetch_bytes(product->codes + ahead, product->groups * GROUP * TILE / 2);
+        fetch_bytes(product->codes + AHEAD, product->groups * GROUP * TILE / 2);
         unpack(product, &bytes, unpacked);
         product->ahead = 0;
     }
