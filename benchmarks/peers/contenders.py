@@ -47,21 +47,22 @@ class Contender:
 
 
 HIDE = "--without-kernels"  # a flag of benchmarks.common.engine, not of octavo serve
-# Bytes of a weight. In int8, as in Q8_0, each 32 weights share a scale in 16 bits.
-INT8, Q4_0, Q4_K = 1 + 2 / 32, 18 / 32, 144 / 256
+# Bytes of a weight. Octavo's scales are a byte for each 32 weights; half of the downs, a sixth of all, are in int8.
+INT8, INT4 = 1 + 1 / 32, (5 * (0.5 + 1 / 32) + 1 + 1 / 32) / 6
+Q8_0, Q4_0, Q4_K = 34 / 32, 18 / 32, 144 / 256
 
 CONTENDERS = {
     "octavo-fp16": Contender("Octavo fp16", OCTAVO, ("--dtype", "float16"), 2.0, 2.0),
     "octavo-fp16-torch": Contender("Octavo fp16 without C kernels", OCTAVO, ("--dtype", "float16", HIDE), 2.0, 2.0),
     "octavo-int8": Contender("Octavo int8", OCTAVO, ("--quantization", "int8"), INT8, INT8),
-    "octavo-int4": Contender("Octavo int4", OCTAVO, ("--quantization", "int4"), 0.5 + 4 / 32, INT8),
+    "octavo-int4": Contender("Octavo int4", OCTAVO, ("--quantization", "int4"), INT4, INT8),
     "transformers-fp32": Contender("transformers fp32", TRANSFORMERS, ("float32",), 4.0, 4.0),
     "transformers-bf16": Contender("transformers bf16", TRANSFORMERS, ("bfloat16",), 2.0, 2.0),
     "llama-f16": Contender("llama.cpp F16", LLAMA, ("F16",), 2.0, 2.0),
-    "llama-q8_0": Contender("llama.cpp Q8_0", LLAMA, ("Q8_0",), INT8, INT8),
+    "llama-q8_0": Contender("llama.cpp Q8_0", LLAMA, ("Q8_0",), Q8_0, Q8_0),
     "llama-q4_0": Contender("llama.cpp Q4_0", LLAMA, ("Q4_0",), Q4_0, Q4_0),
     "llama-q4_k_m": Contender("llama.cpp Q4_K_M", LLAMA, ("Q4_K_M",), Q4_K, Q4_K),
-    "ik-q8_0": Contender("ik_llama.cpp Q8_0", IK_LLAMA, ("Q8_0",), INT8, INT8),
+    "ik-q8_0": Contender("ik_llama.cpp Q8_0", IK_LLAMA, ("Q8_0",), Q8_0, Q8_0),
     "ik-q4_0": Contender("ik_llama.cpp Q4_0", IK_LLAMA, ("Q4_0",), Q4_0, Q4_0),
     "ik-q4_k_m": Contender("ik_llama.cpp Q4_K_M", IK_LLAMA, ("Q4_K_M",), Q4_K, Q4_K),
 }

@@ -1,6 +1,6 @@
 """Makes a model in each weight type, Octavo's own and those of its peers."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,15 +13,15 @@ from octavo.model.decoder import Decoder
 from octavo.model.kernels.choice import select_backend
 from octavo.model.kernels.cpu.library import library
 from octavo.model.loading.checkpoint import load_model
-from octavo.model.weights.kinds import INT4, INT8, Kind
+from octavo.model.weights.kinds import Kind
 from octavo.model.weights.memory import zeros_on
-from octavo.model.weights.precision import Wanted, choose_precision
+from octavo.model.weights.precision import Precision, Wanted, choose_precision
 from octavo.model.weights.row_major import Fp8RowMajor, Int4RowMajor, Int8GroupedRowMajor, Int8RowMajor, RowMajorWeight
 from octavo.model.weights.tiles import TiledWeight, TileLayout
 
 CPU = torch.device("cpu")
 SERVED = {"fp16": ("float16", "none"), "int8": ("auto", "int8"), "int4": ("auto", "int4")}  # -> flags of octavo serve
-REGROUPED = {"int8-regrouped": INT8, "int4-regrouped": INT4}
+REGROUPED = {"int8-regrouped": "int8", "int4-regrouped": "int4"}  # -> a --quantization
 GPU_KINDS: dict[str, type[RowMajorWeight]] = {
     "gpu-int8": Int8RowMajor,
     "gpu-int8-groups": Int8GroupedRowMajor,
@@ -39,22 +39,30 @@ class Rounded:
     bytes_per_weight: float  # of the experts; of all matrices, if a peer's format is for all
 
 
-def regroup(model: Decoder, kind: Kind) -> float:
+def regroup(model: Decoder, precision: Precision) -> float:
     """Rounds the experts of a float32 model in place, in groups of inputs that are not neighbours.
 
-    The default model's experts were in 4 bits before, in the same groups of 32 inputs, so int4 finds their steps again.
-    For groups drawn at random it must make new grids, as it must for models that come in 16 bits. Returns the
+    The default model's experts were in 4 bits before, in the same groups of 32 inputs, so int4 finds their steps
+    again. For groups drawn at random it must make new grids, as it must for models that come in 16 bits. Returns the
     bytes of a weight.
     """
-    fill: Callable[[TiledWeight, Tensor, int], None] = TiledWeight.fill
-    if (kernels := library()) is not None:
-        fill = kernels.quantise
-    for dense in experts(model):
-        order = shuffled(dense.shape[1])
-        weight = TiledWeight.empty(TileLayout(kind, (dense.shape[0], dense.shape[1])), zeros_on(CPU))
-        fill(weight, dense[:, order].contiguous(), 0)
-        dense[:, order] = weight.dense()
-    return kind.bytes_per_weight
+    size = count = 0.0
+    for n, layer in enumerate(model.layers):
+        down = precision.down(n, len(model.layers))
+        held = ((layer.moe.experts.gate_up, precision.experts), (layer.moe.experts.down, down))
+        for dense, kind in ((matrix, kind) for matrices, kind in held for matrix in matrices):
+            assert isinstance(kind, Kind) and isinstance(dense, Tensor)
+            _regroup(dense, kind)
+            size, count = size + kind.bytes_per_weight * dense.numel(), count + dense.numel()
+    return size / count
+
+
+def _regroup(dense: Tensor, kind: Kind) -> None:
+    kernels, order = library(), shuffled(dense.shape[1])
+    fill = TiledWeight.fill if kernels is None else kernels.quantise
+    weight = TiledWeight.empty(TileLayout(kind, (dense.shape[0], dense.shape[1])), zeros_on(CPU))
+    fill(weight, dense[:, order].contiguous(), 0)
+    dense[:, order] = weight.dense()
 
 
 def round_experts(model: Decoder, kind: type[RowMajorWeight]) -> float:
@@ -90,7 +98,8 @@ def make(directory: Path, name: str, programs: Programs) -> Rounded:
         return Rounded(model, sum(weight.nbytes for weight in held) / model.config.num_expert_parameters())
     model = load_as(directory, "float32", "none")
     if name in REGROUPED:
-        return Rounded(model, regroup(model, REGROUPED[name]))
+        precision = choose_precision(Wanted("auto", REGROUPED[name]), None, CPU, kernels=True)
+        return Rounded(model, regroup(model, precision))
     if name in GPU_KINDS:
         return Rounded(model, round_experts(model, GPU_KINDS[name]))
     return Rounded(model, round_as(model, PEER_FORMATS[name], programs))

@@ -142,16 +142,16 @@ class Loader:
             o=o,
             post_norm=self.vector(names.post_norm),
             router=None if names.router is None else self.vector(names.router),
-            experts=self.experts(names.gate_up, names.down, staging),
+            experts=self.experts(names, staging),
         )
 
-    def experts(self, gate_up: Sequence[Matrix], down: Sequence[Matrix], staging: Tensor) -> ExpertWeights:
-        """Loads some experts of a layer, or none."""
-        form = self.precision.experts
-        if not gate_up:
+    def experts(self, names: LayerNames, staging: Tensor) -> ExpertWeights:
+        """Loads the experts of a layer that are named: all, some or none."""
+        if not names.gate_up:
             return ExpertWeights((), ())
-        upper = self.stack(gate_up, form, staging, paired=True)
-        return ExpertWeights(tuple(upper), tuple(self.stack(down, form, staging)))
+        upper = self.stack(names.gate_up, self.precision.experts, staging, paired=True)
+        form = self.precision.down(names.index, self.config.num_hidden_layers)
+        return ExpertWeights(tuple(upper), tuple(self.stack(names.down, form, staging)))
 
     def _plain(self, matrices: Sequence[Matrix], dtype: torch.dtype) -> tuple[Tensor, ...]:
         whole = torch.empty((len(matrices), *_shape(matrices[0])), dtype=dtype, device=self.device)

@@ -16,7 +16,9 @@ Description = dict[str, Any]
 
 def can_be_mapped(precision: Precision) -> bool:
     """Returns whether all weights of such a model are bytes that can lie in a file."""
-    return all(_is_mappable(form) for form in (precision.experts, precision.linears))
+    return all(
+        _is_mappable(form) for form in (precision.experts, precision.linears, precision.downs or precision.experts)
+    )
 
 
 def precision_form(precision: Precision) -> Description:
@@ -28,6 +30,7 @@ def precision_form(precision: Precision) -> Description:
         "activations": _dtype(precision.activations),
         "experts": _form(precision.experts),
         "linears": _form(precision.linears),
+        "downs": None if precision.downs is None else _form(precision.downs),
     }
     read: Description = json.loads(json.dumps(described))
     return read

@@ -41,6 +41,7 @@ Matrix = tuple[TensorSlice, ...]  # the slices of one matrix, from its first row
 class LayerNames:
     """LayerNames are the slices of one decoder layer."""
 
+    index: int
     input_norm: TensorSlice
     qkv: Matrix
     o: Matrix
@@ -75,7 +76,7 @@ def names_for(config: ModelConfig, naming: ExpertNaming, tied: bool) -> Names:
     embedding = TensorSlice("model.embed_tokens.weight", table)
     return Names(
         embedding=embedding,
-        layers=tuple(_layer(config, naming, f"model.layers.{n}") for n in range(config.num_hidden_layers)),
+        layers=tuple(_layer(config, naming, n) for n in range(config.num_hidden_layers)),
         norm=TensorSlice("model.norm.weight", (config.hidden_size,)),
         head=embedding if tied else TensorSlice(HEAD, table),
     )
@@ -87,21 +88,22 @@ def tile_names(config: ModelConfig, tied: bool) -> Names:
     embedding = TensorSlice("embedding", table)
     return Names(
         embedding=embedding,
-        layers=tuple(_tile_layer(config, f"layers.{n}") for n in range(config.num_hidden_layers)),
+        layers=tuple(_tile_layer(config, n) for n in range(config.num_hidden_layers)),
         norm=TensorSlice("norm", (config.hidden_size,)),
         head=embedding if tied else TensorSlice("head", table),
     )
 
 
-def _tile_layer(config: ModelConfig, prefix: str) -> LayerNames:
+def _tile_layer(config: ModelConfig, index: int) -> LayerNames:
     hidden, wide, count = config.hidden_size, config.intermediate_size, config.num_experts
     queries = config.num_attention_heads * config.head_dim
     rows = queries + 2 * config.num_key_value_heads * config.head_dim
 
     def piece(name: str, *shape: int) -> TensorSlice:
-        return TensorSlice(f"{prefix}.{name}", shape)
+        return TensorSlice(f"layers.{index}.{name}", shape)
 
     return LayerNames(
+        index=index,
         input_norm=piece("input_norm", hidden),
         qkv=(piece("qkv", rows, hidden),),
         o=(piece("o", hidden, queries),),
@@ -112,12 +114,13 @@ def _tile_layer(config: ModelConfig, prefix: str) -> LayerNames:
     )
 
 
-def _layer(config: ModelConfig, naming: ExpertNaming, prefix: str) -> LayerNames:
-    hidden = config.hidden_size
+def _layer(config: ModelConfig, naming: ExpertNaming, index: int) -> LayerNames:
+    prefix, hidden = f"model.layers.{index}", config.hidden_size
     queries = config.num_attention_heads * config.head_dim
     keys = config.num_key_value_heads * config.head_dim
     router, gate_up, down = _FEED_FORWARD[naming](config, prefix)
     return LayerNames(
+        index=index,
         input_norm=TensorSlice(f"{prefix}.input_layernorm.weight", (hidden,)),
         qkv=(
             TensorSlice(f"{prefix}.self_attn.q_proj.weight", (queries, hidden)),

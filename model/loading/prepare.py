@@ -192,9 +192,9 @@ class _InCheckpoint:
         return self.loader.layer(replace(self.names.layers[n], gate_up=(), down=()))
 
     def expert(self, n: int, e: int) -> tuple[Weight, Weight]:
-        names = self.names.layers[n]
-        matrices = names.gate_up[e : e + 1], names.down[e : e + 1]
-        held = self.loader.experts(*matrices, self.loader.staging(*matrices[0], *matrices[1]))
+        whole = self.names.layers[n]
+        names = replace(whole, gate_up=whole.gate_up[e : e + 1], down=whole.down[e : e + 1])
+        held = self.loader.experts(names, self.loader.staging(*names.gate_up, *names.down))
         return held.gate_up[0], held.down[0]
 
 

@@ -15,12 +15,14 @@ from tests.tiny import write_tiny_checkpoint
 
 
 def test_rounded_experts_are_near_the_exact_ones(tmp_path: Path) -> None:
+    """The second layer's down has 8 bits in int4."""
     directory = write_tiny_checkpoint(tmp_path)
     exact = [*experts(load_as(directory, "float32", "none"))]
     for name in (*REGROUPED, *GPU_KINDS):
         least, most = (0.02, 0.11) if "int4" in name else (0.001, 0.05)
         for dense, rounded in zip(exact, experts(make(directory, name, {}).model), strict=True):
-            assert least < torch.dist(dense, rounded) / dense.norm() < most, name
+            finer = name == "int4-regrouped" and dense.shape[0] < dense.shape[1]
+            assert (0.001 if finer else least) < torch.dist(dense, rounded) / dense.norm() < most, name
 
 
 def test_bytes_of_a_weight(tmp_path: Path) -> None:

@@ -77,8 +77,10 @@ def test_any_stored_type_quantised(tmp_path: Path, stored: str, quantization: st
     assert model.activation_dtype == torch.float32
     experts = INT8 if quantization == "int8" else INT4
     assert {kind_of(layer.attention.qkv) for layer in model.layers} | {kind_of(model.head)} == {INT8}
-    for layer in model.layers:
-        assert {kind_of(matrix) for matrix in (*layer.moe.experts.gate_up, *layer.moe.experts.down)} == {experts}
+    for n, layer in enumerate(model.layers):
+        down = model.precision.down(n, len(model.layers))
+        assert {kind_of(matrix) for matrix in layer.moe.experts.down} == {down}
+        assert {kind_of(matrix) for matrix in layer.moe.experts.gate_up} == {experts}
         assert all(matrix.layout.interleaved for matrix in layer.moe.experts.gate_up)
         assert not any(matrix.layout.interleaved for matrix in layer.moe.experts.down)
         assert layer.moe.router is not None and layer.moe.router.weight.dtype == torch.float32

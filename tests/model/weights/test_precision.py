@@ -67,7 +67,7 @@ def test_what_is_impossible_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 HELD_INT8 = Precision(torch.float32, INT8, INT8)
-HELD_INT4 = Precision(torch.float32, INT4, INT8)
+HELD_INT4 = Precision(torch.float32, INT4, INT8, downs=INT8)
 
 
 def test_auto_quantises_where_the_kernels_are_and_no_dtype_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -89,6 +89,13 @@ def test_a_quantisation_that_was_asked_for_needs_no_kernels() -> None:
     for dtype in ("bfloat16", "float16"):
         with pytest.raises(ModelError, match=f"leave out --dtype {dtype}, or use --quantization none"):
             chosen(dtype, "bfloat16", CPU, "int8")
+
+
+def test_down_is_finer_in_half_of_the_layers() -> None:
+    finer = [n for n in range(16) if HELD_INT4.down(n, 16) == INT8]
+    assert finer == [0, 1, 4, 7, 10, 13, 14, 15]
+    assert all(HELD_INT8.down(n, 16) == INT8 for n in range(16))
+    assert {Precision.plain(torch.bfloat16).down(n, 4) for n in range(4)} == {torch.bfloat16}
 
 
 def test_what_it_says_of_itself() -> None:
