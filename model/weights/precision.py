@@ -36,7 +36,7 @@ class Precision:
     activations: torch.dtype  # also the KV cache's
     experts: Form
     linears: Form  # for attention and the head
-    downs: Form | None = None  # for the experts' down in layers where rounding costs most; None: as the other experts
+    downs: Form | None = None  # for the experts' down where rounding costs most; None: what the other experts have
 
     @property
     def has_plain_linears(self) -> bool:

@@ -1,4 +1,4 @@
-"""Runs the layers of a model on a CPU; a layer of int8 or int4 weights takes two calls of the C kernels."""
+"""Runs the layers of a model on a CPU; a layer of quantised weights takes two calls of the C kernels."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -26,7 +26,7 @@ class CpuLayer:
 
     @classmethod
     def of(cls, layer: DecoderLayer, kernels: Library) -> "CpuLayer | None":
-        """Returns None if any matrix has another type, for instance because its values are too large for these."""
+        """Returns None if any matrix is not a TiledWeight, for instance because its values are too large for these."""
         attention, moe = layer.attention, layer.moe
         matrices = (attention.qkv, attention.o, *moe.experts.gate_up, *moe.experts.down)
         if not all(isinstance(matrix, TiledWeight) for matrix in matrices):
@@ -62,14 +62,14 @@ class CpuDecoder:
 
 
 def attention_struct(attention: Attention, norm: RMSNorm) -> AttentionStruct:
-    """Returns the struct of grouped weights and of the norm before them; it is valid for as long as both live."""
+    """Returns the struct of tiled weights and of the norm before them; it is valid for as long as both live."""
     matrices = WeightStruct.of(attention.qkv), WeightStruct.of(attention.o)
     heads = attention.num_heads, attention.num_kv_heads, attention.head_dim
     return AttentionStruct(norm.weight.data_ptr(), *matrices, *heads, norm.root_eps.item() ** 2)
 
 
 def experts_struct(moe: MoEBlock, norm: RMSNorm) -> ExpertsStruct:
-    """Returns the struct of grouped experts, their router and the norm before them, valid for as long as all live."""
+    """Returns the struct of tiled experts, their router and the norm before them, valid for as long as all live."""
     experts = ExpertsStruct.of(moe.experts, 1 if moe.router is None else moe.router.top_k)
     experts.norm = norm.weight.data_ptr()
     experts.eps = norm.root_eps.item() ** 2

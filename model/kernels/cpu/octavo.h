@@ -60,7 +60,8 @@ typedef struct {
     int64_t first, tile, stride;
 } Source;
 
-/* Quantises rows into a weight, whose scales are in int8 or float16 for 32 inputs each. It runs on the calling thread, so that several threads can fill a model at once. */
+/* Quantises rows into a weight of one of the kinds that Octavo makes itself (model/weights/rounding.py). It runs on the
+ * calling thread, so that several threads can fill a model at once. */
 API void octavo_quantise(const Weight *weight, const Source *source);
 
 /* Experts are those of one layer. A dense layer has one expert, no router, and top_k 1. */

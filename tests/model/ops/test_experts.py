@@ -73,7 +73,7 @@ def test_packed_float16(tokens: int) -> None:
 
 @pytest.mark.parametrize("kind", [INT8, INT4])
 @pytest.mark.parametrize("tokens", [1, 2, 33])
-def test_grouped(kind: Kind, tokens: int) -> None:
+def test_quantised(kind: Kind, tokens: int) -> None:
     torch.manual_seed(0)
     plain = random_experts(8)
     gate_up = tuple(TiledWeight.pack(kind, matrix, interleaved=True) for matrix in plain.gate_up)

@@ -41,22 +41,20 @@ def test_rows_that_are_not_contiguous() -> None:
     torch.testing.assert_close(linear(x, weight), linear_reference(x, weight))
 
 
-grouped = pytest.mark.parametrize("kind", [INT8, INT4])
+quantised = pytest.mark.parametrize("kind", [INT8, INT4])
 
 
-@grouped
+@quantised
 @pytest.mark.parametrize(("rows", "columns", "out"), SHAPES)
-def test_grouped_without_kernels_is_exact_in_the_activations(kind: Kind, rows: int, columns: int, out: int) -> None:
+def test_tiles_without_kernels_is_exact_in_the_activations(kind: Kind, rows: int, columns: int, out: int) -> None:
     torch.manual_seed(0)
     x, weight = torch.randn(rows, columns), TiledWeight.pack(kind, torch.randn(out, columns))
     torch.testing.assert_close(linear(x, weight), linear_reference(x, weight.dense()), rtol=1e-5, atol=1e-4)
 
 
-@grouped
+@quantised
 @pytest.mark.parametrize(("rows", "columns", "out"), SHAPES)
-def test_the_grouped_reference_rounds_activations_and_nothing_else(
-    kind: Kind, rows: int, columns: int, out: int
-) -> None:
+def test_the_tiled_reference_rounds_activations_and_nothing_else(kind: Kind, rows: int, columns: int, out: int) -> None:
     torch.manual_seed(0)
     weight = TiledWeight.pack(kind, torch.randn(out, columns))
     x = torch.randint(-127, 128, (rows, columns)).float() * 2**-9
