@@ -111,7 +111,7 @@ def _budget(model: Decoder, config: EngineConfig, report: ReportProgress, tiles:
     CPU time is a tenth less than the time on the clock, but stays the same while others use the machine. What was
     measured is remembered for mapped weights, whose start would else be long.
     """
-    total = sizing.PROBES * sizing.REPEATS + remembered.STEPS
+    total = 2 * sizing.PROBES * sizing.REPEATS + remembered.STEPS
     done = iter(range(total))
 
     def seconds_with(probe: Probe, tokens: int) -> float:
@@ -128,7 +128,7 @@ def _budget(model: Decoder, config: EngineConfig, report: ReportProgress, tiles:
     fewest = sizing.FEWEST_STEP_TOKENS
     shortest = partial(seconds_with, Probe.of(model, config, fewest), fewest)  # Its cache is small, and soon there.
     facts = {"weights": tiles.digest, "threads": torch.get_num_threads(), "octavo": __version__}
-    return Remembered.of(Path(config.cache), facts).step_tokens(shortest, measured)
+    return Remembered.of(Path(config.cache), facts).step_tokens(shortest, measured, sizing.sure_step_tokens)
 
 
 @dataclass(frozen=True, slots=True)

@@ -183,6 +183,14 @@ def measure_step_tokens(seconds: Callable[[int], float]) -> int:
     return max(FEWEST_STEP_TOKENS, min(int(fitting), MOST_STEP_TOKENS) // 8 * 8)
 
 
+def sure_step_tokens(seconds: float) -> int:
+    """Returns how many tokens a step surely computes in STEP_SECONDS, where the fewest take so many seconds.
+
+    Each further token takes no longer than these do.
+    """
+    return max(FEWEST_STEP_TOKENS, min(int(FEWEST_STEP_TOKENS * STEP_SECONDS / seconds), MOST_STEP_TOKENS) // 8 * 8)
+
+
 def _best(seconds: Callable[[int], float], tokens: int, expected: float) -> float:
     """Returns the shortest time of several steps, since the machine may be busy.
 
