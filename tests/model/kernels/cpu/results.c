@@ -2,9 +2,9 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#include "octavo.h"
+#include "kernels.h" /* for the sizes of a weight */
 
-enum { TOKENS = 150, INPUTS = 100, OUTPUTS = 40, WIDE = 2 * PANEL, HEADS = 6, KV_HEADS = 2, DIM = 40, BLOCK = 16, NUM_EXPERTS = 3, TOP_K = 2 };
+enum { TOKENS = 150, INPUTS = 100, OUTPUTS = 40, WIDE = 2 * PANEL, HEADS = 6, KV_HEADS = 2, DIM = 40, PAGE = 16, NUM_EXPERTS = 3, TOP_K = 2 };
 
 static uint64_t seed;
 
@@ -19,44 +19,85 @@ static float *numbers(int64_t count) {
     return out;
 }
 
-static void report(const char *kernel, int64_t bits, const void *data, size_t bytes) {
+static void report(const char *kernel, const char *kind, const void *data, size_t bytes) {
     uint64_t hash = 14695981039346656037u; /* FNV-1a */
     for (size_t n = 0; n < bytes; n++) hash = (hash ^ ((const unsigned char *)data)[n]) * 1099511628211u;
-    printf("%s %s %d %016llx\n", octavo_level_name(octavo_level()), kernel, (int)bits, (unsigned long long)hash);
+    printf("%s %s %s %016llx\n", octavo_level_name(octavo_level()), kernel, kind, (unsigned long long)hash);
 }
 
-static Weight quantised(int64_t outputs, int64_t inputs, int64_t bits, int64_t terms) {
-    const int64_t panels = (outputs + PANEL - 1) / PANEL, cells = (inputs + CELL - 1) / CELL;
-    const size_t bytes = (size_t)(panels * PANEL * cells * CELL / GROUP * (bits == 8 ? 34 : 20));
-    const Weight weight = {calloc(bytes, 1), terms == 1 ? 1 : cells, outputs, inputs, bits, terms};
+/* Every scale, offset and width of codes comes up, and a table that AVX2's faster products take, and one that they do not. */
+#define STEPS {0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15}
+#define UNEVEN {-34, -26, -21, -17, -13, -9, -6, -3, 0, 3, 6, 10, 14, 18, 23, 29}
+#define WIDE_TABLE {-128, -104, -83, -65, -49, -35, -22, -10, 1, 13, 25, 38, 53, 69, 89, 127}
+
+static const struct {
+    const char *name;
+    int quantised; /* whether octavo_quantise makes it */
+    Kind kind;
+} KINDS[] = {
+    {"int8", 1, {8, 32, SCALE_INT8, OFFSET_NONE, 0, {0}}},
+    {"int4", 1, {4, 32, SCALE_INT8, OFFSET_ODD, 1, UNEVEN}},
+    {"even4", 1, {4, 32, SCALE_FLOAT16, OFFSET_MINIMUM, 0, STEPS}},
+    {"zero", 0, {4, 96, SCALE_FLOAT16, OFFSET_ZERO, 0, STEPS}},
+    {"zero8", 0, {8, 64, SCALE_BFLOAT16, OFFSET_ZERO, 0, {0}}},
+    {"minimum", 0, {4, 64, SCALE_BFLOAT16, OFFSET_MINIMUM, 0, WIDE_TABLE}},
+    {"e8m0", 0, {4, 32, SCALE_E8M0, OFFSET_NONE, 0, WIDE_TABLE}},
+    {"two-level", 0, {4, 32, SCALE_INT8_OF_256, OFFSET_MINIMUM, 0, STEPS}},
+    {"channel", 0, {8, 0, SCALE_NONE, OFFSET_ZERO, 0, {0}}},
+};
+
+/* Fills a weight with numbers that are finite in every type, and with any codes. */
+static void fill(const Weight *weight, size_t panel_bytes) {
+    const BlockLayout at = layout_of(weight);
+    for (int64_t panel = 0; panel < panels_of(weight->outputs); panel++) {
+        uint8_t *from = (uint8_t *)weight->panels + (size_t)panel * panel_bytes;
+        float *header = (float *)from;
+        for (int64_t n = 0; n < header_of(weight) / 4; n++) header[n] = next();
+        for (int64_t tile = 0; tile < blocks_of(weight) * TILES; tile++) {
+            uint8_t *block = from + header_of(weight) + tile * at.bytes;
+            for (int64_t n = 0; n < at.bytes; n++) {
+                const uint8_t byte = (uint8_t)(int)(128 + 127 * next());
+                block[n] = n < at.codes ? 0x28 + (byte & 7) : byte;
+            }
+        }
+    }
+}
+
+static Weight held(int n, int64_t outputs, int64_t inputs, int64_t terms) {
+    const Kind kind = KINDS[n].kind;
+    const int64_t unit = kind.scale == SCALE_INT8_OF_256 ? SUPER : kind.group == 96 ? 192 : CELL, units = (inputs + unit - 1) / unit;
+    Weight weight = {NULL, terms == 1 ? unit : units * unit, outputs, inputs, terms, kind};
+    const size_t panel_bytes = (size_t)(header_of(&weight) + blocks_of(&weight) * TILES * layout_of(&weight).bytes);
+    const size_t bytes = (size_t)panels_of(outputs) * panel_bytes;
+    weight.panels = calloc(bytes, 1);
     const Source source = {numbers(outputs * inputs), FLOAT32, outputs, 0, 0, 1};
-    octavo_quantise(&weight, &source);
-    report("cells", bits, weight.cells, bytes);
+    KINDS[n].quantised ? octavo_quantise(&weight, &source) : fill(&weight, panel_bytes);
+    if (KINDS[n].quantised) report("weights", KINDS[n].name, weight.panels, bytes);
     return weight;
 }
 
-static void linear(int64_t bits, int64_t terms) {
-    const Weight weight = quantised(OUTPUTS, INPUTS, bits, terms);
+static void linear(int kind, int64_t terms) {
+    const Weight weight = held(kind, OUTPUTS, INPUTS, terms);
     float out[TOKENS * OUTPUTS];
     octavo_linear(&weight, numbers(TOKENS * INPUTS), TOKENS, out);
-    report(terms == 1 ? "linear" : "linear in two terms", bits, out, sizeof out);
+    report(terms == 1 ? "linear" : "linear in two terms", KINDS[kind].name, out, sizeof out);
 }
 
-static void experts(int64_t bits) {
+static void experts(int kind) {
     Weight gate_up[NUM_EXPERTS], down[NUM_EXPERTS];
     int64_t ids[TOKENS * TOP_K];
     float out[TOKENS * OUTPUTS];
-    for (int n = 0; n < NUM_EXPERTS; n++) gate_up[n] = quantised(2 * WIDE, OUTPUTS, bits, 1);
-    for (int n = 0; n < NUM_EXPERTS; n++) down[n] = quantised(OUTPUTS, WIDE, bits, 1);
+    for (int n = 0; n < NUM_EXPERTS; n++) gate_up[n] = held(kind, 2 * WIDE, OUTPUTS, 1);
+    for (int n = 0; n < NUM_EXPERTS; n++) down[n] = held(kind, OUTPUTS, WIDE, 1);
     for (int n = 0; n < TOKENS * TOP_K; n++) ids[n] = (n + n / 7) % NUM_EXPERTS;
     const Experts all = {NULL, NULL, gate_up, down, NUM_EXPERTS, TOP_K, OUTPUTS, WIDE, 0};
     const float *x = numbers(TOKENS * OUTPUTS), *weights = numbers(TOKENS * TOP_K);
     octavo_experts(&all, x, TOKENS, ids, weights, out);
-    report("experts", bits, out, sizeof out);
+    report("experts", KINDS[kind].name, out, sizeof out);
 }
 
 static void attention(void) {
-    enum { BLOCKS = (TOKENS + BLOCK - 1) / BLOCK, KEPT = KV_HEADS * DIM, WIDTH = (HEADS + 2 * KV_HEADS) * DIM };
+    enum { BLOCKS = (TOKENS + PAGE - 1) / PAGE, KEPT = KV_HEADS * DIM, WIDTH = (HEADS + 2 * KV_HEADS) * DIM };
     int64_t slots[TOKENS];
     int32_t table[BLOCKS];
     const int32_t starts[] = {0, TOKENS}, lengths[] = {TOKENS};
@@ -65,18 +106,18 @@ static void attention(void) {
     for (int n = 0; n < BLOCKS; n++) table[n] = n;
     float *q = numbers(TOKENS * WIDTH), *k = q + HEADS * DIM;
     const Heads heads = {q, k, k + KEPT, WIDTH, WIDTH, WIDTH, HEADS, KV_HEADS, DIM};
-    const Pass pass = {TOKENS, 1, slots, starts, lengths, table, BLOCKS, BLOCK, 0};
+    const Pass pass = {TOKENS, 1, slots, starts, lengths, table, BLOCKS, PAGE, 0};
     const Rotation rotation = {numbers(TOKENS * DIM), numbers(TOKENS * DIM)};
-    const Pages pages = {numbers(BLOCKS * BLOCK * KEPT), numbers(BLOCKS * BLOCK * KEPT)};
+    const Pages pages = {numbers(BLOCKS * PAGE * KEPT), numbers(BLOCKS * PAGE * KEPT)};
     octavo_attention(&heads, &pass, &rotation, &pages, out);
-    report("attention", 32, out, sizeof out);
+    report("attention", "float32", out, sizeof out);
 }
 
 static void rms_norm(void) {
     float out[TOKENS * INPUTS];
     const float *x = numbers(TOKENS * INPUTS), *weight = numbers(INPUTS);
     octavo_rms_norm(x, weight, 1e-5f, TOKENS, INPUTS, out);
-    report("rms_norm", 32, out, sizeof out);
+    report("rms_norm", "float32", out, sizeof out);
 }
 
 int main(void) {
@@ -84,10 +125,10 @@ int main(void) {
     for (int64_t level = 0; octavo_level_name(level)[0]; level++) {
         if (octavo_set_level(level) != level) continue;
         seed = 0;
-        for (int64_t bits = 4; bits <= 8; bits += 4) {
-            linear(bits, 1);
-            linear(bits, 2);
-            experts(bits);
+        for (int kind = 0; kind < (int)(sizeof KINDS / sizeof *KINDS); kind++) {
+            linear(kind, 1);
+            linear(kind, 2);
+            experts(kind);
         }
         attention();
         rms_norm();
