@@ -140,7 +140,7 @@ INT8 = Kind(None, GROUP, Scale.INT8)
 # The values lie closer together in the middle, where most weights are, as those of llama.cpp's IQ4_NL do. With a shift
 # for each group, the error on normal weights is within a hundredth of EVEN4's, at 85% of the memory. It is larger where
 # a few weights of a row are many times as large as the rest, because the row's scales are multiples of one factor. The
-# values span 63, so that two products with int8 numbers fit an int16 sum; a search by single steps found them.
+# values span 63, so that four products with int8 numbers fit an int16 sum; a search by single steps found them.
 INT4 = Kind((-34, -26, -21, -17, -13, -9, -6, -3, 0, 3, 6, 10, 14, 18, 23, 29), GROUP, Scale.INT8, Offset.ODD, shift=1)
 
 # Weights that were once rounded to 16 even steps from the lowest to the highest of each 32, as llama.cpp's Q4_1 does,
