@@ -12,7 +12,7 @@ from benchmarks.quality.weight_types import REGROUPED
 INK, OCTAVO, PEER = "#7d858f", "#2a9d6f", "#8a7fd4"
 STYLE = {"font.family": "sans-serif", "font.size": 10, "svg.hashsalt": "quality", "text.color": INK}
 LABELS = {"int4-regrouped": "Octavo int4", "int8-regrouped": "Octavo int8", "ik-iq4_ks": "ik IQ4_KS"}
-PLACES = {"ik-iq4_ks": (-10, -16)}  # of labels, in points from their own; the others stand right of it
+PLACES = {"ik-iq4_ks": (-10, -16), "int4-regrouped": (-54, -5)}  # of labels, in points from their own; else right of it
 TICKS = (0.5, 0.6, 0.7, 0.8, 1.0, 1.2)  # bytes
 
 
@@ -41,7 +41,7 @@ def _panel(axes: Any, text: str, shown: Mapping[str, Figures]) -> None:
     """Draws a point for each weight type, with the standard error as a whisker, and a line along the best peers."""
     for name, figures in shown.items():
         peer, quality = name in PEER_FORMATS, figures.texts[text]
-        colour, place = (PEER, PLACES.get(name, (6, 2))) if peer else (OCTAVO, (6, -9))
+        colour, place = PEER if peer else OCTAVO, PLACES.get(name, (6, 2) if peer else (6, -9))
         point = (figures.bytes_per_weight, 100 * quality.increase)
         axes.errorbar(*point, 100 * quality.uncertainty, fmt="o" if peer else "D", color=colour, elinewidth=1)
         axes.annotate(_label(name), point, place, textcoords="offset points", color=colour, fontsize=8)
