@@ -137,6 +137,10 @@ class Kind:
 # half of float16's memory.
 INT8 = Kind(None, GROUP, Scale.INT8)
 
+# Rows of attention and of the head have groups that are hundreds of times smaller than others, and that meet the
+# largest activations. A scale in one byte would be too coarse for these: the default model would lose twice as much.
+INT8_FINE = Kind(None, GROUP, Scale.FLOAT16)
+
 # The values lie closer together in the middle, where most weights are, as those of llama.cpp's IQ4_NL do. With a shift
 # for each group, the error on normal weights is within a hundredth of EVEN4's, at 85% of the memory. It is larger where
 # a few weights of a row are many times as large as the rest, because the row's scales are multiples of one factor. The

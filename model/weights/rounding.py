@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from octavo.model.weights.grid import FINE_SCALE, fit, rounded, total
-from octavo.model.weights.kinds import EVEN4, GROUP, INT4, INT8, MOST, Kind
+from octavo.model.weights.kinds import EVEN4, GROUP, INT4, INT8, INT8_FINE, MOST, Kind
 from octavo.model.weights.parts import Parts
 
 REFITS = 1  # for each scale that the search begins with
@@ -20,6 +20,8 @@ def quantise(rows: Tensor, kind: Kind) -> Parts:
     groups = rows.unflatten(1, (-1, GROUP))  # [n, groups, 32]
     if kind == INT8:
         return _round_int8(groups)
+    if kind == INT8_FINE:
+        return _round_fine(groups)
     if kind == EVEN4:
         return _round_even(groups)
     assert kind == INT4, "only checkpoints bring the other kinds"
@@ -61,8 +63,22 @@ def _round_int8(groups: Tensor) -> Parts:
     wanted = groups.abs().amax(-1) / MOST  # [n, groups]
     factors = wanted.amax(-1) / MOST
     numbers = (wanted * _inverse(factors)[:, None]).ceil().clamp(max=MOST)
-    codes = (groups * _inverse(numbers * factors[:, None])[..., None]).round().clamp(-MOST, MOST) + INT8.bias
-    return Parts(codes.to(torch.uint8).flatten(1), factors, numbers.to(torch.int8))
+    return Parts(_bytes(groups, numbers * factors[:, None]), factors, numbers.to(torch.int8))
+
+
+def _round_fine(groups: Tensor) -> Parts:
+    """Takes a power of two as factor, which rounds nothing and keeps the scales in float16's range."""
+    wanted = groups.abs().amax(-1) / MOST  # [n, groups]
+    largest = wanted.amax(-1)
+    factors = torch.where(largest > 0, torch.ldexp(torch.ones_like(largest), torch.frexp(largest).exponent), 0)
+    numbers = (wanted * _inverse(factors)[:, None]).half()
+    return Parts(_bytes(groups, numbers.float() * factors[:, None]), factors, numbers)
+
+
+def _bytes(groups: Tensor, scales: Tensor) -> Tensor:
+    """Returns the codes of 8 bits that are nearest, [n, in]."""
+    codes = (groups * _inverse(scales)[..., None]).round().clamp(-MOST, MOST) + INT8.bias
+    return codes.to(torch.uint8).flatten(1)
 
 
 def _round_int4(groups: Tensor) -> Parts:

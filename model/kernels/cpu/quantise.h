@@ -222,6 +222,13 @@ static void fit_even(const OutputGroup *w, Wanted *best) {
     }
 }
 
+/* Returns the least power of two that is larger; 0 for 0. */
+static inline float power_above(float x) {
+    int exponent;
+    frexpf(x, &exponent);
+    return x > 0 ? ldexpf(1, exponent) : 0;
+}
+
 /* Finds the scales of all groups, and then the outputs' factors. */
 static void want_scales(const TileRows *rows, const Table *table, int64_t groups, Wanted *wanted, PerOutput factors) {
     const Kind *kind = &rows->weight->kind;
@@ -244,19 +251,27 @@ static void want_scales(const TileRows *rows, const Table *table, int64_t groups
     }
     for (int n = 0; n < TILE; n++) {
         factors[n] = kind->offset == OFFSET_MINIMUM ? 1 : largest[n] / (kind->offset == OFFSET_ODD ? 126 : 127);
+        if (kind->offset == OFFSET_NONE && kind->scale == SCALE_FLOAT16) factors[n] = power_above(largest[n]);
     }
 }
 
-/* Rounds scales to numbers in int8, which are stored in `bytes`; returns the scales that they make. */
+/* Rounds scales to numbers in int8 or float16, which are stored in `bytes`; returns the scales that they make. */
 static void round_scales(const Kind *kind, const Wanted *wanted, const PerOutput factors, uint8_t *bytes, PerOutput scales) {
     PerOutput inverse;
     inverses(factors, inverse);
-    for (int n = 0; n < TILE; n++) {
-        const float quotient = wanted->scales[n] * inverse[n], odd = wanted->offsets[n], up = ceilf(quotient);
-        const float number = kind->offset == OFFSET_ODD ? rintf((quotient - odd) * 0.5f) * 2 + odd : up < 127 ? up : 127;
-        bytes[n] = (uint8_t)(int8_t)number;
-        scales[n] = number * factors[n];
+    for (int n = 0; n < TILE; n++) scales[n] = wanted->scales[n] * inverse[n];
+    if (kind->scale == SCALE_FLOAT16) {
+        uint16_t halves[TILE];
+        for (int n = 0; n < TILE; n++) halves[n] = to_half(scales[n]);
+        memcpy(bytes, halves, sizeof halves);
+        vf_store(scales, vf_from_half(halves));
     }
+    for (int n = 0; n < TILE && kind->scale == SCALE_INT8; n++) {
+        const float odd = wanted->offsets[n], up = ceilf(scales[n]);
+        scales[n] = kind->offset == OFFSET_ODD ? rintf((scales[n] - odd) * 0.5f) * 2 + odd : up < 127 ? up : 127;
+        bytes[n] = (uint8_t)(int8_t)scales[n];
+    }
+    for (int n = 0; n < TILE; n++) scales[n] *= factors[n];
 }
 
 /* Rounds one output's group to codes of 8 bits: 8 words of 4 inputs. */
@@ -310,7 +325,8 @@ static void store_group(const TileRows *rows, const Table *table, int64_t group,
     const Kind *kind = &rows->weight->kind;
     const Stored to = stored_group(rows, group);
     const int64_t count = rows->last - rows->first;
-    uint8_t numbers[TILE];
+    const size_t width = kind->scale == SCALE_FLOAT16 ? sizeof(uint16_t) : 1;
+    uint8_t numbers[2 * TILE];
     PerOutput scales, inverse;
     OutputGroup w[TILE];
     read_group(rows, group, w);
@@ -324,7 +340,7 @@ static void store_group(const TileRows *rows, const Table *table, int64_t group,
             memcpy(to.minima + 2 * n, &minimum, sizeof minimum);
             round_to_steps(w[n], wanted->scales[n], wanted->offsets[n], words);
         } else {
-            to.scales[n] = numbers[n];
+            memcpy(to.scales + (size_t)n * width, numbers + (size_t)n * width, width);
             if (kind->bits == 8) round_to_bytes(w[n], inverse[n], words);
             if (kind->bits == 4) round_to_codes(table, w[n], inverse[n], wanted->offsets[n] * (float)kind->shift, words);
         }

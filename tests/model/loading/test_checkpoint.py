@@ -17,7 +17,7 @@ from octavo.model.loading.checkpoint import load_model
 from octavo.model.loading.names import DERIVED
 from octavo.model.weights.forms import Weight
 from octavo.model.weights.fp16 import Fp16Weight
-from octavo.model.weights.kinds import EVEN4, INT4, INT8, Kind
+from octavo.model.weights.kinds import EVEN4, INT4, INT8, INT8_FINE, Kind
 from octavo.model.weights.precision import Precision
 from octavo.model.weights.tiles import TiledWeight
 from tests.model.checkpoints import CPU, Tensors, change, load, shard, stack_experts
@@ -76,7 +76,7 @@ def test_any_stored_type_quantised(tmp_path: Path, stored: str, quantization: st
     assert (logits(tmp_path, "auto", quantization) - exact).abs().median() < tolerance * exact.std()
     assert model.activation_dtype == torch.float32
     experts = INT8 if quantization == "int8" else INT4
-    assert {kind_of(layer.attention.qkv) for layer in model.layers} | {kind_of(model.head)} == {INT8}
+    assert {kind_of(layer.attention.qkv) for layer in model.layers} | {kind_of(model.head)} == {INT8_FINE}
     for n, layer in enumerate(model.layers):
         down = model.precision.down(n, len(model.layers))
         assert {kind_of(matrix) for matrix in layer.moe.experts.down} == {down}

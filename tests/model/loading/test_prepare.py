@@ -26,7 +26,7 @@ from octavo.model.prepared.places import name_of
 from octavo.model.prepared.source import Source
 from octavo.model.prepared.tile_file import FORMAT, TileFile, Unusable
 from octavo.model.prepared.writer import hidden
-from octavo.model.weights.kinds import EVEN4, INT4, INT8
+from octavo.model.weights.kinds import EVEN4, INT4, INT8, INT8_FINE
 from octavo.model.weights.precision import Precision, Wanted, choose_precision
 from octavo.model.weights.tiles import TiledWeight
 from tests.model.checkpoints import CPU, change, shard, stack_experts
@@ -296,11 +296,16 @@ def test_a_kill_at_any_time_leaves_no_file_or_a_good_one(tmp_path: Path) -> None
 
 
 GOLDEN = {  # by format: hashes of what a certain matrix becomes
-    1: {"int8": "b6f55d73e7d9bc2b", "int4": "c4a8d3eae523b244", "even4": "770f0136b7be1900"},
+    1: {
+        "int8": "b6f55d73e7d9bc2b",
+        "fine": "2c650294c29a3887",
+        "int4": "c4a8d3eae523b244",
+        "even4": "770f0136b7be1900",
+    },
 }
 
 
-@pytest.mark.parametrize(("kind", "name"), [(INT8, "int8"), (INT4, "int4"), (EVEN4, "even4")])
+@pytest.mark.parametrize(("kind", "name"), [(INT8, "int8"), (INT8_FINE, "fine"), (INT4, "int4"), (EVEN4, "even4")])
 def test_the_number_of_the_format_rises_with_every_change_of_layout_or_rounding(kind: Any, name: str) -> None:
     """If this fails, tile files that are on disks hold something else: raise FORMAT, and note the new hashes."""
     rows = torch.arange(160 * 96, dtype=torch.float32).view(160, 96)

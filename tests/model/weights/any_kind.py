@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import torch
 
-from octavo.model.weights.kinds import EVEN4, INT4, INT8, SUPER, Kind, Offset, Scale
+from octavo.model.weights.kinds import EVEN4, INT4, INT8, INT8_FINE, SUPER, Kind, Offset, Scale
 from octavo.model.weights.memory import zeros_on
 from octavo.model.weights.parts import Parts
 from octavo.model.weights.tiles import TiledWeight, TileLayout
@@ -15,6 +15,7 @@ NF4 = (-127, -88, -67, -50, -36, -23, -12, 0, 10, 20, 31, 43, 56, 71, 92, 127)
 
 NAMED = {
     "int8": INT8,
+    "fine int8": INT8_FINE,
     "int4": INT4,
     "even4": EVEN4,
     "gptq, groups of 128": Kind(UNSIGNED4, 128, Scale.FLOAT16, Offset.ZERO),

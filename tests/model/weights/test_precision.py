@@ -8,7 +8,7 @@ import torch
 from octavo.model.config import ModelError
 from octavo.model.weights import precision
 from octavo.model.weights.fp16 import Fp16Weight
-from octavo.model.weights.kinds import INT4, INT8
+from octavo.model.weights.kinds import INT4, INT8, INT8_FINE
 from octavo.model.weights.precision import Precision, Wanted, choose_precision, quantizations
 from octavo.model.weights.row_major import Fp8RowMajor, Int4RowMajor, Int8RowMajor
 from tests.model.checkpoints import load
@@ -66,8 +66,8 @@ def test_what_is_impossible_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
         chosen("int8", None, CPU)
 
 
-HELD_INT8 = Precision(torch.float32, INT8, INT8)
-HELD_INT4 = Precision(torch.float32, INT4, INT8, downs=INT8)
+HELD_INT8 = Precision(torch.float32, INT8, INT8_FINE)
+HELD_INT4 = Precision(torch.float32, INT4, INT8_FINE, downs=INT8)
 
 
 def test_auto_quantises_where_the_kernels_are_and_no_dtype_was_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -36,6 +36,7 @@ static const struct {
     Kind kind;
 } KINDS[] = {
     {"int8", 1, {8, 32, SCALE_INT8, OFFSET_NONE, 0, {0}}},
+    {"fine", 1, {8, 32, SCALE_FLOAT16, OFFSET_NONE, 0, {0}}},
     {"int4", 1, {4, 32, SCALE_INT8, OFFSET_ODD, 1, UNEVEN}},
     {"even4", 1, {4, 32, SCALE_FLOAT16, OFFSET_MINIMUM, 0, STEPS}},
     {"zero", 0, {4, 96, SCALE_FLOAT16, OFFSET_ZERO, 0, STEPS}},

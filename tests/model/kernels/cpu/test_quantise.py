@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from octavo.model.kernels.cpu.library import library
-from octavo.model.weights.kinds import EVEN4, INT4, INT8, Kind
+from octavo.model.weights.kinds import EVEN4, INT4, INT8, INT8_FINE, Kind
 from octavo.model.weights.memory import zeros_on
 from octavo.model.weights.tiles import TiledWeight
 
@@ -16,7 +16,7 @@ LEVELS = [] if KERNELS is None else [level for level in KERNELS.levels() if KERN
 DTYPES = [torch.float32, torch.float16, torch.bfloat16]
 
 pytestmark = pytest.mark.skipif(KERNELS is None, reason="the C kernels were not built")
-each_kind = pytest.mark.parametrize("kind", [INT8, INT4, EVEN4], ids=["int8", "int4", "even4"])
+each_kind = pytest.mark.parametrize("kind", [INT8, INT8_FINE, INT4, EVEN4], ids=["int8", "fine", "int4", "even4"])
 
 
 def assert_same(kind: Kind, dense: Tensor, interleaved: bool, cut: int) -> None:
