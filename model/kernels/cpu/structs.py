@@ -194,7 +194,13 @@ class ExpertsStruct(Structure):
 
     @classmethod
     def of(cls, experts: ExpertWeights, top_k: int) -> "ExpertsStruct":
-        """Describes experts of tiled weights, without a norm and a router: the choice is made elsewhere."""
+        """Describes experts of tiled weights, without a norm and a router: the choice is made elsewhere.
+
+        Raises ValueError if they are padded to different sizes, since all are multiplied with the same activations.
+        """
+        for side in (experts.gate_up, experts.down):
+            if len({weight.layout.inputs for weight in side if isinstance(weight, TiledWeight)}) > 1:
+                raise ValueError("the experts of a layer have kinds that pad their inputs differently")
         count = len(experts.down)
         hidden, intermediate = experts.down[0].shape
         gate_up, down = (

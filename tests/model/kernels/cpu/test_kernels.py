@@ -13,7 +13,7 @@ from octavo.model.ops.linear import linear_reference
 from octavo.model.weights.forms import ExpertWeights
 from octavo.model.weights.kinds import INT4, INT8, Kind
 from octavo.model.weights.tiles import TiledWeight
-from tests.model.weights.any_kind import KINDS, NAMES, random_weight
+from tests.model.weights.any_kind import KINDS, NAMED, NAMES, random_weight
 
 KERNELS = library()
 LEVELS = [] if KERNELS is None else [level for level in KERNELS.levels() if KERNELS.set_level(level)]
@@ -72,6 +72,13 @@ def test_experts_of_every_kind(kind: Kind) -> None:
         KERNELS.set_level(level)
         actual = KERNELS.experts(x, ids, shares, ExpertsStruct.of(weights, 2))
         torch.testing.assert_close(actual, expected, rtol=1e-3, atol=2e-3)
+
+
+def test_experts_that_are_padded_differently_are_refused() -> None:
+    """One would read activations beyond the end of those that were made for another."""
+    plain, wider = (random_experts(NAMED[name], 1, 24, 40) for name in ("int4", "q4_k"))
+    with pytest.raises(ValueError, match="pad their inputs differently"):
+        ExpertsStruct.of(ExpertWeights(plain.gate_up + wider.gate_up, plain.down + wider.down), 1)
 
 
 @each_kind
