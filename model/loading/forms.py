@@ -1,6 +1,7 @@
 """Writes down as JSON how a weight is held, and makes a weight of such words and of the bytes that they describe."""
 
 import json
+import math
 from typing import Any
 
 import torch
@@ -46,19 +47,22 @@ def form_of(weight: Weight) -> Description:
     if isinstance(weight, Tensor):
         return {"dtype": _dtype(weight.dtype), "shape": list(weight.shape)}
     assert isinstance(weight, TiledWeight), "no other weight is prepared"
-    return {
+    tiled = {
         "kind": weight.kind.to_json(),
         "shape": list(weight.shape),
         "interleaved": weight.layout.interleaved,
         "terms": weight.terms,
     }
+    return tiled if weight.order is None else tiled | {"order": _dtype(weight.order.dtype)}
 
 
 def contents_of(weight: Weight) -> memoryview:
-    """Returns the bytes of a plain or tiled weight, in the memory where they are."""
+    """Returns the bytes of a plain or tiled weight, in the memory where they are; an order comes behind the tiles."""
     assert isinstance(weight, Tensor | TiledWeight), "no other weight is prepared"
-    held = weight if isinstance(weight, Tensor) else weight.memory
-    return held.contiguous().view(-1).view(torch.uint8).numpy().data
+    order = None if isinstance(weight, Tensor) else weight.order
+    held = _bytes(weight if isinstance(weight, Tensor) else weight.memory)
+    contents: memoryview = (held if order is None else torch.cat((held, _bytes(order)))).numpy().data
+    return contents
 
 
 def weight_from(form: Description, memory: Tensor) -> Weight:
@@ -68,7 +72,23 @@ def weight_from(form: Description, memory: Tensor) -> Weight:
         return memory.view(dtype).view(form["shape"])
     out, inputs = form["shape"]
     layout = TileLayout(Kind.from_json(form["kind"]), (out, inputs), form["interleaved"])
-    return TiledWeight.empty(layout, lambda shape, dtype: memory.view(dtype).view(shape), form["terms"])
+    tiles = memory
+    order = None
+    if "order" in form:
+        tiles, behind = memory.split((math.prod(layout.size), inputs * torch.int32.itemsize))
+        order = _permutation(behind.view(torch.int32))
+    return TiledWeight.empty(layout, lambda shape, dtype: tiles.view(dtype).view(shape), form["terms"], order)
+
+
+def _bytes(held: Tensor) -> Tensor:
+    return held.contiguous().view(-1).view(torch.uint8)
+
+
+def _permutation(order: Tensor) -> Tensor:
+    """Returns the order. Raises ValueError if it is no permutation: the kernels would read beyond the activations."""
+    if not torch.equal(order.sort().values, torch.arange(len(order), dtype=order.dtype)):
+        raise ValueError("the order of the inputs is no permutation")
+    return order
 
 
 def _is_mappable(form: Form) -> bool:

@@ -55,7 +55,7 @@ def quantise_activations(x: Tensor, groups: int) -> tuple[Tensor, Tensor]:
 def _tiled_reference(x: Tensor, weight: TiledWeight) -> Tensor:
     """Sums whole numbers over a group, which is exact, and the groups and terms in float64."""
     held = weight.unpacked()
-    rest, total = x.float(), x.new_zeros((), dtype=torch.float64)
+    rest, total = weight.gathered(x.float()), x.new_zeros((), dtype=torch.float64)
     for _ in range(weight.terms):
         quants, scales = quantise_activations(rest, held.quants.shape[1])
         rest = rest - (quants * scales[..., None]).flatten(1)[:, : x.shape[1]]

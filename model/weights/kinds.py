@@ -26,6 +26,7 @@ class Scale(StrEnum):
     """A Scale says what each group's scale is held as; the output's factor multiplies it."""
 
     NONE = "none"  # the factor alone: the group is a channel
+    FLOAT32 = "float32"
     FLOAT16 = "float16"
     BFLOAT16 = "bfloat16"
     # a power of two (https://www.opencompute.org/documents/ocp-microscaling-formats-mx-v1-0-spec-final-pdf)
@@ -44,6 +45,7 @@ class Offset(StrEnum):
 
 
 SCALE_TYPES = {
+    Scale.FLOAT32: torch.float32,
     Scale.FLOAT16: torch.float16,
     Scale.BFLOAT16: torch.bfloat16,
     Scale.E8M0: torch.uint8,

@@ -141,6 +141,9 @@ class TiledWeight:
     # The kernels make 1 or 2 int8 numbers of each activation; the second is what rounding left of the first. With one,
     # the neighbours of a much larger activation would round to nothing.
     terms: int = field(default=1, kw_only=True)
+    # Stored input n multiplies x[:, order[n]], a permutation; None: x[:, n]. Where a checkpoint chose its groups by the
+    # size of the activations, the inputs of a group lie apart, and are stored side by side.
+    order: Tensor | None = field(default=None, kw_only=True)  # [in] int32
 
     @classmethod
     def pack(cls, kind: Kind, dense: Tensor, interleaved: bool = False, terms: int = 1) -> Self:
@@ -151,9 +154,9 @@ class TiledWeight:
         return weight
 
     @classmethod
-    def empty(cls, layout: TileLayout, zeros: Zeros, terms: int = 1) -> Self:
+    def empty(cls, layout: TileLayout, zeros: Zeros, terms: int = 1, order: Tensor | None = None) -> Self:
         """Allocates a matrix of zeros, since all factors are 0."""
-        return cls(layout, zeros(layout.size, torch.uint8), terms=terms)
+        return cls(layout, zeros(layout.size, torch.uint8), terms=terms, order=order)
 
     @property
     def kind(self) -> Kind:
@@ -166,7 +169,7 @@ class TiledWeight:
     @property
     def nbytes(self) -> int:
         """Returns the bytes it takes."""
-        return self.memory.nbytes
+        return self.memory.nbytes + (0 if self.order is None else self.order.nbytes)
 
     def fill(self, rows: Tensor, first: int) -> None:
         """Quantises rows [n, in] of any floating type into the outputs from `first` on, in a slow and obvious way."""
@@ -177,7 +180,7 @@ class TiledWeight:
             self.put(quantise(padded, self.kind), first + start)
 
     def put(self, parts: Parts, first: int) -> None:
-        """Stores whole rows into the outputs from `first` on; nothing is rounded."""
+        """Stores whole rows, their inputs in the stored order, into the outputs from `first` on; nothing is rounded."""
         parts = parts.padded(self.kind, self.layout.inputs)
         place = self.layout.places(first, len(parts.codes))
         _put(parts.factors, self._of_channel(0), place)
@@ -192,7 +195,7 @@ class TiledWeight:
         _put(slices, self._codes(), place)
 
     def parts(self) -> Parts:
-        """Returns what was stored, in the order of the rows, with the padding of the inputs."""
+        """Returns what was stored: the rows in their order, the inputs in the stored order, with their padding."""
         place = self.layout.places(0, self.shape[0])
         found = {name: self._of_region(name)[place].flatten(1) for name in self.layout.regions()}
         slices = self._codes()[place].flatten(1, 2)  # [out, groups of 32, slices, 4]
@@ -208,12 +211,17 @@ class TiledWeight:
         )
 
     def unpacked(self) -> Unpacked:
-        """Returns what is held, in the order of the rows, with the padding of the inputs."""
+        """Returns what is held: the rows in their order, the inputs in the stored order, with their padding."""
         return self.parts().unpacked(self.kind)
 
     def dense(self) -> Tensor:
-        """Returns the rounded weights as float32 [out, in]."""
-        return self.unpacked().dense()[:, : self.shape[1]]
+        """Returns the rounded weights as float32 [out, in], in the order of x."""
+        stored = self.unpacked().dense()[:, : self.shape[1]]
+        return stored if self.order is None else torch.empty_like(stored).index_copy_(1, self.order.long(), stored)
+
+    def gathered(self, x: Tensor) -> Tensor:
+        """Returns x [T, in] in the stored order."""
+        return x if self.order is None else x[:, self.order]
 
     def _of_channel(self, n: int) -> Tensor:
         """Returns the n-th number of each output, as a view [panels, tiles, 16] that is indexed with a Place."""

@@ -94,12 +94,20 @@ static inline Group *group_of(const Activations *activations, Rows rows, int64_t
     return (Group *)rows.all + first * activations->groups + row - first;
 }
 
-/* Quantises a row; its terms are rows one after the other. */
-static void quantise_row(const float *x, int64_t size, const Activations *activations, Rows rows, int64_t row) {
+/* Loads the activations that 16 inputs of a weight multiply, with zeros after the last of them. */
+static inline vf load_inputs(const Weight *weight, const float *x, int64_t at) {
+    if (weight->order == NULL) return load_padded(x, at, weight->inputs);
+    float part[TILE] = {0};
+    for (int64_t n = at; n < at + TILE && n < weight->inputs; n++) part[n - at] = x[weight->order[n]];
+    return vf_load(part);
+}
+
+/* Quantises a row for a weight; its terms are rows one after the other. */
+static void quantise_row(const Weight *weight, const float *x, const Activations *activations, Rows rows, int64_t row) {
     int64_t stride;
     Group *out = group_of(activations, rows, row * activations->terms, &stride);
     for (int64_t g = 0; g < activations->groups; g++) {
-        vf low = load_padded(x, g * GROUP, size), high = load_padded(x, g * GROUP + TILE, size);
+        vf low = load_inputs(weight, x, g * GROUP), high = load_inputs(weight, x, g * GROUP + TILE);
         for (int64_t term = 0; term < activations->terms; term++) quantise_group(&low, &high, out + g * stride + term);
     }
 }

@@ -48,7 +48,7 @@ static void attention_norm(const void *arguments, int64_t first, int64_t last) {
     float normed[hidden];
     for (int64_t row = first; row < last; row++) {
         normalise(call->x + row * hidden, layer->norm, layer->eps, hidden, normed);
-        quantise_row(normed, hidden, &call->qkv.quantised, linear_rows(&call->qkv), row);
+        quantise_row(&layer->qkv, normed, &call->qkv.quantised, linear_rows(&call->qkv), row);
     }
 }
 

@@ -38,7 +38,7 @@ static void experts_route(const void *arguments, int64_t first, int64_t last) {
         float *normed = call->normed + t * hidden;
         normalise(call->x + t * hidden, experts->norm, experts->eps, hidden, normed);
         route(experts, normed, call->ids + t * k, call->weights + t * k);
-        quantise_row(normed, hidden, &call->quantised, token_rows(call, t), 0);
+        quantise_row(experts->gate_up, normed, &call->quantised, token_rows(call, t), 0);
     }
 }
 
@@ -46,7 +46,7 @@ static void experts_quantise(const void *arguments, int64_t first, int64_t last)
     const ExpertsCall *call = arguments;
     const int64_t hidden = call->experts->hidden;
     for (int64_t t = first; t < last; t++) {
-        quantise_row(call->x + t * hidden, hidden, &call->quantised, token_rows(call, t), 0);
+        quantise_row(call->experts->gate_up, call->x + t * hidden, &call->quantised, token_rows(call, t), 0);
     }
 }
 

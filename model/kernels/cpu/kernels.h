@@ -143,7 +143,7 @@ typedef struct {
 } BlockLayout;
 
 static inline BlockLayout layout_of(const Weight *weight) {
-    static const int64_t BYTES[] = {0, 2, 2, 1, 1, 1}; /* of a scale */
+    static const int64_t BYTES[] = {0, 4, 2, 2, 1, 1, 1}; /* of a scale */
     const Kind *kind = &weight->kind;
     const int64_t groups = kind->group ? weight->block / kind->group : 0, scale = BYTES[kind->scale];
     const int64_t coarse = kind->scale == SCALE_INT8_OF_256 ? weight->block / SUPER * TILE * 2 : 0;

@@ -8,9 +8,8 @@ static inline Rows linear_rows(const LinearCall *call) {
 
 static void linear_quantise(const void *arguments, int64_t first, int64_t last) {
     const LinearCall *call = arguments;
-    const int64_t inputs = call->weight->inputs;
     for (int64_t t = first; t < last; t++) {
-        quantise_row(call->x + t * inputs, inputs, &call->quantised, linear_rows(call), t);
+        quantise_row(call->weight, call->x + t * call->weight->inputs, &call->quantised, linear_rows(call), t);
     }
 }
 

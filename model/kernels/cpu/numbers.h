@@ -11,11 +11,18 @@ typedef struct {
 /* Reads the n-th of some float16 numbers for each output of a tile. */
 static inline vf read_halves(const uint8_t *from, int64_t n) { return vf_from_half((const uint16_t *)from + n * TILE); }
 
+/* Does so for numbers that are floats of a scale's type. */
+static inline vf read_floats(int64_t scale, const uint8_t *from, int64_t n) {
+    if (scale == SCALE_FLOAT32) return vf_load((const float *)from + n * TILE);
+    return scale == SCALE_FLOAT16 ? read_halves(from, n) : vf_from_bfloat(from + n * TILE * 2);
+}
+
 static inline vf read_scales(const Kind *kind, const BlockLayout *at, const uint8_t *block, int64_t n) {
     const uint8_t *scales = block + at->scales;
     switch (kind->scale) {
-    case SCALE_FLOAT16: return read_halves(scales, n);
-    case SCALE_BFLOAT16: return vf_from_bfloat(scales + n * TILE * 2);
+    case SCALE_FLOAT32:
+    case SCALE_FLOAT16:
+    case SCALE_BFLOAT16: return read_floats(kind->scale, scales, n);
     case SCALE_E8M0: return vf_from_exponents(scales + n * TILE);
     case SCALE_INT8: return vf_from_int8(scales + n * TILE);
     case SCALE_INT8_OF_256: return vf_mul(vf_from_int8(scales + n * TILE), read_halves(block, n * kind->group / SUPER));
@@ -32,8 +39,7 @@ static inline vf read_zeros(const Kind *kind, const BlockLayout *at, const uint8
 static inline vf read_minima(const Kind *kind, const BlockLayout *at, const uint8_t *block, int64_t n, const float *offsets) {
     const uint8_t *minima = block + at->offsets;
     if (kind->group == 0) return vf_load(offsets);
-    if (kind->scale == SCALE_FLOAT16) return read_halves(minima, n);
-    if (kind->scale == SCALE_BFLOAT16) return vf_from_bfloat(minima + n * TILE * 2);
+    if (kind->scale != SCALE_INT8_OF_256) return read_floats(kind->scale, minima, n);
     return vf_mul(vf_from_uint8(minima + n * TILE), read_halves(block + at->coarse_minima, n * kind->group / SUPER));
 }
 

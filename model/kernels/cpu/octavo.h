@@ -25,7 +25,7 @@ enum {
     BLOCK = 1024,         /* most inputs of a block */
 };
 
-enum { SCALE_NONE, SCALE_FLOAT16, SCALE_BFLOAT16, SCALE_E8M0, SCALE_INT8, SCALE_INT8_OF_256 };
+enum { SCALE_NONE, SCALE_FLOAT32, SCALE_FLOAT16, SCALE_BFLOAT16, SCALE_E8M0, SCALE_INT8, SCALE_INT8_OF_256 };
 enum { OFFSET_NONE, OFFSET_ODD, OFFSET_ZERO, OFFSET_MINIMUM };
 
 /* A Kind says what the codes of a matrix mean; model/weights/kinds.py describes it. */
@@ -46,6 +46,7 @@ typedef struct {
     int64_t inputs;
     int64_t terms; /* int8 numbers that an activation is the sum of: 1; or 2, where the second is the first's rounding error */
     Kind kind;
+    const int32_t *order; /* [inputs], input n multiplies activation order[n]; NULL: activation n */
 } Weight;
 
 enum { FLOAT32, FLOAT16, BFLOAT16 };
@@ -149,7 +150,7 @@ API const char *octavo_level_name(int64_t level);
 /* Returns INTERFACE for item 0, then the size of each struct above, in their order, then 0. A caller compares them with
  * what it was written for. INTERFACE is the CRC-32 of this file's declarations; test_library.py says how to renew it.
  */
-#define INTERFACE 0x230cab6b
+#define INTERFACE 0xdbb3bafb
 API int64_t octavo_interface(int64_t item);
 
 #endif

@@ -46,6 +46,7 @@ class WeightStruct(Structure):
         ("inputs", c_int64),
         ("terms", c_int64),
         ("kind", KindStruct),
+        ("order", c_void_p),
     )
 
     @classmethod
@@ -53,8 +54,8 @@ class WeightStruct(Structure):
         """Describes a weight, which must be a tiled one; the struct is valid for as long as the weight lives."""
         assert isinstance(weight, TiledWeight)
         outputs, inputs = weight.shape
-        kind = KindStruct.of(weight.kind)
-        return cls(weight.memory.data_ptr(), weight.layout.block, outputs, inputs, weight.terms, kind)
+        kind, order = KindStruct.of(weight.kind), None if weight.order is None else weight.order.data_ptr()
+        return cls(weight.memory.data_ptr(), weight.layout.block, outputs, inputs, weight.terms, kind, order)
 
 
 class PassStruct(Structure):
@@ -209,7 +210,7 @@ class ExpertsStruct(Structure):
         return cls(None, None, gate_up, down, count, top_k, hidden, intermediate)
 
 
-INTERFACE = 0x230CAB6B  # octavo.h has the same number.
+INTERFACE = 0xDBB3BAFB  # octavo.h has the same number.
 STRUCTS = (  # in the order of octavo.h
     KindStruct,
     WeightStruct,

@@ -171,6 +171,7 @@ def test_a_file_of_another_model_is_not_used(tmp_path: Path) -> None:
         ("layers.1.o", {"shape": [-32, -32]}),
         ("layers.1.o", {"shape": [32, 33]}),
         ("layers.1.router", {"dtype": "bfloat16"}),
+        ("layers.1.o", {"order": "int32"}),
         ("norm", {"dtype": "float64"}),
         ("head", {"dtype": "bfloat16"}),
     ],

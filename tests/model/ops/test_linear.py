@@ -1,5 +1,7 @@
 """Compares linear with its reference, for every weight type."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -63,6 +65,14 @@ def test_the_tiled_reference_rounds_activations_and_nothing_else(kind: Kind, row
     x = torch.randn(rows, columns)
     rounded = (linear_reference(x, weight) - linear_reference(x, weight.dense())).abs()
     assert (rounded <= 0.5 * x.abs().max() / 127 * weight.dense().abs().sum(-1) + 1e-6).all()
+
+
+def test_activations_are_taken_in_the_order_of_the_weight() -> None:
+    torch.manual_seed(0)
+    plain, x = TiledWeight.pack(INT8, torch.randn(20, 70), terms=2), torch.randn(3, 70)
+    ordered = replace(plain, order=torch.randperm(70, dtype=torch.int32))
+    assert torch.equal(linear_reference(x, ordered), linear_reference(x[:, ordered.order], plain))
+    torch.testing.assert_close(linear(x, ordered), linear_reference(x, ordered), rtol=1e-3, atol=1e-3)
 
 
 def test_activations_are_quantised_per_token_and_group() -> None:

@@ -1,6 +1,7 @@
 """Tests where a CPU's tiles hold a matrix of any kind, and that nothing that is put there changes."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 from octavo.model.weights.kinds import EVEN4, GROUP, INT4, INT8, INT8_FINE, Kind, Offset, Scale
 from octavo.model.weights.memory import zeros_on
 from octavo.model.weights.tiles import PANEL, TiledWeight, TileLayout
-from tests.model.weights.any_kind import KINDS, NAMES, random_parts
+from tests.model.weights.any_kind import KINDS, NAMES, random_order, random_parts
 
 every_kind = pytest.mark.parametrize("kind", KINDS, ids=NAMES)
 rounded = pytest.mark.parametrize("kind", [INT8, INT4, EVEN4], ids=["int8", "int4", "even4"])
@@ -55,6 +56,20 @@ def test_a_weight_is_what_its_parts_say(kind: Kind, columns: int) -> None:
     dense = weight.dense()
     for row, column in ((0, 0), (1, columns - 1), (1, columns // 2)):
         assert dense[row, column].item() == pytest.approx(by_formula(kind, parts, row, column), rel=1e-6, abs=1e-6)
+
+
+def test_columns_of_the_dense_matrix_are_in_the_order_of_x() -> None:
+    torch.manual_seed(0)
+    stored, order = torch.randn(20, 70), random_order(70)
+    plain = TiledWeight.pack(INT8, stored)
+    ordered = replace(plain, order=order)
+    dense = ordered.dense()
+    for n, column in enumerate(order.tolist()):
+        assert torch.equal(dense[:, column], plain.dense()[:, n])
+    x = torch.randn(3, 70)
+    torch.testing.assert_close(x @ dense.T, ordered.gathered(x) @ plain.dense().T)
+    assert torch.equal(ordered.parts().codes, plain.parts().codes)
+    assert ordered.nbytes == plain.nbytes + 70 * 4
 
 
 def by_formula(kind: Kind, parts, row: int, column: int) -> float:
@@ -172,9 +187,9 @@ def test_any_magnitude_is_held(kind: Kind, largest: float) -> None:
 @pytest.mark.parametrize("kind", KINDS, ids=NAMES)
 def test_a_kind_is_written_down_and_read_again(kind: Kind) -> None:
     assert Kind.from_json(kind.to_json()) == kind
-    size = TileLayout(kind, (4096, 4608))
+    size = TileLayout(kind, (4096, 6144))
     held = size.panels * (size.panel_bytes - size.header)
-    assert held == pytest.approx(kind.bytes_per_weight * 4096 * 4608, rel=0.01)
+    assert held == pytest.approx(kind.bytes_per_weight * 4096 * 6144, rel=0.01)
 
 
 @pytest.mark.parametrize(

@@ -40,6 +40,8 @@ static const struct {
     {"int4", 1, {4, 32, SCALE_INT8, OFFSET_ODD, 1, UNEVEN}},
     {"even4", 1, {4, 32, SCALE_FLOAT16, OFFSET_MINIMUM, 0, STEPS}},
     {"zero", 0, {4, 96, SCALE_FLOAT16, OFFSET_ZERO, 0, STEPS}},
+    {"float32", 0, {4, 128, SCALE_FLOAT32, OFFSET_ZERO, 0, STEPS}},
+    {"minimum32", 0, {8, 64, SCALE_FLOAT32, OFFSET_MINIMUM, 0, {0}}},
     {"zero8", 0, {8, 64, SCALE_BFLOAT16, OFFSET_ZERO, 0, {0}}},
     {"minimum", 0, {4, 64, SCALE_BFLOAT16, OFFSET_MINIMUM, 0, WIDE_TABLE}},
     {"e8m0", 0, {4, 32, SCALE_E8M0, OFFSET_NONE, 0, WIDE_TABLE}},
@@ -64,10 +66,15 @@ static void fill(const Weight *weight, size_t panel_bytes) {
     }
 }
 
+static int64_t unit_of(const Kind *kind) {
+    if (kind->scale == SCALE_INT8_OF_256) return SUPER;
+    return kind->group % CELL ? 2 * kind->group : kind->group ? kind->group : CELL;
+}
+
 static Weight held(int n, int64_t outputs, int64_t inputs, int64_t terms) {
     const Kind kind = KINDS[n].kind;
-    const int64_t unit = kind.scale == SCALE_INT8_OF_256 ? SUPER : kind.group == 96 ? 192 : CELL, units = (inputs + unit - 1) / unit;
-    Weight weight = {NULL, terms == 1 ? unit : units * unit, outputs, inputs, terms, kind};
+    const int64_t unit = unit_of(&kind), units = (inputs + unit - 1) / unit;
+    Weight weight = {NULL, terms == 1 ? unit : units * unit, outputs, inputs, terms, kind, NULL};
     const size_t panel_bytes = (size_t)(header_of(&weight) + blocks_of(&weight) * TILES * layout_of(&weight).bytes);
     const size_t bytes = (size_t)panels_of(outputs) * panel_bytes;
     weight.panels = calloc(bytes, 1);

@@ -39,7 +39,9 @@ def chosen(tokens: int, top_k: int, among: int) -> tuple[Tensor, Tensor]:
 def test_linear(kind: Kind, tokens: int, outputs: int, inputs: int, data: st.DataObject) -> None:
     torch.manual_seed(data.draw(st.integers(0, 99)))
     terms = data.draw(st.integers(1, 2), label="terms")
-    weight, x = random_weight(kind, (outputs, inputs), terms=terms), torch.randn(tokens, inputs) * 3
+    ordered = data.draw(st.booleans(), label="ordered")
+    weight = random_weight(kind, (outputs, inputs), terms=terms, ordered=ordered)
+    x = torch.randn(tokens, inputs) * 3
     expected = linear_reference(x, weight)
     assert KERNELS is not None
     for level in LEVELS:
