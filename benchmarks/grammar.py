@@ -13,8 +13,8 @@ from benchmarks.common.machine import user_cache
 from octavo.engine.api import Grammar
 from octavo.engine.compute.compiler import Compiler
 from octavo.engine.config import TOKENIZER
-from octavo.model.config import GenerationConfig
 from octavo.model.demo.default_model import default_directory
+from octavo.model.generation_config import GenerationConfig
 from tests.engine.compute.random_schemas import random_schema
 
 SCHEMAS = 100

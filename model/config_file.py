@@ -45,10 +45,10 @@ class ConfigFile:
     def error(self, what: str) -> ModelError:
         return ModelError(f"Cannot serve {self.path.parent}: in {self.path.name}, {what}.")
 
-    def integer(self, *names: str, default: int | None = None) -> int:
-        """Returns the positive int of the first name that has a value, or else the default."""
+    def integer(self, *names: str, default: int | None = None, least: int = 1) -> int:
+        """Returns the int, of at least `least`, of the first name that has a value, or else the default."""
         for name in names:
-            value = self.optional_integer(name)
+            value = self.optional_integer(name, least)
             if value is not None:
                 return value
         if default is None:
@@ -87,6 +87,14 @@ class ConfigFile:
         if value is not None and not isinstance(value, bool):
             raise self.error(f"{name} is {shortened(value)}, neither true nor false")
         return bool(value)
+
+    def integers(self, name: str) -> tuple[int, ...]:
+        """Returns the ints of a list, which may be missing."""
+        value = self.values.get(name)
+        listed = [] if value is None else value
+        if not isinstance(listed, list) or any(type(each) is not int for each in listed):
+            raise self.error(f"{name} is {shortened(value)}, not a list of integers")
+        return tuple(listed)
 
     def token_ids(self, name: str) -> tuple[int, ...]:
         """Returns the ids of a field that holds one id, a list of them, or nothing."""

@@ -1,6 +1,6 @@
 """Turns tokens into logits, for a flat batch of many sequences, in a sparse decoder (Mixtral) or a dense one."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -10,7 +10,7 @@ from torch import Tensor
 from octavo.model.batch import ForwardBatch
 from octavo.model.config import ModelConfig
 from octavo.model.kv_cache import KVCache, LayerCache
-from octavo.model.layers import Embedding, RMSNorm, RotaryEmbedding, Rotation
+from octavo.model.layers import Embedding, LayerNorm, Norm, RMSNorm, RotaryEmbedding, Rotation
 from octavo.model.moe import MoEBlock
 from octavo.model.ops.attention import Plan
 from octavo.model.ops.seams import Ops
@@ -23,7 +23,7 @@ class ForwardPass:
     """A ForwardPass is what all layers share while one batch runs through them."""
 
     ops: Ops
-    plan: Plan
+    plans: Mapping[int | None, Plan]  # for each window that a layer has
     rotation: Rotation
 
 
@@ -36,26 +36,74 @@ class Attention:
     num_heads: int  # Hq
     num_kv_heads: int  # Hkv
     head_dim: int  # D
+    qkv_bias: Tensor | None = None  # [(Hq + 2 Hkv) * D]
+    o_bias: Tensor | None = None  # [H]
+    q_norm: RMSNorm | None = None  # of each head, its weight [D], or of all heads together, [Hq * D]
+    k_norm: RMSNorm | None = None  # [D] or [Hkv * D]
+    clip: float | None = None  # largest magnitude of queries, keys and values
+    scale: float | None = None  # of the scores; None: D ** -0.5
+    sinks: Tensor | None = None  # [Hq] float32; exp(sink) is one more summand of the softmax's denominator
+    window: int | None = None
 
     def __call__(self, x: Tensor, pages: LayerCache, forward: ForwardPass) -> Tensor:
-        heads = forward.ops.linear(x, self.qkv).view(x.shape[0], -1, self.head_dim)  # [T, Hq + 2 Hkv, D]
-        rotated, values = heads.split((self.num_heads + self.num_kv_heads, self.num_kv_heads), dim=1)
-        queries, keys = forward.rotation(rotated).split((self.num_heads, self.num_kv_heads), dim=1)
-        return forward.ops.linear(forward.ops.attention(queries, keys, values, pages, forward.plan), self.o)  # [T, H]
+        """Maps x [T, H] to [T, H]."""
+        queries, keys, values = self._heads(x, forward.ops)
+        queries, keys = forward.rotation(queries), forward.rotation(keys)
+        if self.scale is not None:  # The seam's own scale is D ** -0.5.
+            queries = queries * (self.scale * self.head_dim**0.5)
+        plan = forward.plans[self.window]
+        attended = forward.ops.attention(queries, keys, values, pages, plan, self.sinks)  # [T, Hq * D]
+        out = forward.ops.linear(attended, self.o)
+        return out if self.o_bias is None else out + self.o_bias
+
+    def _heads(self, x: Tensor, ops: Ops) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns queries [T, Hq, D], keys and values [T, Hkv, D], before they are rotated."""
+        joined = ops.linear(x, self.qkv)  # [T, (Hq + 2 Hkv) * D]
+        joined = joined if self.qkv_bias is None else joined + self.qkv_bias
+        counts = self.num_heads, self.num_kv_heads, self.num_kv_heads
+        queries, keys, values = joined.unflatten(1, (-1, self.head_dim)).split(counts, dim=1)
+        queries, keys = _normed(queries, self.q_norm), _normed(keys, self.k_norm)
+        return _clipped(queries, self.clip), _clipped(keys, self.clip), _clipped(values, self.clip)
+
+
+def _clipped(heads: Tensor, most: float | None) -> Tensor:
+    return heads if most is None else heads.clamp(-most, most)
+
+
+def _normed(heads: Tensor, norm: RMSNorm | None) -> Tensor:
+    """Norms heads [T, N, D], each by itself or all of a token together: the size of the weight says which."""
+    if norm is None:
+        return heads
+    if norm.weight.shape[0] == heads.shape[-1]:
+        return norm(heads.flatten(0, 1)).view_as(heads)
+    return norm(heads.flatten(1)).view_as(heads)
 
 
 @dataclass(frozen=True, slots=True)
 class DecoderLayer:
-    """Computes x + attention(norm(x)), then x + experts(norm(x))."""
+    """Computes x + residual * attention(norm(x)), then x + residual * experts(norm(x))."""
 
-    input_norm: RMSNorm
+    input_norm: Norm
     attention: Attention
-    post_norm: RMSNorm
+    post_norm: Norm
     moe: MoEBlock
+    residual: float = 1.0  # The router's scale carries it for the experts.
+
+    @property
+    def is_plain(self) -> bool:
+        """Says whether this is a layer as Mixtral's, without what other families add."""
+        attention, router = self.attention, self.moe.router
+        added = attention.qkv_bias, attention.o_bias, attention.q_norm, attention.k_norm
+        limits = attention.clip, attention.scale, attention.sinks
+        routed = router is None or (router.bias, router.normalise, router.scale, router.jitter) == (None, True, 1, None)
+        normed = isinstance(self.input_norm, RMSNorm) and isinstance(self.post_norm, RMSNorm)
+        alone = self.moe.shared is None and self.moe.experts.is_plain and self.residual == 1
+        return normed and routed and alone and all(each is None for each in (*added, *limits))
 
     def __call__(self, x: Tensor, pages: LayerCache, forward: ForwardPass) -> Tensor:
         """Maps x [T, H] to [T, H]."""
-        x = x + self.attention(self.input_norm(x), pages, forward)
+        attended = self.attention(self.input_norm(x), pages, forward)
+        x = x + (attended if self.residual == 1 else attended * self.residual)
         return x + self.moe(self.post_norm(x), forward.ops)
 
 
@@ -80,8 +128,9 @@ class Decoder:
     embedding: Embedding
     rotary: RotaryEmbedding
     layers: tuple[DecoderLayer, ...]
-    norm: RMSNorm
+    norm: Norm
     head: Weight  # [V, H]
+    head_bias: Tensor | None = None  # [V]
     fused: FusedLayers | None = None  # None: the layers run one after the other, which is the reference of all others
 
     def forward(self, batch: ForwardBatch, cache: KVCache) -> Tensor:
@@ -98,8 +147,8 @@ class Decoder:
     def states(self, batch: ForwardBatch, cache: KVCache) -> Tensor:
         """Computes the batch into the cache; returns the states [T, H] of all its tokens behind the last layer."""
         x = self.embedding(batch.tokens)  # [T, H]
-        plan = self.ops.plan_attention(batch, cache, self.config.sliding_window)
-        forward = ForwardPass(self.ops, plan, self.rotary.at(batch.positions))
+        plans = {window: self.ops.plan_attention(batch, cache, window) for window in self.config.windows()}
+        forward = ForwardPass(self.ops, plans, self.rotary.at(batch.positions))
         if self.fused is not None:
             x = self.fused(x, cache, forward)
         else:
@@ -111,12 +160,16 @@ class Decoder:
         """Maps hidden states [R, H] to logits [R, V] float32."""
         if not hidden.shape[0]:  # a chunk that does not end its prompt
             return hidden.new_empty(0, self.config.vocab_size, dtype=torch.float32)
-        return self.ops.linear(self.norm(hidden), self.head).float()
+        logits = self.ops.linear(self.norm(hidden), self.head).float()
+        logits = logits if self.head_bias is None else logits + self.head_bias
+        return logits if self.config.logits_scaling == 1 else logits / self.config.logits_scaling
 
     def matrices(self) -> Iterator[Weight]:
         """Yields all matrices that tokens are multiplied with, except the routers."""
         for layer in self.layers:
             yield from (layer.attention.qkv, layer.attention.o, *layer.moe.experts.gate_up, *layer.moe.experts.down)
+            if layer.moe.shared is not None:
+                yield from (*layer.moe.shared.experts.gate_up, *layer.moe.shared.experts.down)
         yield self.head
 
     @property
@@ -127,12 +180,12 @@ class Decoder:
     @property
     def weight_bytes(self) -> int:
         """Counts the bytes that the weights take as they are held; a table that is also the head counts once."""
-        others = [self.embedding.table, self.norm.weight]
+        others = [self.embedding.table, self.head_bias, *_norm_tensors(self.norm)]
         for layer in self.layers:
-            others += [layer.input_norm.weight, layer.post_norm.weight]
-            others += [] if layer.moe.router is None else [layer.moe.router.weight]
+            others += _small_tensors(layer)
         twice = self.head.nbytes if self.head is self.embedding.table else 0
-        return sum(weight.nbytes for weight in (*others, *self.matrices())) - twice
+        small = sum(tensor.nbytes for tensor in others if tensor is not None)
+        return small + sum(weight.nbytes for weight in self.matrices()) - twice
 
     def describe(self) -> str:
         """Returns a line for the log: the size, and how the weights are held and computed."""
@@ -141,6 +194,21 @@ class Decoder:
             f"{_count(self.config.num_parameters())} parameters, {active}, {self.precision.describe()} weights "
             f"({self.weight_bytes / 1e9:.1f} GB), {SHORT[self.activation_dtype]} activations"
         )
+
+
+def _small_tensors(layer: DecoderLayer) -> list[Tensor | None]:
+    """Returns all of a layer that tokens are not multiplied with in a seam, and the routers and gates."""
+    attention, moe = layer.attention, layer.moe
+    found = [*_norm_tensors(layer.input_norm), *_norm_tensors(layer.post_norm)]
+    found += [attention.qkv_bias, attention.o_bias, attention.sinks]
+    found += [norm.weight for norm in (attention.q_norm, attention.k_norm) if norm is not None]
+    found += [moe.experts.gate_up_bias, moe.experts.down_bias]
+    found += [] if moe.router is None else [moe.router.weight, moe.router.bias]
+    return found + ([] if moe.shared is None else [moe.shared.gate])
+
+
+def _norm_tensors(norm: Norm) -> list[Tensor | None]:
+    return [norm.weight, norm.bias] if isinstance(norm, LayerNorm) else [norm.weight]
 
 
 def _count(parameters: int) -> str:

@@ -5,9 +5,11 @@ from dataclasses import dataclass
 from typing import Self
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
-from octavo.model.config import ModelConfig, RopeScaling
+from octavo.model.config import ModelConfig
+from octavo.model.rope_config import Llama3Scaling, LongRopeScaling, YarnScaling
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,22 @@ class RowNorm(RMSNorm):
 
 
 @dataclass(frozen=True, slots=True)
+class LayerNorm:
+    """Normalises by mean and variance (https://arxiv.org/abs/1607.06450), in float32."""
+
+    weight: Tensor  # [H]
+    bias: Tensor  # [H]
+    eps: float
+
+    def __call__(self, x: Tensor) -> Tensor:
+        normed = F.layer_norm(x.float(), x.shape[-1:], self.weight.float(), self.bias.float(), self.eps)
+        return normed.to(x.dtype)  # [T, H]
+
+
+Norm = RMSNorm | LayerNorm
+
+
+@dataclass(frozen=True, slots=True)
 class Rotation:
     """A Rotation holds the rotary angles of a batch's positions, in float32 whatever the activations are."""
 
@@ -55,20 +73,50 @@ class RotaryEmbedding:
     """Computes rotary position embeddings (https://arxiv.org/abs/2104.09864)."""
 
     inv_freq: Tensor  # [D/2] float32
+    amplitude: float = 1.0  # multiplies cosines and sines
 
     @classmethod
     def create(cls, config: ModelConfig, device: torch.device) -> "RotaryEmbedding":
         pairs = torch.arange(0, config.head_dim, 2, dtype=torch.float32)
         inv_freq = 1.0 / config.rope_theta ** (pairs / config.head_dim)
-        return cls((inv_freq if config.rope_scaling is None else _stretched(inv_freq, config.rope_scaling)).to(device))
+        match config.rope_scaling:
+            case None:
+                return cls(inv_freq.to(device))
+            case Llama3Scaling() as scaling:
+                return cls(_llama3(inv_freq, scaling).to(device))
+            case YarnScaling() as scaling:
+                return cls(_yarn(inv_freq, scaling, config.rope_theta).to(device), scaling.amplitude)
+            case LongRopeScaling() as scaling:
+                return cls((inv_freq / torch.tensor(scaling.factors)).to(device), scaling.amplitude)
 
     def at(self, positions: Tensor) -> Rotation:
         angles = positions[:, None, None].float() * self.inv_freq  # [T, 1, D/2]
-        cos, sin = angles.cos(), angles.sin()
+        cos, sin = angles.cos() * self.amplitude, angles.sin() * self.amplitude
         return Rotation(torch.cat((cos, cos), dim=-1), torch.cat((-sin, sin), dim=-1))
 
 
-def _stretched(inv_freq: Tensor, scaling: RopeScaling) -> Tensor:
+def _yarn(inv_freq: Tensor, scaling: YarnScaling, theta: float) -> Tensor:
+    """Returns YaRN's frequencies (https://arxiv.org/abs/2309.00071, section 3.2).
+
+    A pair that turns beta_fast times or more within the original context keeps its frequency. One that turns beta_slow
+    times or less has it divided by the factor. Between the two the share goes along the pairs in a straight line.
+    """
+
+    def pair_of(turns: float) -> float:
+        """Returns the pair, as a fraction, that turns so often within the original context."""
+        length = scaling.original_max_position_embeddings
+        return len(inv_freq) * math.log(length / (turns * 2 * math.pi)) / math.log(theta)
+
+    first, last = pair_of(scaling.beta_fast), pair_of(scaling.beta_slow)
+    if scaling.truncate:
+        first, last = math.floor(first), math.ceil(last)
+    first, last = max(first, 0), min(last, 2 * len(inv_freq) - 1)
+    span = last - first if last != first else 0.001
+    stretched = ((torch.arange(len(inv_freq), dtype=torch.float32) - first) / span).clamp(0, 1)
+    return inv_freq / scaling.factor * stretched + inv_freq * (1 - stretched)  # [D/2]
+
+
+def _llama3(inv_freq: Tensor, scaling: Llama3Scaling) -> Tensor:
     """Returns Llama 3.1's frequencies (https://arxiv.org/abs/2407.21783; Meta's llama-models, `apply_scaling`).
 
     A pair that turns often within the original context keeps its frequency. One that turns seldom has it divided by the
@@ -88,6 +136,8 @@ class Embedding:
 
     table: Tensor  # [V, H]
     dtype: torch.dtype  # the activations'
+    multiplier: float = 1.0
 
     def __call__(self, tokens: Tensor) -> Tensor:
-        return self.table[tokens].to(self.dtype)  # [T, H]
+        looked_up = self.table[tokens].to(self.dtype)  # [T, H]
+        return looked_up if self.multiplier == 1 else looked_up * self.multiplier

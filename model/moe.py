@@ -15,13 +15,51 @@ class Router:
 
     weight: Tensor  # [E, H]
     top_k: int
+    bias: Tensor | None = None  # [E] float32
+    normalise: bool = True  # The weights of the chosen experts are divided by their sum.
+    scale: float = 1.0  # multiplies the weights
+    jitter: float | None = None  # The sparse mixer chooses, with this noise.
 
     def __call__(self, x: Tensor, ops: Ops) -> tuple[Tensor, Tensor]:
-        """Returns weights [T, k] float32, which sum to 1 in each row, and expert ids [T, k], for x [T, H]."""
+        """Returns weights [T, k] float32 and expert ids [T, k], for x [T, H]."""
         # The softmax runs over all experts before the choice. It is in float32, so that 16-bit rounding makes no ties.
-        probabilities = ops.linear(x, self.weight).float().softmax(dim=-1)  # [T, E]
-        weights, ids = probabilities.topk(self.top_k, dim=-1)
-        return weights / weights.sum(dim=-1, keepdim=True), ids
+        logits = ops.linear(x, self.weight).float()  # [T, E]
+        logits = logits if self.bias is None else logits + self.bias
+        if self.jitter is not None:
+            weights, ids = sparse_mixer(logits, self.jitter)
+        else:
+            weights, ids = logits.softmax(dim=-1).topk(self.top_k, dim=-1)
+            weights = weights / weights.sum(dim=-1, keepdim=True) if self.normalise else weights
+        return weights if self.scale == 1 else weights * self.scale, ids
+
+
+def sparse_mixer(logits: Tensor, jitter: float) -> tuple[Tensor, Tensor]:
+    """Chooses two experts for logits [T, E] as Phi-3.5-MoE does; returns weights [T, 2] and ids [T, 2].
+
+    Each pick takes the largest logit (https://arxiv.org/abs/2409.12136). Its weight is its share of a softmax over the
+    logits that are close to it: those whose distance from it is at most 2 * jitter of the larger magnitude of the two.
+    The second pick leaves out the first. The weights do not sum to 1.
+    """
+    weights, ids, left = [], [], logits
+    for _ in range(2):
+        most, chosen = left.max(dim=-1, keepdim=True)  # [T, 1]
+        distant = (most - left) / torch.maximum(logits.abs(), most) > 2 * jitter
+        weights.append(left.masked_fill(distant, -torch.inf).softmax(dim=-1).gather(1, chosen))
+        ids.append(chosen)
+        left = left.scatter(1, chosen, -torch.inf)
+    return torch.cat(weights, dim=1), torch.cat(ids, dim=1)
+
+
+@dataclass(frozen=True, slots=True)
+class SharedExpert:
+    """A SharedExpert runs for every token, beside those that were chosen; a gate says how much it counts."""
+
+    experts: ExpertWeights  # a single one
+    gate: Tensor  # [1, H]
+
+    def __call__(self, x: Tensor, ops: Ops) -> Tensor:
+        """Maps x [T, H] to [T, H]."""
+        return ops.linear(x, self.gate).sigmoid() * ops.experts(x, *_always(x), self.experts)
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,10 +68,17 @@ class MoEBlock:
 
     router: Router | None  # None: nothing is chosen, and the one expert always runs
     experts: ExpertWeights
+    shared: SharedExpert | None = None
 
     def __call__(self, x: Tensor, ops: Ops) -> Tensor:
         if self.router is None:
-            always = torch.zeros(x.shape[0], 1, dtype=torch.int64, device=x.device)
-            return ops.experts(x, always, torch.ones(x.shape[0], 1, device=x.device), self.experts)  # [T, H]
+            return ops.experts(x, *_always(x), self.experts)  # [T, H]
         weights, ids = self.router(x, ops)
-        return ops.experts(x, ids, weights, self.experts)  # [T, H]
+        chosen = ops.experts(x, ids, weights, self.experts)  # [T, H]
+        return chosen if self.shared is None else chosen + self.shared(x, ops)
+
+
+def _always(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns the ids and weights that choose the only expert for each token."""
+    ids = torch.zeros(x.shape[0], 1, dtype=torch.int64, device=x.device)
+    return ids, torch.ones(x.shape[0], 1, device=x.device)

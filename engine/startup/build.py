@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 from octavo.engine.api import Ready, ReportProgress
 from octavo.engine.config import EngineConfig
 from octavo.engine.startup import machine, sizing, tiles
-from octavo.model.config import GenerationConfig, ModelConfig
+from octavo.model.config import ModelConfig
+from octavo.model.generation_config import GenerationConfig
 from octavo.model.weights.reserve import Reserve
 
 if TYPE_CHECKING:

@@ -15,8 +15,9 @@ from octavo.engine.startup.cache_memory import cache_zeros
 from octavo.engine.startup.kept import keep, map_if_fitting
 from octavo.engine.startup.probe import Capacity, allocate
 from octavo.engine.startup.tiles import Found
-from octavo.model.config import GenerationConfig, ModelConfig, ModelError
+from octavo.model.config import ModelConfig, ModelError
 from octavo.model.decoder import Decoder
+from octavo.model.generation_config import GenerationConfig
 from octavo.model.kernels.choice import select_backend, try_out
 from octavo.model.kernels.cpu.library import how_to_build, library, why_missing
 from octavo.model.kv_cache import KVCache

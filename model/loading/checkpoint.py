@@ -2,7 +2,7 @@
 
 import logging
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +14,10 @@ from octavo.model.config import ModelConfig, ModelError
 from octavo.model.decoder import Decoder
 from octavo.model.kernels.choice import Backend
 from octavo.model.loading.assembly import LayerWeights, assemble
-from octavo.model.loading.names import HEAD, ExpertNaming, LayerNames, Matrix, Names, TensorSlice, names_for
+from octavo.model.loading.names import HEAD, LayerNames, Matrix, Names, TensorSlice, names_for
 from octavo.model.loading.shards import Shards
 from octavo.model.loading.upload import LANES, Upload
-from octavo.model.weights.forms import ExpertWeights, Form, Weight
+from octavo.model.weights.forms import Form, Weight
 from octavo.model.weights.fp16 import Fp16Weight, fits_fp16
 from octavo.model.weights.kinds import Kind
 from octavo.model.weights.memory import Zeros, zeros_on
@@ -78,7 +78,7 @@ class Loader:
         """Returns where the weights lie. Raises ModelError if these are not all that the files hold."""
         # A head that is stored is used, even where the config says "tied": transformers does so too.
         tied = self.config.tie_word_embeddings and HEAD not in self.shards.files
-        names = names_for(self.config, ExpertNaming.of(self.config, self.shards.files), tied)
+        names = names_for(self.config, self.shards.files, tied)
         self.shards.check(names.shapes())
         return names
 
@@ -86,8 +86,15 @@ class Loader:
     def device(self) -> torch.device:
         return self.backend.device
 
-    def vector(self, source: TensorSlice) -> Tensor:
-        return self.tensor(source, self.precision.activations)
+    def vectors(self, names: Mapping[str, Matrix]) -> dict[str, Tensor]:
+        """Loads small tensors in the dtype of the activations; the slices of each are joined along the last axis."""
+        return {name: self._vector(slices) for name, slices in names.items()}
+
+    def _vector(self, slices: Matrix) -> Tensor:
+        parts = [self.shards.read(source) for source in slices]
+        for source, part in zip(slices, parts, strict=True):
+            _check_finite(part, source)
+        return torch.cat(parts, dim=-1).to(self.device, self.precision.activations, copy=True).contiguous()
 
     def table(self, source: TensorSlice) -> Tensor:
         """Loads the embedding. Its rows are looked up, not multiplied, so 16 bits on disk stay the same 16 bits."""
@@ -133,25 +140,27 @@ class Loader:
 
     def layer(self, names: LayerNames) -> LayerWeights:
         linears = self.precision.linears
-        staging = self.staging(names.qkv, names.o, *names.gate_up[:1], *names.down[:1])
+        staging = self.staging(*names.matrices())
         (qkv,) = self.stack((names.qkv,), linears, staging, terms=FINE_TERMS)
         (o,) = self.stack((names.o,), linears, staging)
-        return LayerWeights(
-            input_norm=self.vector(names.input_norm),
-            qkv=qkv,
-            o=o,
-            post_norm=self.vector(names.post_norm),
-            router=None if names.router is None else self.vector(names.router),
-            experts=self.experts(names, staging),
-        )
+        gate_up, down = self.experts(names, staging)
+        return LayerWeights(self.vectors(names.vectors), qkv, o, gate_up, down, self._shared(names, staging))
 
-    def experts(self, names: LayerNames, staging: Tensor) -> ExpertWeights:
-        """Loads the experts of a layer that are named: all, some or none."""
+    def experts(self, names: LayerNames, staging: Tensor) -> tuple[tuple[Weight, ...], tuple[Weight, ...]]:
+        """Loads gate_up and down of the experts of a layer that are named: all, some or none."""
         if not names.gate_up:
-            return ExpertWeights((), ())
+            return (), ()
         upper = self.stack(names.gate_up, self.precision.experts, staging, paired=True)
         form = self.precision.down(names.index, self.config.num_hidden_layers)
-        return ExpertWeights(tuple(upper), tuple(self.stack(names.down, form, staging)))
+        return tuple(upper), tuple(self.stack(names.down, form, staging))
+
+    def _shared(self, names: LayerNames, staging: Tensor) -> tuple[Weight, Weight] | None:
+        if names.shared is None:
+            return None
+        (gate_up,) = self.stack(names.shared[:1], self.precision.experts, staging, paired=True)
+        form = self.precision.down(names.index, self.config.num_hidden_layers)
+        (down,) = self.stack(names.shared[1:], form, staging)
+        return gate_up, down
 
     def _plain(self, matrices: Sequence[Matrix], dtype: torch.dtype) -> tuple[Tensor, ...]:
         whole = torch.empty((len(matrices), *_shape(matrices[0])), dtype=dtype, device=self.device)
@@ -210,7 +219,8 @@ def _kept_plain(model: Decoder) -> int:
     linears, experts = [model.head], []
     for layer in model.layers:
         linears += [layer.attention.qkv, layer.attention.o]
-        experts += [*layer.moe.experts.gate_up, *layer.moe.experts.down]
+        held = (layer.moe.experts, *([] if layer.moe.shared is None else [layer.moe.shared.experts]))
+        experts += [weight for each in held for weight in (*each.gate_up, *each.down)]
     wanted = ((model.precision.linears, linears), (model.precision.experts, experts))
     return sum(isinstance(each, Tensor) for form, held in wanted if not isinstance(form, torch.dtype) for each in held)
 
@@ -228,8 +238,8 @@ def _check_finite(values: Tensor, source: TensorSlice) -> float:
 
 
 def _shape(matrix: Matrix) -> tuple[int, int]:
-    """Returns [out, in] of the slices together; an expert's share has one dimension less than its tensor."""
-    return sum(source.shape[-2] for source in matrix), matrix[0].shape[-1]
+    """Returns [out, in] of the slices together."""
+    return sum(source.rows for source in matrix), matrix[0].inputs
 
 
 def _threads(loader: Loader, names: Names) -> int:
@@ -240,7 +250,7 @@ def _threads(loader: Loader, names: Names) -> int:
     if loader.precision.has_plain_linears:
         return 1
     layer = names.layers[0]
-    staging = loader.staged(layer.qkv, layer.o, layer.gate_up[0], layer.down[0]) * torch.float32.itemsize
+    staging = loader.staged(*layer.matrices()) * torch.float32.itemsize
     room = int(STAGING_SHARE * loader.precision.weight_bytes(loader.config))
     return max(1, min(threads, room // staging)) if staging else threads
 

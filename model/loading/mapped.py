@@ -3,6 +3,7 @@
 import mmap
 import threading
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -15,7 +16,7 @@ from octavo.model.loading.assembly import LayerWeights, assemble
 from octavo.model.loading.forms import precision_form, weight_from
 from octavo.model.loading.names import LayerNames, Matrix, TensorSlice, tile_names
 from octavo.model.prepared.tile_file import Piece, TileFile, Unusable
-from octavo.model.weights.forms import ExpertWeights, Weight
+from octavo.model.weights.forms import Weight
 from octavo.model.weights.precision import Precision
 from octavo.model.weights.reserve import POPULATE_READ, populate
 from octavo.model.weights.tiles import TiledWeight
@@ -71,23 +72,24 @@ class _Mapped:
     def head(self, source: TensorSlice) -> Weight:
         return self._matrix((source,))
 
-    def vector(self, source: TensorSlice) -> Tensor:
+    def vectors(self, names: Mapping[str, Matrix]) -> dict[str, Tensor]:
+        return {name: self._vector(source) for name, (source,) in names.items()}
+
+    def _vector(self, source: TensorSlice) -> Tensor:
         vector = self.table(source)
         if vector.dtype != self.precision.activations:
             raise TypeError(f"{source.name} has another type than activations")
         return vector
 
     def layer(self, names: LayerNames) -> LayerWeights:
+        shared = names.shared
         return LayerWeights(
-            input_norm=self.vector(names.input_norm),
+            self.vectors(names.vectors),
             qkv=self._matrix(names.qkv),
             o=self._matrix(names.o),
-            post_norm=self.vector(names.post_norm),
-            router=None if names.router is None else self.vector(names.router),
-            experts=ExpertWeights(
-                tuple(self._matrix(matrix, paired=True) for matrix in names.gate_up),
-                tuple(map(self._matrix, names.down)),
-            ),
+            gate_up=tuple(self._matrix(matrix, paired=True) for matrix in names.gate_up),
+            down=tuple(map(self._matrix, names.down)),
+            shared=None if shared is None else (self._matrix(shared[0], paired=True), self._matrix(shared[1])),
         )
 
     def _matrix(self, matrix: Matrix, paired: bool = False) -> Weight:

@@ -16,10 +16,10 @@ from octavo import __version__
 from octavo.model.config import ModelConfig, ModelError
 from octavo.model.decoder import Decoder
 from octavo.model.kernels.choice import Backend
-from octavo.model.loading.assembly import LayerWeights
+from octavo.model.loading.assembly import LayerWeights, layer_weights, outer_vectors
 from octavo.model.loading.checkpoint import Loader
 from octavo.model.loading.forms import contents_of, form_of, precision_form
-from octavo.model.loading.names import LayerNames, Names, tile_names
+from octavo.model.loading.names import LayerNames, Matrix, Names, tile_names
 from octavo.model.loading.shards import Shards
 from octavo.model.loading.upload import Upload
 from octavo.model.prepared.source import Source
@@ -134,7 +134,8 @@ class _Holder(Protocol):
 
     def head(self) -> Weight: ...
 
-    def norm(self) -> Tensor: ...
+    def vectors(self) -> Mapping[str, Tensor]:
+        """Returns the tensors outside of layers that tokens are not multiplied with."""
 
     def resident(self, n: int) -> LayerWeights:
         """Returns what every token needs of a layer, with the experts or without."""
@@ -148,7 +149,7 @@ def _jobs(holder: _Holder, tiles: Names) -> Iterator[Job]:
     yield Job("embedding", lambda: {tiles.embedding.name: holder.embedding()})
     if tiles.head is not tiles.embedding:
         yield Job("head", lambda: {tiles.head.name: holder.head()})
-    yield Job("norm", lambda: {tiles.norm.name: holder.norm()})
+    yield Job("norm", lambda: _named(tiles.vectors, holder.vectors()))
     for n, names in enumerate(tiles.layers):
         yield Job(f"layers.{n}", partial(_resident, holder, names, n))
     for n, names in enumerate(tiles.layers):
@@ -156,15 +157,17 @@ def _jobs(holder: _Holder, tiles: Names) -> Iterator[Job]:
             yield Job(f"layers.{n}.experts.{e}", partial(_expert, holder, names, n, e))
 
 
+def _named(names: Mapping[str, Matrix], vectors: Mapping[str, Tensor]) -> dict[str, Weight]:
+    """Returns vectors under the names of their pieces."""
+    return {names[name][0].name: vector for name, vector in vectors.items()}
+
+
 def _resident(holder: _Holder, names: LayerNames, n: int) -> Pieces:
     held = holder.resident(n)
-    pieces: dict[str, Weight] = {
-        names.input_norm.name: held.input_norm,
-        names.qkv[0].name: held.qkv,
-        names.o[0].name: held.o,
-        names.post_norm.name: held.post_norm,
-    }
-    return pieces if names.router is None or held.router is None else pieces | {names.router.name: held.router}
+    pieces = _named(names.vectors, held.vectors) | {names.qkv[0].name: held.qkv, names.o[0].name: held.o}
+    if names.shared is not None and held.shared is not None:
+        pieces |= {matrix[0].name: weight for matrix, weight in zip(names.shared, held.shared, strict=True)}
+    return pieces
 
 
 def _expert(holder: _Holder, names: LayerNames, n: int, e: int) -> Pieces:
@@ -185,8 +188,8 @@ class _InCheckpoint:
     def head(self) -> Weight:
         return self.loader.head(self.names.head)
 
-    def norm(self) -> Tensor:
-        return self.loader.vector(self.names.norm)
+    def vectors(self) -> Mapping[str, Tensor]:
+        return self.loader.vectors(self.names.vectors)
 
     def resident(self, n: int) -> LayerWeights:
         return self.loader.layer(replace(self.names.layers[n], gate_up=(), down=()))
@@ -194,8 +197,8 @@ class _InCheckpoint:
     def expert(self, n: int, e: int) -> tuple[Weight, Weight]:
         whole = self.names.layers[n]
         names = replace(whole, gate_up=whole.gate_up[e : e + 1], down=whole.down[e : e + 1])
-        held = self.loader.experts(names, self.loader.staging(*names.gate_up, *names.down))
-        return held.gate_up[0], held.down[0]
+        gate_up, down = self.loader.experts(names, self.loader.staging(*names.gate_up, *names.down))
+        return gate_up[0], down[0]
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,14 +213,11 @@ class _InMemory:
     def head(self) -> Weight:
         return self.model.head
 
-    def norm(self) -> Tensor:
-        return self.model.norm.weight
+    def vectors(self) -> Mapping[str, Tensor]:
+        return outer_vectors(self.model)
 
     def resident(self, n: int) -> LayerWeights:
-        layer = self.model.layers[n]
-        router = None if layer.moe.router is None else layer.moe.router.weight
-        attention, norms = layer.attention, (layer.input_norm.weight, layer.post_norm.weight)
-        return LayerWeights(norms[0], attention.qkv, attention.o, norms[1], router, layer.moe.experts)
+        return layer_weights(self.model.layers[n])
 
     def expert(self, n: int, e: int) -> tuple[Weight, Weight]:
         experts = self.model.layers[n].moe.experts

@@ -63,7 +63,14 @@ class Shards:
     def read(self, source: TensorSlice) -> Tensor:
         """Returns a view of the file, which must be copied before the files close."""
         tensor = self.files[source.name].get_tensor(source.name)
-        return tensor if source.expert is None else tensor[source.expert]
+        if source.expert is not None:
+            tensor = tensor[source.expert]
+        if source.transposed:
+            tensor = tensor.T
+        if source.every is None:
+            return tensor
+        first, step = source.every
+        return tensor[..., first::step] if source.expert is None else tensor[first::step]
 
     def _header(self, name: str) -> Any:
         return self.files[name].get_slice(name)

@@ -94,15 +94,24 @@ def _mask(rows: range, seen: int, window: int | None, dtype: torch.dtype, device
     return torch.zeros(visible.shape, dtype=dtype, device=device).masked_fill_(~visible, float("-inf"))
 
 
-def attention(q: Tensor, k: Tensor, v: Tensor, cache_layer: LayerCache, plan: Plan) -> Tensor:
-    """Maps q [T, Hq, D], k and v [T, Hkv, D] to [T, Hq * D]; then the cache holds the new keys and values."""
+def attention(
+    q: Tensor, k: Tensor, v: Tensor, cache_layer: LayerCache, plan: Plan, sinks: Tensor | None = None
+) -> Tensor:
+    """Maps q [T, Hq, D], k and v [T, Hkv, D] to [T, Hq * D]; then the cache holds the new keys and values.
+
+    Sinks [Hq] float32 are logits beside those of the keys: they take a share of the attention and add nothing.
+    """
     assert isinstance(plan, AttentionPlan)
     cache_layer.write(k, v, plan.targets)
     out = torch.zeros_like(q, memory_format=torch.contiguous_format)  # rows without a span are padding
     for context in plan.contexts:
         keys, values = _gather(cache_layer.keys, context), _gather(cache_layer.values, context)
         for span in context.spans:
-            out[span.rows] = _attend(q[span.rows], keys[:, :, span.keys], values[:, :, span.keys], span.mask)
+            seen = keys[:, :, span.keys], values[:, :, span.keys]
+            if sinks is None:
+                out[span.rows] = _attend(q[span.rows], *seen, span.mask)
+            else:
+                out[span.rows] = _attend_with_sinks(q[span.rows], *seen, span.mask, sinks)
     return out.flatten(1)
 
 
@@ -123,10 +132,39 @@ def _attend(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Ten
     return out[0].transpose(0, 1)
 
 
+def _attend_with_sinks(q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None, sinks: Tensor) -> Tensor:
+    """Does what _attend does, a few rows at a time, because torch's attention knows no sinks."""
+    out = torch.empty_like(q)
+    first_seen = keys.shape[2] - q.shape[0]  # by the first row, without a mask
+    grouped = q.unflatten(1, (keys.shape[1], -1))  # [rows, Hkv, Hq / Hkv, D]
+    logits = sinks.view(1, keys.shape[1], -1, 1)  # [1, Hkv, Hq / Hkv, 1]
+    for start in range(0, q.shape[0], QUERY_ROWS):
+        part = grouped[start : start + QUERY_ROWS]
+        scores = torch.einsum("rhgd,hkd->rhgk", part, keys[0]).float() * q.shape[-1] ** -0.5
+        if mask is not None:
+            scores = scores + mask[start : start + QUERY_ROWS, None, None]
+        elif q.shape[0] > 1:
+            newest = torch.arange(len(part), device=q.device) + start + first_seen  # [rows]
+            hidden = torch.arange(keys.shape[2], device=q.device) > newest[:, None]
+            scores = scores.masked_fill(hidden[:, None, None], float("-inf"))
+        shares = torch.cat((scores, logits.expand(len(part), -1, -1, -1)), dim=-1).softmax(-1)[..., :-1]
+        attended = torch.einsum("rhgk,hkd->rhgd", shares.to(q.dtype), values[0])
+        out[start : start + QUERY_ROWS] = attended.flatten(1, 2)
+    return out
+
+
 def attention_reference(
-    q: Tensor, k: Tensor, v: Tensor, cache_layer: LayerCache, batch: ForwardBatch, window: int | None
+    heads: tuple[Tensor, Tensor, Tensor],
+    cache_layer: LayerCache,
+    batch: ForwardBatch,
+    window: int | None,
+    sinks: Tensor | None = None,
 ) -> Tensor:
-    """Takes one token and one head at a time and looks keys up one by one, in float64. Padding rows give zeros."""
+    """Takes one token and one head at a time and looks keys up one by one, in float64. Padding rows give zeros.
+
+    heads are q [T, Hq, D], k and v [T, Hkv, D].
+    """
+    q, k, v = heads
     block_size = cache_layer.keys.shape[1]
     for t, slot in enumerate(batch.slots.tolist()):
         if slot >= 0:
@@ -144,5 +182,7 @@ def attention_reference(
                 keys = torch.stack([cache_layer.keys[b, o, head // group] for b, o in where]).double()
                 values = torch.stack([cache_layer.values[b, o, head // group] for b, o in where]).double()
                 scores = keys @ q[t, head].double() / q.shape[-1] ** 0.5
-                out[t, head] = (scores.softmax(0) @ values).to(q.dtype)
+                if sinks is not None:
+                    scores = torch.cat((scores, sinks[head, None].double()))
+                out[t, head] = (scores.softmax(0)[: len(keys)] @ values).to(q.dtype)
     return out.flatten(1)

@@ -1,9 +1,10 @@
-"""Computes SwiGLU experts: each token passes through those that its router chose."""
+"""Computes experts with gated activations: each token passes through those that its router chose."""
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from octavo.model.families import Swiglu
 from octavo.model.ops.linear import Linear, linear, linear_reference
 from octavo.model.weights.forms import ExpertWeights
 
@@ -44,9 +45,22 @@ def _choose(x: Tensor, ids: Tensor, expert_weights: ExpertWeights, product: Line
 
 
 def _swiglu(x: Tensor, expert_weights: ExpertWeights, expert: int, product: Linear) -> Tensor:
-    """Computes (silu(x w1) * (x w3)) w2 (https://arxiv.org/abs/2002.05202)."""
-    gate, up = product(x, expert_weights.gate_up[expert]).chunk(2, dim=-1)
-    return product(F.silu(gate).mul_(up), expert_weights.down[expert])
+    """Computes activation(x w1, x w3) w2, where the weights have a bias or none."""
+    gate, up = _biased(product(x, expert_weights.gate_up[expert]), expert_weights.gate_up_bias, expert).chunk(2, dim=-1)
+    inner = activated(gate, up, expert_weights.activation)
+    return _biased(product(inner, expert_weights.down[expert]), expert_weights.down_bias, expert)
+
+
+def activated(gate: Tensor, up: Tensor, activation: Swiglu) -> Tensor:
+    """Returns what Swiglu describes, in the shape of gate and up."""
+    if activation.limit is not None:
+        gate, up = gate.clamp(max=activation.limit), up.clamp(-activation.limit, activation.limit)
+    swish = F.silu(gate) if activation.alpha == 1 else gate * torch.sigmoid(activation.alpha * gate)
+    return swish * (up + activation.shift if activation.shift else up)
+
+
+def _biased(x: Tensor, biases: Tensor | None, expert: int) -> Tensor:
+    return x if biases is None else x + biases[expert]
 
 
 def experts_reference(x: Tensor, ids: Tensor, weights: Tensor, expert_weights: ExpertWeights) -> Tensor:
@@ -54,8 +68,16 @@ def experts_reference(x: Tensor, ids: Tensor, weights: Tensor, expert_weights: E
     out = torch.zeros_like(x)
     for token in range(ids.shape[0]):
         for choice in range(ids.shape[1]):
-            expert = int(ids[token, choice])
-            gate, up = linear_reference(x[token : token + 1], expert_weights.gate_up[expert]).chunk(2, dim=-1)
-            hidden = gate * torch.sigmoid(gate) * up
-            out[token] += weights[token, choice] * linear_reference(hidden, expert_weights.down[expert])[0]
+            out[token] += weights[token, choice] * _one(x[token], expert_weights, int(ids[token, choice]))
     return out
+
+
+def _one(x: Tensor, expert_weights: ExpertWeights, expert: int) -> Tensor:
+    """Maps x [H] to the output of one expert, [H]."""
+    inner = _biased(linear_reference(x[None], expert_weights.gate_up[expert])[0], expert_weights.gate_up_bias, expert)
+    gate, up = inner.chunk(2)
+    activation = expert_weights.activation
+    if activation.limit is not None:
+        gate, up = gate.clamp(max=activation.limit), up.clamp(-activation.limit, activation.limit)
+    hidden = gate * torch.sigmoid(activation.alpha * gate) * (up + activation.shift)
+    return _biased(linear_reference(hidden[None], expert_weights.down[expert])[0], expert_weights.down_bias, expert)

@@ -19,7 +19,7 @@ class Ops:
     """Ops are the functions that a decoder calls. Each has a `*_reference` beside it that says what it must return."""
 
     plan_attention: Callable[[ForwardBatch, KVCache, int | None], Plan]
-    attention: Callable[[Tensor, Tensor, Tensor, LayerCache, Plan], Tensor]
+    attention: Callable[[Tensor, Tensor, Tensor, LayerCache, Plan, Tensor | None], Tensor]
     experts: Callable[[Tensor, Tensor, Tensor, ExpertWeights], Tensor]
     linear: Callable[[Tensor, Weight], Tensor]
     draw: Callable[[Tensor, Tensor], Tensor] = draw

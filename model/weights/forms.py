@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from octavo.model.families import Swiglu
 from octavo.model.weights.fp16 import Fp16Weight
 from octavo.model.weights.kinds import Kind
 from octavo.model.weights.row_major import RowMajorWeight
@@ -21,3 +22,11 @@ class ExpertWeights:
 
     gate_up: tuple[Weight, ...]  # E matrices [2I, H]: w1 above w3
     down: tuple[Weight, ...]  # E matrices [H, I]: w2
+    gate_up_bias: Tensor | None = None  # [E, 2I], in the dtype of the activations
+    down_bias: Tensor | None = None  # [E, H]
+    activation: Swiglu = Swiglu()
+
+    @property
+    def is_plain(self) -> bool:
+        """Says whether these are experts as Mixtral's: without biases, with SiLU."""
+        return self.gate_up_bias is None and self.down_bias is None and self.activation == Swiglu()

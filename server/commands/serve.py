@@ -20,7 +20,8 @@ from octavo.server.environment import from_environment
 from octavo.server.http.errors import StartupError
 
 if TYPE_CHECKING:
-    from octavo.model.config import GenerationConfig, ModelConfig
+    from octavo.model.config import ModelConfig
+    from octavo.model.generation_config import GenerationConfig
     from octavo.server.text.tokenizer import Tokenizer
 
 logger = logging.getLogger(__name__)
@@ -116,7 +117,8 @@ def _check_checkpoint(directory: Path) -> tuple["ModelConfig", "Tokenizer", int]
 
     Returns the configuration, the tokenizer, and how many token ids may be sampled. Raises StartupError or ModelError.
     """
-    from octavo.model.config import GenerationConfig, ModelConfig
+    from octavo.model.config import ModelConfig
+    from octavo.model.generation_config import GenerationConfig
     from octavo.server.text.tokenizer import Tokenizer
 
     model_config = ModelConfig.from_pretrained(directory)

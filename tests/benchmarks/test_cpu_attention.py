@@ -40,7 +40,7 @@ def test_calls_go_through_all_pages_and_no_page_is_in_two() -> None:
     heads, batches = calls[0].args[0], [call.args[1] for call in calls]
     assert len(torch.cat([batch.block_table for batch in batches]).unique()) == 12
     split = heads.split((HEADS, KV_HEADS, KV_HEADS), dim=1)
-    expected = attention_reference(*split, pool.pages, batches[0], None)
+    expected = attention_reference(split, pool.pages, batches[0], None)
     torch.testing.assert_close(calls[0](), expected, rtol=1e-4, atol=1e-5)
     assert cpu_attention.seconds(calls) > 0
 

@@ -169,6 +169,7 @@ def call_decoder(launch: Launch) -> None:
         qkv=meta((HEADS + 2 * KV_HEADS) * HEAD_DIM, HIDDEN, dtype=dtype),
         o=meta(HIDDEN, HEADS * HEAD_DIM, dtype=dtype),
         heads=(HEADS, KV_HEADS),
+        window=None,
         post_norm=meta(HIDDEN, dtype=dtype),
         router=meta(EXPERTS, HIDDEN, dtype=dtype),
         top_k=TOP_K,
@@ -181,7 +182,7 @@ def call_decoder(launch: Launch) -> None:
     cache = KVCache((pages(dtype),) * 2, BLOCK_SIZE, NUM_BLOCKS)
     angles = meta(launch.tokens, 1, HEAD_DIM, dtype=torch.float32)
     ops = GpuOps(MODEL, PROCESSORS, launch.arch).ops()
-    forward = ForwardPass(ops, ops.plan_attention(batch, cache, None), Rotation(angles, angles))
+    forward = ForwardPass(ops, {None: ops.plan_attention(batch, cache, None)}, Rotation(angles, angles))
     GpuDecoder((layer,) * 2, EPS, launch.arch)(meta(launch.tokens, HIDDEN, dtype=dtype), cache, forward)
 
 

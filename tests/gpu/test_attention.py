@@ -51,7 +51,7 @@ class Case:
         """Returns the expected result, [T, Hq * D]."""
         slots = self.batch.slots.clamp(min=0)
         k, v = self.layer.key_slots[slots], self.layer.value_slots[slots]  # The reference writes them once more.
-        return attention_reference(self.q, k, v, self.layer, self.batch, window)
+        return attention_reference((self.q, k, v), self.layer, self.batch, window)
 
     def run(self, plan: GpuPlan, device: torch.device) -> Tensor:
         return attend(self.q.to(device), on(self.layer, device), plan).cpu()

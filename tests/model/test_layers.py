@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 
-from octavo.model.config import RopeScaling
 from octavo.model.layers import Embedding, RMSNorm, RotaryEmbedding, RowNorm
+from octavo.model.rope_config import Llama3Scaling
 from tests.tiny import TINY_CONFIG
 
 CONFIG = replace(TINY_CONFIG, head_dim=8, rope_theta=1e4)
@@ -50,7 +50,7 @@ def test_rotation_turns_each_pair_by_its_angle() -> None:
 
 def test_llama_3_stretches_the_slow_pairs_only() -> None:
     # Within 64 tokens the pairs of a head of 16 turn 10.2, 3.2, 1.02, 0.32 ... times: only two are between the bounds.
-    scaled = replace(CONFIG, head_dim=16, rope_scaling=RopeScaling(8.0, 1.0, 4.0, 64))
+    scaled = replace(CONFIG, head_dim=16, rope_scaling=Llama3Scaling(8.0, 1.0, 4.0, 64))
     plain = RotaryEmbedding.create(replace(CONFIG, head_dim=16), torch.device("cpu")).inv_freq
     ratio = (RotaryEmbedding.create(scaled, torch.device("cpu")).inv_freq / plain).tolist()
     assert ratio[0] == 1

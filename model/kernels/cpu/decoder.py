@@ -29,15 +29,17 @@ class CpuLayer:
         """Returns None if any matrix is not a TiledWeight, for instance because its values are too large for these."""
         attention, moe = layer.attention, layer.moe
         matrices = (attention.qkv, attention.o, *moe.experts.gate_up, *moe.experts.down)
-        if not all(isinstance(matrix, TiledWeight) for matrix in matrices):
+        if not layer.is_plain or not all(isinstance(matrix, TiledWeight) for matrix in matrices):
             return None
+        assert isinstance(layer.input_norm, RMSNorm) and isinstance(layer.post_norm, RMSNorm)
         return cls(layer, kernels, attention_struct(attention, layer.input_norm), experts_struct(moe, layer.post_norm))
 
     def __call__(self, x: Tensor, pages: LayerCache, forward: ForwardPass) -> Tensor:
         """Maps x [T, H] to [T, H] in place."""
-        assert isinstance(forward.plan, CpuPlan)
+        plan = forward.plans[self.plain.attention.window]
+        assert isinstance(plan, CpuPlan)
         rotation = RotationStruct.of(forward.rotation)
-        self.kernels.attention_layer(x, self.attention, forward.plan.struct, rotation, PagesStruct.of(pages))
+        self.kernels.attention_layer(x, self.attention, plan.struct, rotation, PagesStruct.of(pages))
         self.kernels.experts_layer(x, self.experts)
         return x
 

@@ -47,6 +47,7 @@ class GpuLayer:
     qkv: Tensor  # [(Hq + 2 Hkv) * D, H]
     o: Tensor  # [H, Hq * D]
     heads: tuple[int, int]  # Hq, Hkv
+    window: int | None
     post_norm: Tensor  # [H]
     router: Tensor | None  # [E, H]; None in a dense layer
     top_k: int
@@ -57,7 +58,7 @@ class GpuLayer:
     def of(cls, layer: DecoderLayer) -> "GpuLayer | None":
         """Returns None for weights that the kernels do not take: quantised attention, or experts of a CPU's kinds."""
         attention, router, held = layer.attention, layer.moe.router, layer.moe.experts
-        if not isinstance(attention.qkv, Tensor) or not isinstance(attention.o, Tensor):
+        if not layer.is_plain or not isinstance(attention.qkv, Tensor) or not isinstance(attention.o, Tensor):
             return None
         if not all(isinstance(matrix, Tensor | RowMajorWeight) for matrix in (*held.gate_up, *held.down)):
             return None
@@ -66,6 +67,7 @@ class GpuLayer:
             qkv=attention.qkv,
             o=attention.o,
             heads=(attention.num_heads, attention.num_kv_heads),
+            window=attention.window,
             post_norm=layer.post_norm.weight,
             router=None if router is None else router.weight,
             top_k=1 if router is None else router.top_k,
@@ -90,7 +92,7 @@ class GpuDecoder:
         return cls(fused, eps, arch) if len(fused) == len(taken) else None
 
     def __call__(self, x: Tensor, cache: KVCache, forward: ForwardPass) -> Tensor:
-        """Maps x [T, H], the embedded tokens, to [T, H], before the last norm; forward.plan is a PagedPass."""
+        """Maps x [T, H], the embedded tokens, to [T, H], before the last norm; forward.plans are PagedPasses."""
         normed: Tensor | None = add_norm(x, None, self.layers[0].input_norm, self.eps)[1]
         for layer, pages, following in zip(self.layers, cache.layers, self._following(), strict=True):
             assert normed is not None
@@ -103,10 +105,11 @@ class GpuDecoder:
         return chain((layer.input_norm for layer in self.layers[1:]), (None,))
 
     def _attention(self, layer: GpuLayer, normed: Tensor, pages: LayerCache, forward: ForwardPass) -> Tensor:
-        assert isinstance(forward.plan, PagedPass)
+        plan = forward.plans[layer.window]
+        assert isinstance(plan, PagedPass)
         qkv = F.linear(normed, layer.qkv)  # [T, (Hq + 2 Hkv) * D]
-        queries = rotate_and_store(qkv, forward.rotation, forward.plan.slots, pages, layer.heads)  # [T, Hq, D]
-        return F.linear(attend(queries, pages, forward.plan.attention), layer.o)  # [T, H]
+        queries = rotate_and_store(qkv, forward.rotation, plan.slots, pages, layer.heads)  # [T, Hq, D]
+        return F.linear(attend(queries, pages, plan.attention), layer.o)  # [T, H]
 
     def _route(self, layer: GpuLayer, x: Tensor, delta: Tensor) -> Routed:
         if layer.router is not None:

@@ -14,6 +14,7 @@ from octavo.model.kernels.gpu.decoder import PagedPass, partial_outputs
 from octavo.model.kernels.gpu.sampling import draw
 from octavo.model.kv_cache import KVCache, LayerCache
 from octavo.model.ops.attention import Plan
+from octavo.model.ops.experts import experts as plain_experts
 from octavo.model.ops.linear import linear
 from octavo.model.ops.seams import Ops
 from octavo.model.weights.forms import ExpertWeights
@@ -43,14 +44,19 @@ class GpuOps:
         tiles = AttentionTiles.of(self.config, cache.layers[0].keys.dtype, self.arch, self.processors)
         return PagedPass(plan(batch, cache, window, tiles), batch.slots)
 
-    def attention(self, q: Tensor, k: Tensor, v: Tensor, cache_layer: LayerCache, plan: Plan) -> Tensor:
+    def attention(
+        self, q: Tensor, k: Tensor, v: Tensor, cache_layer: LayerCache, plan: Plan, sinks: Tensor | None = None
+    ) -> Tensor:
         """Does what model.ops.attention.attention does."""
+        assert sinks is None, "the kernels know no sinks"
         assert isinstance(plan, PagedPass)
         cache_layer.write(k, v, plan.slots.remainder(cache_layer.key_slots.shape[0]))
         return paged.attend(q, cache_layer, plan.attention)
 
     def experts(self, x: Tensor, ids: Tensor, weights: Tensor, expert_weights: ExpertWeights) -> Tensor:
         """Does what model.ops.experts.experts does, for weights that are one stack."""
+        if not expert_weights.is_plain:
+            return plain_experts(x, ids, weights, expert_weights)
         gate_up, down = Stack.of(expert_weights.gate_up), Stack.of(expert_weights.down)
         partials = partial_outputs(x.contiguous(), ids.int(), gate_up, down, self.arch)  # [S, T * k, H]
         chosen = partials.sum(0).view(*ids.shape, -1)  # [T, k, H]

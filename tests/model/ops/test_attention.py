@@ -28,7 +28,7 @@ def compare(
     q = torch.randn(count, kv_heads * groups, HEAD_DIM).to(dtype)
     k, v = torch.randn(2, count, kv_heads, HEAD_DIM).to(dtype)
     untouched = copy_of(layer)
-    expected = attention_reference(q, k, v, untouched, batch, window)
+    expected = attention_reference((q, k, v), untouched, batch, window)
     actual = attention(q, k, v, layer, plan or plan_attention(batch, cache, window))
     torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
     assert torch.equal(layer.keys, untouched.keys)

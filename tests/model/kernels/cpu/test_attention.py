@@ -96,7 +96,7 @@ def compare(case: Case, rows: Rows, levels: Sequence[str] = LEVELS) -> None:
     assert KERNELS is not None
     layer = case.pages()
     before = LayerCache(*(pages.clone() for pages in (layer.keys, layer.values, layer.key_slots, layer.value_slots)))
-    expected = attention_reference(*case.split(rows), before, case.batch(rows), case.window)
+    expected = attention_reference(case.split(rows), before, case.batch(rows), case.window)
     for level in levels:
         KERNELS.set_level(level)
         torch.testing.assert_close(case.run(KERNELS, layer, rows), expected, rtol=1e-5, atol=1e-5)
@@ -244,7 +244,7 @@ def test_rotation_on_the_way(kernels: Library, head_dim: int) -> None:
     untouched = case.pages()
     untouched.keys.copy_(layer.keys)
     untouched.values.copy_(layer.values)
-    expected = attention_reference(rotation(q), rotation(k), v, untouched, batch, None)
+    expected = attention_reference((rotation(q), rotation(k), v), untouched, batch, None)
     forward, angles = PassStruct.of(batch, 4, None), RotationStruct.of(rotation)
     actual = kernels.attention((q, k, v), forward, angles, PagesStruct.of(layer))
     torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
@@ -282,11 +282,13 @@ class Layer:
     def reference(self, x: Tensor, layer: LayerCache, rows: Rows) -> Tensor:
         batch = self.case.batch(rows)
 
-        def attend(q: Tensor, k: Tensor, v: Tensor, pages: LayerCache, plan: Plan) -> Tensor:
-            return attention_reference(q, k, v, pages, batch, None)
+        def attend(q: Tensor, k: Tensor, v: Tensor, pages: LayerCache, plan: Plan, sinks: Tensor | None) -> Tensor:
+            return attention_reference((q, k, v), pages, batch, None)
 
         ops = Ops(lambda *_: Plan(), attend, experts_reference, linear_reference)
-        return x + self.attention(self.norm(x), layer, ForwardPass(ops, Plan(), self.rotary.at(batch.positions)))
+        return x + self.attention(
+            self.norm(x), layer, ForwardPass(ops, {None: Plan()}, self.rotary.at(batch.positions))
+        )
 
 
 @pytest.mark.parametrize("kind", [INT8, INT4])

@@ -23,7 +23,7 @@ def test_attention(dtype: torch.dtype, window: int | None) -> None:
     table = torch.randperm(cache.num_blocks).view(2, -1).int()
     batch = flat_batch([(0, 5, [0] * 9), (1, 11, [0])], table, 4)
     q, k, v = torch.randn(10, 4 + 2 + 2, HEAD_DIM).to(dtype).split((4, 2, 2), dim=1)
-    expected = attention_reference(q, k, v, copy_of(cache.layers[0]), batch, window)
+    expected = attention_reference((q, k, v), copy_of(cache.layers[0]), batch, window)
     ops = CpuOps(KERNELS, TORCH)
     plan = ops.plan_attention(batch, cache, window)
     assert isinstance(plan, AttentionPlan) == (dtype != torch.float32)
