@@ -1,6 +1,6 @@
 """Turns a chat request into an admitted job. Every endpoint that answers conversations does it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 
@@ -10,6 +10,7 @@ from octavo.engine.api import Ready, SamplingParams
 from octavo.server.conversation.call_grammar import CallGrammar, call_grammar
 from octavo.server.conversation.calls import CallParser, format_of, new_id
 from octavo.server.conversation.messages import turns_of
+from octavo.server.conversation.parameter_types import Schema
 from octavo.server.conversation.parts import AnswerParser, PartParser, PlainText
 from octavo.server.conversation.request import ChatRequest
 from octavo.server.conversation.tools import ToolUse
@@ -163,12 +164,12 @@ def _with_calls(task: Task, markers: frozenset[int], grammar: CallGrammar | None
 
 def _call_parser(template: Template, format: CallFormat, use: ToolUse) -> Callable[[], PartParser]:
     """Returns what makes a parser for each choice. It is made of plain data, so that it can be sent to a process."""
-    names = frozenset(tool.name for tool in use.callable)
-    return partial(_new_parser, format, names, template.capabilities.short_ids_only, use.parallel)
+    schemas = {tool.name: tool.schema_of_arguments for tool in use.callable}
+    return partial(_new_parser, format, schemas, template.capabilities.short_ids_only, use.parallel)
 
 
-def _new_parser(format: CallFormat, names: frozenset[str], short_ids: bool, parallel: bool) -> PartParser:
-    return CallParser(format, names, new_id(short_ids), parallel)
+def _new_parser(format: CallFormat, schemas: Mapping[str, Schema], short_ids: bool, parallel: bool) -> PartParser:
+    return CallParser(format, schemas, new_id(short_ids), parallel)
 
 
 def _params(request: ChatRequest, ready: Ready, prompt_tokens: int) -> SamplingParams:

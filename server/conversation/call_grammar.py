@@ -5,15 +5,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from octavo.engine.api import Grammar
+from octavo.server.conversation.grammar_text import json_value, literal, quoted
 from octavo.server.conversation.request import ChatRequest
+from octavo.server.conversation.tagged_grammar import tagged_call
 from octavo.server.conversation.tools import Tool, ToolUse
 from octavo.server.generation.structured import Constraint
-from octavo.server.http.reading import read_json
 from octavo.server.text.call_formats import CallFormat
 
 MOST_CALLS = 16  # per answer; without a limit, a model may go on for ever
-# Models were trained to write JSON with these separators. Only the values are left to them.
-_SPACING = {"x-guidance": {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}}
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +40,7 @@ def call_grammar(
         if tool in use.callable
     )
     rules = [
-        "start: calls" if content is None else f"start: calls | content\ncontent: {_json(content)}",
+        "start: calls" if content is None else f"start: calls | content\ncontent: {json_value(content)}",
         *_calls(format, tokens, MOST_CALLS if use.parallel else 1),
         "call: " + " | ".join(f"call_{position}" for position in range(len(use.callable))),
         *(_call(position, tool, format, tokens) for position, tool in enumerate(use.callable)),
@@ -53,7 +52,7 @@ def _calls(format: CallFormat, tokens: Mapping[str, int], most: int) -> list[str
     """Returns the rules of one call or several, with the markers around them."""
     if not format.marker:
         return [_repeated("calls: call", '"; " call', most)]
-    marker, end = _literal(format.marker, tokens), _literal(format.end, tokens)
+    marker, end = literal(format.marker, tokens), literal(format.end, tokens)
     if format.named:
         return [f"calls: marked{{1,{most}}}", f"marked: {marker} call"]
     if format.end:
@@ -67,29 +66,11 @@ def _repeated(first: str, more: str, most: int) -> str:
 
 
 def _call(position: int, tool: Tool, format: CallFormat, tokens: Mapping[str, int]) -> str:
-    """Returns the rules of one call of one tool."""
-    arguments = f"arguments_{position}: {_json(json.dumps(tool.schema_of_arguments))}"
+    """Returns the rules of one call of one tool. A call that tags cannot hold to its schema is written as JSON."""
+    if format.tagged and (rules := tagged_call(position, tool)) is not None:
+        return "\n".join(rules)
+    arguments = f"arguments_{position}: {json_value(json.dumps(tool.schema_of_arguments))}"
     if format.named:
-        return f"call_{position}: {_quoted(tool.name)} {_literal('[ARGS]', tokens)} arguments_{position}\n{arguments}"
+        return f"call_{position}: {quoted(tool.name)} {literal('[ARGS]', tokens)} arguments_{position}\n{arguments}"
     head = f'{{"name": {json.dumps(tool.name)}, "{format.key}": '
-    return f'call_{position}: {_quoted(head)} arguments_{position} "}}"\n{arguments}'
-
-
-def _json(schema: str) -> str:
-    """Returns an expression that matches what validates against the schema.
-
-    A schema that is not JSON is passed on as it is; the grammar is then refused when it is tried.
-    """
-    try:
-        value = read_json(schema)
-    except ValueError:
-        value = None
-    return "%json " + (json.dumps({**value, **_SPACING}) if isinstance(value, dict) else schema)
-
-
-def _literal(text: str, tokens: Mapping[str, int]) -> str:
-    return f"<[{tokens[text]}]>" if text in tokens else _quoted(text)
-
-
-def _quoted(text: str) -> str:
-    return json.dumps(text)
+    return f'call_{position}: {quoted(head)} arguments_{position} "}}"\n{arguments}'

@@ -3,9 +3,11 @@
 import re
 import secrets
 import string
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
+from octavo.server.conversation.parameter_types import Schema
 from octavo.server.conversation.parts import Part, Text, ToolCallArguments, ToolCallStart
+from octavo.server.conversation.tagged_calls import FUNCTION_HEAD, TaggedArguments, may_begin_function
 from octavo.server.conversation.written_calls import (
     BARE,
     HEAD,
@@ -17,7 +19,7 @@ from octavo.server.conversation.written_calls import (
     may_call,
     whole_call,
 )
-from octavo.server.text.call_formats import CALL, END_OF_CALL, JSON, PYTHON_TAG, CallFormat
+from octavo.server.text.call_formats import CALL, END_OF_CALL, FUNCTION, JSON, PYTHON_TAG, CallFormat
 from octavo.server.text.template import ChatTemplate
 from octavo.server.text.template_process import ClientTemplate
 
@@ -46,21 +48,31 @@ class CallParser:
         text <tool_call> {"name": "f", "arguments":  {"x": 1}    }   </tool_call>  text
         _text       |  _head                          | _arguments | _tail | _close  | _text
 
+        text <tool_call> <function=f>    <parameter=x> 1 </parameter> </function>   </tool_call>  text
+        _text       |  _head       | _tagged                                      | _close  | _text
+
     Space before a marker, and after a call, belongs to neither text nor call. Once a call has begun, its arguments
     are passed on as the model writes them. Before that, whatever is not the head of a call of a known tool is text.
     The plain format is read beside that of the template, since models fall back to it. Where calls have no marker, an
-    object that turns out to be none is text to its end (_skip).
+    object that turns out to be none is text to its end (_skip). Models that write calls as tags may forget the marker.
     """
 
     def __init__(
-        self, format: CallFormat, names: frozenset[str], new_id: Callable[[], str], parallel: bool = True
+        self, format: CallFormat, tools: Mapping[str, Schema], new_id: Callable[[], str], parallel: bool = True
     ) -> None:
-        """Calls after the first are passed on only if `parallel`; new_id makes the id of each call."""
+        """`tools` has the schema of the arguments of each tool, by its name.
+
+        Calls after the first are passed on only if `parallel`; new_id makes the id of each call.
+        """
         self._ends = {format.marker or PYTHON_TAG: format.end, CALL: END_OF_CALL}  # marker -> what ends its call
+        if format.tagged:
+            self._ends[FUNCTION] = END_OF_CALL
         opener = "|".join(map(re.escape, self._ends))
         self._opener = re.compile(opener if format.marker else f"{opener}|{BARE.pattern}")
         self._unmarked = not format.marker
-        self._names = names
+        self._tagged_too = format.tagged
+        self._tools = tools
+        self._names = frozenset(tools)
         self._new_id = new_id
         self._most = None if parallel else 1
         self._state: Callable[[], list[Part] | None] = self._text
@@ -68,6 +80,7 @@ class CallParser:
         self._consumed = ""  # consumed as the beginning of a call; becomes text if it turns out to be none
         self._seen = 0  # characters of `_held` that `_brackets` has seen
         self._brackets = Brackets()
+        self._parameters = TaggedArguments({})  # of a call that is written as tags
         self._calls = 0
         self._in_array = False
         self._marker = ""  # before this call; empty: there is none
@@ -84,7 +97,7 @@ class CallParser:
         if self._state == self._head and (alone := self._alone(self._held)) is not None:
             return [part for part in alone if self._is_wanted(part)]
         left, self._consumed, self._held = self._consumed + self._held, "", ""
-        if self._state in (self._arguments, self._tail, self._close):
+        if self._state in (self._arguments, self._tagged, self._tail, self._close):
             return []
         if self._calls:
             left = left.rstrip()
@@ -103,7 +116,7 @@ class CallParser:
         shown = self._held[: opener.start()].rstrip()
         self._marker = opener[0] if opener[0] in self._ends else ""
         self._in_array = opener[0][0] == "[" and not self._marker
-        begun = opener.start() if opener[0] == "{" else opener.end()
+        begun = opener.start() if opener[0] in ("{", FUNCTION) else opener.end()
         self._consumed, self._held = self._held[len(shown) : begun], self._held[begun:]
         self._begin()
         return [Text(shown)] if shown else []
@@ -125,6 +138,8 @@ class CallParser:
             self._in_array = True
             self._consumed, self._held = self._consumed + "[", self._held[1:]
             return []
+        if self._held[0] == "<" and self._tagged_too:
+            return self._function()
         return self._object() if self._held[0] == "{" else self._named()
 
     def _object(self) -> list[Part] | None:
@@ -170,6 +185,25 @@ class CallParser:
         self._held = self._held[brace:]
         return self._start(head["name"], self._close)
 
+    def _function(self) -> list[Part] | None:
+        """Consumes the head of a call that is written as tags."""
+        head = FUNCTION_HEAD.match(self._held[:_REACH])
+        if head is None or head["name"] not in self._names:
+            waits = len(self._held) < _REACH and may_begin_function(self._held, self._names)
+            return None if waits else self._no_call("")
+        self._held = self._held[head.end() :]
+        start = self._start(head["name"], self._close)
+        self._parameters, self._state = TaggedArguments(self._tools[head["name"]]), self._tagged
+        return start
+
+    def _tagged(self) -> list[Part] | None:
+        fragment, self._held = self._parameters.read(self._held)
+        if self._parameters.done:
+            self._state = self._close
+        elif not fragment:
+            return None
+        return [ToolCallArguments(self._calls - 1, fragment)]
+
     def _alone(self, written: str) -> list[Part] | None:
         """Returns the parts of a call that has a name and no arguments, or None if that is not what is written."""
         head = NAMED_ALONE.fullmatch(written)
@@ -181,7 +215,7 @@ class CallParser:
         self._state, self._in_array = self._text, False
         if not self._marker and JSON_OBJECT.match(self._held):
             self._held, text, self._state, self._brackets = text + self._held, "", self._skip, Brackets()
-        elif not self._marker:
+        elif self._marker in ("", FUNCTION):
             text, self._held = text + self._held[:1], self._held[1:]
         return [Text(text)] if text else []
 

@@ -7,8 +7,9 @@ from collections import deque
 from collections.abc import Sequence
 from itertools import chain
 
-from octavo.server.text.call_formats import CALL, END_OF_CALL
+from octavo.server.text.call_formats import CALL, END_OF_CALL, CallFormat
 from octavo.server.text.template_capabilities import Capabilities
+from octavo.server.text.traced import of_template
 from octavo.server.text.turns import Turn, TurnCall
 
 _SHORT_ID = re.compile(r"[a-zA-Z0-9]{9}")
@@ -16,6 +17,8 @@ _SHORT_ID = re.compile(r"[a-zA-Z0-9]{9}")
 
 def paired(turns: Sequence[Turn], capabilities: Capabilities) -> list[Turn]:
     """Lets each call be followed by its results; what the template cannot show of a turn becomes a turn of its own."""
+    if not capabilities.text_arguments:
+        turns = [with_object_arguments(turn) for turn in turns]
     out: list[Turn] = []
     position = 0
     while position < len(turns):
@@ -83,6 +86,30 @@ def without_calls(turn: Turn) -> Turn:
     if not calls:
         return turn
     return {"role": turn["role"], "content": "\n".join([*filter(None, [turn["content"]]), *calls])}
+
+
+def with_written_calls(turn: Turn, format: CallFormat) -> Turn:
+    """Writes calls as a model of the format does: its marker, which may be a special token, and an array of them."""
+    if "tool_calls" not in turn:
+        return turn
+    calls = [
+        {"name": call["function"]["name"], format.key: call["function"]["arguments"]} for call in turn["tool_calls"]
+    ]
+    written = of_template(format.marker) + json.dumps(calls, ensure_ascii=False)
+    return {"role": turn["role"], "content": turn["content"] + written}
+
+
+def with_object_arguments(turn: Turn) -> Turn:
+    """Puts arguments that are text into an object, for templates that go through the names of arguments."""
+    if "tool_calls" not in turn:
+        return turn
+    return {**turn, "tool_calls": [_with_object(call) for call in turn["tool_calls"]]}
+
+
+def _with_object(call: TurnCall) -> TurnCall:
+    arguments = call["function"]["arguments"]
+    named = arguments if isinstance(arguments, dict) else {"arguments": arguments}
+    return {**call, "function": {**call["function"], "arguments": named}}
 
 
 def with_short_ids(turn: Turn) -> Turn:

@@ -11,7 +11,7 @@ from typing import TypeVar
 
 from octavo.server.http.errors import InvalidRequest
 from octavo.server.text.call_formats import CALL, END_OF_CALL
-from octavo.server.text.exchanges import paired, without_calls
+from octavo.server.text.exchanges import paired, with_written_calls, without_calls
 from octavo.server.text.template_capabilities import Capabilities, plainer
 from octavo.server.text.template_trials import Render, has_texts, has_words, skeleton, tried
 from octavo.server.text.turns import Kind, Tools, Turn, TurnCall, kind_of
@@ -58,11 +58,19 @@ def adapted(turns: Sequence[Turn], tools: Tools, capabilities: Capabilities) -> 
     native = capabilities.tool_calls and (capabilities.tools or not tools)
     if tools and not capabilities.tools:
         turns, tools = described(turns, tools), ()
-    turns = paired(turns, capabilities) if native else [without_calls(turn) for turn in turns]
+    turns = paired(turns, capabilities) if native else _without_calls(turns, capabilities)
     turns = [_placed(turn, position, capabilities) for position, turn in enumerate(turns)]
     if not capabilities.repeated_roles:
         turns = merged(turns)
     return list(_joined(turns, capabilities, bool(tools))), tools
+
+
+def _without_calls(turns: Sequence[Turn], capabilities: Capabilities) -> list[Turn]:
+    """Writes calls as text: in the form that the template describes, if it describes one, or else in the plain one."""
+    format = capabilities.call_format
+    if format is None or capabilities.tool_calls or not capabilities.tools:
+        return [without_calls(turn) for turn in turns]
+    return [with_written_calls(turn, format) for turn in turns]
 
 
 def described(turns: Sequence[Turn], tools: Tools) -> list[Turn]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from octavo.server.text.call_formats import CallFormat, recognised
+from octavo.server.text.call_formats import CallFormat, recognised, taught
 from octavo.server.text.template_trials import (
     ARGUMENTS,
     FUNCTION,
@@ -13,6 +13,7 @@ from octavo.server.text.template_trials import (
     conversation,
     shows,
     tried,
+    word,
 )
 from octavo.server.text.turns import Kind, Turn
 
@@ -61,7 +62,8 @@ class Capabilities:
     repeated_roles: bool  # two turns of one role in a row
     tools: bool  # descriptions of tools; it writes their calls in a format that can be read
     tool_calls: bool  # calls of the assistant, and their results
-    call_format: CallFormat | None  # in which it writes calls; None: it writes none, or in an unknown form
+    call_format: CallFormat | None  # in which it writes calls, or tells of them in words; None: in no known one
+    text_arguments: bool  # calls whose arguments are text instead of an object
     parallel_calls: bool  # several calls in one turn
     text_with_calls: bool  # text in a turn that has calls
     lone_results: bool  # results that follow no call, in any place
@@ -79,7 +81,7 @@ def find_capabilities(render: Render) -> Capabilities:
 
     repeated = takes("user", "user", "assistant", "user") and takes("user", "assistant", "assistant", "user")
     calls = takes("user", "call", "result") and takes("user", "call", "result", "assistant", "user")
-    format = _call_format(render) if calls else None
+    format = _call_format(render) if calls else _taught_format(render)
     filler = next((text for text in _FILLERS if _takes_filler(render, text)), _FILLERS[-1])
     return Capabilities(
         complete=takes("user", "assistant", "user"),
@@ -89,6 +91,7 @@ def find_capabilities(render: Render) -> Capabilities:
         tools=format is not None and shows(render, conversation(("user",)), [TOOL]),
         tool_calls=calls,
         call_format=format,
+        text_arguments=calls and shows(render, _called_with_text()),
         parallel_calls=calls and shows(render, _two_calls()),
         text_with_calls=calls and shows(render, conversation(("user", "call", "result"), text_with_calls=True)),
         lone_results=calls
@@ -130,6 +133,21 @@ def _takes_filler(render: Render, filler: str) -> bool:
 def _call_format(render: Render) -> CallFormat | None:
     prompt, called = (tried(render, conversation(kinds)) for kinds in (("user",), ("user", "call")))
     return None if prompt is None or called is None else recognised(prompt, called, FUNCTION, ARGUMENTS)
+
+
+def _taught_format(render: Render) -> CallFormat | None:
+    """Returns the format that the template only describes, if results are shown after calls that are text there."""
+    plain, told = (tried(render, conversation(("user",)), tools) for tools in ((), (TOOL,)))
+    if plain is None or told is None or not shows(render, conversation(("user", "assistant", "result", "assistant"))):
+        return None
+    return taught(plain, told)
+
+
+def _called_with_text() -> list[Turn]:
+    turns = conversation(("user", "call", "result"))
+    for each in turns[1]["tool_calls"]:
+        each["function"]["arguments"] = word(1)
+    return turns
 
 
 def _two_calls() -> list[Turn]:

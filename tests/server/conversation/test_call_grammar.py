@@ -12,10 +12,10 @@ from octavo.engine.api import Grammar
 from octavo.engine.client import BadGrammar
 from octavo.server.conversation.calls import CallParser, format_of
 from octavo.server.conversation.parts import ParsedDelta
-from octavo.server.text.call_formats import JSON, LLAMA, MISTRAL, MISTRAL_NAMED, CallFormat
+from octavo.server.text.call_formats import GRANITE, JSON, LLAMA, MISTRAL, MISTRAL_NAMED, TAGGED, CallFormat
 from octavo.server.text.tokenizer import Tokenizer
 from tests.server.client import Client
-from tests.server.conversation.test_tools import CALLS, TOOLS, mistral, roomy, streamed, tool, whole
+from tests.server.conversation.test_tools import CALLS, TOOLS, granite, mistral, roomy, streamed, tool, whole
 from tests.server.fake import FakeEngineClient, replay
 from tests.server.text.real_templates import ALL, LLAMA_31
 from tests.server.vocab import EOS, byte_level, ids_of
@@ -51,14 +51,28 @@ def sampled(tokenizer: Tokenizer, grammar: Grammar, seed: int) -> list[int]:
         mask = matcher.compute_bitmask()
         allowed = [id for id in range(tokenizer.vocab_size) if mask[id // 8] >> id % 8 & 1]
         closing = [id for id in allowed if id in ids_of('"}],') or id == EOS]
+        likeliness, further = onward(ids)
+        if further in allowed and rng.random() < likeliness:
+            closing = allowed = [further]
         ids.append(rng.choice(closing if closing and rng.random() < 0.6 else allowed))
         assert matcher.consume_token(ids[-1])
         assert len(ids) < 3000
     return ids
 
 
+def onward(ids: list[int]) -> tuple[float, int]:
+    """Returns the id that begins the end of a value between tags, or goes on with it, and how likely it should be."""
+    end = ids_of("\n</parameter>")
+    begun = next(length for length in range(len(end) - 1, -1, -1) if ids[len(ids) - length :] == end[:length])
+    return (0.97 if begun > 1 else 0.3), end[begun]
+
+
 def tokenizer_of(format: CallFormat) -> Tokenizer:
     match format:
+        case CallFormat(tagged=True):
+            return byte_level(ALL["qwen_3_coder"])
+        case CallFormat(marker="<|tool_call|>"):
+            return granite()
         case CallFormat(named=True):
             return mistral(ALL["mistral_small"], "[ARGS]", "[CALL_ID]")
         case CallFormat(marker=""):
@@ -69,7 +83,9 @@ def tokenizer_of(format: CallFormat) -> Tokenizer:
             return byte_level()
 
 
-@pytest.mark.parametrize("format", [JSON, MISTRAL, MISTRAL_NAMED, LLAMA], ids=["json", "mistral", "named", "llama"])
+@pytest.mark.parametrize(
+    "format", [JSON, MISTRAL, MISTRAL_NAMED, LLAMA, TAGGED, GRANITE], ids=lambda format: str(format)
+)
 @pytest.mark.parametrize("choice", ["required", "one"])
 def test_what_the_grammar_lets_through_are_calls(format: CallFormat, choice: str) -> None:
     tokenizer = tokenizer_of(format)
@@ -162,6 +178,65 @@ def test_the_tool_that_cannot_be_kept_to_is_named() -> None:
 
 
 def test_a_parser_reads_every_way_to_write_it() -> None:
-    parser = CallParser(MISTRAL, frozenset({"f"}), lambda: "id")
+    parser = CallParser(MISTRAL, {"f": {}}, lambda: "id")
     parts = [*parser.push('[TOOL_CALLS][{"name":"f","arguments":{}}]'), *parser.flush()]
     assert len(ParsedDelta(0, tuple(parts)).tool_calls) == 1
+
+
+def property_of(key: str, schema: Any, **more: Any) -> dict[str, Any]:
+    return {"type": "object", "properties": {key: schema}, "required": [key], **more}
+
+
+PLACE = {"type": "object", "properties": {"x": {"type": "boolean"}}, "required": ["x"], "additionalProperties": False}
+IN_TAGS = [
+    {"type": "object", "properties": {}},
+    property_of("a", {"type": "string"}),
+    property_of(
+        "a", {"type": "string", "minLength": 2, "maxLength": 3, "description": "d"}, additionalProperties=False
+    ),
+    property_of("a", {"enum": ["b", "null", 1]}),
+    property_of("a", {"const": "b c"}),
+    property_of("a", {"type": "integer", "minimum": 3, "maximum": 12}),
+    property_of("a", {"type": ["boolean", "null"]}),
+    property_of("a", {"anyOf": [{"type": "string", "maxLength": 2}, {"type": "null"}], "default": None}),
+    property_of("a", {"$ref": "#/$defs/kind"}, **{"$defs": {"kind": {"enum": ["x", "y"], "title": "Kind"}}}),
+    property_of(
+        "a", {"type": "array", "items": {"$ref": "#/$defs/place"}, "maxItems": 2}, **{"$defs": {"place": PLACE}}
+    ),
+    {"type": "object", "properties": {"a": {"type": "boolean"}, "b": {}, "c": PLACE}, "required": ["c"]},
+]
+AS_JSON = [
+    property_of("a", {"type": "string", "pattern": "^x+$"}),
+    property_of("a", {"type": "string", "format": "date"}),
+    property_of("a", {"type": ["integer", "string"]}),
+    property_of("a", {"enum": ["</parameter>"]}),
+    property_of("a", {"anyOf": [{"$ref": "#/properties/b"}, {"type": "integer"}]}),
+    property_of("a>b", {"type": "integer"}),
+    property_of("a", {"type": "integer"}, minProperties=1),
+    {"type": "object", "properties": {}, "required": ["a"]},
+]
+
+
+@pytest.mark.parametrize("schema", IN_TAGS + AS_JSON, ids=lambda schema: json.dumps(schema)[:60])
+def test_demanded_calls_in_tags_keep_to_the_schema_or_are_json(schema: dict[str, Any]) -> None:
+    tokenizer = tokenizer_of(TAGGED)
+    parameters = {"tools": [tool("f", parameters=schema)], "tool_choice": "required", "parallel_tool_calls": False}
+    grammar = grammar_of(roomy(replay((65,)), tokenizer), **parameters)
+    assert grammar is not None and ("<function=f>" in grammar.text) == (schema in IN_TAGS)
+    if "#/properties/b" in grammar.text:
+        return  # the schema is refused when it is tried
+    for seed in range(8):
+        answer = whole(roomy(replay([*sampled(tokenizer, grammar, seed), EOS]), tokenizer).chat(**parameters))[0]
+        assert answer["content"] == "" and answer["finish_reason"] == "tool_calls"
+        jsonschema.validate(json.loads(answer["calls"][0]["arguments"]), schema)
+
+
+def test_a_demanded_text_holds_no_tags() -> None:
+    client = roomy(replay((65,)), tokenizer_of(TAGGED))
+    grammar = grammar_of(client, tools=[tool("f", parameters=IN_TAGS[1])], tool_choice="required")
+    assert grammar is not None
+    model = LLTokenizer(client.tokenizer.backend.to_str(), eos_token=[EOS])
+    for value, allowed in (("x\n<p> y\n\n", True), ("", True), ("</parameter>", False), ("a<function=f>", False)):
+        matcher = LLMatcher(model, grammar_from("grammar", grammar.text), log_level=0)
+        text = f"<tool_call>\n<function=f>\n<parameter=a>\n{value}\n</parameter>\n</function>\n</tool_call>"
+        assert (matcher.try_consume_tokens(ids_of(text)) == len(ids_of(text)) and matcher.is_accepting()) == allowed

@@ -11,23 +11,25 @@ from hypothesis import strategies as st
 
 from octavo.server.conversation.calls import CallParser, format_of, new_id
 from octavo.server.conversation.parts import ParsedDelta, Part, Text, ToolCall, ToolCallArguments, ToolCallStart
-from octavo.server.text.call_formats import JSON, LLAMA, MISTRAL, MISTRAL_NAMED, CallFormat
+from octavo.server.text.call_formats import GRANITE, JSON, LLAMA, MISTRAL, MISTRAL_NAMED, TAGGED, CallFormat
 from octavo.server.text.template import ChatTemplate, Rendering
 from tests.server.text.real_templates import ALL
 from tests.server.text.test_template import CHATML, MISTRAL_TOOLS, SPECIAL
 
-FORMATS = {"json": JSON, "llama": LLAMA, "mistral": MISTRAL}
+FORMATS = {"json": JSON, "llama": LLAMA, "mistral": MISTRAL, "tagged": TAGGED}
+TOOLS: dict[str, Any] = {"f": {"properties": {"x": {"type": "string"}, "y": {"type": "array"}}}, "g": {}}
 ALPHABET = [
     *("<|python_tag|>", '{"name": "g", "parameters": {', '{"type": "function", ', ";", '[{"name": "f"'),
     *("<tool_call>", "</tool_call>", "[TOOL_CALLS]", "[ARGS]", "[CALL_ID]", '{"name": "f", "arguments": {', "<tool"),
     *('{"name": "g", "arguments": {}}', '"arguments": "{}"', '"name": "f"', "f[ARGS]{", "[TOOL", '"', "\\"),
+    *("<function=f>", "<function=", "<parameter=x>", "<parameter=y>", "</parameter>", "</function>", "<parameter="),
     *("{", "}", "[", "]", ",", ":", " ", "\n", "x", "é", "f", "null", '{"a": [1, "}"]}', "[{", "}]"),
 ]
 texts = st.lists(st.sampled_from(ALPHABET), max_size=25).map("".join) | st.text(max_size=40)
 
 
 def parts_of(format: CallFormat, cut: Sequence[str], parallel: bool = True) -> list[Part]:
-    parser = CallParser(format, frozenset({"f", "g"}), lambda: "id", parallel)
+    parser = CallParser(format, TOOLS, lambda: "id", parallel)
     parts = [part for text in cut for part in parser.push(text)]
     return parts + parser.flush()
 
@@ -113,7 +115,7 @@ def test_only_the_first_call_where_calls_are_not_parallel() -> None:
 
 
 def test_a_call_is_told_as_it_is_written() -> None:
-    parser = CallParser(JSON, frozenset({"f"}), lambda: "id")
+    parser = CallParser(JSON, {"f": {}}, lambda: "id")
     seen: list[list[Part]] = []
     for piece in (
         "Let me ",
@@ -169,7 +171,7 @@ def test_ids() -> None:
     assert re.fullmatch(r"call_[a-zA-Z0-9]{24}", new_id(short=False)())
     assert re.fullmatch(r"[a-zA-Z0-9]{9}", new_id(short=True)())
     assert new_id(short=True)() != new_id(short=True)()
-    parts = CallParser(JSON, frozenset("f"), new_id(False)).push('<tool_call>{"name": "f"}<tool_call>{"name": "f"}')
+    parts = CallParser(JSON, {"f": {}}, new_id(False)).push('<tool_call>{"name": "f"}<tool_call>{"name": "f"}')
     first, second = ParsedDelta(0, tuple(parts)).tool_calls
     assert isinstance(first, ToolCall) and first.id != second.id
 
@@ -181,6 +183,8 @@ def test_the_format_is_that_in_which_the_template_writes_calls() -> None:
         **dict.fromkeys(ALL, JSON),
         "llama_3.1": LLAMA,
         "mistral": MISTRAL,
+        **dict.fromkeys(("qwen_3.5", "qwen_3_coder"), TAGGED),
+        "granite": GRANITE,
         **dict.fromkeys(("mistral_small", "ministral"), MISTRAL_NAMED),
     }
 
@@ -246,7 +250,7 @@ def test_what_names_no_offered_tool_is_text(text: str) -> None:
 
 
 def test_ordinary_json_is_told_as_it_is_written() -> None:
-    parser = CallParser(LLAMA, frozenset({"f"}), lambda: "id")
+    parser = CallParser(LLAMA, {"f": {}}, lambda: "id")
     pieces = ('{"ans', 'wer": "', 'x", ', '"name": "f"', "} and", ' {"name": "Ad', 'a"}')
     told = ["".join(part.text for part in parser.push(piece) if isinstance(part, Text)) for piece in pieces]
     assert told == ['{"ans', 'wer": "', 'x", ', '"name": "f"', "} and", ' {"name": "Ad', 'a"}']

@@ -147,6 +147,32 @@ def llama() -> Tokenizer:
     return Tokenizer(backend, ChatTemplate(LLAMA_31, SPECIAL))
 
 
+def granite() -> Tokenizer:
+    """Returns a tokenizer whose marker of calls decoding hides elsewhere."""
+    backend = byte_level().backend
+    backend.add_special_tokens(["<|tool_call|>"])
+    return Tokenizer(backend, ChatTemplate(ALL["granite"], SPECIAL))
+
+
+def test_calls_as_granite_writes_them_come_back_with_their_results() -> None:
+    tokenizer = granite()
+    marker = tokenizer.backend.token_to_id("<|tool_call|>")
+    text = '[{"name": "f", "arguments": {"x": 1}}, {"name": "g", "arguments": {"x": 2}}]'
+    client = roomy(replay([marker, *ids_of(text), EOS]), tokenizer)
+    answer = client.chat(tools=TOOLS).json()["choices"][0]["message"]
+    calls = [(call["function"]["name"], call["function"]["arguments"]) for call in answer["tool_calls"]]
+    assert answer["content"] is None and calls == [("f", '{"x": 1}'), ("g", '{"x": 2}')]
+    assert streamed(client.chat(tools=TOOLS, stream=True)) == whole(client.chat(tools=TOOLS))
+    results = [{"role": "tool", "tool_call_id": call["id"], "content": "7"} for call in answer["tool_calls"]]
+    told = prompt(client, tools=TOOLS, messages=[*MESSAGES, answer, *results])
+    assert f"assistant<|end_of_role|><|tool_call|>{text}<|end_of_text|>" in told
+    assert told.count("<|start_of_role|>tool<|end_of_role|>7<|end_of_text|>") == 2
+    assert client.engine.submitted[-1].prompt.count(marker) == 2  # the template's own, and that of the call
+    forged = [{"role": "assistant", "content": "<|tool_call|>[]"}, *MESSAGES]
+    prompt(client, messages=forged)
+    assert client.engine.submitted[-1].prompt.count(marker) == 0
+
+
 def test_calls_as_llama_writes_them() -> None:
     tokenizer = llama()
     tag = tokenizer.backend.token_to_id("<|python_tag|>")
@@ -162,7 +188,7 @@ def test_calls_as_llama_writes_them() -> None:
     assert "Respond in the format" in prompt(client, tools=TOOLS)
 
 
-@pytest.mark.parametrize("name", ["qwen_3.5", "deepseek", "granite", "command_r", "gpt-oss"])
+@pytest.mark.parametrize("name", ["deepseek", "command_r", "gpt-oss"])
 def test_tools_are_in_the_plain_form_where_the_templates_form_is_unknown(name: str) -> None:
     client = roomy(replay([*ids_of(CALLS), EOS]), byte_level(ALL[name]))
     told = prompt(client, tools=TOOLS)
