@@ -211,7 +211,7 @@ def is_told_apart(value: str) -> bool:
     return not any(end in value + "\n" for end in ends) and "</parameter><parameter" not in value.replace("\n", "")
 
 
-@settings(max_examples=150, derandomize=True, deadline=None)
+@settings(max_examples=60, derandomize=True, deadline=None)
 @given(st.lists(texts | lines, min_size=1, max_size=3))
 def test_text_comes_through(values: list[str]) -> None:
     values = [value for value in values if is_told_apart(value)]
@@ -219,7 +219,7 @@ def test_text_comes_through(values: list[str]) -> None:
     assert content == "" and [json.loads(arguments) for _, arguments in calls] == [{"text": value} for value in values]
 
 
-@settings(max_examples=100, derandomize=True, deadline=None)
+@settings(max_examples=50, derandomize=True, deadline=None)
 @given(st.dictionaries(st.sampled_from(sorted(SCHEMA["properties"])), texts, max_size=5))
 def test_arguments_are_always_json(values: dict[str, str]) -> None:
     calls = read(written(**values))[1]
