@@ -21,7 +21,7 @@ from torch import Tensor
 from octavo.model.config_file import ConfigFile, ModelError
 from octavo.model.loading.quantised.checks import checked_scales
 from octavo.model.loading.quantised.exclusions import Exclusions
-from octavo.model.loading.quantised.packed import pieces
+from octavo.model.loading.quantised.packed import high_half_first, pieces
 from octavo.model.loading.quantised.rules import Declared, Rules, declared_unless
 from octavo.model.loading.quantised.scheme import Get, Scheme, Spec, found
 from octavo.model.loading.quantised.stored import Affine, Dense
@@ -68,8 +68,7 @@ class FourBits(Scheme):
         values = torch.empty(count, dtype=torch.float32)
         for chosen in pieces(len(factors), state.block):
             first, last = chosen.start * state.block, min(chosen.stop * state.block, count)
-            halves = packed[first // 2 : last // 2]
-            codes = torch.stack((halves >> 4, halves & 15), dim=-1).flatten()
+            codes = high_half_first(packed[first // 2 : last // 2])
             of_each = factors[chosen].repeat_interleave(state.block)[: last - first]
             values[first:last] = meaning[codes.long()] * of_each
         return Dense(values.view(shape))

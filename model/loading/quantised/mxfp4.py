@@ -15,6 +15,7 @@ import torch
 
 from octavo.model.config_file import ConfigFile, ModelError
 from octavo.model.loading.quantised.exclusions import Exclusions
+from octavo.model.loading.quantised.packed import low_half_first
 from octavo.model.loading.quantised.rules import Declared, Rules, declared_unless
 from octavo.model.loading.quantised.scheme import Get, Scheme, Spec, stacked
 from octavo.model.loading.quantised.stored import Table
@@ -43,8 +44,7 @@ class Mxfp4(Scheme):
         scales = get(f"{module}_scales").view(torch.uint8)
         if bool((scales == NO_NUMBER).any()):
             raise ModelError(f"The scales {module}_scales hold NaNs; download the checkpoint again.")
-        codes = torch.stack((blocks & 15, blocks >> 4), dim=-1).flatten(1)
-        return Table(codes, GROUP, scales, VALUES, FACTOR)
+        return Table(low_half_first(blocks), GROUP, scales, VALUES, FACTOR)
 
     def describe(self) -> str:
         return "MXFP4"

@@ -1,4 +1,4 @@
-"""Unpacks codes of 4 and 8 bits from words of 32: a word's first code is in its lowest bits."""
+"""Unpacks codes of 4 and 8 bits from bytes, and from words of 32 bits, whose first code is in the lowest bits."""
 
 from collections.abc import Iterator
 
@@ -8,10 +8,20 @@ from torch import Tensor
 AT_ONCE = 1 << 22  # codes that are unpacked at a time, so that a large matrix does not take many times its size
 
 
+def low_half_first(pairs: Tensor) -> Tensor:
+    """Takes bytes [..., n] apart into their halves, [..., 2n]."""
+    return torch.stack((pairs & 15, pairs >> 4), dim=-1).flatten(-2)
+
+
+def high_half_first(pairs: Tensor) -> Tensor:
+    """Takes bytes [..., n] apart into their halves, [..., 2n]."""
+    return torch.stack((pairs >> 4, pairs & 15), dim=-1).flatten(-2)
+
+
 def unpacked_right(words: Tensor, bits: int) -> Tensor:
     """Unpacks the codes that lie side by side: [rows, words] int32 -> [rows, words * 32 / bits] uint8."""
     codes = words.contiguous().view(torch.uint8)  # The lowest byte comes first.
-    return codes if bits == 8 else torch.stack((codes & 15, codes >> 4), dim=-1).flatten(1)
+    return codes if bits == 8 else low_half_first(codes)
 
 
 def unpacked_down(words: Tensor, bits: int, order: Tensor | None) -> Tensor:
