@@ -242,6 +242,7 @@ def test_every_module_states_its_rule() -> None:
         "octavo.engine.startup.build",
         "octavo.model.config",
         "octavo.model.loading.hub",
+        "octavo.model.gguf.companion",
     ],
 )
 def test_the_api_process_never_loads_the_engines_libraries(module: str) -> None:

@@ -10,6 +10,7 @@ from octavo.model.config_file import ConfigFile, ModelError
 
 INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
+GGUF, GGUF_PARTS = "model.gguf", "model-{:05}-of-{:05}.gguf"  # links to such files, in a directory made for them
 MOST_HEADER = 100 << 20  # bytes; safetensors itself takes no longer header
 CHUNK = 4 << 20  # bytes hashed at once
 
@@ -18,12 +19,12 @@ Hashed = Callable[[int], None]  # is called with the number of bytes that were h
 
 @dataclass(frozen=True, slots=True)
 class SourceFile:
-    """A SourceFile says what a file of safetensors is, without its contents."""
+    """A SourceFile says what a file of weights is, without its contents."""
 
     name: str
     size: int  # bytes
     modified: int  # nanoseconds since 1970
-    header: str  # SHA-256 of the header, which has names, types and places of all tensors
+    header: str  # SHA-256 of the header, which has names, types and places of all tensors; of GGUF, of 100 MiB with it
     contents: str | None = None  # SHA-256 of the whole file; None: nobody has read it all
 
     @classmethod
@@ -106,6 +107,16 @@ def weight_map(index: Path) -> dict[str, str]:
     return found
 
 
+def gguf_name(number: int, count: int) -> str:
+    """Returns the name of a part of a model in GGUF; the first part is 1."""
+    return GGUF if count == 1 else GGUF_PARTS.format(number, count)
+
+
+def gguf_names(directory: Path) -> list[str]:
+    """Returns the names of the GGUF files that a directory was made for, from the first part on; none elsewhere."""
+    return sorted(path.name for pattern in (GGUF, "model-*-of-*.gguf") for path in directory.glob(pattern))
+
+
 def hash_of(path: Path, hashed: Hashed = lambda count: None) -> str:
     """Returns the SHA-256 of a file, in hex. Raises OSError."""
     digest, buffer = hashlib.sha256(), bytearray(CHUNK)
@@ -118,4 +129,4 @@ def hash_of(path: Path, hashed: Hashed = lambda count: None) -> str:
 
 def _names(directory: Path) -> list[str]:
     index = directory / INDEX
-    return sorted(set(weight_map(index).values())) if index.exists() else [SINGLE]
+    return sorted(set(weight_map(index).values())) if index.exists() else gguf_names(directory) or [SINGLE]
