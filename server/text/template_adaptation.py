@@ -6,6 +6,7 @@ that the prefix cache finds these again.
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import groupby
 from typing import TypeVar
 
@@ -70,7 +71,8 @@ def _without_calls(turns: Sequence[Turn], capabilities: Capabilities) -> list[Tu
     format = capabilities.call_format
     if format is None or capabilities.tool_calls or not capabilities.tools:
         return [without_calls(turn) for turn in turns]
-    return [with_written_calls(turn, format) for turn in turns]
+    shown = replace(capabilities, text_arguments=True, parallel_calls=True, text_with_calls=True, lone_results=True)
+    return [with_written_calls(turn, format) for turn in paired(turns, shown)]
 
 
 def described(turns: Sequence[Turn], tools: Tools) -> list[Turn]:

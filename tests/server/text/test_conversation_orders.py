@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from octavo.server.conversation.messages import Message, turns_of
+from octavo.server.text.call_formats import GRANITE
 from octavo.server.text.template import ChatTemplate, Rendering
 from octavo.server.text.template_capabilities import find_capabilities
 from octavo.server.text.turns import Tools, Turn
@@ -224,3 +225,25 @@ def test_a_template_for_tools_alone_takes_a_conversation_without_them(name: str)
     template = ChatTemplate("{%- for tool in tools %}{{- tool | tojson }}{%- endfor %}" + ALL[name], SPECIAL)
     assert template.capabilities == TEMPLATES[name].capabilities
     assert "a" in template.render(turns(said("user", "a")))
+
+
+def test_results_of_calls_that_are_text_come_in_the_order_of_the_calls() -> None:
+    messages = turns(said("user", "a"), called("1", "2"), result("2", "21"), result("1", "20"))
+    text = TEMPLATES["granite"].render(messages, Rendering([TOOL]))
+    assert text.count("<|tool_call|>[") == 1 and text.index("end_of_role|>20<") < text.index("end_of_role|>21<")
+
+
+def test_arguments_that_are_no_json_do_not_change_the_form_of_the_others() -> None:
+    messages = turns(said("user", "a"), called("1", arguments='{"x": 1}'), called("2", arguments='{"y'))
+    text = TEMPLATES["qwen_3_coder"].render(messages, Rendering([TOOL]))
+    assert "<function=f>\n<parameter=x>\n1\n</parameter>" in text
+    assert '<function=f>\n<parameter=arguments>\n{"y\n</parameter>' in text
+
+
+def test_only_a_form_that_the_template_describes_itself_is_taken_for_its_own() -> None:
+    silent = ALL["granite"].replace("<|tool_call|>", "text")
+    always = ALL["granite"].replace("You are Granite.", "You may write <|tool_call|>.")
+    deaf = ALL["granite"].replace("for m in turns", "for m in turns if m['role'] != 'tool'")
+    forms = [ChatTemplate(source, SPECIAL).capabilities.call_format for source in (silent, always, deaf)]
+    assert forms == [None, None, None]
+    assert ChatTemplate(ALL["granite"], SPECIAL).capabilities.call_format == GRANITE

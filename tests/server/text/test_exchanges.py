@@ -3,8 +3,10 @@
 from dataclasses import replace
 from typing import Any
 
-from octavo.server.text.exchanges import paired, with_short_ids, without_calls
+from octavo.server.text.call_formats import GRANITE
+from octavo.server.text.exchanges import paired, with_short_ids, with_written_calls, without_calls
 from octavo.server.text.template_capabilities import Capabilities, find_capabilities
+from octavo.server.text.traced import origins
 from octavo.server.text.turns import Turn, TurnCall
 
 CALL: TurnCall = {"id": "call_1", "type": "function", "function": {"name": "f", "arguments": {"x": "é"}}}
@@ -80,3 +82,21 @@ def test_short_ids_still_belong_together() -> None:
     kept: Turn = {**RESULT, "tool_call_id": "abcDEF123"}
     assert with_short_ids(kept) == kept and with_short_ids(USER) == USER
     assert CALLING["tool_calls"][0]["id"] == "call_1"
+
+
+def test_arguments_that_are_text_are_put_into_an_object_where_a_template_needs_one() -> None:
+    broken: TurnCall = {**CALL, "function": {"name": "f", "arguments": '{"x'}}
+    turn: Turn = {**CALLING, "tool_calls": [CALL, broken]}
+    assert paired([turn], ALL) == [turn]
+    changed = paired([turn], replace(ALL, text_arguments=False))[0]["tool_calls"]
+    assert [call["function"]["arguments"] for call in changed] == [{"x": "é"}, {"arguments": '{"x'}]
+    assert broken["function"]["arguments"] == '{"x'
+
+
+def test_calls_are_written_in_a_form_whose_marker_is_the_templates_own() -> None:
+    two: Turn = {**calling("a", "b"), "content": "so: "}
+    written = with_written_calls(two, GRANITE)
+    one = '{"name": "f", "arguments": {"x": "é"}}'
+    assert written == {"role": "assistant", "content": f"so: <|tool_call|>[{one}, {one}]"}
+    assert origins(written["content"]) == bytes(4) + b"\1" * len("<|tool_call|>") + bytes(len(one) * 2 + 4)
+    assert with_written_calls(USER, GRANITE) == USER and with_written_calls(RESULT, GRANITE) == RESULT
