@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer
 
-from octavo.model.config import GenerationConfig, ModelConfig, ModelError
+from octavo.model.config import ModelConfig, ModelError
+from octavo.model.generation_config import GenerationConfig
 from octavo.model.gguf.companion import STAMP, Order, directory_for
 from tests.model.gguf.writing import TEMPLATE, VOCABULARY, written
 from tests.tiny import write_tiny_checkpoint
