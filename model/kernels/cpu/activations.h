@@ -51,8 +51,6 @@ static inline vf exponential(vf x) {
     return vf_times_power_of_2(p, n);
 }
 
-static inline vf silu(vf x) { return vf_div(x, vf_add(vf_set1(1.0f), exponential(vf_sub(vf_set1(0.0f), x)))); }
-
 /* Computes root-mean-square normalisation (https://arxiv.org/abs/1910.07467). */
 static void normalise(const float *x, const float *weight, float eps, int64_t size, float *out) {
     const vf scale = vf_set1(1.0f / sqrtf(dot(x, x, size) / (float)size + eps));

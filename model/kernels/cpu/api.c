@@ -219,7 +219,8 @@ void octavo_attention_layer(const Attention *attention, const Pass *pass, const 
 static size_t lay_out_experts(ExpertsCall *call, unsigned char *base) {
     const Experts *experts = call->experts;
     Arena arena = {base, 0};
-    call->normed = take(&arena, call->tokens * experts->hidden, sizeof(float));
+    if (!call->inputs) call->inputs = call->normed = take(&arena, call->tokens * experts->hidden, sizeof(float));
+    call->scores = take(&arena, call->tokens * experts->num_experts, sizeof(float));
     call->quantised = take_activations(&arena, call->tokens, experts->gate_up);
     call->sorted = take_activations(&arena, call->num_pairs, experts->gate_up);
     call->inner = take_activations(&arena, call->num_pairs, experts->down);
@@ -229,6 +230,7 @@ static size_t lay_out_experts(ExpertsCall *call, unsigned char *base) {
     call->starts = take(&arena, experts->num_experts + 1, sizeof(int64_t));
     call->active = take(&arena, experts->num_experts, sizeof(int64_t));
     call->num_active = take(&arena, 1, sizeof(int64_t));
+    call->num_gathered = take(&arena, 1, sizeof(int64_t));
     return arena.used;
 }
 
@@ -251,6 +253,7 @@ void octavo_experts(const Experts *experts, const float *x, int64_t tokens, cons
                         .tokens = tokens,
                         .ids = (int64_t *)ids, /* Only the layer's router writes them. */
                         .weights = (float *)weights,
+                        .inputs = x,
                         .out = out};
     run_experts(&call, LEVEL[level].kernels->experts);
 }

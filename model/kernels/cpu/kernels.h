@@ -57,14 +57,17 @@ typedef struct {
     float *out;     /* [T, hidden] */
     int adds;       /* whether it computes out += instead of out = */
     float *normed;  /* [T, hidden] */
+    const float *inputs; /* [T, hidden], which the experts take: normed, or x where there is no norm */
+    float *scores;  /* [T, E], the router's */
     Activations quantised; /* the tokens', each a chunk of its own */
-    Activations sorted;    /* the same for the sorted pairs of experts that have more than one */
-    Activations inner;     /* silu(gate) * up of the sorted pairs */
+    Activations sorted;    /* the sorted pairs', where an expert has several, or an order of its own */
+    Activations inner;     /* the activated gate times up of the sorted pairs */
     float *outputs; /* [P, hidden], of the sorted pairs */
     int64_t *order, *place; /* [P] */
     int64_t *starts;        /* [E + 1], where each expert's pairs begin in `order` */
     int64_t *active;        /* [E], the experts that have pairs */
     int64_t *num_active;    /* the number of these experts */
+    int64_t *num_gathered;  /* P, or 0 where every pair takes its token's row */
 } ExpertsCall;
 
 enum {

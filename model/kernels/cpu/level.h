@@ -6,11 +6,20 @@
 
 #include "kernels.h"
 
+#define INLINE static inline __attribute__((always_inline))
+#ifdef __clang__ /* With a number, clang would unroll only loops of that length, and leave the arrays of others in memory. */
+#define UNROLL _Pragma("clang loop unroll(full)")
+#else
+#define UNROLL _Pragma("GCC unroll 16")
+#endif
+
 #include "activations.h"
 
 #include "numbers.h"
 
 #include "products.h"
+
+#include "router.h"
 
 #include "experts.h"
 #include "linear.h"

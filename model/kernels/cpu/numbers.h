@@ -53,16 +53,45 @@ static inline vf read_offsets(const Kind *kind, const BlockLayout *at, const uin
     }
 }
 
+/* Reads the numbers of some groups of 32 inputs. Where it is inlined, the words of the kind are constants. */
+INLINE void read_groups(Kind kind, const BlockLayout *at, const float *factors, const uint8_t *block, int64_t groups, Numbers *out) {
+    const int64_t every = kind.group ? kind.group / GROUP : groups;
+    const vf factor = vf_load(factors);
+    for (int64_t first = 0, n = 0; first < groups; first += every, n++) {
+        const vf scales = vf_mul(read_scales(&kind, at, block, n), factor);
+        for (int64_t next = first; next < first + every; next++) vf_store(out->scales[next], scales);
+        if (kind.offset == OFFSET_NONE) continue;
+        const vf offsets = read_offsets(&kind, at, block, n, scales, factors + PANEL);
+        for (int64_t next = first; next < first + every; next++) vf_store(out->minima[next], offsets);
+    }
+}
+
+#define READ(scale_, offset_)                                                                                         \
+    case scale_ * 4 + offset_:                                                                                         \
+        kind.scale = scale_;                                                                                           \
+        kind.offset = offset_;                                                                                         \
+        if (kind.group == GROUP) {                                                                                     \
+            kind.group = GROUP;                                                                                        \
+            read_groups(kind, at, factors, block, groups, out);                                                        \
+        } else {                                                                                                       \
+            read_groups(kind, at, factors, block, groups, out);                                                        \
+        }                                                                                                              \
+        break;
+
+#define READ_ANY_OFFSET(scale) READ(scale, OFFSET_NONE) READ(scale, OFFSET_ODD) READ(scale, OFFSET_ZERO) READ(scale, OFFSET_MINIMUM)
+
 /* Reads all numbers of a block of a tile; `header` holds the panel's factors, from the tile's first output on. */
 static void read_numbers(const Weight *weight, const BlockLayout *at, const uint8_t *header, const uint8_t *block, Numbers *out) {
-    const Kind *kind = &weight->kind;
-    const int64_t group = kind->group ? kind->group : weight->block, every = group / GROUP, groups = weight->block / GROUP;
+    const int64_t groups = weight->block / GROUP;
     const float *factors = (const float *)header;
-    for (int64_t first = 0, n = 0; first < groups; first += every, n++) {
-        const vf scales = vf_mul(read_scales(kind, at, block, n), vf_load(factors));
-        for (int64_t next = first; next < first + every; next++) vf_store(out->scales[next], scales);
-        if (kind->offset == OFFSET_NONE) continue;
-        const vf offsets = read_offsets(kind, at, block, n, scales, factors + PANEL);
-        for (int64_t next = first; next < first + every; next++) vf_store(out->minima[next], offsets);
+    Kind kind = weight->kind;
+    switch (kind.scale * 4 + kind.offset) {
+        READ_ANY_OFFSET(SCALE_NONE)
+        READ_ANY_OFFSET(SCALE_FLOAT32)
+        READ_ANY_OFFSET(SCALE_FLOAT16)
+        READ_ANY_OFFSET(SCALE_BFLOAT16)
+        READ_ANY_OFFSET(SCALE_E8M0)
+        READ_ANY_OFFSET(SCALE_INT8)
+        READ_ANY_OFFSET(SCALE_INT8_OF_256)
     }
 }

@@ -65,17 +65,25 @@ typedef struct {
  * calling thread, so that several threads can fill a model at once. */
 API void octavo_quantise(const Weight *weight, const Source *source);
 
-/* Experts are those of one layer. A dense layer has one expert, no router, and top_k 1. */
+/* Experts are those of one layer. A dense layer has one expert, no router, and top_k 1. An expert multiplies the activation
+ * g * sigmoid(alpha * g) of its gate g with u + shift, where u is its up. Before that, g is cut to at most `limit`, and u to
+ * between -limit and limit. */
 typedef struct {
-    const float *norm;   /* [H] */
-    const float *router; /* [E, H], or NULL */
-    const Weight *gate_up; /* [E], tiles of gate and up alternate */
-    const Weight *down;    /* [E] */
+    const float *norm;         /* [H] */
+    const float *router;       /* [E, H], or NULL */
+    const float *router_bias;  /* [E], or NULL */
+    const Weight *gate_up;     /* [E], tiles of gate and up alternate */
+    const Weight *down;        /* [E] */
+    const float *gate_up_bias; /* [E, 2 intermediate], gate's before up's; or NULL */
+    const float *down_bias;    /* [E, H], or NULL */
     int64_t num_experts;
     int64_t top_k;
     int64_t hidden;
     int64_t intermediate;
+    int64_t normalises; /* whether a token's weights are divided by their sum */
+    float scale;        /* of all weights */
     float eps;
+    float alpha, limit, shift;
 } Experts;
 
 /* Computes x [T, hidden] += experts(norm(x)), and writes the router's choice to ids and weights [T, k]. */
@@ -150,7 +158,7 @@ API const char *octavo_level_name(int64_t level);
 /* Returns INTERFACE for item 0, then the size of each struct above, in their order, then 0. A caller compares them with
  * what it was written for. INTERFACE is the CRC-32 of this file's declarations; test_library.py says how to renew it.
  */
-#define INTERFACE 0xdbb3bafb
+#define INTERFACE 0xf58e7d81
 API int64_t octavo_interface(int64_t item);
 
 #endif

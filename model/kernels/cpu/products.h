@@ -1,18 +1,12 @@
 /* Computes products of rows of activations with one panel of 64 outputs; it is included once for each instruction set.
  *
- * A panel's memory is read once, in one direction, so the processor fetches ahead by itself; reading two places by turns
- * would cost a quarter of the speed. More than FEW rows keep it too busy for that, and then AHEAD bytes are prefetched.
+ * A panel's memory is read once, in one direction; reading two places by turns would cost a quarter of the speed. All of it is
+ * prefetched, AHEAD bytes before it is needed: a processor that multiplies does not look as far ahead by itself. The numbers
+ * of a block count most, since everything waits for them.
  *
  * Each row has sums of its own. The dot product of a group is an exact integer, and the groups are added in order. So a
  * row's result does not depend on the rows beside it.
  */
-
-#define INLINE static inline __attribute__((always_inline))
-#ifdef __clang__ /* With a number, clang would unroll only loops of that length, and leave the arrays of others in memory. */
-#define UNROLL _Pragma("clang loop unroll(full)")
-#else
-#define UNROLL _Pragma("GCC unroll 16")
-#endif
 
 enum { AHEAD = 4096, SLICES = GROUP / SLICE, BYTES_OF_SLICE = TILE * SLICE, MOST_ROWS = 64 /* in a call below; it is even */ };
 
@@ -140,7 +134,7 @@ static void add_tile_block(const Weight *weight, TileProduct *product, Bytes byt
     const int64_t groups = groups_of(weight);
     vf *sums = product->sums;
     product->bytes = &bytes;
-    product->ahead = rows->count > FEW ? AHEAD : 0;
+    product->ahead = AHEAD;
     if (bytes.packed && rows->count > rows->chunk) {
         fetch_bytes(product->codes + AHEAD, product->groups * GROUP * TILE / 2);
         unpack(product, &bytes, unpacked);
@@ -167,6 +161,7 @@ static void products(const Weight *weight, int64_t panel, Rows rows, vf (*out)[T
     for (int64_t group = 0; group < groups_of(weight); group += groups) {
         for (int tile = 0; tile < TILES; tile++, block += at.bytes) {
             Numbers numbers;
+            fetch_bytes(block + AHEAD, at.codes);
             read_numbers(weight, &at, header + tile * TILE * sizeof(float), block, &numbers);
             TileProduct product = {.codes = block + at.codes, .numbers = &numbers, .groups = groups, .sums = &out[0][tile]};
             add_tile_block(weight, &product, bytes, &rows, group);

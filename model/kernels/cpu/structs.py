@@ -1,6 +1,7 @@
 """Describes the structs of octavo.h to ctypes; they point into tensors and weights, and do not own them."""
 
 from ctypes import POINTER, Structure, c_float, c_int8, c_int64, c_void_p
+from math import inf
 
 import torch
 from torch import Tensor
@@ -184,13 +185,21 @@ class ExpertsStruct(Structure):
     _fields_ = (
         ("norm", c_void_p),
         ("router", c_void_p),
+        ("router_bias", c_void_p),
         ("gate_up", POINTER(WeightStruct)),
         ("down", POINTER(WeightStruct)),
+        ("gate_up_bias", c_void_p),
+        ("down_bias", c_void_p),
         ("num_experts", c_int64),
         ("top_k", c_int64),
         ("hidden", c_int64),
         ("intermediate", c_int64),
+        ("normalises", c_int64),
+        ("scale", c_float),
         ("eps", c_float),
+        ("alpha", c_float),
+        ("limit", c_float),
+        ("shift", c_float),
     )
 
     @classmethod
@@ -207,10 +216,11 @@ class ExpertsStruct(Structure):
         gate_up, down = (
             (WeightStruct * count)(*map(WeightStruct.of, side)) for side in (experts.gate_up, experts.down)
         )
-        return cls(None, None, gate_up, down, count, top_k, hidden, intermediate)
+        sizes = count, top_k, hidden, intermediate
+        return cls(None, None, None, gate_up, down, None, None, *sizes, True, 1.0, 0.0, 1.0, inf, 0.0)
 
 
-INTERFACE = 0xDBB3BAFB  # octavo.h has the same number.
+INTERFACE = 0xF58E7D81  # octavo.h has the same number.
 STRUCTS = (  # in the order of octavo.h
     KindStruct,
     WeightStruct,

@@ -98,7 +98,18 @@ static void experts(int kind) {
     for (int n = 0; n < NUM_EXPERTS; n++) gate_up[n] = held(kind, 2 * WIDE, OUTPUTS, 1);
     for (int n = 0; n < NUM_EXPERTS; n++) down[n] = held(kind, OUTPUTS, WIDE, 1);
     for (int n = 0; n < TOKENS * TOP_K; n++) ids[n] = (n + n / 7) % NUM_EXPERTS;
-    const Experts all = {NULL, NULL, gate_up, down, NUM_EXPERTS, TOP_K, OUTPUTS, WIDE, 0};
+    const float *gate_up_bias = numbers(NUM_EXPERTS * 2 * WIDE), *down_bias = numbers(NUM_EXPERTS * OUTPUTS);
+    const Experts all = {.gate_up = gate_up,
+                         .down = down,
+                         .gate_up_bias = gate_up_bias,
+                         .down_bias = down_bias,
+                         .num_experts = NUM_EXPERTS,
+                         .top_k = TOP_K,
+                         .hidden = OUTPUTS,
+                         .intermediate = WIDE,
+                         .alpha = 1.702f,
+                         .limit = 0.5f,
+                         .shift = 1};
     const float *x = numbers(TOKENS * OUTPUTS), *weights = numbers(TOKENS * TOP_K);
     octavo_experts(&all, x, TOKENS, ids, weights, out);
     report("experts", KINDS[kind].name, out, sizeof out);
