@@ -166,8 +166,6 @@ def _refuse_other_models(fields: ConfigFile) -> None:
     hidden_act = fields.values.get("hidden_act") or "silu"
     if hidden_act != "silu":
         raise fields.error(f"hidden_act is {shortened(hidden_act)}, and only 'silu' is known")
-    if fields.values.get("quantization_config"):
-        raise fields.error("the checkpoint is quantised (quantization_config); use one in bfloat16, float16 or float32")
 
 
 def _common(fields: ConfigFile) -> dict[str, Any]:

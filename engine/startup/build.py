@@ -49,6 +49,7 @@ def _reserve(found: tiles.Found, model_config: ModelConfig) -> Reserve | None:
         size = sizing.cache_bytes_to_reserve(found.config, found.file.size, available)
     else:
         size = sizing.bytes_to_reserve(found.config, model_config, available)
+        size = min(size, found.checkpoint.source.size if found.checkpoint.source else size)  # of a quantised checkpoint
     return Reserve(size) if size > 0 else None
 
 

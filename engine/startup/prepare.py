@@ -14,6 +14,7 @@ from octavo.engine.startup.tiles import is_writable
 from octavo.model.config import ModelConfig, ModelError
 from octavo.model.kernels.choice import select_backend
 from octavo.model.kernels.cpu.library import library
+from octavo.model.loading.choice import precision_for, weight_bytes
 from octavo.model.loading.forms import can_be_mapped, precision_form, variant_of
 from octavo.model.loading.prepare import Order, write_checkpoint
 from octavo.model.loading.shards import Shards
@@ -22,7 +23,7 @@ from octavo.model.prepared.places import Checkpoint, name_of, places
 from octavo.model.prepared.source import Source
 from octavo.model.prepared.tile_file import Unusable
 from octavo.model.prepared.writer import hidden, locked
-from octavo.model.weights.precision import Precision, Wanted, choose_precision
+from octavo.model.weights.precision import Precision, Wanted
 
 CPU = torch.device("cpu")
 
@@ -43,9 +44,8 @@ def prepare(config: EngineConfig, out: Path | None, report: ReportProgress) -> P
     torch.set_num_threads(config.threads or min(machine.processors(), torch.get_num_threads()))
     directory = Path(config.model)
     model_config = ModelConfig.from_pretrained(directory)
-    precision = choose_precision(
-        Wanted(config.dtype, config.quantization), model_config.dtype, CPU, library() is not None
-    )
+    wanted = Wanted(config.dtype, config.quantization)
+    precision = precision_for(directory, wanted, model_config, CPU, library() is not None)
     _check(precision)
     checkpoint = Checkpoint.of(directory, None if config.cache is None else Path(config.cache))
     source = _source(checkpoint)
@@ -61,7 +61,7 @@ def prepare(config: EngineConfig, out: Path | None, report: ReportProgress) -> P
     with locked(target, wait):
         was_there = _is_good(target, checkpoint, precision, config.verify)
         if not was_there:
-            _require_space(target, precision.weight_bytes(model_config))
+            _require_space(target, weight_bytes(Path(source.directory), model_config, precision))
         if out is not None:
             copy_all_but_weights(directory, out)
         if was_there:

@@ -22,6 +22,7 @@ from octavo.model.kernels.choice import select_backend, try_out
 from octavo.model.kernels.cpu.library import how_to_build, library, why_missing
 from octavo.model.kv_cache import KVCache
 from octavo.model.loading.checkpoint import load_model
+from octavo.model.loading.choice import precision_for, weight_bytes
 from octavo.model.ops.invariant import Invariance, costs_little
 from octavo.model.prepared.tile_file import TileFile
 from octavo.model.weights.memory import Zeros, zeros_on
@@ -128,7 +129,7 @@ def load(found: Found, model_config: ModelConfig, report: ReportProgress, reserv
     try_out(device)
     # These threads read the checkpoint for a GPU, too. Torch counts processors that a container may not use.
     torch.set_num_threads(config.threads or min(machine.processors(), torch.get_num_threads()))
-    precision = _precision(config, model_config, device)
+    precision = _precision(found, config, model_config, device)
     backend = select_backend(model_config, device, _invariance(config, device, precision))
     model, found = map_if_fitting(found, model_config, backend, precision)
     if model is not None:
@@ -160,16 +161,18 @@ def _zeros(device: torch.device, precision: Precision, reserve: Reserve | None) 
     return zeros_on(device, memory if precision.is_quantised else None)
 
 
-def _precision(config: EngineConfig, model_config: ModelConfig, device: torch.device) -> Precision:
+def _precision(found: Found, config: EngineConfig, model_config: ModelConfig, device: torch.device) -> Precision:
     """Returns what the flags mean on the device. Raises ModelError, also for weights that its memory cannot hold."""
     available = machine.available_memory() if device.type == "cpu" else torch.cuda.mem_get_info(device)[0]
-    kernels = library() is not None
-    precision = choose_precision(Wanted(config.dtype, config.quantization), model_config.dtype, device, kernels)
+    directory, kernels = found.checkpoint.directory, library() is not None
+    wanted = Wanted(config.dtype, config.quantization)
+    precision = precision_for(directory, wanted, model_config, device, kernels)
     others = {}
-    for name in quantizations(device):
+    for name in () if precision.keeps else quantizations(device):
         other = choose_precision(Wanted(quantization=name), model_config.dtype, device, kernels)
         others[name] = other.weight_bytes(model_config)
-    sizing.check_weights(precision.weight_bytes(model_config), available, others)
+    size = found.file.size if found.file is not None else weight_bytes(found.readable, model_config, precision)
+    sizing.check_weights(size, available, others)
     return precision
 
 

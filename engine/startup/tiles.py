@@ -81,7 +81,7 @@ def is_writable(directory: Path) -> bool:
 
 def _flags_for(variant: str) -> str:
     flags = Flags.for_variant(variant)
-    return f"--quantization {variant}" if flags.dtype == "auto" else f"--dtype {variant}"
+    return f"--quantization {flags.quantization}" if flags.dtype == "auto" else f"--dtype {flags.dtype}"
 
 
 def _verifying(report: ReportProgress, path: Path, checkpoint: Checkpoint) -> Hashed:

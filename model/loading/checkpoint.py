@@ -4,7 +4,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -14,8 +14,11 @@ from octavo.model.config import ModelConfig, ModelError
 from octavo.model.decoder import Decoder
 from octavo.model.kernels.choice import Backend
 from octavo.model.loading.assembly import LayerWeights, assemble
-from octavo.model.loading.names import HEAD, LayerNames, Matrix, Names, TensorSlice, names_for
+from octavo.model.loading.names import HEAD_MODULE, LayerNames, Matrix, Names, TensorSlice, names_for
+from octavo.model.loading.quantised.stored import Stored
+from octavo.model.loading.reader import Reader
 from octavo.model.loading.shards import Shards
+from octavo.model.loading.takeover import fold_order, take_over
 from octavo.model.loading.upload import LANES, Upload
 from octavo.model.weights.forms import Form, Weight
 from octavo.model.weights.fp16 import Fp16Weight, fits_fp16
@@ -55,9 +58,10 @@ def load_model(
     """
     with ExitStack() as stack:
         shards, device = Shards.open(directory, stack), backend.device
-        loader = Loader(config, shards, backend, precision, zeros or zeros_on(device), Upload(device))
+        reader = Reader.of(shards)
+        loader = Loader(config, reader, backend, precision, zeros or zeros_on(device), Upload(device))
         names = loader.names()
-        model = assemble(loader, names, _threads(loader, names), _Progress(shards, report).add)
+        model = assemble(loader, names, _threads(loader, names), _Progress(reader, report).add)
     if kept := _kept_plain(model):
         log.warning("%d matrices are beyond the range of %s and stay plain tensors", kept, precision.describe())
     return model
@@ -68,7 +72,7 @@ class Loader:
     """Builds the pieces of a model; its methods may run on several threads at once."""
 
     config: ModelConfig
-    shards: Shards
+    reader: Reader
     backend: Backend
     precision: Precision
     zeros: Zeros  # for quantised weights and for staging
@@ -77,9 +81,10 @@ class Loader:
     def names(self) -> Names:
         """Returns where the weights lie. Raises ModelError if these are not all that the files hold."""
         # A head that is stored is used, even where the config says "tied": transformers does so too.
-        tied = self.config.tie_word_embeddings and HEAD not in self.shards.files
-        names = names_for(self.config, self.shards.files, tied)
-        self.shards.check(names.shapes())
+        stored = self.reader.shards.files
+        tied = self.config.tie_word_embeddings and not any(name.startswith(HEAD_MODULE) for name in stored)
+        names = names_for(self.config, stored, tied)
+        self.reader.check({source.name: source for source in names.slices()})
         return names
 
     @property
@@ -91,7 +96,7 @@ class Loader:
         return {name: self._vector(slices) for name, slices in names.items()}
 
     def _vector(self, slices: Matrix) -> Tensor:
-        parts = [self.shards.read(source) for source in slices]
+        parts = [self.reader.rows(source) for source in slices]
         for source, part in zip(slices, parts, strict=True):
             _check_finite(part, source)
         return torch.cat(parts, dim=-1).to(self.device, self.precision.activations, copy=True).contiguous()
@@ -100,7 +105,7 @@ class Loader:
         """Loads the embedding. Its rows are looked up, not multiplied, so 16 bits on disk stay the same 16 bits."""
         if isinstance(self.precision.linears, torch.dtype):
             return self.tensor(source, self.precision.linears)
-        stored = self.shards.read(source)
+        stored = self.reader.rows(source)
         _check_finite(stored, source)
         wide = stored.dtype == torch.float32
         return self.tensor(source, torch.float16 if wide and fits_fp16(stored) else stored.dtype)
@@ -111,8 +116,7 @@ class Loader:
         return out
 
     def head(self, source: TensorSlice) -> Weight:
-        (head,) = self.stack(((source,),), self.precision.linears, self.staging((source,)), terms=FINE_TERMS)
-        return head
+        return self.matrix((source,), self.precision.linears, self.staging((source,)), terms=FINE_TERMS)
 
     def staging(self, *matrices: Matrix) -> Tensor:
         """Allocates room for the largest of the matrices in float32, if they are packed from that.
@@ -125,6 +129,15 @@ class Loader:
     def staged(self, *matrices: Matrix) -> int:
         """Returns how many numbers that buffer holds."""
         return max(math.prod(_shape(matrix)) for matrix in matrices) if self.precision.linears is Fp16Weight else 0
+
+    def matrix(self, matrix: Matrix, form: Form, staging: Tensor, terms: int = 1) -> Weight:
+        """Loads one matrix in a form, or as the checkpoint has quantised it."""
+        if self.precision.keeps and (read := self._quantised(matrix)) is not None:
+            taken = take_over(read, matrix[0].name, self.zeros, terms=terms)
+            if taken is not None:
+                return taken
+        (weight,) = self.stack((matrix,), form, staging, terms=terms)
+        return weight
 
     def stack(
         self, matrices: Sequence[Matrix], form: Form, staging: Tensor, paired: bool = False, terms: int = 1
@@ -141,8 +154,8 @@ class Loader:
     def layer(self, names: LayerNames) -> LayerWeights:
         linears = self.precision.linears
         staging = self.staging(*names.matrices())
-        (qkv,) = self.stack((names.qkv,), linears, staging, terms=FINE_TERMS)
-        (o,) = self.stack((names.o,), linears, staging)
+        qkv = self.matrix(names.qkv, linears, staging, terms=FINE_TERMS)
+        o = self.matrix(names.o, linears, staging)
         gate_up, down = self.experts(names, staging)
         return LayerWeights(self.vectors(names.vectors), qkv, o, gate_up, down, self._shared(names, staging))
 
@@ -150,6 +163,8 @@ class Loader:
         """Loads gate_up and down of the experts of a layer that are named: all, some or none."""
         if not names.gate_up:
             return (), ()
+        if self.precision.keeps and (taken := self._taken_experts(names)) is not None:
+            return taken
         upper = self.stack(names.gate_up, self.precision.experts, staging, paired=True)
         form = self.precision.down(names.index, self.config.num_hidden_layers)
         return tuple(upper), tuple(self.stack(names.down, form, staging))
@@ -157,10 +172,38 @@ class Loader:
     def _shared(self, names: LayerNames, staging: Tensor) -> tuple[Weight, Weight] | None:
         if names.shared is None:
             return None
-        (gate_up,) = self.stack(names.shared[:1], self.precision.experts, staging, paired=True)
-        form = self.precision.down(names.index, self.config.num_hidden_layers)
-        (down,) = self.stack(names.shared[1:], form, staging)
+        upper, lower = names.shared
+        (gate_up,), (down,) = self.experts(replace(names, gate_up=(upper,), down=(lower,)), staging)
         return gate_up, down
+
+    def _taken_experts(self, names: LayerNames) -> tuple[tuple[Weight, ...], tuple[Weight, ...]] | None:
+        """Takes experts over as the checkpoint has quantised them; None if it has not, or if no kind holds them."""
+        gate_up: list[Weight] = []
+        down: list[Weight] = []
+        for upper, lower in zip(names.gate_up, names.down, strict=True):
+            read = self._quantised(upper), self._quantised(lower)
+            if read[0] is None or read[1] is None:
+                return None
+            folded = fold_order(read[0], read[1])
+            taken = take_over(folded[0], upper[0].name, self.zeros, paired=True)
+            if taken is None:
+                return None
+            gate_up.append(taken)
+            taken = take_over(folded[1], lower[0].name, self.zeros)
+            if taken is None:
+                return None
+            down.append(taken)
+        return tuple(gate_up), tuple(down)
+
+    def _quantised(self, matrix: Matrix) -> list[Stored] | None:
+        """Reads a matrix as the checkpoint has quantised it; None where a slice is stored as it was trained."""
+        found: list[Stored] = []
+        for source in matrix:
+            each = None if self.reader.scheme(source) is None else self.reader.read(source)
+            if each is None or isinstance(each, Tensor):
+                return None
+            found.append(each)
+        return found
 
     def _plain(self, matrices: Sequence[Matrix], dtype: torch.dtype) -> tuple[Tensor, ...]:
         whole = torch.empty((len(matrices), *_shape(matrices[0])), dtype=dtype, device=self.device)
@@ -180,7 +223,7 @@ class Loader:
 
     def _quantise(self, matrix: Matrix, kind: Kind, paired: bool, terms: int) -> Weight:
         """Quantises straight from the file, slice by slice, so that nothing is held unquantised."""
-        stored = [self.shards.read(source) for source in matrix]
+        stored = [self.reader.rows(source) for source in matrix]
         if max(_check_finite(rows, source) for rows, source in zip(stored, matrix, strict=True)) > MOST_QUANTISED:
             return self._plain((matrix,), self.precision.activations)[0]
         layout = TileLayout(kind_for(stored[0], kind), _shape(matrix), paired)
@@ -208,7 +251,7 @@ class Loader:
         """Yields rows of the matrix on the device, from top to bottom: their slice, the first one's index, the rows."""
         above = 0
         for source in matrix:
-            stored = self.shards.read(source)
+            stored = self.reader.rows(source)
             for first, rows in self.upload(stored):
                 yield source, above + first, rows
             above += len(stored)
@@ -258,12 +301,14 @@ def _threads(loader: Loader, names: Names) -> int:
 class _Progress:
     """Counts the bytes of the files that have been read; a tensor that is used twice counts once."""
 
-    def __init__(self, shards: Shards, report: ReportBytes) -> None:
+    def __init__(self, reader: Reader, report: ReportBytes) -> None:
+        shards = reader.shards
+        self._reader = reader
         self._pending = {name: shards.stored_bytes(name) for name in shards.files}
         self._total = sum(self._pending.values())
         self._report = report
 
     def add(self, *slices: TensorSlice) -> None:
-        for source in slices:
-            self._pending.pop(source.name, None)
+        for name in {name for source in slices for name in self._reader.specs(source)}:
+            self._pending.pop(name, None)
         self._report(self._total - sum(self._pending.values()), self._total)

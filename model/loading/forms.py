@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from octavo.model.prepared.places import kept
 from octavo.model.weights.forms import Form, Weight
 from octavo.model.weights.kinds import Kind
 from octavo.model.weights.precision import SHORT, Precision
@@ -32,6 +33,7 @@ def precision_form(precision: Precision) -> Description:
         "experts": _form(precision.experts),
         "linears": _form(precision.linears),
         "downs": None if precision.downs is None else _form(precision.downs),
+        "keeps": precision.keeps,
     }
     read: Description = json.loads(json.dumps(described))
     return read
@@ -39,7 +41,8 @@ def precision_form(precision: Precision) -> Description:
 
 def variant_of(precision: Precision) -> str:
     """Returns the word for such a model in the name of its tile file."""
-    return _word(precision.experts)
+    word = _word(precision.experts)
+    return kept(word) if precision.keeps else word
 
 
 def form_of(weight: Weight) -> Description:

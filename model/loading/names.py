@@ -5,7 +5,8 @@ from dataclasses import dataclass
 
 from octavo.model.config import ModelConfig
 
-HEAD = "lm_head.weight"
+HEAD_MODULE = "lm_head"
+HEAD = f"{HEAD_MODULE}.weight"
 HEAD_BIAS = "lm_head.bias"
 DERIVED = ".rotary_emb.inv_freq"  # Older Llama checkpoints have this table; nobody reads it, config.json implies it.
 

@@ -20,6 +20,7 @@ from octavo.model.loading.assembly import LayerWeights, layer_weights, outer_vec
 from octavo.model.loading.checkpoint import Loader
 from octavo.model.loading.forms import contents_of, form_of, precision_form
 from octavo.model.loading.names import LayerNames, Matrix, Names, tile_names
+from octavo.model.loading.reader import Reader
 from octavo.model.loading.shards import Shards
 from octavo.model.loading.upload import Upload
 from octavo.model.prepared.source import Source
@@ -58,7 +59,7 @@ def write_checkpoint(order: Order, config: ModelConfig, backend: Backend, precis
     """
     with ExitStack() as stack:
         shards = Shards.open(Path(order.source.directory), stack)
-        loader = Loader(config, shards, backend, precision, _zeros, Upload(backend.device))
+        loader = Loader(config, Reader.of(shards), backend, precision, _zeros, Upload(backend.device))
         source = loader.names()
         tied = source.head is source.embedding and precision.has_plain_linears
         jobs = _jobs(_InCheckpoint(loader, source), tile_names(config, tied))

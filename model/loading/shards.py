@@ -6,16 +6,21 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from octavo.model.config_file import ModelError
 from octavo.model.loading.names import DERIVED, TensorSlice
+from octavo.model.loading.quantised.scheme import Spec
 from octavo.model.prepared.source import INDEX, SINGLE, weight_map
 
 PICKLES = ("*.bin", "*.pt", "*.pth")
-STORED_DTYPES = {"BF16": torch.bfloat16, "F16": torch.float16, "F32": torch.float32}
+ITEM_SIZES = {  # bytes
+    **dict.fromkeys(("F64", "I64", "U64"), 8),
+    **dict.fromkeys(("F32", "I32", "U32"), 4),
+    **dict.fromkeys(("BF16", "F16", "I16", "U16"), 2),
+    **dict.fromkeys(("F8_E4M3", "F8_E5M2", "F8_E8M0", "I8", "U8", "BOOL"), 1),
+}
 NAMED = 5  # tensors that one message lists
 
 
@@ -40,13 +45,15 @@ class Shards:
         handle = stack.enter_context(_open(directory / SINGLE))
         return cls(directory, {name: handle for name in handle.keys() if not name.endswith(DERIVED)})  # noqa: SIM118
 
-    def check(self, expected: Mapping[str, tuple[int, ...]]) -> None:
+    def check(self, expected: Mapping[str, Spec], passed_over: frozenset[str] = frozenset()) -> None:
         """Compares names, shapes and dtypes, from the headers alone. Raises ModelError that names what differs."""
+        wanted = {name for name, spec in expected.items() if not spec.optional}
+        found = {name: spec for name, spec in expected.items() if name in self.files}
         problems = [
-            *_listed("missing", sorted(expected.keys() - self.files.keys())),
-            *_listed("unexpected", sorted(self.files.keys() - expected.keys())),
-            *_listed("of another shape than config.json says", self._misshapen(expected)),
-            *_listed("of a type that is not bfloat16, float16 or float32", self._mistyped()),
+            *_listed("missing", sorted(wanted - self.files.keys())),
+            *_listed("unexpected", sorted(self.files.keys() - expected.keys() - passed_over)),
+            *_listed("of another shape than config.json says", self._misshapen(found)),
+            *_listed("of a type that they cannot have", self._mistyped(found)),
         ]
         if problems:
             raise ModelError(
@@ -55,7 +62,7 @@ class Shards:
             )
 
     def stored_bytes(self, name: str) -> int:
-        size = STORED_DTYPES[self._header(name).get_dtype()].itemsize
+        size = ITEM_SIZES[self._header(name).get_dtype()]
         for length in self._header(name).get_shape():
             size *= length
         return size
@@ -75,17 +82,21 @@ class Shards:
     def _header(self, name: str) -> Any:
         return self.files[name].get_slice(name)
 
-    def _misshapen(self, expected: Mapping[str, tuple[int, ...]]) -> list[str]:
-        shapes = {name: tuple(self._header(name).get_shape()) for name in expected if name in self.files}
+    def _misshapen(self, expected: Mapping[str, Spec]) -> list[str]:
+        shapes = {name: tuple(self._header(name).get_shape()) for name in sorted(expected)}
         return [
-            f"{name} ({list(shape)}, expected {list(expected[name])})"
-            for name, shape in sorted(shapes.items())
-            if shape != expected[name]
+            f"{name} ({list(shape)}, expected {expected[name].shapes_in_words()})"
+            for name, shape in shapes.items()
+            if not expected[name].allows_shape(shape)
         ]
 
-    def _mistyped(self) -> list[str]:
-        dtypes = {name: self._header(name).get_dtype() for name in sorted(self.files)}
-        return [f"{name} ({dtype})" for name, dtype in dtypes.items() if dtype not in STORED_DTYPES]
+    def _mistyped(self, expected: Mapping[str, Spec]) -> list[str]:
+        dtypes = {name: self._header(name).get_dtype() for name in sorted(expected)}
+        return [
+            f"{name} ({dtype}, expected {' or '.join(expected[name].dtypes)})"
+            for name, dtype in dtypes.items()
+            if dtype not in expected[name].dtypes
+        ]
 
 
 def _listed(what: str, names: list[str]) -> list[str]:

@@ -13,6 +13,14 @@ QUANTISED = ("int8", "int4")  # by what a quantisation of "auto" would rather ha
 PLAIN = ("float32", "bfloat16", "float16")
 
 
+def kept(variant: str) -> str:
+    """Returns the variant that has what the checkpoint quantised, and the rest as in another variant."""
+    return f"kept-{variant}"
+
+
+KEPT = tuple(map(kept, ("int8", *PLAIN)))
+
+
 @dataclass(frozen=True, slots=True)
 class Flags:
     """Flags are the two flags that choose among the tile files of a checkpoint."""
@@ -23,16 +31,19 @@ class Flags:
     @classmethod
     def for_variant(cls, variant: str) -> "Flags":
         """Returns flags that ask for a variant, and for nothing else."""
+        if variant in KEPT:
+            others = variant.removeprefix(kept(""))
+            return cls(others if others in PLAIN else "auto", "auto")
         return cls("auto", variant) if variant in QUANTISED else cls(variant, "none")
 
     @property
-    def variant(self) -> str | None:
-        """Returns the variant that they ask for on a CPU; None for one that no tile file has."""
+    def variants(self) -> tuple[str, ...]:
+        """Returns the variants that they may mean on a CPU: `auto` keeps what a checkpoint has quantised."""
         if self.quantization in QUANTISED:
-            return self.quantization
+            return (self.quantization,)
         if self.dtype in PLAIN and self.quantization in ("auto", "none"):
-            return self.dtype
-        return "int8" if (self.dtype, self.quantization) == ("auto", "auto") else None
+            return (kept(self.dtype), self.dtype) if self.quantization == "auto" else (self.dtype,)
+        return (kept("int8"), "int8") if (self.dtype, self.quantization) == ("auto", "auto") else ()
 
 
 def name_of(variant: str) -> str:
@@ -50,7 +61,7 @@ def places(directory: Path, cache: Path | None) -> list[Path]:
 
 def variants(directory: Path) -> list[str]:
     """Returns the variants for which a directory has a tile file, in the order of preference."""
-    return [variant for variant in (*QUANTISED, *PLAIN) if (directory / name_of(variant)).is_file()]
+    return [variant for variant in (*KEPT, *QUANTISED, *PLAIN) if (directory / name_of(variant)).is_file()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +100,8 @@ class Checkpoint:
 
     def candidates(self, flags: Flags) -> Iterator[Path]:
         """Yields the tile files that these flags might mean, the one beside the checkpoint first."""
-        if flags.variant is not None:
-            paths = (place / name_of(flags.variant) for place in places(self.directory, self.cache))
+        for variant in flags.variants:
+            paths = (place / name_of(variant) for place in places(self.directory, self.cache))
             yield from (path for path in paths if path.is_file())
 
     def open(self, path: Path, verify: bool, hashed: Hashed = lambda count: None) -> TileFile:

@@ -38,6 +38,7 @@ class Precision:
     experts: Form
     linears: Form  # for attention and the head
     downs: Form | None = None  # for the experts' down where rounding costs most; None: what the other experts have
+    keeps: bool = False  # What a checkpoint has quantised is held as it is, if any kind holds it.
 
     @property
     def has_plain_linears(self) -> bool:

@@ -12,7 +12,8 @@ from octavo.model.config import ModelConfig
 from octavo.model.decoder import Decoder
 from octavo.model.kernels.choice import select_backend
 from octavo.model.loading.checkpoint import load_model
-from octavo.model.weights.precision import Wanted, choose_precision
+from octavo.model.loading.choice import precision_for
+from octavo.model.weights.precision import Wanted
 
 CPU = torch.device("cpu")
 Tensors = dict[str, Tensor]
@@ -20,7 +21,7 @@ Tensors = dict[str, Tensor]
 
 def load(directory: Path, dtype: str = "float32", quantization: str = "none") -> Decoder:
     config = ModelConfig.from_pretrained(directory)
-    precision = choose_precision(Wanted(dtype, quantization), config.dtype, CPU, kernels=False)
+    precision = precision_for(directory, Wanted(dtype, quantization), config, CPU, kernels=False)
     return load_model(directory, config, select_backend(config, CPU), precision)
 
 

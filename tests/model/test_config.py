@@ -159,7 +159,6 @@ def test_llama_3_says_how_it_stretches_its_context(tmp_path: Path, older: bool) 
         ({"attention_bias": True}, "attention_bias"),
         ({"model_type": "llama", "mlp_bias": True}, "mlp_bias"),
         ({"model_type": "mistral", "layer_types": ["full_attention", "sliding_attention"]}, "layer_types differ"),
-        ({"quantization_config": {"quant_method": "gptq"}}, "quantised"),
         ({"hidden_size": ABSENT}, "hidden_size is missing"),
         ({"num_local_experts": ABSENT}, "num_local_experts is missing"),
         ({"vocab_size": "many"}, "vocab_size is 'many'"),

@@ -149,6 +149,10 @@ class BitsAndBytesRules(Rules):
     excluded: Exclusions
     notes: tuple[str, ...]
 
+    @property
+    def is_exact(self) -> bool:
+        return self.type is None
+
     def declared(self, module: str, names: Collection[str]) -> Declared:
         nested = f"{module}.weight.nested_absmax" in names
         scheme = EightBits() if self.type is None else FourBits(self.type, nested)

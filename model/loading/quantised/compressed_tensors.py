@@ -132,6 +132,10 @@ class CompressedRules(Rules):
     excluded: Exclusions
     notes: tuple[str, ...]
 
+    @property
+    def is_exact(self) -> bool:
+        return not any(isinstance(group.scheme, Fp8) for group in self.groups)
+
     def declared(self, module: str, names: Collection[str]) -> Declared:
         """Takes the surest target: a name, then a regular expression, then a class; all matrices are Linear."""
         if self.excluded.of(module) is Match.YES:

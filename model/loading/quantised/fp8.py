@@ -76,6 +76,10 @@ class Fp8Rules(Rules):
     excluded: Exclusions
     notes: tuple[str, ...]
 
+    @property
+    def is_exact(self) -> bool:
+        return False
+
     def declared(self, module: str, names: Collection[str]) -> Declared:
         inverse = f"{module}.{SCALE_OF_BLOCK}" in names or f"{module}_scale_inv" in names
         scheme = Fp8(self.block, SCALE_OF_BLOCK if inverse else SCALE)

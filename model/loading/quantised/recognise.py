@@ -50,6 +50,11 @@ class Description:
         """Returns sentences for the log: what the checkpoint asks for besides, and nobody here does."""
         return self.rules.notes
 
+    @property
+    def is_exact(self) -> bool:
+        """Says whether kinds of a CPU hold all of it as it is; else it is decoded."""
+        return self.rules.is_exact
+
     def over(self, names: Collection[str]) -> "Quantisation":
         """Returns the same beside the names of the tensors that the files hold."""
         return Quantisation(self, frozenset(names))

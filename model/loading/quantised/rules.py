@@ -24,6 +24,11 @@ class Rules(ABC):
     marks: ClassVar[tuple[str, ...]]  # endings of the names that only a quantised module has
     notes: tuple[str, ...]
 
+    @property
+    def is_exact(self) -> bool:
+        """Says whether there are kinds that hold the format as it is."""
+        return True
+
     @abstractmethod
     def declared(self, module: str, names: Collection[str]) -> Declared:
         """Returns what the config says of a module; `names` are the tensors that the files hold."""

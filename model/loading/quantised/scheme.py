@@ -30,12 +30,19 @@ class Spec:
 
     def allows(self, dtype: str, shape: tuple[int, ...]) -> bool:
         """Says whether a tensor may be what is described."""
-        return dtype in self.dtypes and any(_fits(shape, wanted) for wanted in self.shapes)
+        return dtype in self.dtypes and self.allows_shape(shape)
+
+    def allows_shape(self, shape: tuple[int, ...]) -> bool:
+        return any(_fits(shape, wanted) for wanted in self.shapes)
+
+    def shapes_in_words(self) -> str:
+        """Returns the shapes, for an error."""
+        shapes = (str(["any" if length is None else length for length in shape]) for shape in self.shapes)
+        return " or ".join(shapes).replace("'", "")
 
     def describe(self) -> str:
         """Returns in a few words what is wanted, for an error."""
-        shapes = (str(["any" if length is None else length for length in shape]) for shape in self.shapes)
-        return f"{' or '.join(self.dtypes)} {' or '.join(shapes)}".replace("'", "")
+        return f"{' or '.join(self.dtypes)} {self.shapes_in_words()}"
 
 
 class Scheme(ABC):

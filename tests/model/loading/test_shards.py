@@ -51,7 +51,7 @@ def drop_head(tensors: Tensors) -> None:
         (drop_head, "1 missing: lm_head.weight"),
         (add_bias, "1 unexpected: model.layers.0.self_attn.q_proj.bias"),
         (reshape_router, "model.layers.0.block_sparse_moe.gate.weight ([5, 32], expected [4, 32])"),
-        (use_doubles, "model.norm.weight (F64)"),
+        (use_doubles, "model.norm.weight (F64, expected F16 or BF16 or F32)"),
         (add_nan, "model.layers.1.block_sparse_moe.experts.3.w3.weight holds infinities or NaNs"),
         (add_infinity, "model.embed_tokens.weight holds infinities or NaNs"),
     ],

@@ -25,20 +25,20 @@ def write(directory: Path, source: Path, variant: str = "int8") -> Path:
 
 
 @pytest.mark.parametrize(
-    ("dtype", "quantization", "variant"),
+    ("dtype", "quantization", "variants"),
     [
-        ("auto", "auto", "int8"),
-        ("auto", "int8", "int8"),
-        ("float32", "int4", "int4"),
-        ("float32", "auto", "float32"),
-        ("bfloat16", "none", "bfloat16"),
-        ("auto", "none", None),
-        ("auto", "fp8", None),
+        ("auto", "auto", ("kept-int8", "int8")),
+        ("auto", "int8", ("int8",)),
+        ("float32", "int4", ("int4",)),
+        ("float32", "auto", ("kept-float32", "float32")),
+        ("bfloat16", "none", ("bfloat16",)),
+        ("auto", "none", ()),
+        ("auto", "fp8", ()),
     ],
 )
-def test_flags_mean_a_variant(dtype: str, quantization: str, variant: str | None) -> None:
-    assert Flags(dtype, quantization).variant == variant
-    assert variant is None or Flags.for_variant(variant).variant == variant
+def test_flags_mean_variants(dtype: str, quantization: str, variants: tuple[str, ...]) -> None:
+    assert Flags(dtype, quantization).variants == variants
+    assert all(variant in Flags.for_variant(variant).variants for variant in variants)
 
 
 def test_the_file_beside_the_checkpoint_comes_first_and_then_the_cache(tmp_path: Path) -> None:
