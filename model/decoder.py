@@ -92,18 +92,23 @@ class DecoderLayer:
     @property
     def is_plain(self) -> bool:
         """Says whether this is a layer as Mixtral's, without what other families add."""
-        attention, router = self.attention, self.moe.router
+        attention = self.attention
         added = attention.qkv_bias, attention.o_bias, attention.q_norm, attention.k_norm
         limits = attention.clip, attention.scale, attention.sinks
-        routed = router is None or (router.bias, router.normalise, router.scale, router.jitter) == (None, True, 1, None)
         normed = isinstance(self.input_norm, RMSNorm) and isinstance(self.post_norm, RMSNorm)
-        alone = self.moe.shared is None and self.moe.experts.is_plain and self.residual == 1
-        return normed and routed and alone and all(each is None for each in (*added, *limits))
+        return normed and self.moe.is_plain and self.residual == 1 and all(each is None for each in (*added, *limits))
 
     def __call__(self, x: Tensor, pages: LayerCache, forward: ForwardPass) -> Tensor:
         """Maps x [T, H] to [T, H]."""
+        return self.mix(self.attend(x, pages, forward), forward)
+
+    def attend(self, x: Tensor, pages: LayerCache, forward: ForwardPass) -> Tensor:
+        """Computes the first half of the layer: maps x [T, H] to [T, H]."""
         attended = self.attention(self.input_norm(x), pages, forward)
-        x = x + (attended if self.residual == 1 else attended * self.residual)
+        return x + (attended if self.residual == 1 else attended * self.residual)
+
+    def mix(self, x: Tensor, forward: ForwardPass) -> Tensor:
+        """Computes the second half of the layer, the experts: maps x [T, H] to [T, H]."""
         return x + self.moe(self.post_norm(x), forward.ops)
 
 

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -155,7 +155,7 @@ def margin(logits: Tensor, chosen: int) -> float:
 class WatchedRouter(Router):
     """A WatchedRouter notes by how much it preferred the experts that it chose."""
 
-    margins: list[float]
+    margins: list[float] = field(kw_only=True)
 
     def __call__(self, x: Tensor, ops: Ops) -> tuple[Tensor, Tensor]:
         self.margins.append(margin(ops.linear(x, self.weight), self.top_k))
@@ -166,7 +166,7 @@ def watched(model: Decoder) -> tuple[Decoder, list[float]]:
     margins: list[float] = []
 
     def watch(router: Router) -> Router:
-        return WatchedRouter(router.weight, router.top_k, margins)
+        return WatchedRouter(router.weight, router.top_k, margins=margins)
 
     layers = (
         layer if layer.moe.router is None else replace(layer, moe=replace(layer.moe, router=watch(layer.moe.router)))

@@ -189,8 +189,8 @@ static size_t lay_out_layer(AttentionCall *call, unsigned char *base) {
     const Activations attended = take_activations(&arena, tokens, &layer->o);
     float *heads = take(&arena, tokens * layer->qkv.outputs, sizeof(float));
     call->out = take(&arena, tokens * layer->o.inputs, sizeof(float));
-    call->qkv = (LinearCall){.weight = &layer->qkv, .tokens = tokens, .out = heads, .quantised = normed};
-    call->o = (LinearCall){&layer->o, call->out, tokens, (float *)call->x, attended, 1};
+    call->qkv = (LinearCall){&layer->qkv, NULL, tokens, heads, normed, layer->qkv_bias, 0};
+    call->o = (LinearCall){&layer->o, call->out, tokens, (float *)call->x, attended, layer->o_bias, layer->residual};
     if (base) {
         call->heads.q = heads;
         call->heads.k = heads + layer->num_heads * dim;
@@ -203,12 +203,14 @@ void octavo_attention_layer(const Attention *attention, const Pass *pass, const 
                             float *x) {
     const int64_t width = attention->qkv.outputs;
     AttentionCall call = {.layer = attention, .pass = pass, .rotation = rotation, .pages = pages, .x = x};
-    call.heads = (Heads){.q_stride = width,
+    call.heads = (Heads){.sinks = attention->sinks,
+                         .q_stride = width,
                          .k_stride = width,
                          .v_stride = width,
                          .num_heads = attention->num_heads,
                          .num_kv_heads = attention->num_kv_heads,
-                         .head_dim = attention->head_dim};
+                         .head_dim = attention->head_dim,
+                         .scale = attention->scale};
     cut_into_units(&call);
     lay_out_layer(&call, pool_acquire(lay_out_layer(&call, NULL)));
     cut_into_units(&call);

@@ -42,6 +42,8 @@ static void attend_span(UnitWork *work, int64_t first, int64_t last) {
     }
 }
 
+static inline const float *sink_of(const Heads *heads, int64_t head) { return heads->sinks ? heads->sinks + head : NULL; }
+
 /* Takes the unit's queries over all spans one by one, and merges each span's state into the totals. */
 static void attend_spans(UnitWork *work, float *totals) {
     const Unit *unit = work->unit;
@@ -55,7 +57,8 @@ static void attend_spans(UnitWork *work, float *totals) {
     for (int64_t n = 0; n < queries; n++) {
         const int64_t row = unit->row + n / work->heads_per_kv % unit->rows;
         const int64_t head = (unit->head + n / work->heads_per_kv / unit->rows) * work->heads_per_kv + n % work->heads_per_kv;
-        finish(totals + n * size, work->dim, work->call->out + (row * heads + head) * work->dim);
+        float *out = work->call->out + (row * heads + head) * work->dim;
+        finish(totals + n * size, work->dim, sink_of(&work->call->heads, head), out);
     }
 }
 
@@ -63,7 +66,7 @@ static inline float *aligned(float *p) { return (float *)(((uintptr_t)p + 63) & 
 
 static void scale_queries(const UnitWork *work) {
     const Heads *heads = &work->call->heads;
-    const vf scale = vf_set1(1 / sqrtf((float)work->dim));
+    const vf scale = vf_set1(heads->scale);
     for (int64_t n = 0; n < work->unit->heads * work->room; n++) {
         const int64_t query = n % work->room < work->queries ? n % work->room : work->queries - 1;
         const int64_t row = work->unit->row + query / work->heads_per_kv;
@@ -120,7 +123,7 @@ static void join_spans(const AttentionCall *call, int64_t row) {
         for (int64_t span = 0; span < partial->spans; span++) {
             merge(state, partial->states + (span * heads + head) * size, round_up(dim, TILE));
         }
-        finish(state, dim, call->out + (row * heads + head) * dim);
+        finish(state, dim, sink_of(&call->heads, head), call->out + (row * heads + head) * dim);
     }
 }
 

@@ -12,6 +12,23 @@ static void rotate(float *x, const float *cos, const float *sin, int64_t dim) {
     }
 }
 
+/* Normalises heads in place, each for itself or all together. */
+static void normalise_heads(const Attention *layer, const float *weight, float *heads, int64_t count) {
+    const int64_t all = count * layer->head_dim, size = layer->together ? all : layer->head_dim;
+    for (int64_t n = 0; weight && n < all; n += size) normalise(heads + n, weight, layer->heads_eps, size, heads + n);
+}
+
+/* Does to a row's queries, keys and values what some models do before the rotation. */
+static void finish_qkv(const Attention *layer, float *heads) {
+    normalise_heads(layer, layer->q_norm, heads, layer->num_heads);
+    normalise_heads(layer, layer->k_norm, heads + layer->num_heads * layer->head_dim, layer->num_kv_heads);
+    const vf most = vf_set1(layer->clip), least = vf_set1(-layer->clip);
+    const int64_t size = layer->qkv.outputs;
+    for (int64_t n = 0; layer->clip > 0 && n < size; n += TILE) {
+        store_padded(heads, n, size, vf_max(least, vf_min(most, load_padded(heads, n, size)))); /* A NaN stays NaN. */
+    }
+}
+
 static void attention_store(const void *arguments, int64_t first, int64_t last) {
     const AttentionCall *call = arguments;
     const Heads *heads = &call->heads;
@@ -19,6 +36,7 @@ static void attention_store(const void *arguments, int64_t first, int64_t last) 
     const int64_t dim = heads->head_dim, kept = heads->num_kv_heads * dim;
     for (int64_t row = first; row < last; row++) {
         float *q = heads->q + row * heads->q_stride, *k = heads->k + row * heads->k_stride;
+        if (call->layer) finish_qkv(call->layer, q);
         for (int64_t n = 0; rotation && n < heads->num_heads + heads->num_kv_heads; n++) {
             float *head = n < heads->num_heads ? q + n * dim : k + (n - heads->num_heads) * dim;
             rotate(head, rotation->cos + row * dim, rotation->sin + row * dim, dim);

@@ -46,7 +46,7 @@ typedef struct {
     int64_t heads_per_kv;        /* query heads that share a head of keys and values */
     int64_t dim, width;    /* D, and D rounded up to whole registers */
     int64_t queries, room; /* of one head, and rounded up to fours. Query n is row n / heads_per_kv, head n % heads_per_kv */
-    float *scaled;         /* [heads, room, width], the queries / sqrt(D), padded with zeros */
+    float *scaled;         /* [heads, room, width], the queries times the scale, padded with zeros */
     Scores *scores;        /* [heads, room] */
     float *states;         /* [heads, queries], the span's */
     float *copies;         /* [2, KEYS, width], the tile's, of one head; NULL: keys and values are read in the pages */

@@ -39,7 +39,8 @@ typedef struct {
     int64_t tokens;
     float *out;
     Activations quantised; /* x, quantised */
-    int adds;  /* whether it computes out += instead of out = */
+    const float *bias; /* [outputs], or NULL */
+    float share; /* of out += share * result; 0: it computes out = result */
 } LinearCall;
 
 /* An ExpertsCall sorts the (token, choice) pairs by expert:

@@ -108,16 +108,21 @@ class Library:
         return out
 
     def attention(
-        self, heads: Heads, forward: PassStruct, rotation: RotationStruct | None, pages: PagesStruct
+        self,
+        heads: Heads,
+        forward: PassStruct,
+        rotation: RotationStruct | None,
+        pages: PagesStruct,
+        sinks: Tensor | None = None,
     ) -> Tensor:
         """Computes attention of q [T, Hq, D], k and v [T, Hkv, D] float32 -> [T, Hq * D]; writes k and v to the pages.
 
         The heads may be views, if the heads of a token lie one after the other. If there is a rotation, q and k are
-        first rotated in place.
+        first rotated in place. Sinks [Hq] float32 are further scores, one for each query head.
         """
         q, k, v = heads
         out = torch.empty(q.shape[0], q.shape[1] * q.shape[2])
-        self._attention(HeadsStruct.of(q, k, v), forward, rotation, pages, out.data_ptr())
+        self._attention(HeadsStruct.of(q, k, v, sinks), forward, rotation, pages, out.data_ptr())
         return out
 
     def attention_layer(

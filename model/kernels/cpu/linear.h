@@ -22,7 +22,8 @@ static void linear_store(const LinearCall *call, int64_t row, int64_t count, int
             const int64_t at = panel * PANEL + tile * TILE;
             vf sum = products[n * terms][tile];
             if (terms == 2) sum = vf_add(sum, products[n * terms + 1][tile]);
-            if (call->adds) sum = vf_add(load_padded(to, at, outputs), sum);
+            if (call->bias) sum = vf_add(sum, load_padded(call->bias, at, outputs));
+            if (call->share != 0) sum = vf_fma(sum, vf_set1(call->share), load_padded(to, at, outputs));
             store_padded(to, at, outputs, sum);
         }
     }

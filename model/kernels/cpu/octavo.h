@@ -122,8 +122,10 @@ typedef struct {
 typedef struct {
     float *q, *k;
     const float *v;
+    const float *sinks; /* [Hq], a further score for each query head, whose key has no value; or NULL */
     int64_t q_stride, k_stride, v_stride;
     int64_t num_heads, num_kv_heads, head_dim;
+    float scale; /* of the products of queries and keys */
 } Heads;
 
 /* Pages keep one layer's keys and values, [num_blocks, block_size, Hkv, D] each. */
@@ -131,16 +133,26 @@ typedef struct {
     float *keys, *values;
 } Pages;
 
-/* Attention is that of one layer. */
+/* Attention is that of one layer. A bias or a norm that the model does not have is NULL. */
 typedef struct {
     const float *norm; /* [H] */
     Weight qkv;        /* [(Hq + 2 Hkv) * D, H] */
     Weight o;          /* [H, Hq * D] */
+    const float *qkv_bias; /* [(Hq + 2 Hkv) * D] */
+    const float *o_bias;   /* [H] */
+    const float *q_norm, *k_norm; /* of each head, [D]; or of all heads together, [Hq * D] and [Hkv * D] */
+    const float *sinks;           /* as in Heads */
     int64_t num_heads, num_kv_heads, head_dim;
-    float eps;
+    int64_t together; /* whether q_norm and k_norm are of all heads together */
+    float eps;        /* of norm */
+    float heads_eps;  /* of q_norm and k_norm */
+    float clip;       /* the largest magnitude of a query, a key or a value before the rotation; 0: no limit */
+    float scale;      /* as in Heads */
+    float residual;   /* what multiplies all that is added to x */
 } Attention;
 
-/* Computes x [T, H] += o(attention(rotated qkv(norm(x)))), and writes the new keys and values to the pages. */
+/* Computes x [T, H] += o(attention(rotated qkv(norm(x)))), and writes the new keys and values to the pages. Between qkv and
+ * the rotation come the bias, q_norm and k_norm, and the clip. */
 API void octavo_attention_layer(const Attention *attention, const Pass *pass, const Rotation *rotation,
                                 const Pages *pages, float *x);
 
@@ -158,7 +170,7 @@ API const char *octavo_level_name(int64_t level);
 /* Returns INTERFACE for item 0, then the size of each struct above, in their order, then 0. A caller compares them with
  * what it was written for. INTERFACE is the CRC-32 of this file's declarations; test_library.py says how to renew it.
  */
-#define INTERFACE 0xf58e7d81
+#define INTERFACE 0x9e228ca2
 API int64_t octavo_interface(int64_t item);
 
 #endif

@@ -46,13 +46,12 @@ class CpuOps:
         """Does what model.ops.attention.attention does; the heads of a token must lie one behind the other."""
         if not isinstance(plan, CpuPlan):
             return self.plain.attention(q, k, v, cache_layer, plan, sinks)
-        assert sinks is None, "the kernels know no sinks"
-        return self.kernels.attention((q, k, v), plan.struct, None, PagesStruct.of(cache_layer))
+        return self.kernels.attention((q, k, v), plan.struct, None, PagesStruct.of(cache_layer), sinks)
 
     def experts(self, x: Tensor, ids: Tensor, weights: Tensor, expert_weights: ExpertWeights) -> Tensor:
         """Does what model.ops.experts.experts does."""
         matrices = (*expert_weights.gate_up, *expert_weights.down)
-        tiled = all(isinstance(matrix, TiledWeight) for matrix in matrices)
+        tiled = all(isinstance(matrix, TiledWeight) and matrix.order is None for matrix in matrices)
         if x.dtype != torch.float32 or not tiled or not expert_weights.is_plain:
             return self.plain.experts(x, ids, weights, expert_weights)
         return self.kernels.experts(x, ids, weights, ExpertsStruct.of(expert_weights, ids.shape[1]))

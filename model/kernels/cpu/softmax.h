@@ -30,8 +30,12 @@ static void merge(float *state, const float *later, int64_t width) {
     }
 }
 
-static void finish(float *state, int64_t dim, float *out) {
+/* Divides the outputs by the sum of all weights. A sink (https://arxiv.org/abs/2309.17453) is a score of a key that has no
+ * value: it joins the sum only. */
+static void finish(float *state, int64_t dim, const float *sink, float *out) {
     const float sum = sum_of(vf_load(sums_of(state)));
-    const vf share = vf_set1(sum == 0 ? 0 : 1 / sum); /* A row of padding sees nothing, and gets zeros. */
+    vf total = vf_set1(sum);
+    if (sink) total = vf_add(total, exponential(vf_set1(*sink - state[0])));
+    const vf share = sum == 0 ? vf_set1(0) : vf_div(vf_set1(1), total); /* A row of padding sees nothing, and gets zeros. */
     for (int64_t n = 0; n < dim; n += TILE) store_padded(out, n, dim, vf_mul(vf_load(outputs_of(state) + n), share));
 }

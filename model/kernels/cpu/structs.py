@@ -18,6 +18,12 @@ OFFSETS = tuple(Offset)
 NO_VALUES = (0,) * 16
 
 
+def pointer_to(tensor: Tensor | None) -> int | None:
+    """Returns the address of a contiguous tensor, and NULL for none."""
+    assert tensor is None or tensor.is_contiguous()
+    return None if tensor is None else tensor.data_ptr()
+
+
 class KindStruct(Structure):
     """Describes `Kind` of octavo.h to ctypes."""
 
@@ -55,8 +61,8 @@ class WeightStruct(Structure):
         """Describes a weight, which must be a tiled one; the struct is valid for as long as the weight lives."""
         assert isinstance(weight, TiledWeight)
         outputs, inputs = weight.shape
-        kind, order = KindStruct.of(weight.kind), None if weight.order is None else weight.order.data_ptr()
-        return cls(weight.memory.data_ptr(), weight.layout.block, outputs, inputs, weight.terms, kind, order)
+        tiles, kind = weight.memory.data_ptr(), KindStruct.of(weight.kind)
+        return cls(tiles, weight.layout.block, outputs, inputs, weight.terms, kind, pointer_to(weight.order))
 
 
 class PassStruct(Structure):
@@ -108,23 +114,26 @@ class HeadsStruct(Structure):
         ("q", c_void_p),
         ("k", c_void_p),
         ("v", c_void_p),
+        ("sinks", c_void_p),
         ("q_stride", c_int64),
         ("k_stride", c_int64),
         ("v_stride", c_int64),
         ("num_heads", c_int64),
         ("num_kv_heads", c_int64),
         ("head_dim", c_int64),
+        ("scale", c_float),
     )
 
     @classmethod
-    def of(cls, q: Tensor, k: Tensor, v: Tensor) -> "HeadsStruct":
-        """Describes q [T, Hq, D], k and v [T, Hkv, D] float32; the struct is valid for as long as they live.
+    def of(cls, q: Tensor, k: Tensor, v: Tensor, sinks: Tensor | None) -> "HeadsStruct":
+        """Describes q [T, Hq, D], k and v [T, Hkv, D], sinks [Hq], all float32; the struct is valid while they live.
 
         The heads of a token lie one after the other.
         """
         (_, num_heads, head_dim), num_kv_heads = q.shape, k.shape[1]
+        heads = q.data_ptr(), k.data_ptr(), v.data_ptr(), pointer_to(sinks)
         strides = q.stride(0), k.stride(0), v.stride(0)
-        return cls(q.data_ptr(), k.data_ptr(), v.data_ptr(), *strides, num_heads, num_kv_heads, head_dim)
+        return cls(*heads, *strides, num_heads, num_kv_heads, head_dim, head_dim**-0.5)
 
 
 class PagesStruct(Structure):
@@ -145,10 +154,20 @@ class AttentionStruct(Structure):
         ("norm", c_void_p),
         ("qkv", WeightStruct),
         ("o", WeightStruct),
+        ("qkv_bias", c_void_p),
+        ("o_bias", c_void_p),
+        ("q_norm", c_void_p),
+        ("k_norm", c_void_p),
+        ("sinks", c_void_p),
         ("num_heads", c_int64),
         ("num_kv_heads", c_int64),
         ("head_dim", c_int64),
+        ("together", c_int64),
         ("eps", c_float),
+        ("heads_eps", c_float),
+        ("clip", c_float),
+        ("scale", c_float),
+        ("residual", c_float),
     )
 
 
@@ -220,7 +239,7 @@ class ExpertsStruct(Structure):
         return cls(None, None, None, gate_up, down, None, None, *sizes, True, 1.0, 0.0, 1.0, inf, 0.0)
 
 
-INTERFACE = 0xF58E7D81  # octavo.h has the same number.
+INTERFACE = 0x9E228CA2  # octavo.h has the same number.
 STRUCTS = (  # in the order of octavo.h
     KindStruct,
     WeightStruct,

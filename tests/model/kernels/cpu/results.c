@@ -115,7 +115,7 @@ static void experts(int kind) {
     report("experts", KINDS[kind].name, out, sizeof out);
 }
 
-static void attention(void) {
+static void attention(const float *sinks) {
     enum { BLOCKS = (TOKENS + PAGE - 1) / PAGE, KEPT = KV_HEADS * DIM, WIDTH = (HEADS + 2 * KV_HEADS) * DIM };
     int64_t slots[TOKENS];
     int32_t table[BLOCKS];
@@ -124,12 +124,12 @@ static void attention(void) {
     for (int n = 0; n < TOKENS; n++) slots[n] = n;
     for (int n = 0; n < BLOCKS; n++) table[n] = n;
     float *q = numbers(TOKENS * WIDTH), *k = q + HEADS * DIM;
-    const Heads heads = {q, k, k + KEPT, WIDTH, WIDTH, WIDTH, HEADS, KV_HEADS, DIM};
+    const Heads heads = {q, k, k + KEPT, sinks, WIDTH, WIDTH, WIDTH, HEADS, KV_HEADS, DIM, 0.2f};
     const Pass pass = {TOKENS, 1, slots, starts, lengths, table, BLOCKS, PAGE, 0};
     const Rotation rotation = {numbers(TOKENS * DIM), numbers(TOKENS * DIM)};
     const Pages pages = {numbers(BLOCKS * PAGE * KEPT), numbers(BLOCKS * PAGE * KEPT)};
     octavo_attention(&heads, &pass, &rotation, &pages, out);
-    report("attention", "float32", out, sizeof out);
+    report(sinks ? "attention with sinks" : "attention", "float32", out, sizeof out);
 }
 
 static void rms_norm(void) {
@@ -149,7 +149,8 @@ int main(void) {
             linear(kind, 2);
             experts(kind);
         }
-        attention();
+        attention(NULL);
+        attention(numbers(HEADS));
         rms_norm();
     }
 }

@@ -11,18 +11,11 @@ from torch import Tensor
 
 from octavo.model.batch import ForwardBatch
 from octavo.model.config import ModelConfig
-from octavo.model.decoder import Attention, ForwardPass
-from octavo.model.kernels.cpu.decoder import attention_struct
 from octavo.model.kernels.cpu.library import Library, library
 from octavo.model.kernels.cpu.structs import PagesStruct, PassStruct, RotationStruct
 from octavo.model.kv_cache import KVCache, LayerCache
-from octavo.model.layers import RMSNorm, RotaryEmbedding, Rotation
-from octavo.model.ops.attention import Plan, attention_reference
-from octavo.model.ops.experts import experts_reference
-from octavo.model.ops.linear import linear_reference
-from octavo.model.ops.seams import Ops
-from octavo.model.weights.kinds import INT4, INT8, Kind
-from octavo.model.weights.tiles import TiledWeight
+from octavo.model.layers import RotaryEmbedding, Rotation
+from octavo.model.ops.attention import attention_reference
 from tests.model.pages import flat_batch
 
 KERNELS = library()
@@ -57,6 +50,7 @@ class Case:
     table: Tensor
     block_size: int
     window: int | None = None
+    sinks: Tensor | None = None  # [Hq]
 
     @classmethod
     def random(cls, shape: tuple[int, int], kv_heads: int, group: int, head_dim: int, block_size: int) -> "Case":
@@ -85,7 +79,7 @@ class Case:
         """Returns the result [T, Hq * D]; the new keys and values are in the layer afterwards."""
         batch = self.batch(rows)
         forward = PassStruct.of(batch, self.block_size, self.window)
-        return kernels.attention(self.split(rows), forward, None, PagesStruct.of(layer))
+        return kernels.attention(self.split(rows), forward, None, PagesStruct.of(layer), self.sinks)
 
     def whole(self, kernels: Library, sequence: int = 0) -> Tensor:
         """Returns all positions of one sequence at once."""
@@ -96,7 +90,7 @@ def compare(case: Case, rows: Rows, levels: Sequence[str] = LEVELS) -> None:
     assert KERNELS is not None
     layer = case.pages()
     before = LayerCache(*(pages.clone() for pages in (layer.keys, layer.values, layer.key_slots, layer.value_slots)))
-    expected = attention_reference(case.split(rows), before, case.batch(rows), case.window)
+    expected = attention_reference(case.split(rows), before, case.batch(rows), case.window, case.sinks)
     for level in levels:
         KERNELS.set_level(level)
         torch.testing.assert_close(case.run(KERNELS, layer, rows), expected, rtol=1e-5, atol=1e-5)
@@ -111,21 +105,30 @@ def compare(case: Case, rows: Rows, levels: Sequence[str] = LEVELS) -> None:
     heads=st.sampled_from([(1, 1), (2, 1), (2, 3), (1, 9)]),
     head_dim=st.sampled_from([2, 8, 16, 20, 64]),
     window=st.sampled_from([None, 1, 3, 8, 33]),
+    sinks=st.sampled_from([None, -100.0, 0.0, 3.0, 100.0]),
 )
 def test_any_ragged_batch(
-    lengths: list[tuple[int, int]], block_size: int, heads: tuple[int, int], head_dim: int, window: int | None
+    lengths: list[tuple[int, int]],
+    block_size: int,
+    heads: tuple[int, int],
+    head_dim: int,
+    window: int | None,
+    sinks: float | None,
 ) -> None:
     torch.manual_seed(len(lengths))
     case = replace(Case.random((len(lengths), 40), *heads, head_dim, block_size), window=window)
+    case = replace(case, sinks=None if sinks is None else sinks + torch.randn(heads[0] * heads[1]))
     compare(case, [(n, before, min(new, 40 - before)) for n, (before, new) in enumerate(lengths)])
 
 
+@pytest.mark.parametrize("sinks", [None, 4.0])
 @pytest.mark.parametrize("window", [None, 70, 300])
 @pytest.mark.parametrize("end", [SPAN - 1, SPAN, SPAN + 1, 2 * SPAN + 40])
-def test_long_contexts(end: int, window: int | None) -> None:
-    """Attends for one new token and for several, with keys in one span and in three."""
+def test_long_contexts(end: int, window: int | None, sinks: float | None) -> None:
+    """Attends for one new token and for several, with keys in one span and in three; a sink counts once for all."""
     torch.manual_seed(end)
     case = replace(Case.random((2, end), 2, 2, 16, 16), window=window)
+    case = replace(case, sinks=None if sinks is None else sinks + torch.randn(4))
     compare(case, [(0, end - 1, 1), (1, end - 3, 3)])
 
 
@@ -148,7 +151,8 @@ def test_padding_rows_give_zeros_and_write_nothing(kernels: Library) -> None:
         real, slots=torch.tensor([int(real.slots[0]), -1]), kv_lens=torch.tensor([7, 0], dtype=torch.int32)
     )
     before = layer.keys.clone()
-    out = kernels.attention(case.split(rows), PassStruct.of(padded, 4, None), None, PagesStruct.of(layer))
+    forward = PassStruct.of(padded, 4, None)
+    out = kernels.attention(case.split(rows), forward, None, PagesStruct.of(layer), torch.randn(4))
     assert out[0].all()
     assert not out[1].any()
     assert (layer.keys != before).flatten(2).any(-1).sum() == 1
@@ -162,7 +166,7 @@ def test_a_row_is_the_same_bits_however_its_sequence_is_cut(
     """Computes a sequence whole, in chunks, token by token, and beside another sequence, over more than one span."""
     torch.manual_seed(0)
     length = SPAN + 37
-    case = replace(Case.random((2, length), 2, *shape, 16), window=window)
+    case = replace(Case.random((2, length), 2, *shape, 16), window=window, sinks=torch.randn(2 * shape[0]))
     whole = case.whole(kernels)
     for chunk in (1, 7, 130):
         layer = case.pages()
@@ -195,7 +199,7 @@ def test_the_number_of_threads_changes_no_bit(kernels: Library) -> None:
 def test_every_level_gives_the_same_bits(head_dim: int) -> None:
     assert KERNELS is not None
     torch.manual_seed(0)
-    case = Case.random((1, SPAN + 20), 2, 3, head_dim, 16)
+    case = replace(Case.random((1, SPAN + 20), 2, 3, head_dim, 16), sinks=torch.randn(6))
     results = [case.whole(KERNELS) for level in LEVELS if KERNELS.set_level(level)]
     assert all(torch.equal(result, results[0]) for result in results)
 
@@ -250,67 +254,3 @@ def test_rotation_on_the_way(kernels: Library, head_dim: int) -> None:
     torch.testing.assert_close(actual, expected, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(layer.keys, untouched.keys, rtol=1e-6, atol=1e-6)
     assert torch.equal(layer.values, untouched.values)
-
-
-@dataclass(frozen=True)
-class Layer:
-    """Holds one attention sub-layer of quantised weights over two sequences of 30 positions."""
-
-    norm: RMSNorm
-    attention: Attention
-    rotary: RotaryEmbedding
-    case: Case  # its pages and tables; the heads are not used
-
-    @classmethod
-    def random(cls, kind: Kind, hidden: int, head_dim: int) -> "Layer":
-        matrices = (
-            TiledWeight.pack(kind, torch.randn(8 * head_dim, hidden)),
-            TiledWeight.pack(kind, torch.randn(hidden, 4 * head_dim)),
-        )
-        attention = Attention(*matrices, num_heads=4, num_kv_heads=2, head_dim=head_dim)
-        rotary = RotaryEmbedding.create(config(2, head_dim), torch.device("cpu"))
-        norm = RMSNorm.create(torch.rand(hidden), 1e-5)
-        return cls(norm, attention, rotary, Case.random((2, 30), 2, 2, head_dim, 4))
-
-    def run(self, kernels: Library, x: Tensor, layer: LayerCache, rows: Rows) -> Tensor:
-        batch = self.case.batch(rows)
-        rotation, out = self.rotary.at(batch.positions), x.clone()
-        structs = PassStruct.of(batch, 4, None), RotationStruct.of(rotation), PagesStruct.of(layer)
-        kernels.attention_layer(out, attention_struct(self.attention, self.norm), *structs)
-        return out
-
-    def reference(self, x: Tensor, layer: LayerCache, rows: Rows) -> Tensor:
-        batch = self.case.batch(rows)
-
-        def attend(q: Tensor, k: Tensor, v: Tensor, pages: LayerCache, plan: Plan, sinks: Tensor | None) -> Tensor:
-            return attention_reference((q, k, v), pages, batch, None)
-
-        ops = Ops(lambda *_: Plan(), attend, experts_reference, linear_reference)
-        return x + self.attention(
-            self.norm(x), layer, ForwardPass(ops, {None: Plan()}, self.rotary.at(batch.positions))
-        )
-
-
-@pytest.mark.parametrize("kind", [INT8, INT4])
-@pytest.mark.parametrize("shape", [(64, 16), (40, 10)])
-def test_the_whole_sub_layer(kernels: Library, kind: Kind, shape: tuple[int, int]) -> None:
-    torch.manual_seed(0)
-    layer, rows = Layer.random(kind, *shape), [(0, 0, 21), (1, 0, 9), (0, 21, 1), (1, 9, 3)]
-    pages, expected_pages = layer.case.pages(), layer.case.pages()
-    for part in (rows[:2], rows[2:]):
-        x = torch.randn(sum(new for _, _, new in part), shape[0])
-        expected = layer.reference(x, expected_pages, part)
-        torch.testing.assert_close(layer.run(kernels, x, pages, part), expected, rtol=1e-2, atol=5e-2)
-
-
-@pytest.mark.parametrize("kind", [INT8, INT4])
-def test_a_row_of_the_sub_layer_is_the_same_bits_however_it_comes(kernels: Library, kind: Kind) -> None:
-    torch.manual_seed(0)
-    layer = Layer.random(kind, 64, 16)
-    x = torch.randn(2, 30, 64)
-    whole = layer.run(kernels, x[0], layer.case.pages(), [(0, 0, 30)])
-    pages = layer.case.pages()
-    parts = [layer.run(kernels, x[0, n : n + 1], pages, [(0, n, 1)]) for n in range(11)]
-    x[1] *= 1e4  # outliers beside it
-    parts.append(layer.run(kernels, torch.cat((x[1, :7], x[0, 11:])), pages, [(1, 0, 7), (0, 11, 19)])[7:])
-    assert torch.equal(torch.cat(parts), whole)

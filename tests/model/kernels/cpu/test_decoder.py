@@ -11,7 +11,9 @@ from octavo.model.decoder import Decoder, DecoderLayer
 from octavo.model.kernels.choice import select_backend
 from octavo.model.kernels.cpu.decoder import CpuDecoder, CpuLayer
 from octavo.model.kernels.cpu.library import library
+from octavo.model.layers import LayerNorm
 from octavo.model.loading.checkpoint import load_model
+from octavo.model.moe import SharedExpert
 from octavo.model.weights.kinds import INT4, INT8, Kind
 from octavo.model.weights.precision import Precision
 from tests.model.checkpoints import CPU
@@ -42,14 +44,59 @@ def test_it_computes_what_the_layers_compute(tmp_path: Path, experts: Kind, mode
     assert error(model, replace(model, fused=None)) < 0.02
 
 
-def test_a_layer_that_the_kernels_do_not_take_runs_as_it_is(tmp_path: Path) -> None:
+def test_experts_that_the_kernels_do_not_take_run_as_they_are(tmp_path: Path) -> None:
     model = load(tmp_path, Precision(torch.float32, INT8, INT8))
     first, second = model.layers
     held = replace(first.moe.experts, down=tuple(matrix.dense() for matrix in first.moe.experts.down))
     mixed = (replace(first, moe=replace(first.moe, experts=held)), second)
     fused = CpuDecoder.of(mixed, library())
-    assert [type(layer) for layer in fused.layers] == [DecoderLayer, CpuLayer]
+    assert [(layer.attention is None, layer.experts is None) for layer in fused.layers] == [
+        (False, True),
+        (False, False),
+    ]
     assert error(replace(model, layers=mixed, fused=fused), replace(model, layers=mixed, fused=None)) < 0.02
+
+
+@pytest.mark.parametrize("without", ["attention", "experts", "both"])
+def test_either_half_of_a_layer_runs_as_it_is_where_the_kernels_do_not_take_it(tmp_path: Path, without: str) -> None:
+    """A norm with a mean is taken in neither half, and a shared expert not in the second."""
+    model = load(tmp_path, Precision(torch.float32, INT8, INT8))
+    torch.manual_seed(0)
+    first, second = model.layers
+    other = LayerNorm(first.input_norm.weight, torch.randn(model.config.hidden_size), 1e-5)
+    changes: dict[str, DecoderLayer] = {
+        "attention": replace(first, input_norm=other),
+        "experts": replace(first, moe=replace(first.moe, shared=shared_expert(model))),
+        "both": replace(first, input_norm=other, post_norm=other),
+    }
+    layers = (changes[without], second)
+    fused = CpuDecoder.of(layers, library())
+    assert fused is not None
+    if without == "both":
+        assert isinstance(fused.layers[0], DecoderLayer)
+    else:
+        taken = fused.layers[0].attention is not None, fused.layers[0].experts is not None
+        assert taken == (without == "experts", without == "attention")
+    changed = replace(model, layers=layers, fused=fused)
+    assert error(changed, replace(changed, fused=None)) < 0.02
+    assert error(changed, model) > 0.1
+
+
+def shared_expert(model: Decoder) -> SharedExpert:
+    one = model.layers[0].moe.experts
+    return SharedExpert(
+        replace(one, gate_up=one.gate_up[:1], down=one.down[:1]), torch.randn(1, model.config.hidden_size)
+    )
+
+
+def test_each_layer_has_its_own_window(tmp_path: Path) -> None:
+    model = load(tmp_path, Precision(torch.float32, INT8, INT8), sliding_window=3)
+    first, second = model.layers
+    layers = replace(first, attention=replace(first.attention, window=None)), second
+    config = replace(model.config, windowed=(False, True))
+    mixed = replace(model, config=config, layers=layers, fused=CpuDecoder.of(layers, library()))
+    assert error(mixed, replace(mixed, fused=None)) < 0.02
+    assert error(mixed, model) > 0.1
 
 
 def test_where_no_layer_is_taken_there_is_none(tmp_path: Path) -> None:
