@@ -19,6 +19,7 @@ from tokenizers import Tokenizer
 from benchmarks.common.figures import table_head, table_line
 from benchmarks.common.llama_programs import IK_LLAMA_CPP, LLAMA_CPP, obtain, version
 from benchmarks.common.machine import describe, user_cache
+from benchmarks.quality.checkpoint_formats import CHECKPOINT_FORMATS
 from benchmarks.quality.peer_formats import PEER_FORMATS, Programs
 from benchmarks.quality.plot import draw
 from benchmarks.quality.scores import Figures, Quality, score, texts
@@ -55,7 +56,7 @@ def _lines(name: str, figures: Figures) -> Iterator[str]:
 def main() -> None:
     arguments = _arguments()
     machine = describe()
-    names = arguments.weights or [*OWN, *(PEER_FORMATS if arguments.peers else ())]
+    names = arguments.weights or [*OWN, *CHECKPOINT_FORMATS, *(PEER_FORMATS if arguments.peers else ())]
     given = {LLAMA_CPP: arguments.llama_cpp, IK_LLAMA_CPP: arguments.ik_llama_cpp}
     needed = {PEER_FORMATS[name].project for name in names if name in PEER_FORMATS}
     programs = {project: obtain(project, given[project], user_cache()) for project in given if project in needed}
@@ -95,7 +96,7 @@ def _arguments() -> argparse.Namespace:
     default = default_directory(user_cache())
     parser.add_argument("directory", nargs="?", type=Path, default=default, help="a model (default: the default model)")
     parser.add_argument("--tokens", type=int, default=4096, metavar="N", help="tokens of each text (default: 4096)")
-    names = (*OWN, *PEER_FORMATS)
+    names = (*OWN, *CHECKPOINT_FORMATS, *PEER_FORMATS)
     parser.add_argument(
         "--weights", nargs="+", choices=names, help="the weight types to measure (default: Octavo's own)"
     )

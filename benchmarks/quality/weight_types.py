@@ -7,6 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from benchmarks.quality.checkpoint_formats import CHECKPOINT_FORMATS
 from benchmarks.quality.peer_formats import PEER_FORMATS, Programs, round_as, shuffled
 from octavo.model.config import ModelConfig
 from octavo.model.decoder import Decoder
@@ -102,4 +103,9 @@ def make(directory: Path, name: str, programs: Programs) -> Rounded:
         return Rounded(model, regroup(model, precision))
     if name in GPU_KINDS:
         return Rounded(model, round_experts(model, GPU_KINDS[name]))
+    if name in CHECKPOINT_FORMATS:
+        grid = CHECKPOINT_FORMATS[name]
+        for dense in experts(model):
+            grid.round(dense)
+        return Rounded(model, grid.bytes_per_weight)
     return Rounded(model, round_as(model, PEER_FORMATS[name], programs))
