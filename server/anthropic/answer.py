@@ -6,8 +6,8 @@ from typing import Literal, NotRequired
 from typing_extensions import TypedDict
 
 from octavo.engine.api import FinishReason
-from octavo.server.anthropic.content import Content, ContentBlock, InputDelta, TextDelta
-from octavo.server.conversation.parts import AnswerParser, Ended
+from octavo.server.anthropic.content import BlockDelta, Content, ContentBlock
+from octavo.server.conversation.parts import AnswerParser, Ended, ParsedDelta
 from octavo.server.conversation.request import ChatRequest
 from octavo.server.generation.choices import Delta
 from octavo.server.generation.job import Job, Usage
@@ -17,6 +17,10 @@ from octavo.server.http.errors import AnthropicDetail, ApiError
 StopReason = Literal["end_turn", "max_tokens", "model_context_window_exceeded", "stop_sequence", "tool_use"]
 
 
+class OutputTokensDetails(TypedDict):
+    thinking_tokens: int
+
+
 class MessageUsage(TypedDict):
     """Counts the tokens of a request; input_tokens leaves out those that were in the cache."""
 
@@ -24,6 +28,7 @@ class MessageUsage(TypedDict):
     cache_creation_input_tokens: Literal[0]
     cache_read_input_tokens: int
     output_tokens: int
+    output_tokens_details: OutputTokensDetails
 
 
 class AnthropicMessage(TypedDict):
@@ -60,7 +65,7 @@ class MessageEvent(TypedDict):
     message: NotRequired[AnthropicMessage]
     index: NotRequired[int]
     content_block: NotRequired[ContentBlock]
-    delta: NotRequired[TextDelta | InputDelta | StopDelta]
+    delta: NotRequired[BlockDelta | StopDelta]
     usage: NotRequired[MessageUsage]
     error: NotRequired[AnthropicDetail]
     request_id: NotRequired[str]
@@ -83,7 +88,9 @@ class MessageWriter:
         return ({"type": "message_start", "message": self._message(self._job.usage())},)
 
     def chunks(self, delta: Delta) -> Events:
-        parsed = self._parser.feed(delta)
+        return self._told(self._parser.feed(delta))
+
+    def _told(self, parsed: ParsedDelta | None) -> Events:
         if parsed is None:
             return ()
         self._ended = parsed.finish_reason
@@ -92,15 +99,16 @@ class MessageWriter:
     def closing(self, usage: Usage) -> Events:
         events = [*self._content.end()]
         stop: StopDelta = {"stop_reason": self._stop_reason(), "stop_sequence": self._job.choices[0].stop_string}
-        delta = {"type": "message_delta", "delta": stop, "usage": _usage(usage)}
+        counted = _usage(usage, self._parser.reasoning_tokens)
+        delta = {"type": "message_delta", "delta": stop, "usage": counted}
         return [*events, delta, {"type": "message_stop"}]
 
     def failed(self, error: ApiError, usage: Usage) -> Events:
         return ({**error.anthropic_body(self._job.trace.request_id)},)
 
-    def whole(self, choices: Sequence[Delta], usage: Usage) -> AnthropicMessage:
-        for choice in choices:
-            self.chunks(choice)
+    def whole(self, choices: Sequence[Sequence[Delta]], usage: Usage) -> AnthropicMessage:
+        for deltas in choices:
+            self._told(self._parser.whole(deltas))
         self.closing(usage)
         return self._message(usage)
 
@@ -113,7 +121,7 @@ class MessageWriter:
             "content": [*self._content.blocks],
             "stop_reason": self._stop_reason(),
             "stop_sequence": self._job.choices[0].stop_string,
-            "usage": _usage(usage),
+            "usage": _usage(usage, self._parser.reasoning_tokens),
         }
 
     def _stop_reason(self) -> StopReason | None:
@@ -129,11 +137,12 @@ class MessageWriter:
                 return "end_turn" if self._job.choices[0].stop_string is None else "stop_sequence"
 
 
-def _usage(usage: Usage) -> MessageUsage:
+def _usage(usage: Usage, thinking_tokens: int) -> MessageUsage:
     cached = usage["prompt_tokens_details"]["cached_tokens"]
     return {
         "input_tokens": usage["prompt_tokens"] - cached,
         "cache_creation_input_tokens": 0,  # nothing is charged for
         "cache_read_input_tokens": cached,
         "output_tokens": usage["completion_tokens"],
+        "output_tokens_details": {"thinking_tokens": thinking_tokens},
     }

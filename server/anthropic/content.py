@@ -6,15 +6,22 @@ from typing import Any, Literal
 from typing_extensions import TypedDict
 
 from octavo.server.conversation.items import Change, Closed, Extended, Item, ItemAssembler, Opened
-from octavo.server.conversation.parts import ParsedDelta, Text, ToolCallArguments
+from octavo.server.conversation.parts import ParsedDelta, Reasoning, Text, ToolCall, ToolCallArguments
 from octavo.server.http.reading import read_json
 
 Event = Mapping[str, object]  # described by answer.MessageEvent
+SIGNATURE = "unsigned"  # Anthropic signs what its models have thought. Clients send the signature back, unread.
 
 
 class TextContent(TypedDict):
     type: Literal["text"]
     text: str
+
+
+class ThinkingContent(TypedDict):
+    type: Literal["thinking"]
+    thinking: str
+    signature: str
 
 
 class ToolUseContent(TypedDict):
@@ -24,7 +31,7 @@ class ToolUseContent(TypedDict):
     input: dict[str, Any]
 
 
-ContentBlock = TextContent | ToolUseContent
+ContentBlock = TextContent | ThinkingContent | ToolUseContent
 
 
 class TextDelta(TypedDict):
@@ -32,9 +39,22 @@ class TextDelta(TypedDict):
     text: str
 
 
+class ThinkingDelta(TypedDict):
+    type: Literal["thinking_delta"]
+    thinking: str
+
+
+class SignatureDelta(TypedDict):
+    type: Literal["signature_delta"]
+    signature: str
+
+
 class InputDelta(TypedDict):
     type: Literal["input_json_delta"]
     partial_json: str
+
+
+BlockDelta = TextDelta | ThinkingDelta | SignatureDelta | InputDelta
 
 
 class Content:
@@ -61,22 +81,41 @@ class Content:
                     if index == 0:
                         yield {"type": "ping"}
                 case Extended(index, part):
-                    yield {"type": "content_block_delta", "index": index, "delta": _delta(part)}
+                    yield _extended(index, _delta(part))
                 case Closed(index, item):
+                    if isinstance(item, Reasoning):
+                        yield _extended(index, {"type": "signature_delta", "signature": SIGNATURE})
                     yield {"type": "content_block_stop", "index": index}
-                    self.blocks.append(_block(item))
+                    self.blocks.append(_signed(_block(item)))
+
+
+def _extended(index: int, delta: BlockDelta) -> Event:
+    return {"type": "content_block_delta", "index": index, "delta": delta}
 
 
 def _block(item: Item) -> ContentBlock:
-    if isinstance(item, Text):
-        return {"type": "text", "text": item.text}
-    return {"type": "tool_use", "id": item.id, "name": item.name, "input": _object(item.arguments)}
+    match item:
+        case Text(text):
+            return {"type": "text", "text": text}
+        case Reasoning(text):
+            return {"type": "thinking", "thinking": text, "signature": ""}
+        case ToolCall(id, name, arguments):
+            return {"type": "tool_use", "id": id, "name": name, "input": _object(arguments)}
 
 
-def _delta(part: Text | ToolCallArguments) -> TextDelta | InputDelta:
-    if isinstance(part, Text):
-        return {"type": "text_delta", "text": part.text}
-    return {"type": "input_json_delta", "partial_json": part.fragment}
+def _signed(block: ContentBlock) -> ContentBlock:
+    """Returns a whole block; the signature of what the model has thought comes last."""
+    return {**block, "signature": SIGNATURE} if block["type"] == "thinking" else block
+
+
+def _delta(part: Text | Reasoning | ToolCallArguments) -> BlockDelta:
+    match part:
+        case Text(text):
+            return {"type": "text_delta", "text": text}
+        case Reasoning(text):
+            return {"type": "thinking_delta", "thinking": text}
+        case ToolCallArguments(_, fragment):
+            return {"type": "input_json_delta", "partial_json": fragment}
 
 
 def _object(text: str) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
-from octavo.server.conversation.request import ChatRequest
+from octavo.server.conversation.request import ChatRequest, Thinking
 from octavo.server.conversation.translation import TranslatedRequest, declared
 from octavo.server.generation.structured import refuse_unknown
 from octavo.server.http.errors import FieldName, InvalidRequest, missing_parameter
@@ -22,6 +22,7 @@ NAMES = {
     "stop": "stop_sequences",
     "response_format": "output_config.format",
     "reasoning_effort": "output_config.effort",
+    "thinking": "thinking",
     "user": "metadata.user_id",
 }
 UNSUPPORTED = ("container", "mcp_servers")  # these would run on Anthropic's side
@@ -49,15 +50,18 @@ def _none_if_empty(value: Any) -> Any:
 
 
 class Block(Object):
-    """Is text, a call that the model made, or the result of a call. What another model has thought is passed over.
+    """Is text, a call that the model made, the result of a call, or what the model has thought.
 
-    Text needs text; a call needs id and name; a result needs tool_use_id.
+    Text needs text; a call needs id and name; a result needs tool_use_id. What another model's owner has redacted is
+    passed over.
     """
 
     type: Literal["text", "tool_use", "tool_result", "thinking", "redacted_thinking"]
     """Says what the block is."""
     text: str | None = None
     """Holds the text of a text block."""
+    thinking: str | None = None
+    """Holds what the model has thought. The chat template decides whether the model sees it again."""
     id: str | None = None
     """Identifies a call; its result refers to this."""
     name: str | None = None
@@ -137,19 +141,12 @@ class OutputConfig(Object):
     format: Format | None = None
     """Says what the answer's text must be. The default is any text."""
     effort: str | None = None
-    """Changes nothing: this model has no degrees of effort."""
-
-
-class Thinking(Object):
-    type: Literal["enabled", "disabled", "adaptive", "between_tools"]
-    """Changes nothing: this model does not think before it answers."""
-    budget_tokens: int | None = None
-    """Changes nothing."""
+    """Says how long the model thinks, if its template knows degrees of effort."""
 
 
 class Edit(Object):
     type: Literal["clear_thinking_20251015"]
-    """Removes what the model has thought. Nothing is left to remove: this server never shows it to the model."""
+    """Asks for what the model has thought to be left out. The chat template decides what the model sees of it."""
 
 
 class ContextManagement(Object):
@@ -180,7 +177,7 @@ class CountRequest(TranslatedRequest):
     tool_choice: ToolChoice | None = None
     """Says whether the model must call a tool, and which. The default leaves that to the model."""
     thinking: Thinking | None = None
-    """Changes nothing: this model does not think before it answers."""
+    """Asks the model to think before it answers or not to, if its template lets it choose."""
     context_management: ContextManagement | None = None
     """Is only accepted where it changes nothing."""
     output_config: OutputConfig | None = None
@@ -234,6 +231,7 @@ class CountRequest(TranslatedRequest):
             "parallel_tool_calls": False if choice is not None and choice.disable_parallel_tool_use else None,
             "response_format": None if format is None else format.chat(),
             "reasoning_effort": config.effort,
+            "thinking": None if self.thinking is None else declared(self.thinking),
         }
 
     def _system(self) -> Iterator[dict[str, Any]]:
@@ -274,7 +272,9 @@ def _turns(message: Message) -> Iterator[dict[str, Any]]:
     if message.role != "user":
         calls = [_call(block) for block in message.content if block.type == "tool_use"]
         content = _text(texts) if texts or not calls else None
-        yield {"role": message.role, "content": content} | ({"tool_calls": calls} if calls else {})
+        thought = "\n\n".join(block.thinking for block in message.content if block.thinking)
+        more = {"tool_calls": calls, "reasoning_content": thought}
+        yield {"role": message.role, "content": content} | {key: value for key, value in more.items() if value}
         return
     for block in message.content:
         if block.type == "tool_result":

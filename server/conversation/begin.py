@@ -1,17 +1,16 @@
 """Turns a chat request into an admitted job. Every endpoint that answers conversations does it."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 
 from starlette.requests import Request as HttpRequest
 
 from octavo.engine.api import Ready, SamplingParams
 from octavo.server.conversation.call_grammar import CallGrammar, call_grammar
-from octavo.server.conversation.calls import CallParser, format_of, new_id
+from octavo.server.conversation.calls import format_of
 from octavo.server.conversation.messages import turns_of
-from octavo.server.conversation.parameter_types import Schema
-from octavo.server.conversation.parts import AnswerParser, PartParser, PlainText
+from octavo.server.conversation.parts import AnswerParser, PartParser
+from octavo.server.conversation.reading import Reading
 from octavo.server.conversation.request import ChatRequest
 from octavo.server.conversation.tools import ToolUse
 from octavo.server.generation.admission import Task, admit, check_before_encoding
@@ -20,11 +19,12 @@ from octavo.server.generation.sampling import encodable, kept, output_limit, sam
 from octavo.server.generation.service import Service
 from octavo.server.generation.texts import Elsewhere, Texts
 from octavo.server.http.errors import InvalidRequest
-from octavo.server.text.call_formats import CallFormat
+from octavo.server.text import harmony
 from octavo.server.text.length import exceeds_by_bytes
+from octavo.server.text.reasoning_tags import ReasoningTags
 from octavo.server.text.template import ChatTemplate, Rendering
 from octavo.server.text.template_process import ClientTemplate
-from octavo.server.text.traced import plain
+from octavo.server.text.traced import Traced, plain
 from octavo.server.text.turns import Turn
 
 Template = ChatTemplate | ClientTemplate
@@ -66,19 +66,22 @@ def rendered(texts: Texts, request: ChatRequest) -> str:
     The text is Traced unless the server is told to parse special tokens in conversations: when it is encoded, those in
     what the client sent stay text.
     """
-    return _rendered(texts, _template(texts, request), request, turns_of(request.messages))
+    return _told(texts, _rendered(_template(texts, request), request, turns_of(request.messages)))
 
 
-def _rendered(texts: Texts, template: Template, request: ChatRequest, turns: Sequence[Turn]) -> str:
+def _told(texts: Texts, text: Traced) -> str:
+    return plain(text) if texts.config.parse_special_tokens else text
+
+
+def _rendered(template: Template, request: ChatRequest, turns: Sequence[Turn]) -> Traced:
     use = request.tool_use()
     rendering = Rendering(
         tools=[] if use is None else [tool.described() for tool in use.described],
         add_generation_prompt=request.add_generation_prompt is not False,
         continue_final=request.continue_final_message is True,
-        variables=request.chat_template_kwargs or {},
+        variables=request.template_variables(harmony.EFFORTS if format_of(template).harmony else {}),
     )
-    text = template.render(turns, rendering)
-    return plain(text) if texts.config.parse_special_tokens else text
+    return template.render(turns, rendering)
 
 
 def _template(texts: Texts, request: ChatRequest) -> Template:
@@ -121,14 +124,28 @@ def _task(texts: Texts, request: ChatRequest, ready: Ready) -> tuple[Task, Calla
     template, use, turns = _template(texts, request), request.tool_use(), turns_of(request.messages)
     if request.truncate_prompt_tokens is None and isinstance(template, ChatTemplate):
         _check_length(texts, template, turns, ready.max_model_len)
-    prompt = _prompt(texts, request, _rendered(texts, template, request, turns), ready)
+    text = _rendered(template, request, turns)
+    prompt = _prompt(texts, request, _told(texts, text), ready)
     task = Task(prompt, _params(request, ready, len(prompt)))
-    if use is None:
-        return task, PlainText
-    format = format_of(template)
-    markers = texts.tokenizer.added_ids(format.tokens())
-    grammar = call_grammar(request, use, format, markers)
-    return _with_calls(task, frozenset(markers.values()), grammar), _call_parser(template, format, use)
+    reading = _reading(template, request, use, text)
+    markers = texts.tokenizer.added_ids(reading.markers())
+    grammar = None if use is None else call_grammar(request, use, reading.format, markers)
+    return _with_calls(task, frozenset(markers.values()), grammar), reading.parser
+
+
+def _reading(template: Template, request: ChatRequest, use: ToolUse | None, prompt: Traced) -> Reading:
+    known, format = template.capabilities, format_of(template)
+    tags = None if format.harmony else known.reasoning
+    begun = tags is not None and (tags.opened_by(prompt) or _continues_reasoning(request, tags))
+    tools = None if use is None else {tool.name: tool.schema_of_arguments for tool in use.callable}
+    parallel = use is not None and use.parallel
+    header = harmony.begun_by(prompt) if format.harmony else ""
+    return Reading(format, tools, known.short_ids_only, parallel, tags, begun, header)
+
+
+def _continues_reasoning(request: ChatRequest, tags: ReasoningTags) -> bool:
+    """Returns whether the beginning of the answer, which the client gave, ends within reasoning."""
+    return request.continue_final_message is True and tags.open_in(request.messages[-1].turn()["content"])
 
 
 def _check_length(texts: Texts, template: ChatTemplate, turns: Sequence[Turn], max_model_len: int) -> None:
@@ -160,16 +177,6 @@ def _with_calls(task: Task, markers: frozenset[int], grammar: CallGrammar | None
         return replace(task, shown=markers)
     params = replace(task.params, grammar=grammar.answer.grammar)
     return replace(task, params=params, shown=markers, constraints=(*grammar.schemas, grammar.answer))
-
-
-def _call_parser(template: Template, format: CallFormat, use: ToolUse) -> Callable[[], PartParser]:
-    """Returns what makes a parser for each choice. It is made of plain data, so that it can be sent to a process."""
-    schemas = {tool.name: tool.schema_of_arguments for tool in use.callable}
-    return partial(_new_parser, format, schemas, template.capabilities.short_ids_only, use.parallel)
-
-
-def _new_parser(format: CallFormat, schemas: Mapping[str, Schema], short_ids: bool, parallel: bool) -> PartParser:
-    return CallParser(format, schemas, new_id(short_ids), parallel)
 
 
 def _params(request: ChatRequest, ready: Ready, prompt_tokens: int) -> SamplingParams:

@@ -6,7 +6,7 @@ import string
 from collections.abc import Callable, Mapping
 
 from octavo.server.conversation.parameter_types import Schema
-from octavo.server.conversation.parts import Part, Text, ToolCallArguments, ToolCallStart
+from octavo.server.conversation.parts import Part, Reasoning, Stage, Text, ToolCallArguments, ToolCallStart
 from octavo.server.conversation.tagged_calls import FUNCTION_HEAD, TaggedArguments, may_begin_function
 from octavo.server.conversation.written_calls import (
     BARE,
@@ -20,6 +20,7 @@ from octavo.server.conversation.written_calls import (
     whole_call,
 )
 from octavo.server.text.call_formats import CALL, END_OF_CALL, FUNCTION, JSON, PYTHON_TAG, CallFormat
+from octavo.server.text.overlap import overlap
 from octavo.server.text.template import ChatTemplate
 from octavo.server.text.template_process import ClientTemplate
 
@@ -56,6 +57,8 @@ class CallParser:
     The plain format is read beside that of the template, since models fall back to it. Where calls have no marker, an
     object that turns out to be none is text to its end (_skip). Models that write calls as tags may forget the marker.
     """
+
+    stage: Stage = "answer"
 
     def __init__(
         self, format: CallFormat, tools: Mapping[str, Schema], new_id: Callable[[], str], parallel: bool = True
@@ -104,7 +107,7 @@ class CallParser:
         return [Text(left)] if left else []
 
     def _is_wanted(self, part: Part) -> bool:
-        return isinstance(part, Text) or self._most is None or part.index < self._most
+        return isinstance(part, Text | Reasoning) or self._most is None or part.index < self._most
 
     def _text(self) -> list[Part] | None:
         """Passes on text up to a marker, without the space before it; holds back what may become a marker."""
@@ -124,7 +127,7 @@ class CallParser:
     def _may_open(self) -> int:
         """Returns the number of characters at the end of the held text that may begin a marker or a call."""
         bare = MAY_BE_BARE.search(self._held) if self._unmarked else None
-        return max(len(bare[0]) if bare else 0, *(_overlap(self._held, marker) for marker in self._ends))
+        return max(len(bare[0]) if bare else 0, *(overlap(self._held, marker) for marker in self._ends))
 
     def _begin(self) -> None:
         self._state, self._seen, self._brackets = self._head, 0, Brackets()
@@ -294,9 +297,3 @@ class CallParser:
         stripped = self._held.lstrip()
         self._consumed += self._held[: len(self._held) - len(stripped)]
         self._held = stripped
-
-
-def _overlap(text: str, marker: str) -> int:
-    """Returns the number of characters at the end of text that may begin the marker."""
-    longest = min(len(text), len(marker) - 1)
-    return next((length for length in range(longest, 0, -1) if text.endswith(marker[:length])), 0)

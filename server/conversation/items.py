@@ -1,19 +1,19 @@
-"""Items are how an answer is told in APIs that have no chat message: stretches of text and calls, one after the other.
+"""Items are how an answer is told in APIs that have no chat message: reasoning, text and calls, one after the other.
 
     parts      Text "It is"    Text " 5."    ToolCallStart           ToolCallArguments    the end
     changes    Opened 0        Extended 0    Closed 0, Opened 1      Extended 1           Closed 1
                Extended 0
 
-One item is open at a time: a call closes the text before it, and text or another call closes that call. Each API says
-how it words a change; what the changes are is decided here.
+One item is open at a time: a call closes the text before it, and text or another call closes that call, as text closes
+reasoning. Each API says how it words a change; what the changes are is decided here.
 """
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from octavo.server.conversation.parts import Part, Text, ToolCall, ToolCallArguments, ToolCallStart
+from octavo.server.conversation.parts import Part, Reasoning, Text, ToolCall, ToolCallArguments, ToolCallStart
 
-Item = Text | ToolCall
+Item = Text | Reasoning | ToolCall
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,10 +26,10 @@ class Opened:
 
 @dataclass(frozen=True, slots=True)
 class Extended:
-    """The open item grows: text by text, a call by arguments."""
+    """The open item grows: text and reasoning by more of it, a call by arguments."""
 
     index: int
-    part: Text | ToolCallArguments
+    part: Text | Reasoning | ToolCallArguments
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +54,9 @@ class ItemAssembler:
     def feed(self, part: Part) -> Sequence[Change]:
         """Returns the changes that the part makes. Arguments without an open call make none."""
         match part:
-            case Text(text):
-                begun = () if isinstance(self._open, Text) else self.open(Text(""))
+            case Text(text) | Reasoning(text):
+                kind = type(part)
+                begun = () if isinstance(self._open, kind) else self.open(kind(""))
                 return (*begun, self._extend(part, text))
             case ToolCallStart(_, id, name):
                 return self.open(ToolCall(id, name, ""))
@@ -77,10 +78,10 @@ class ItemAssembler:
         self._open = None
         return (closed,)
 
-    def _extend(self, part: Text | ToolCallArguments, fragment: str) -> Extended:
+    def _extend(self, part: Text | Reasoning | ToolCallArguments, fragment: str) -> Extended:
         self._fragments.append(fragment)
         return Extended(self.opened - 1, part)
 
 
 def _whole(item: Item, content: str) -> Item:
-    return Text(content) if isinstance(item, Text) else replace(item, arguments=content)
+    return replace(item, arguments=content) if isinstance(item, ToolCall) else replace(item, text=content)

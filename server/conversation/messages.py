@@ -74,6 +74,13 @@ class Message(Object):
     """Names one of several participants, for models whose template shows names."""
     refusal: str | None = None
     """Holds what the assistant said instead of an answer."""
+    reasoning_content: str | None = None
+    """Holds what the assistant wrote for itself before it answered. The template decides whether the model sees it.
+
+    This is an extension.
+    """
+    reasoning: str | None = None
+    """Is another name of reasoning_content. This is an extension."""
     tool_calls: list[CallOfTool] | None = None
     """Lists the calls that the assistant made."""
     tool_call_id: str | None = None
@@ -90,6 +97,9 @@ class Message(Object):
                 raise InvalidRequest(template, f"{where}.{name}", UNSUPPORTED, name=name, advice=advice)
         if self.role != "assistant" and self.tool_calls:
             raise InvalidRequest("Only the role 'assistant' has 'tool_calls'.", f"{where}.tool_calls")
+        if self.role != "assistant" and (self.reasoning_content or self.reasoning):
+            field = "reasoning_content" if self.reasoning_content else "reasoning"
+            raise InvalidRequest("Only the role 'assistant' has reasoning.", f"{where}.{field}")
         if self.role != "assistant" and any(isinstance(part, RefusalPart) for part in self._parts()):
             raise InvalidRequest("Only the role 'assistant' has parts of type 'refusal'.", f"{where}.content")
         if self.role == "tool" and self.tool_call_id is None:
@@ -102,6 +112,8 @@ class Message(Object):
         turn: Turn = {"role": "system" if self.role == "developer" else self.role, "content": self._text()}
         if self.name:
             turn["name"] = self.name
+        if reasoning := self.reasoning_content or self.reasoning:
+            turn["reasoning_content"] = reasoning
         if self.tool_calls:
             turn["tool_calls"] = [call.turn() for call in self.tool_calls]
         if self.role == "tool" and self.tool_call_id is not None:

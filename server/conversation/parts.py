@@ -1,4 +1,4 @@
-"""Splits the text of an answer into parts: text, and calls of tools."""
+"""Splits the text of an answer into parts: reasoning, text, and calls of tools."""
 
 import json
 from collections.abc import Callable, Iterable, Sequence
@@ -9,11 +9,19 @@ from octavo.engine.api import FinishReason, TokenLogprobs
 from octavo.server.generation.choices import Delta
 
 Ended = FinishReason | Literal["tool_calls"]
+Stage = Literal["reasoning", "markup", "answer"]
 
 
 @dataclass(frozen=True, slots=True)
 class Text:
     """Is text of the assistant's message."""
+
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Reasoning:
+    """Is text that the model wrote for itself before it answered."""
 
     text: str
 
@@ -35,7 +43,7 @@ class ToolCallArguments:
     fragment: str
 
 
-Part = Text | ToolCallStart | ToolCallArguments
+Part = Text | Reasoning | ToolCallStart | ToolCallArguments
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,12 +61,16 @@ class ParsedDelta:
 
     index: int  # the choice's
     parts: tuple[Part, ...]
-    logprobs: tuple[tuple[int, TokenLogprobs], ...] = ()  # (token id, its log-probabilities)
+    logprobs: tuple[tuple[int, TokenLogprobs], ...] = ()  # (token id, its log-probabilities) of the answer
     finish_reason: Ended | None = None
 
     @property
     def text(self) -> str:
         return "".join(part.text for part in self.parts if isinstance(part, Text))
+
+    @property
+    def reasoning(self) -> str:
+        return "".join(part.text for part in self.parts if isinstance(part, Reasoning))
 
     @property
     def tool_calls(self) -> list[ToolCall]:
@@ -71,11 +83,25 @@ class ParsedDelta:
         return [ToolCall(start.id, start.name, "".join(fragments.get(start.index, ()))) for start in starts]
 
 
+def joined(deltas: Sequence[ParsedDelta]) -> ParsedDelta:
+    """Returns one delta that has the parts of several of one choice."""
+    return ParsedDelta(
+        deltas[-1].index,
+        tuple(part for delta in deltas for part in delta.parts),
+        tuple(entry for delta in deltas for entry in delta.logprobs),
+        deltas[-1].finish_reason,
+    )
+
+
 class PartParser(Protocol):
     """Finds the parts in the text of one choice, which comes cut in any way.
 
     It never raises: what is not a call is text. However the text is cut, the join of the parts is the same.
     """
+
+    @property
+    def stage(self) -> Stage:
+        """Returns what the text so far ends within; markup is what stands between reasoning and answers."""
 
     def push(self, text: str) -> Iterable[Part]:
         """Returns the parts that have become certain; holds back text that may yet begin a call."""
@@ -85,7 +111,9 @@ class PartParser(Protocol):
 
 
 class PlainText:
-    """Implements PartParser for answers without tools: all is text."""
+    """Implements PartParser for answers without reasoning and tools: all is text."""
+
+    stage: Stage = "answer"
 
     def push(self, text: str) -> Sequence[Part]:
         return (Text(text),) if text else ()
@@ -95,9 +123,14 @@ class PlainText:
 
 
 class ChoiceParser:
-    """Parses the deltas of one choice; log-probabilities go with the text that their tokens made."""
+    """Parses the deltas of one choice; log-probabilities go with the text that their tokens made.
+
+    A delta is reasoning if the text is within reasoning before or after it, so that the tags are reasoning, too. It is
+    the answer's if the text is within the answer before and after it.
+    """
 
     def __init__(self, parser: PartParser) -> None:
+        self.reasoning_tokens = 0
         self._parser = parser
         self._logprobs: list[tuple[int, TokenLogprobs]] = []  # belong to tokens whose text is held back
         self._called = False
@@ -105,11 +138,14 @@ class ChoiceParser:
 
     def feed(self, delta: Delta) -> ParsedDelta | None:
         """Returns None when there is nothing to show."""
+        stages = [self._parser.stage]
         parts = [*self._parser.push(delta.text)]
+        stages.append(self._parser.stage)
         if delta.finish_reason is not None:
             parts += self._parser.flush()
         self._note_calls(parts)
-        self._logprobs += delta.logprobs
+        self.reasoning_tokens += delta.tokens if "reasoning" in stages else 0
+        self._logprobs += delta.logprobs if stages == ["answer", "answer"] else ()
         if not parts and delta.finish_reason is None:
             return None
         logprobs, self._logprobs = tuple(self._logprobs), []
@@ -147,8 +183,18 @@ class AnswerParser:
         self._new_parser = new_parser
         self._choices: dict[int, ChoiceParser] = {}  # index of the choice -> its parser
 
+    @property
+    def reasoning_tokens(self) -> int:
+        """Returns how many tokens of all choices so far were reasoning."""
+        return sum(choice.reasoning_tokens for choice in self._choices.values())
+
+    def whole(self, deltas: Iterable[Delta]) -> ParsedDelta | None:
+        """Returns all deltas of a choice as one; None if there is nothing to show."""
+        found = [parsed for delta in deltas if (parsed := self.feed(delta)) is not None]
+        return joined(found) if found else None
+
     def feed(self, delta: Delta) -> ParsedDelta | None:
-        """Returns None when there is nothing to show. A whole choice, in one delta, gives one ParsedDelta."""
+        """Returns None when there is nothing to show."""
         if delta.index not in self._choices:
             self._choices[delta.index] = ChoiceParser(self._new_parser())
         return self._choices[delta.index].feed(delta)

@@ -1,6 +1,7 @@
 """Describes the body of a chat request, which every other API for conversations is translated into."""
 
-from typing import Any, ClassVar
+from collections.abc import Mapping
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -8,6 +9,14 @@ from octavo.server.conversation.messages import MAX_MESSAGES, Message
 from octavo.server.conversation.tools import MAX_TOOLS, Tool, ToolChoice, ToolUse, check_tools, tool_use
 from octavo.server.generation.request import MAX_LOGPROBS, GenerationRequest
 from octavo.server.http.errors import FieldName, InvalidRequest
+from octavo.server.http.fields import Object
+
+
+class Thinking(Object):
+    type: Literal["enabled", "disabled", "adaptive", "between_tools"]
+    """Asks the model to reason (enabled), not to reason (disabled), or leaves that to it."""
+    budget_tokens: int | None = None
+    """Changes nothing: reasoning counts towards the limit of the answer."""
 
 
 class ChatRequest(GenerationRequest):
@@ -41,7 +50,7 @@ class ChatRequest(GenerationRequest):
     This is an extension.
     """
     chat_template_kwargs: dict[str, Any] | None = None
-    """Sets further variables of the template. This is an extension."""
+    """Sets further variables of the template, such as `enable_thinking`. This is an extension."""
     tools: list[Tool] | None = Field(None, max_length=MAX_TOOLS)
     """Lists the functions that the model may call."""
     tool_choice: ToolChoice | None = None
@@ -50,7 +59,12 @@ class ChatRequest(GenerationRequest):
     Other values demand or forbid it.
     """
     reasoning_effort: str | None = None
-    """Changes nothing: this model does not reason before it answers."""
+    """Says how long the model reasons before it answers, if its template knows degrees: none, low, medium or high.
+
+    `none` asks it not to reason. A template that does not know this passes over it.
+    """
+    thinking: Thinking | None = None
+    """Asks the model to reason or not to, if its template lets it choose. This is an extension."""
     parallel_tool_calls: bool | None = None
     """Allows several calls in one answer. The default is true."""
 
@@ -69,6 +83,24 @@ class ChatRequest(GenerationRequest):
     def tool_use(self) -> ToolUse | None:
         """Returns what the model may do with tools, or None when it has none to call."""
         return tool_use(self.tools or [], self.tool_choice, self.parallel_tool_calls is not False)
+
+    def template_variables(self, efforts: Mapping[str, str]) -> dict[str, Any]:
+        """Returns the variables of the template; those that the client names count before all others.
+
+        `efforts` has, for degrees that the model does not know, those that it knows. The switch has one name in the
+        templates of Qwen, and another in those of DeepSeek and Granite.
+        """
+        asked = self.reasoning_effort
+        effort = {"reasoning_effort": efforts.get(asked, asked)} if asked else {}
+        reasons = self._reasons()
+        switch = {} if reasons is None else {"enable_thinking": reasons, "thinking": reasons}
+        return {**effort, **switch, **(self.chat_template_kwargs or {})}
+
+    def _reasons(self) -> bool | None:
+        """Returns whether the client asks for reasoning; None if it leaves that to the model."""
+        if self.thinking is not None and self.thinking.type in ("enabled", "disabled"):
+            return self.thinking.type == "enabled"
+        return self.reasoning_effort != "none" if self.reasoning_effort else None
 
     def _check_prefill(self) -> None:
         if self.add_generation_prompt:

@@ -18,6 +18,20 @@ class Delta:
     finish_reason: FinishReason | None = None
     echoed: tuple[tuple[int, TokenLogprobs | None], ...] = ()  # the same for an echoed prompt; None for its first token
     cut: str | None = None  # why the choice ends early, if it is for another reason than max_tokens and the context
+    tokens: int = 0  # how many came since the delta before
+
+
+def joined(deltas: Sequence[Delta]) -> Delta:
+    """Returns one delta that tells what several of one choice do."""
+    return Delta(
+        index=deltas[-1].index,
+        text="".join(delta.text for delta in deltas),
+        logprobs=tuple(entry for delta in deltas for entry in delta.logprobs),
+        finish_reason=deltas[-1].finish_reason,
+        echoed=tuple(entry for delta in deltas for entry in delta.echoed),
+        cut=deltas[-1].cut,
+        tokens=sum(delta.tokens for delta in deltas),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +59,7 @@ class Choice:
         self.cached_tokens = 0
         self.finish_reason: FinishReason | None = None
         self.cut: str | None = None  # as in Delta
+        self._told = 0  # how many of the tokens were in a delta
         self._tokenizer = tokenizer
         self._detokenizer = Detokenizer(tokenizer, request.prompt, display.shown)
         self._shown = display.shown
@@ -79,7 +94,8 @@ class Choice:
         if not text and not echoed and self.finish_reason is None:
             return None
         logprobs, self._logprobs = tuple(self._logprobs), []
-        return Delta(self.index, text, logprobs, self.finish_reason, echoed, self.cut)
+        tokens, self._told = self.completion_tokens - self._told, self.completion_tokens
+        return Delta(self.index, text, logprobs, self.finish_reason, echoed, self.cut, tokens)
 
     def _echoed(self) -> tuple[tuple[int, TokenLogprobs | None], ...]:
         first, *others = self.request.prompt

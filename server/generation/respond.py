@@ -35,8 +35,8 @@ class AnswerWriter(Protocol):
     def failed(self, error: ApiError, usage: Usage) -> Events:
         """Returns what follows instead when the answer fails."""
 
-    def whole(self, choices: Sequence[Delta], usage: Usage) -> Mapping[str, object]:
-        """Returns the response that is not streamed, from one complete delta per choice."""
+    def whole(self, choices: Sequence[Sequence[Delta]], usage: Usage) -> Mapping[str, object]:
+        """Returns the response that is not streamed, from all deltas of each choice."""
 
 
 class ChunkWriter(ABC):
@@ -107,19 +107,8 @@ async def _whole(job: Job, writer: AnswerWriter) -> bytes:
     return await asyncio.to_thread(lambda: encode_json(writer.whole(answer, usage)))
 
 
-async def _collect(job: Job) -> list[Delta]:
-    parts: dict[int, list[Delta]] = {choice.index: [] for choice in job.choices}
+async def _collect(job: Job) -> list[list[Delta]]:
+    deltas: dict[int, list[Delta]] = {choice.index: [] for choice in job.choices}
     async for delta in job.deltas():
-        parts[delta.index].append(delta)
-    return [_joined(deltas) for deltas in parts.values()]
-
-
-def _joined(deltas: Sequence[Delta]) -> Delta:
-    return Delta(
-        index=deltas[-1].index,
-        text="".join(delta.text for delta in deltas),
-        logprobs=tuple(entry for delta in deltas for entry in delta.logprobs),
-        finish_reason=deltas[-1].finish_reason,
-        echoed=tuple(entry for delta in deltas for entry in delta.echoed),
-        cut=deltas[-1].cut,
-    )
+        deltas[delta.index].append(delta)
+    return list(deltas.values())

@@ -10,6 +10,7 @@ from octavo.server.conversation.parts import (
     Ended,
     ParsedDelta,
     Part,
+    Reasoning,
     Text,
     ToolCallArguments,
     ToolCallStart,
@@ -36,6 +37,7 @@ class FunctionCall(TypedDict):
 class AssistantMessage(TypedDict):
     role: Literal["assistant"]
     content: str | None
+    reasoning_content: NotRequired[str]  # what the model wrote for itself first; an extension, as in DeepSeek's API
     refusal: None
     tool_calls: NotRequired[list[FunctionCall]]
 
@@ -48,13 +50,21 @@ class ChatChoice(TypedDict):
     cut_short: NotRequired[str]  # why the choice ends early; an extension
 
 
+class CompletionTokensDetails(TypedDict):
+    reasoning_tokens: int
+
+
+class ChatUsage(Usage):
+    completion_tokens_details: CompletionTokensDetails
+
+
 class ChatCompletion(TypedDict):
     id: str
     object: Literal["chat.completion"]
     created: int
     model: str
     choices: list[ChatChoice]
-    usage: Usage
+    usage: ChatUsage
     prompt_logprobs: NotRequired[PromptLogprobs]
 
 
@@ -75,6 +85,7 @@ class FunctionCallDelta(TypedDict):
 class MessageDelta(TypedDict, total=False):
     role: Literal["assistant"]
     content: str
+    reasoning_content: str
     tool_calls: list[FunctionCallDelta]
 
 
@@ -94,7 +105,7 @@ class ChatChunk(TypedDict):
     created: int
     model: str
     choices: list[ChunkChoice]
-    usage: NotRequired[Usage | None]
+    usage: NotRequired[ChatUsage | None]
 
 
 class ChatWriter(ChunkWriter):
@@ -115,7 +126,7 @@ class ChatWriter(ChunkWriter):
         parsed = self._parser.feed(delta)
         if parsed is None:
             return []
-        usage = self._job.usage()
+        usage = self._detailed(self._job.usage())
         deltas: list[MessageDelta] = [_delta(part) for part in parsed.parts]
         logprobs = self._logprobs(parsed)
         if not deltas and logprobs is not None and logprobs["content"]:  # those of a token without text
@@ -129,26 +140,32 @@ class ChatWriter(ChunkWriter):
                 choices[-1]["cut_short"] = cut
         return [*self._roles(usage), *(self._chunk(choice, usage) for choice in choices)]
 
-    def _roles(self, usage: Usage) -> list[ChatChunk]:
+    def _roles(self, usage: ChatUsage) -> list[ChatChunk]:
         """Returns the chunks that name the roles, once; they count no tokens of the answer."""
         if self._begun:
             return []
         self._begun = True
-        before: Usage = {**usage, "completion_tokens": 0, "total_tokens": usage["prompt_tokens"]}
+        before: ChatUsage = {
+            **usage,
+            "completion_tokens": 0,
+            "total_tokens": usage["prompt_tokens"],
+            "completion_tokens_details": {"reasoning_tokens": 0},
+        }
         indexes = range(len(self._job.choices))
         return [self._chunk(_choice(index, {"role": "assistant", "content": ""}), before) for index in indexes]
 
     def usage_chunk(self, usage: Usage) -> ChatChunk | None:
-        return {**self._frame([]), "usage": usage} if self._request.includes_usage else None
+        return {**self._frame([]), "usage": self._detailed(usage)} if self._request.includes_usage else None
 
-    def whole(self, choices: Sequence[Delta], usage: Usage) -> ChatCompletion:
+    def whole(self, choices: Sequence[Sequence[Delta]], usage: Usage) -> ChatCompletion:
+        answers = [parsed for deltas in choices if (parsed := self._parser.whole(deltas))]
         completion: ChatCompletion = {
             "id": self._job.id,
             "object": "chat.completion",
             "created": self._job.created,
             "model": self._request.model,
-            "choices": [self._whole_choice(parsed) for choice in choices if (parsed := self._parser.feed(choice))],
-            "usage": usage,
+            "choices": [self._whole_choice(parsed) for parsed in answers],
+            "usage": self._detailed(usage),
         }
         if (count := self._request.prompt_logprobs) is not None:
             first = self._job.choices[0]
@@ -167,7 +184,7 @@ class ChatWriter(ChunkWriter):
             choice["cut_short"] = cut
         return choice
 
-    def _chunk(self, choice: ChunkChoice, usage: Usage) -> ChatChunk:
+    def _chunk(self, choice: ChunkChoice, usage: ChatUsage) -> ChatChunk:
         chunk = self._frame([choice])
         if self._request.counts_usage or self._request.includes_usage:
             chunk["usage"] = usage if self._request.counts_usage else None
@@ -182,6 +199,10 @@ class ChatWriter(ChunkWriter):
             "choices": choices,
         }
 
+    def _detailed(self, usage: Usage) -> ChatUsage:
+        """Returns the usage with the number of tokens that were reasoning."""
+        return {**usage, "completion_tokens_details": {"reasoning_tokens": self._parser.reasoning_tokens}}
+
     def _logprobs(self, parsed: ParsedDelta) -> ChatLogprobs | None:
         return chat_logprobs(self._tokenizer, parsed.logprobs) if self._request.logprobs else None
 
@@ -194,6 +215,8 @@ def _delta(part: Part) -> MessageDelta:
     match part:
         case Text(text):
             return {"content": text}
+        case Reasoning(text):
+            return {"reasoning_content": text}
         case ToolCallStart(index, id, name):
             start: FunctionCallDelta = {
                 "index": index,
@@ -209,6 +232,8 @@ def _delta(part: Part) -> MessageDelta:
 def _message(parsed: ParsedDelta) -> AssistantMessage:
     """Returns the message; its content is null if there are only calls."""
     message: AssistantMessage = {"role": "assistant", "content": parsed.text, "refusal": None}
+    if reasoning := parsed.reasoning:
+        message["reasoning_content"] = reasoning
     if calls := parsed.tool_calls:
         message["content"] = parsed.text or None
         message["tool_calls"] = [

@@ -7,7 +7,7 @@ from typing import Literal, NotRequired
 from typing_extensions import TypedDict
 
 from octavo.engine.api import FinishReason
-from octavo.server.generation.choices import Delta
+from octavo.server.generation.choices import Delta, joined
 from octavo.server.generation.job import Job, Usage
 from octavo.server.generation.respond import ChunkWriter
 from octavo.server.openai.completions_request import CompletionRequest
@@ -70,8 +70,8 @@ class CompletionWriter(ChunkWriter):
     def usage_chunk(self, usage: Usage) -> Completion | None:
         return {**self._completion([]), "usage": usage} if self._request.includes_usage else None
 
-    def whole(self, choices: Sequence[Delta], usage: Usage) -> Completion:
-        answers = [self._choice(choice) for choice in self._best(choices)]
+    def whole(self, choices: Sequence[Sequence[Delta]], usage: Usage) -> Completion:
+        answers = [self._choice(choice) for choice in self._best([joined(deltas) for deltas in choices])]
         if (count := self._request.prompt_logprobs) is not None:
             n = self._request.n or 1
             for position, answer in enumerate(answers):

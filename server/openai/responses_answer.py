@@ -8,13 +8,13 @@ from typing import Any, Literal, NotRequired
 from typing_extensions import TypedDict
 
 from octavo.engine.api import FinishReason
-from octavo.server.conversation.parts import AnswerParser, Ended
+from octavo.server.conversation.parts import AnswerParser, Ended, ParsedDelta
 from octavo.server.conversation.translation import declared
 from octavo.server.generation.choices import Delta
 from octavo.server.generation.job import Job, Usage
 from octavo.server.generation.respond import Events
 from octavo.server.http.errors import ApiError
-from octavo.server.openai.responses_output import Event, OutputItem, OutputItems, OutputText, TextToken
+from octavo.server.openai.responses_output import Event, OutputItem, OutputItems, OutputText, ReasoningText, TextToken
 from octavo.server.openai.responses_request import ResponsesRequest
 from octavo.server.text.tokenizer import Tokenizer
 
@@ -85,6 +85,8 @@ class ResponseEvent(TypedDict):
         "response.content_part.added",
         "response.output_text.delta",
         "response.output_text.done",
+        "response.reasoning_text.delta",
+        "response.reasoning_text.done",
         "response.content_part.done",
         "response.function_call_arguments.delta",
         "response.function_call_arguments.done",
@@ -99,7 +101,7 @@ class ResponseEvent(TypedDict):
     item: NotRequired[OutputItem]
     item_id: NotRequired[str]
     content_index: NotRequired[int]
-    part: NotRequired[OutputText]
+    part: NotRequired[OutputText | ReasoningText]
     delta: NotRequired[str]
     text: NotRequired[str]
     arguments: NotRequired[str]
@@ -125,7 +127,9 @@ class ResponseWriter:
         return self._numbered({"type": type, "response": begun} for type in types)
 
     def chunks(self, delta: Delta) -> Events:
-        parsed = self._parser.feed(delta)
+        return self._told(self._parser.feed(delta))
+
+    def _told(self, parsed: ParsedDelta | None) -> Events:
         if parsed is None:
             return ()
         self._ended = parsed.finish_reason
@@ -142,9 +146,9 @@ class ResponseWriter:
         response["error"] = {"code": "server_error", "message": error.message}
         return self._numbered([{"type": "response.failed", "response": response}])
 
-    def whole(self, choices: Sequence[Delta], usage: Usage) -> ResponseObject:
-        for choice in choices:
-            self.chunks(choice)
+    def whole(self, choices: Sequence[Sequence[Delta]], usage: Usage) -> ResponseObject:
+        for deltas in choices:
+            self._told(self._parser.whole(deltas))
         self.closing(usage)
         return self._response("incomplete" if self._is_cut else "completed", usage)
 
@@ -180,7 +184,7 @@ class ResponseWriter:
             "top_logprobs": request.top_logprobs or 0,
             "top_p": params.top_p,
             "truncation": "disabled",
-            "usage": None if usage is None else _usage(usage),
+            "usage": None if usage is None else _usage(usage, self._parser.reasoning_tokens),
         }
 
 
@@ -194,7 +198,7 @@ def _tool_choice(request: ResponsesRequest) -> Any:
     return choice or "auto" if choice is None or isinstance(choice, str) else declared(choice)
 
 
-def _usage(usage: Usage) -> ResponseUsage:
+def _usage(usage: Usage, reasoning_tokens: int) -> ResponseUsage:
     return {
         "input_tokens": usage["prompt_tokens"],
         "input_tokens_details": {
@@ -202,6 +206,6 @@ def _usage(usage: Usage) -> ResponseUsage:
             "cache_write_tokens": 0,  # nothing is charged for
         },
         "output_tokens": usage["completion_tokens"],
-        "output_tokens_details": {"reasoning_tokens": 0},
+        "output_tokens_details": {"reasoning_tokens": reasoning_tokens},
         "total_tokens": usage["total_tokens"],
     }

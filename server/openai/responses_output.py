@@ -6,7 +6,7 @@ from typing import Literal
 from typing_extensions import TypedDict
 
 from octavo.server.conversation.items import Change, Closed, Extended, ItemAssembler, Opened
-from octavo.server.conversation.parts import ParsedDelta, Text, ToolCall, ToolCallArguments
+from octavo.server.conversation.parts import ParsedDelta, Reasoning, Text, ToolCall, ToolCallArguments
 from octavo.server.openai.logprobs import ChatTokenLogprob, chat_logprobs
 from octavo.server.text.tokenizer import Tokenizer
 
@@ -29,6 +29,19 @@ class OutputMessage(TypedDict):
     content: list[OutputText]
 
 
+class ReasoningText(TypedDict):
+    type: Literal["reasoning_text"]
+    text: str
+
+
+class ReasoningItem(TypedDict):
+    type: Literal["reasoning"]
+    id: str
+    summary: list[str]  # always empty: all of the reasoning is told
+    content: list[ReasoningText]
+    status: ItemStatus
+
+
 class FunctionCallItem(TypedDict):
     type: Literal["function_call"]
     id: str
@@ -49,13 +62,14 @@ class TextToken(TopToken):
     top_logprobs: list[TopToken]
 
 
-OutputItem = OutputMessage | FunctionCallItem
+OutputItem = OutputMessage | ReasoningItem | FunctionCallItem
 
 
 class OutputItems:
     """Turns the items of an answer into output items, and their changes into events.
 
-    text "It is"    item.added part.added text.delta
+    reasoning       item.added part.added reasoning_text.delta
+    text "It is"    reasoning_text.done part.done item.done, item.added part.added text.delta
     text " 5."      text.delta
     a call begins   text.done part.done item.done, item.added
     its arguments   arguments.delta ...
@@ -96,12 +110,17 @@ class OutputItems:
                 self._logprobs = []
                 yield _item("added", index, self._message(index, "in_progress", []))
                 yield self._within_text(index, "content_part.added", part=self._part(""))
+            case Opened(index, Reasoning()):
+                yield _item("added", index, self._reasoning(index, "in_progress", []))
+                yield self._within_reasoning(index, "content_part.added", part=_thought(""))
             case Opened(index, ToolCall() as call):
                 yield _item("added", index, self._call(index, "in_progress", call))
             case Extended(index, Text(text)):
                 self._logprobs.extend(logprobs)
                 told = [_without_bytes(token) for token in logprobs]
                 yield self._within_text(index, "output_text.delta", delta=text, logprobs=told)
+            case Extended(index, Reasoning(text)):
+                yield self._within_reasoning(index, "reasoning_text.delta", delta=text)
             case Extended(index, ToolCallArguments(_, fragment)):
                 yield self._within_call(index, "function_call_arguments.delta", delta=fragment)
             case Closed(index, Text(text)):
@@ -109,6 +128,10 @@ class OutputItems:
                 yield self._within_text(index, "output_text.done", text=text, logprobs=told)
                 yield self._within_text(index, "content_part.done", part=part)
                 yield self._done(index, self._message(index, status, [part]))
+            case Closed(index, Reasoning(text)):
+                yield self._within_reasoning(index, "reasoning_text.done", text=text)
+                yield self._within_reasoning(index, "content_part.done", part=_thought(text))
+                yield self._done(index, self._reasoning(index, status, [_thought(text)]))
             case Closed(index, ToolCall() as call):
                 yield self._within_call(index, "function_call_arguments.done", arguments=call.arguments)
                 yield self._done(index, self._call(index, status, call))
@@ -130,6 +153,10 @@ class OutputItems:
             "content": content,
         }
 
+    def _reasoning(self, index: int, status: ItemStatus, content: list[ReasoningText]) -> ReasoningItem:
+        """Returns the reasoning. Its one part is in its content once it is whole, as that of a message."""
+        return {"type": "reasoning", "id": self._id("rs", index), "summary": [], "content": content, "status": status}
+
     def _call(self, index: int, status: ItemStatus, call: ToolCall) -> FunctionCallItem:
         return {
             "type": "function_call",
@@ -147,8 +174,16 @@ class OutputItems:
         place = {"output_index": index, "item_id": self._id("msg", index), "content_index": 0}
         return {"type": f"response.{type}", **place, **fields}
 
+    def _within_reasoning(self, index: int, type: str, **fields: object) -> Event:
+        place = {"output_index": index, "item_id": self._id("rs", index), "content_index": 0}
+        return {"type": f"response.{type}", **place, **fields}
+
     def _within_call(self, index: int, type: str, **fields: object) -> Event:
         return {"type": f"response.{type}", "output_index": index, "item_id": self._id("fc", index), **fields}
+
+
+def _thought(text: str) -> ReasoningText:
+    return {"type": "reasoning_text", "text": text}
 
 
 def _item(change: Literal["added", "done"], index: int, item: OutputItem) -> Event:

@@ -31,7 +31,6 @@ REQUIRED = {
     "function_call_output": ("call_id", "output"),
     "reasoning": (),
 }
-REASONING = {"type": "reasoning"}  # what is left of such an item
 
 
 class InputText(Object):
@@ -48,16 +47,28 @@ def _as_parts(content: Any) -> Any:
 def _as_items(given: Any) -> Any:
     if not isinstance(given, list):
         return [{"role": "user", "content": given}] if isinstance(given, str) else given
-    return [REASONING if isinstance(item, dict) and item.get("type") == "reasoning" else item for item in given]
+    return [
+        _as_reasoning(item) if isinstance(item, dict) and item.get("type") == "reasoning" else item for item in given
+    ]
+
+
+def _as_reasoning(item: dict[str, Any]) -> dict[str, Any]:
+    """Returns what can be read of a reasoning item, which may be another model's: its text, or else its summary."""
+    for parts in (item.get("content"), item.get("summary")):
+        texts = [part.get("text") for part in parts if isinstance(part, dict)] if isinstance(parts, list) else []
+        if text := "\n\n".join(text for text in texts if isinstance(text, str)):
+            return {"type": "reasoning", "content": text}
+    return {"type": "reasoning"}
 
 
 Parts = Annotated[list[InputText], BeforeValidator(_as_parts, json_schema_input_type=str | list[InputText])]
 
 
 class Item(Object):
-    """Is a message, a call that the model made, or the call's output. Other models' reasoning is passed over.
+    """Is a message, a call that the model made, the call's output, or the reasoning before a message or a call.
 
-    A message needs role and content; a call needs call_id and name; an output needs call_id and output.
+    A message needs role and content; a call needs call_id and name; an output needs call_id and output. Reasoning that
+    another model's owner has encrypted is passed over.
     """
 
     type: Literal["message", "function_call", "function_call_output", "reasoning"] = "message"
@@ -65,7 +76,7 @@ class Item(Object):
     role: Literal["user", "assistant", "system", "developer"] | None = None
     """Says who speaks in a message; `developer` is the newer name of `system`."""
     content: Parts | None = None
-    """Holds what is said in a message, as a string or text parts."""
+    """Holds what is said in a message or in reasoning, as a string or text parts."""
     call_id: str | None = None
     """Identifies a call; the call's output has the same id."""
     name: str | None = None
@@ -174,7 +185,7 @@ class TextConfig(Object):
 
 class Reasoning(Object):
     effort: str | None = None
-    """Changes nothing: this model does not reason before it answers."""
+    """Says how long the model reasons, if its template knows degrees: none, low, medium or high."""
 
 
 class ResponsesRequest(TranslatedRequest):
@@ -203,7 +214,7 @@ class ResponsesRequest(TranslatedRequest):
     top_logprobs: int | None = Field(None, ge=0, le=MAX_LOGPROBS)
     """Asks for so many of the likeliest tokens in each place, with the log-probabilities."""
     reasoning: Reasoning | None = None
-    """Changes nothing: this model does not reason before it answers."""
+    """Says whether and how long the model reasons before it answers."""
     truncation: Literal["disabled"] | None = None
     """Is always `disabled`: an input that does not fit is an error, and nothing is left out of it."""
     metadata: Annotated[dict[str, str], Field(max_length=16)] | None = None
@@ -252,20 +263,35 @@ class ResponsesRequest(TranslatedRequest):
 
 
 def _messages(items: Sequence[Item]) -> list[dict[str, Any]]:
-    """Returns the chat's messages. Calls join the assistant's message that they follow: templates want one turn."""
+    """Returns the chat's messages.
+
+    Calls join the assistant's message that they follow, and reasoning what it leads to: templates want one turn.
+    """
     messages: list[dict[str, Any]] = []
+    thoughts: list[str] = []  # that lead to what comes next
     for item in items:
-        if item.type == "function_call":
-            if not messages or messages[-1]["role"] != "assistant":
-                messages.append({"role": "assistant", "content": None})
-            function = {"name": item.name, "arguments": item.arguments}
-            call = {"id": item.call_id, "type": "function", "function": function}
-            messages[-1].setdefault("tool_calls", []).append(call)
-        elif item.type == "function_call_output":
-            messages.append({"role": "tool", "tool_call_id": item.call_id, "content": _text(item.output)})
-        elif item.type == "message":
-            messages.append({"role": item.role, "content": _text(item.content)})
+        match item.type:
+            case "reasoning":
+                thoughts.append(_text(item.content))
+                continue
+            case "function_call":
+                if not messages or messages[-1]["role"] != "assistant":
+                    messages.append({"role": "assistant", "content": None})
+                messages[-1].setdefault("tool_calls", []).append(_call(item))
+            case "function_call_output":
+                messages.append({"role": "tool", "tool_call_id": item.call_id, "content": _text(item.output)})
+            case "message":
+                messages.append({"role": item.role, "content": _text(item.content)})
+        if any(thoughts) and messages[-1]["role"] == "assistant":
+            before = messages[-1].get("reasoning_content", "")
+            messages[-1]["reasoning_content"] = "\n\n".join(filter(None, [before, *thoughts]))
+        thoughts = []
     return messages
+
+
+def _call(item: Item) -> dict[str, Any]:
+    function = {"name": item.name, "arguments": item.arguments}
+    return {"id": item.call_id, "type": "function", "function": function}
 
 
 def _text(parts: Sequence[InputText] | None) -> str:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from octavo.server.text import harmony
+
 CALL, END_OF_CALL = "<tool_call>", "</tool_call>"  # ChatML models write calls between these tags
 PYTHON_TAG = "<|python_tag|>"  # Llama's models write it before some calls
 FUNCTION, END_OF_FUNCTION = "<function=", "</function>"  # Qwen3-Coder: <function=NAME> has parameters in it
@@ -29,10 +31,13 @@ class CallFormat:
     end: str = ""  # the marker after a call; empty: there is none
     named: bool = False  # the model writes name[ARGS]{...}
     tagged: bool = False  # the model writes <function=NAME><parameter=KEY>...
+    harmony: bool = False  # the model writes its whole answer in harmony
     key: str = "arguments"  # of the arguments in the object
 
     def tokens(self) -> tuple[str, ...]:
         """Returns texts that may be special tokens of the vocabulary, which decoding would hide."""
+        if self.harmony:
+            return harmony.MARKERS
         texts = (self.marker or PYTHON_TAG, self.end, "[ARGS]", "[CALL_ID]", CALL, END_OF_CALL)
         return tuple(dict.fromkeys(filter(None, texts)))
 
@@ -43,6 +48,7 @@ MISTRAL_NAMED = CallFormat("[TOOL_CALLS]", named=True)
 LLAMA = CallFormat("", key="parameters")
 TAGGED = CallFormat(CALL, END_OF_CALL, tagged=True)
 GRANITE = CallFormat("<|tool_call|>")
+HARMONY = CallFormat(harmony.CHANNEL, harmony.CALL, harmony=True)
 
 
 def recognised(prompt: str, called: str, name: str, arguments: Mapping[str, Any]) -> CallFormat | None:
@@ -50,6 +56,8 @@ def recognised(prompt: str, called: str, name: str, arguments: Mapping[str, Any]
 
     `prompt` is a rendered conversation, ready for the assistant; `called` is the same with the call after it.
     """
+    if (written := harmony.arguments_of(called, name)) is not None:
+        return HARMONY if _object(written) == arguments else None
     for marked in (JSON, MISTRAL):
         _, marker, written = called.rpartition(marked.marker)
         if not marker:

@@ -55,7 +55,8 @@ def _exchange(turn: Turn, results: Sequence[Turn], capabilities: Capabilities) -
     if capabilities.parallel_calls or len(by_call) == 1:
         return [*out, turn, *(result for results in by_call for result in results), *others]
     for position, (call, its) in enumerate(zip(turn["tool_calls"], by_call, strict=True)):
-        out += [{**turn, "content": "" if position else turn["content"], "tool_calls": [call]}, *its]
+        said: Turn = {"role": turn["role"], "content": ""} if position else turn
+        out += [{**said, "tool_calls": [call]}, *its]
     return [*out, *others]
 
 

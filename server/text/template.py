@@ -124,12 +124,20 @@ class ChatTemplate:
         variables = {**self.special_tokens, **rendering.variables}
         text = self._template.render(
             variables,
-            messages=[{**turn, "role": _ROLES.get(turn["role"], turn["role"])} for turn in messages],
+            messages=[_as_message(turn) for turn in messages],
             tools=list(rendering.tools) or self._no_tools,
             documents=None,
             add_generation_prompt=rendering.add_generation_prompt and not rendering.continue_final,
         )
         return Traced(text)
+
+
+def _as_message(turn: Turn) -> dict[str, Any]:
+    """Returns a turn as templates read it: they call reasoning by several names."""
+    message = {**turn, "role": _ROLES.get(turn["role"], turn["role"])}
+    if (reasoning := turn.get("reasoning_content")) is not None:
+        message |= {"reasoning": reasoning, "thinking": reasoning}
+    return message
 
 
 def _before_cut(text: Traced) -> Traced:

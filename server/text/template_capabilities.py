@@ -4,6 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from octavo.server.text.call_formats import CallFormat, recognised, taught
+from octavo.server.text.reasoning_tags import ReasoningTags
+from octavo.server.text.reasoning_tags import recognised as recognised_tags
 from octavo.server.text.template_trials import (
     ARGUMENTS,
     FUNCTION,
@@ -46,6 +48,7 @@ _LATER_SYSTEMS: tuple[tuple[Kind, ...], ...] = (
     *(("user", "system"), ("user", "system", "assistant", "user"), ("user", "assistant", "system", "user")),
     ("system", "system", "user"),
 )
+_CALLED: tuple[tuple[Kind, ...], ...] = (("user", "call", "result"), ("user", "call", "result", "assistant", "user"))
 _AMONG_CALLS: tuple[tuple[Kind, ...], ...] = (
     ("user", "call", "result", "system", "assistant", "user"),
     ("user", "call", "result", "system", "call", "result", "system"),
@@ -66,6 +69,7 @@ class Capabilities:
     text_arguments: bool  # calls whose arguments are text instead of an object
     parallel_calls: bool  # several calls in one turn
     text_with_calls: bool  # text in a turn that has calls
+    reasoning: ReasoningTags | None  # between which the model reasons; None: it does not, or in an unknown form
     lone_results: bool  # results that follow no call, in any place
     short_ids_only: bool  # calls only if their ids have nine letters and digits, as in Mistral's templates
     tools_want_user_first: bool  # with tools, it takes the first turn for the user's
@@ -93,7 +97,8 @@ def find_capabilities(render: Render) -> Capabilities:
         call_format=format,
         text_arguments=calls and shows(render, _called_with_text()),
         parallel_calls=calls and shows(render, _two_calls()),
-        text_with_calls=calls and shows(render, conversation(("user", "call", "result"), text_with_calls=True)),
+        text_with_calls=calls and all(shows(render, conversation(kinds, text_with_calls=True)) for kinds in _CALLED),
+        reasoning=recognised_tags(render),
         lone_results=calls
         and repeated
         and all(takes(*_BEFORE[kind], "result") for kind in ("start", "user", "assistant")),

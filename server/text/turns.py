@@ -21,6 +21,7 @@ class TurnCall(TypedDict):
 class Turn(TypedDict):
     role: str
     content: str
+    reasoning_content: NotRequired[str]  # what the model wrote for itself before
     name: NotRequired[str]
     tool_calls: NotRequired[list[TurnCall]]
     tool_call_id: NotRequired[str]

@@ -61,7 +61,11 @@ def _check_event(event: Mapping[str, Any]) -> None:
 
 def _check_blocks(events: Sequence[Mapping[str, Any]], complete: bool) -> None:
     """Checks that each block is started, told in deltas of its kind and stopped before the next, and counted from 0."""
-    kinds = {"text": "text_delta", "tool_use": "input_json_delta"}
+    kinds = {
+        "text": {"text_delta"},
+        "tool_use": {"input_json_delta"},
+        "thinking": {"thinking_delta", "signature_delta"},
+    }
     index, kind = -1, None
     for event in (event for event in events if event["type"] != "ping"):
         if event["type"] == "content_block_start":
@@ -69,7 +73,7 @@ def _check_blocks(events: Sequence[Mapping[str, Any]], complete: bool) -> None:
             index, kind = index + 1, event["content_block"]["type"]
         assert event["index"] == index and kind is not None
         if event["type"] == "content_block_delta":
-            assert event["delta"]["type"] == kinds[kind]
+            assert event["delta"]["type"] in kinds[kind]
         if event["type"] == "content_block_stop":
             kind = None
     assert kind is None or not complete, "a block was left open"

@@ -35,7 +35,8 @@ def joined(reply: Reply) -> dict[str, Any]:
             case "content_block_delta" if event["delta"]["type"] == "input_json_delta":
                 inputs[event["index"]] = inputs.get(event["index"], "") + event["delta"]["partial_json"]
             case "content_block_delta":
-                message["content"][event["index"]]["text"] += event["delta"]["text"]
+                key = event["delta"]["type"].removesuffix("_delta")
+                message["content"][event["index"]][key] += event["delta"][key]
             case "message_delta":
                 message |= event["delta"] | {"usage": event["usage"]}
     for index, text in inputs.items():
@@ -59,6 +60,7 @@ def test_an_answer() -> None:
             "cache_creation_input_tokens": 0,
             "cache_read_input_tokens": 2,
             "output_tokens": len(HELLO),
+            "output_tokens_details": {"thinking_tokens": 0},
         },
     }
 

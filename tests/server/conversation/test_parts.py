@@ -8,6 +8,7 @@ from octavo.server.conversation.parts import (
     ChoiceParser,
     ParsedDelta,
     Part,
+    Stage,
     Text,
     ToolCall,
     ToolCallArguments,
@@ -20,6 +21,8 @@ SCORE = TokenLogprobs(-1.0)
 
 class Scripted:
     """Implements PartParser, and shows nothing before its end."""
+
+    stage: Stage = "answer"
 
     def __init__(self, *parts: Part) -> None:
         self.parts = parts

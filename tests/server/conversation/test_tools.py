@@ -190,7 +190,7 @@ def test_calls_as_llama_writes_them() -> None:
 
 @pytest.mark.parametrize("name", ["deepseek", "command_r", "gpt-oss"])
 def test_tools_are_in_the_plain_form_where_the_templates_form_is_unknown(name: str) -> None:
-    client = roomy(replay([*ids_of(CALLS), EOS]), byte_level(ALL[name]))
+    client = roomy(replay([*ids_of("</think>" + CALLS), EOS]), byte_level(ALL[name]))
     told = prompt(client, tools=TOOLS)
     assert told.count('{"name": "...", "arguments": {...}}') == told.count('"description": "Does f."') == 1
     assert [call["name"] for call in whole(client.chat(tools=TOOLS))[0]["calls"]] == ["f", "g"]

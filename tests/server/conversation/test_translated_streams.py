@@ -10,9 +10,10 @@ from tests.server.client import Client
 from tests.server.conversation.test_tools import CALLS, TOOLS, roomy
 from tests.server.fake import replay
 from tests.server.openai.test_responses import last_response, same
-from tests.server.vocab import BYTES, EOS, ids_of
+from tests.server.text.test_reasoning_tags import OPENS
+from tests.server.vocab import BYTES, EOS, byte_level, ids_of
 
-TEXTS = ("", "héllo ", "🦑你", "\x85\u2028", CALLS, '<tool_call>{"name": "f"', "STOP", "ST")
+TEXTS = ("", "héllo ", "🦑你", "\x85\u2028", CALLS, '<tool_call>{"name": "f"', "STOP", "ST", "</think>\n")
 
 
 def answer(seed: int) -> list[int]:
@@ -33,7 +34,7 @@ def without_ids(value: Any) -> Any:
 
 @pytest.mark.parametrize("seed", range(60))
 def test_streamed_or_whole(seed: int) -> None:
-    client: Client = roomy(replay(answer(seed)))
+    client: Client = roomy(replay(answer(seed)), byte_level(OPENS) if seed % 3 == 0 else None)
     tools = [tool["function"] for tool in TOOLS] if seed % 2 else []
     asked: dict[str, Any] = {"tools": [{"type": "function"} | tool for tool in tools], "stop": ["STOP"]}
     whole = client.respond(**asked).json()
@@ -42,7 +43,6 @@ def test_streamed_or_whole(seed: int) -> None:
     parameters: dict[str, Any] = {"max_tokens": 900, "tools": uses, "stop_sequences": ["STOP"]}
     message = client.message(**parameters).json()
     assert without_ids(joined(client.message(**parameters, stream=True))) == without_ids(message)
-    texts = [item["content"][0]["text"] for item in whole["output"] if item["type"] == "message"]
-    assert [text for text in texts if text] == [
-        block["text"] for block in message["content"] if block["type"] == "text"
-    ]
+    for kind, type, key in (("message", "text", "text"), ("reasoning", "thinking", "thinking")):
+        texts = [item["content"][0]["text"] for item in whole["output"] if item["type"] == kind]
+        assert [text for text in texts if text] == [block[key] for block in message["content"] if block["type"] == type]

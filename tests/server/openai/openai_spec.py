@@ -7,7 +7,7 @@ These corrections are made to both, and no others:
 4. The first token of an echoed prompt has no log-probability: null.
 5. A completion's chunk may have `usage: null`, as the description of include_usage says.
 The extensions `prompt_logprobs` and usage in every chunk are allowed where they were asked for, and `cut_short` where a
-grammar cut an answer.
+grammar cut an answer. So is `reasoning_content` in messages and deltas.
 """
 
 import copy
@@ -129,6 +129,8 @@ def _corrected(payload: dict[str, Any]) -> dict[str, Any]:
     for holder in (payload, *payload.get("choices", ())):
         _check_prompt_logprobs(holder.pop("prompt_logprobs", [None]))
         assert holder.pop("cut_short", None) is None or holder["finish_reason"] == "length"
+        for said in (holder.get("message", {}), holder.get("delta", {})):
+            assert isinstance(said.pop("reasoning_content", ""), str)
         logprobs = holder.get("logprobs") or {}
         if logprobs.get("token_logprobs", [0])[:1] == [None]:
             assert logprobs["text_offset"][0] == 0 and logprobs["top_logprobs"][0] is None

@@ -8,7 +8,11 @@ from openai.types.responses import Response, ResponseStreamEvent
 from tests.server.strict import check_types, named_events
 
 ENDS = {"response.completed", "response.incomplete", "response.failed"}
-KINDS = {"message": ("output_text", "text"), "function_call": ("function_call_arguments", "arguments")}
+KINDS = {
+    "message": ("output_text", "text"),
+    "reasoning": ("reasoning_text", "text"),
+    "function_call": ("function_call_arguments", "arguments"),
+}
 
 
 def validate_whole(payload: Mapping[str, Any]) -> None:
@@ -54,7 +58,7 @@ def _check_item(events: Sequence[Mapping[str, Any]]) -> None:
     (whole,) = [event[key] for event in events if event["type"] == f"response.{kind}.done"]
     assert "".join(event["delta"] for event in deltas) == whole
     types = [event["type"].removeprefix("response.") for event in events if event not in deltas]
-    part = ["content_part.added", "output_text.done", "content_part.done"]
-    inner = part if kind == "output_text" else ["function_call_arguments.done"]
+    is_call = kind == "function_call_arguments"
+    inner = [f"{kind}.done"] if is_call else ["content_part.added", f"{kind}.done", "content_part.done"]
     assert types == ["output_item.added", *inner, "output_item.done"]
-    assert whole == (last["item"]["content"][0]["text"] if kind == "output_text" else last["item"]["arguments"])
+    assert whole == (last["item"]["arguments"] if is_call else last["item"]["content"][0]["text"])

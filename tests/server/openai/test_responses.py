@@ -126,7 +126,7 @@ def test_what_was_asked_is_repeated() -> None:
     assert (body["tools"], body["tool_choice"], body["parallel_tool_calls"]) == ([], "auto", True)
 
 
-def test_reasoning_changes_nothing() -> None:
+def test_a_template_that_knows_no_reasoning_passes_over_it() -> None:
     client = Client()
     thought = {"type": "reasoning", "id": "rs_1", "summary": [], "content": [{"type": "reasoning_text", "text": "hm"}]}
     items = [
