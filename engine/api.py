@@ -24,10 +24,14 @@ class Grammar:
     regex     a regular expression that matches the whole output
     choice    a JSON array of strings, one of which is the output
     grammar   context-free, in Lark's syntax or llama.cpp's (GBNF, `root ::= ...`)
+
+    `before` says what the output has before that, such as reasoning: rules in Lark's syntax, the first of which has
+    this name. Nothing stands before where it is empty.
     """
 
     kind: Literal["json", "regex", "choice", "grammar"]
     text: str
+    before: str = ""
 
 
 @dataclass(frozen=True, slots=True)

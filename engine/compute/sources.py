@@ -17,6 +17,16 @@ _LARK = re.compile(r'"(?:\\.|[^"\\\n])*"|/(?:\\.|[^/\\\n])+/|//[^\n]*|#[^\n]*|%j
 
 def source(grammar: Grammar) -> str:
     """Returns the grammar as llguidance reads it. Raises ValueError or RecursionError."""
+    bound = _bound(grammar)
+    if not grammar.before:
+        return bound
+    answer = json.loads(bound)["grammars"][0] if bound.startswith("{") else {"lark_grammar": bound}
+    whole = {"lark_grammar": f"start: before @answer\n{grammar.before}"}
+    return json.dumps({"grammars": [whole, {**answer, "name": "answer"}]})
+
+
+def _bound(grammar: Grammar) -> str:
+    """Returns the grammar without what stands before it."""
     from llguidance import LLMatcher, regex_to_lark
 
     match grammar.kind:

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from starlette.requests import Request as HttpRequest
 
 from octavo.engine.api import Ready, SamplingParams
+from octavo.server.conversation.before_answer import before_answer
 from octavo.server.conversation.call_grammar import CallGrammar, call_grammar
 from octavo.server.conversation.calls import format_of
 from octavo.server.conversation.messages import turns_of
@@ -130,7 +131,8 @@ def _task(texts: Texts, request: ChatRequest, ready: Ready) -> tuple[Task, Calla
     reading = _reading(template, request, use, text)
     markers = texts.tokenizer.added_ids(reading.markers())
     grammar = None if use is None else call_grammar(request, use, reading.format, markers)
-    return _with_calls(task, frozenset(markers.values()), grammar), reading.parser
+    task = _with_calls(task, frozenset(markers.values()), grammar)
+    return _with_before(task, before_answer(reading, markers, in_calls=grammar is not None)), reading.parser
 
 
 def _reading(template: Template, request: ChatRequest, use: ToolUse | None, prompt: Traced) -> Reading:
@@ -177,6 +179,13 @@ def _with_calls(task: Task, markers: frozenset[int], grammar: CallGrammar | None
         return replace(task, shown=markers)
     params = replace(task.params, grammar=grammar.answer.grammar)
     return replace(task, params=params, shown=markers, constraints=(*grammar.schemas, grammar.answer))
+
+
+def _with_before(task: Task, before: str) -> Task:
+    """Lets the answer have before it what a grammar that binds it does not know of."""
+    if task.params.grammar is None or not before:
+        return task
+    return replace(task, params=replace(task.params, grammar=replace(task.params.grammar, before=before)))
 
 
 def _params(request: ChatRequest, ready: Ready, prompt_tokens: int) -> SamplingParams:

@@ -10,6 +10,7 @@ from octavo.server.conversation.request import ChatRequest
 from octavo.server.conversation.tagged_grammar import tagged_call
 from octavo.server.conversation.tools import Tool, ToolUse
 from octavo.server.generation.structured import Constraint
+from octavo.server.text import harmony
 from octavo.server.text.call_formats import CallFormat
 
 MOST_CALLS = 16  # per answer; without a limit, a model may go on for ever
@@ -40,7 +41,7 @@ def call_grammar(
         if tool in use.callable
     )
     rules = [
-        "start: calls" if content is None else f"start: calls | content\ncontent: {json_value(content)}",
+        "start: calls" if content is None else f"start: calls | content\ncontent: {_content(content, format, tokens)}",
         *_calls(format, tokens, MOST_CALLS if use.parallel else 1),
         "call: " + " | ".join(f"call_{position}" for position in range(len(use.callable))),
         *(_call(position, tool, format, tokens) for position, tool in enumerate(use.callable)),
@@ -48,8 +49,17 @@ def call_grammar(
     return CallGrammar(schemas, Constraint("tools", Grammar("grammar", "\n".join(rules) + "\n")))
 
 
+def _content(schema: str, format: CallFormat, tokens: Mapping[str, int]) -> str:
+    if not format.harmony:
+        return json_value(schema)
+    return f'{literal(harmony.CHANNEL, tokens)} "final" {literal(harmony.MESSAGE, tokens)} {json_value(schema)}'
+
+
 def _calls(format: CallFormat, tokens: Mapping[str, int], most: int) -> list[str]:
     """Returns the rules of one call or several, with the markers around them."""
+    if format.harmony:  # A message is a call, and ends the answer.
+        header = f'{literal(harmony.CHANNEL, tokens)} "commentary to={harmony.FUNCTIONS}"'
+        return [f"calls: {header} call"]
     if not format.marker:
         return [_repeated("calls: call", '"; " call', most)]
     marker, end = literal(format.marker, tokens), literal(format.end, tokens)
@@ -70,6 +80,9 @@ def _call(position: int, tool: Tool, format: CallFormat, tokens: Mapping[str, in
     if format.tagged and (rules := tagged_call(position, tool)) is not None:
         return "\n".join(rules)
     arguments = f"arguments_{position}: {json_value(json.dumps(tool.schema_of_arguments))}"
+    if format.harmony:
+        constrained = f'" " {literal(harmony.CONSTRAIN, tokens)} "json" {literal(harmony.MESSAGE, tokens)}'
+        return f"call_{position}: {quoted(tool.name)} {constrained} arguments_{position}\n{arguments}"
     if format.named:
         return f"call_{position}: {quoted(tool.name)} {literal('[ARGS]', tokens)} arguments_{position}\n{arguments}"
     head = f'{{"name": {json.dumps(tool.name)}, "{format.key}": '

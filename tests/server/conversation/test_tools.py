@@ -188,7 +188,7 @@ def test_calls_as_llama_writes_them() -> None:
     assert "Respond in the format" in prompt(client, tools=TOOLS)
 
 
-@pytest.mark.parametrize("name", ["deepseek", "command_r", "gpt-oss"])
+@pytest.mark.parametrize("name", ["deepseek", "command_r"])
 def test_tools_are_in_the_plain_form_where_the_templates_form_is_unknown(name: str) -> None:
     client = roomy(replay([*ids_of("</think>" + CALLS), EOS]), byte_level(ALL[name]))
     told = prompt(client, tools=TOOLS)
