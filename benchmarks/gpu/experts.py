@@ -20,7 +20,7 @@ from octavo.model.kernels.gpu.configs import Config
 from octavo.model.kernels.gpu.decoder import FEW, config_for, partial_outputs
 from octavo.model.kernels.gpu.sort import SortedPairs, sort_pairs
 from octavo.model.weights.forms import ExpertWeights, Weight
-from octavo.model.weights.row_major import Stack
+from octavo.model.weights.stack import Stack
 
 COPIES = 2  # of the weights, which take turns: one token reads more of one copy than any L2 holds
 PREFILLS = (1024, 4096)  # tokens
@@ -90,8 +90,7 @@ class Products:
     def floor(self, op: str) -> float:
         """Returns the seconds that reading the chosen experts' weights, or the arithmetic, takes at least."""
         stack = (self.gate_ups if op == self.ops[0] else self.downs)[0]
-        parts = [part for part in (stack.quants, stack.scales) if part is not None]
-        read = sum(part[0].nbytes for part in parts) * len(self.tokens.touched())
+        read = sum(part[0].nbytes for part in stack.tensors().values()) * len(self.tokens.touched())
         return self.run.ceilings.floor(read, 2.0 * self.tokens.ids.numel() * stack.shape[0] * stack.shape[1])
 
     def _gate_up(self, config: Config) -> Calls:

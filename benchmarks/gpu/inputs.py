@@ -14,7 +14,8 @@ from octavo.model.moe import MoEBlock, Router
 from octavo.model.weights.forms import ExpertWeights, Weight
 from octavo.model.weights.memory import zeros_on
 from octavo.model.weights.precision import Precision
-from octavo.model.weights.row_major import RowMajorWeight, Stack
+from octavo.model.weights.row_major import RowMajorWeight
+from octavo.model.weights.stack import Stack
 
 MIXTRAL_8X7B = ModelConfig(
     vocab_size=32000,
@@ -125,6 +126,6 @@ def _copied(weights: tuple[Weight, ...]) -> tuple[Weight, ...]:
     copies = type(first).stack(len(weights), first.shape, zeros_on(first.quants.device))
     for copy, weight in zip(copies, weights, strict=True):
         assert isinstance(weight, RowMajorWeight)
-        for part, original in zip(copy.parts(), weight.parts(), strict=True):
+        for part, original in zip(copy.tensors().values(), weight.tensors().values(), strict=True):
             part.copy_(original)
     return copies

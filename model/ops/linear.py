@@ -10,7 +10,7 @@ from octavo.model.weights.forms import Weight
 from octavo.model.weights.fp16 import Fp16Weight
 from octavo.model.weights.grid import divisor
 from octavo.model.weights.kinds import GROUP
-from octavo.model.weights.row_major import RowMajorWeight
+from octavo.model.weights.stack import StackedWeight
 from octavo.model.weights.tiles import TiledWeight
 
 Linear = Callable[[Tensor, Weight], Tensor]
@@ -26,7 +26,7 @@ def linear(x: Tensor, weight: Weight) -> Tensor:
     return F.linear(x, dequantised(weight, x.dtype))
 
 
-def dequantised(weight: Tensor | TiledWeight | RowMajorWeight, dtype: torch.dtype) -> Tensor:
+def dequantised(weight: Tensor | TiledWeight | StackedWeight, dtype: torch.dtype) -> Tensor:
     """Returns the plain matrix [out, in] that activations of a dtype are multiplied with.
 
     For a quantised weight this is slow, but exact in the activations, and runs on every device.
@@ -38,7 +38,7 @@ def linear_reference(x: Tensor, weight: Weight) -> Tensor:
     """Computes every output as a sum of its own, in float64; for tiled weights it quantises the activations, too."""
     if isinstance(weight, TiledWeight):
         return _tiled_reference(x, weight)
-    dense = weight.dense() if isinstance(weight, Fp16Weight | RowMajorWeight) else weight
+    dense = weight.dense() if isinstance(weight, Fp16Weight | StackedWeight) else weight
     return (x.double()[:, None, :] * dense.double()).sum(-1).to(x.dtype)
 
 

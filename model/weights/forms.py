@@ -1,4 +1,4 @@
-"""Joins the forms that a matrix may be held in on any device, from kinds.py and tiles.py, fp16.py and row_major.py."""
+"""Joins the forms that a matrix may be held in, on a CPU and on a GPU."""
 
 from dataclasses import dataclass
 
@@ -9,9 +9,10 @@ from octavo.model.families import Swiglu
 from octavo.model.weights.fp16 import Fp16Weight
 from octavo.model.weights.kinds import Kind
 from octavo.model.weights.row_major import RowMajorWeight
+from octavo.model.weights.stack import StackedWeight
 from octavo.model.weights.tiles import TiledWeight
 
-Weight = Tensor | Fp16Weight | TiledWeight | RowMajorWeight
+Weight = Tensor | Fp16Weight | TiledWeight | StackedWeight
 # A dtype is the form of a plain Tensor, and a Kind that of a TiledWeight.
 Form = torch.dtype | Kind | type[Fp16Weight] | type[RowMajorWeight]
 

@@ -1,8 +1,7 @@
-"""Holds the weight types of a GPU: rows in few bits, inputs contiguous, each expert a view of its layer's stack."""
+"""Holds the types that a GPU rounds weights to: rows in few bits, inputs contiguous, each expert a view of a stack."""
 
 import math
-from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
@@ -12,25 +11,26 @@ from torch import Tensor
 
 from octavo.model.weights.grid import FINE_SCALE, divisor, fit, rounded
 from octavo.model.weights.memory import Zeros, zeros_on
+from octavo.model.weights.stack import Format, Shape, StackedWeight
 
 ROW_GROUP = 128  # consecutive inputs that share a scale, if an output has several
 WORDS = ROW_GROUP // 8  # words of 32 bits that hold a group in 4 bits
 # Elements that are quantised at a time: a CPU's temporaries stay in its cache, and a GPU's launches are worth it.
 ON_CPU, ON_GPU = 1 << 14, 1 << 24
 
-Shape = tuple[int, int]  # (out, in)
 Layout = tuple[tuple[tuple[int, ...], torch.dtype], ...]  # for each part of a weight
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class RowMajorWeight(ABC):
+class RowMajorWeight(StackedWeight):
     """A RowMajorWeight is a quantised matrix, output by output. It holds zeros until rows are put in.
 
     Quants lie along the inputs, in the order of multiplication. Scales lie along the outputs, because a kernel that is
     at some group reads the scales of its outputs in one piece.
     """
 
-    kind: ClassVar[str]  # its name in the kernels
+    held_as: ClassVar[Format]
+    part_names: ClassVar[tuple[str, str]] = ("quants", "scales")  # in a Stack
     bytes_per_weight: ClassVar[float]
     levels: ClassVar[int]  # the largest multiple of a scale
 
@@ -61,14 +61,12 @@ class RowMajorWeight(ABC):
         """Returns whether a scale in float32 serves a matrix of that largest magnitude."""
         return largest == 0 or cls.levels * torch.finfo(torch.float32).tiny <= largest < math.inf
 
-    def parts(self) -> tuple[Tensor, Tensor]:
-        """Returns the tensors that hold it, in the order of `layout`."""
-        return self.quants, self.scales
-
     @property
-    def nbytes(self) -> int:
-        """Returns the bytes it takes."""
-        return sum(part.nbytes for part in self.parts())
+    def format(self) -> Format:
+        return self.held_as
+
+    def tensors(self) -> dict[str, Tensor]:
+        return dict(zip(self.part_names, (self.quants, self.scales), strict=True))
 
     def fill(self, rows: Tensor, first: int) -> None:
         """Quantises rows [n, in] of any floating type and device into the outputs from `first` on."""
@@ -84,15 +82,12 @@ class RowMajorWeight(ABC):
     def quantise(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """Quantises whole rows [n, in] float32 to quants [n, ...], scales [n, groups, ...]; waits for no device."""
 
-    @abstractmethod
-    def dense(self) -> Tensor:
-        """Returns the rounded weights as float32 [out, in]."""
-
 
 @dataclass(frozen=True, slots=True, eq=False)
 class PerOutputRowMajor(RowMajorWeight):
     """Has one scale for each output: weight = quant * scale; quants [out, in] of `dtype`, scales [1, out] float32."""
 
+    part_names: ClassVar[tuple[str, str]] = ("quants", "factors")
     dtype: ClassVar[torch.dtype]
     bytes_per_weight: ClassVar[float] = 1.0
 
@@ -111,7 +106,7 @@ class Int8RowMajor(PerOutputRowMajor):
     The relative error is 0.87% of the default model's experts and of normally distributed weights, 1.5% of Laplace's.
     """
 
-    kind: ClassVar[str] = "int8"
+    held_as: ClassVar[Format] = Format("int8")
     dtype: ClassVar[torch.dtype] = torch.int8
     levels: ClassVar[int] = 127
 
@@ -128,7 +123,7 @@ class Int8GroupedRowMajor(RowMajorWeight):
     distributed weights, 0.90% of Laplace's.
     """
 
-    kind: ClassVar[str] = "int8"
+    held_as: ClassVar[Format] = Format("int8", ROW_GROUP, "float32")
     bytes_per_weight: ClassVar[float] = 1 + 4 / ROW_GROUP
     levels: ClassVar[int] = 127
 
@@ -153,7 +148,7 @@ class Fp8RowMajor(PerOutputRowMajor):
     The relative error is 2.6% whatever the distribution, since the mantissa has three bits.
     """
 
-    kind: ClassVar[str] = "fp8"
+    held_as: ClassVar[Format] = Format("fp8")
     dtype: ClassVar[torch.dtype] = torch.float8_e4m3fn
     levels: ClassVar[int] = 448
 
@@ -182,7 +177,7 @@ class Int4RowMajor(RowMajorWeight):
     points in place of mins lose 9.7, 9.7, 9.5 and 12.4%, a symmetric grid 11.2, 11.2, 10.6 and 14.4%.
     """
 
-    kind: ClassVar[str] = "int4"
+    held_as: ClassVar[Format] = Format("int4", ROW_GROUP, "float16", "minimum")
     bytes_per_weight: ClassVar[float] = 0.5 + 4 / ROW_GROUP
     levels: ClassVar[int] = 15
 
@@ -200,58 +195,24 @@ class Int4RowMajor(RowMajorWeight):
         groups = _grouped(rows)  # [n, groups, 128]
         steps, mins = fit(groups, self.levels)
         quants = rounded(groups, steps, mins, self.levels).to(torch.int32)
-        shifted = quants.unflatten(-1, (4, WORDS, 2)) << _shifts(quants.device)  # the bits of a word do not overlap
-        return shifted.sum((-3, -1), dtype=torch.int32).flatten(1), torch.stack((steps, mins), dim=-1)
+        return packed(quants), torch.stack((steps, mins), dim=-1)
 
     def dense(self) -> Tensor:
-        words = self.quants.unflatten(-1, (-1, 1, WORDS, 1))  # [out, groups, 1, 16, 1]
-        quants = (words >> _shifts(words.device) & 15).flatten(2)  # [out, groups, 128]
+        quants = unpacked(self.quants)  # [out, groups, 128]
         steps, mins = self.scales.float().transpose(0, 1)[..., None].unbind(2)  # [out, groups, 1]
         return (quants * steps + mins).flatten(1)[:, : self.shape[1]]
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Stack:
-    """A Stack is what a kernel reads: all experts of one projection, of one shape, in one tensor per part."""
-
-    kind: str  # bf16, fp16, fp32, int8, int4 or fp8
-    shape: Shape  # (out, in), each expert's
-    quants: Tensor  # [E, out, in], [E, out, groups * 16] for int4
-    scales: Tensor | None = None  # [E, groups, out], [E, groups, out, 2] for int4; None: the weights themselves
-
-    @classmethod
-    def of(cls, weights: Sequence[object]) -> "Stack":
-        """Joins E views that the loader has made, and copies nothing. Raises ValueError if they are not one stack."""
-        first = weights[0]
-        if isinstance(first, Tensor) and first.dtype in PLAIN:
-            return cls(PLAIN[first.dtype], (first.shape[0], first.shape[1]), _joined(weights))
-        if isinstance(first, RowMajorWeight) and all(isinstance(weight, type(first)) for weight in weights):
-            parts = zip(*(weight.parts() for weight in weights if isinstance(weight, RowMajorWeight)), strict=True)
-            return cls(first.kind, first.shape, *(_joined(part) for part in parts))
-        raise ValueError(f"{type(first).__name__} weights cannot be stacked")
+def packed(quants: Tensor) -> Tensor:
+    """Packs quants [n, groups, 128] int32 of 4 bits into words [n, groups * 16] int32, as Int4RowMajor shows them."""
+    shifted = quants.unflatten(-1, (4, WORDS, 2)) << _shifts(quants.device)  # the bits of a word do not overlap
+    return shifted.sum((-3, -1), dtype=torch.int32).flatten(1)
 
 
-PLAIN = {torch.bfloat16: "bf16", torch.float16: "fp16", torch.float32: "fp32"}
-
-
-def _joined(views: Sequence[object]) -> Tensor:
-    """Joins views [...] that lie one behind the other to one tensor [E, ...]. Raises ValueError for others."""
-    first = views[0]
-    assert isinstance(first, Tensor)
-    for number, view in enumerate(views):
-        if not (isinstance(view, Tensor) and _follows(view, first, number)):
-            raise ValueError("the matrices are not consecutive views of one tensor")
-    return first.as_strided((len(views), *first.shape), (first.numel(), *first.stride()))
-
-
-def _follows(view: Tensor, first: Tensor, number: int) -> bool:
-    """Returns whether a view is the number-th of its size from the first one on."""
-    return (
-        view.is_contiguous()
-        and (view.shape, view.dtype, view.device) == (first.shape, first.dtype, first.device)
-        and view.untyped_storage().data_ptr() == first.untyped_storage().data_ptr()
-        and view.storage_offset() == first.storage_offset() + number * first.numel()
-    )
+def unpacked(words: Tensor) -> Tensor:
+    """Returns the quants [n, groups, 128] int32 of words [n, groups * 16]."""
+    words = words.unflatten(-1, (-1, 1, WORDS, 1))  # [n, groups, 1, 16, 1]
+    return (words >> _shifts(words.device) & 15).flatten(2)
 
 
 def _shifts(device: torch.device) -> Tensor:

@@ -26,7 +26,8 @@ from octavo.model.kernels.gpu.sort import SortedPairs, sort_pairs
 from octavo.model.kv_cache import KVCache, LayerCache
 from octavo.model.layers import Rotation
 from octavo.model.weights.memory import zeros_on
-from octavo.model.weights.row_major import Fp8RowMajor, Int4RowMajor, Int8GroupedRowMajor, Int8RowMajor, Stack
+from octavo.model.weights.row_major import Fp8RowMajor, Int4RowMajor, Int8GroupedRowMajor, Int8RowMajor
+from octavo.model.weights.stack import Stack
 
 ARCHS = ("sm_80", "sm_86", "sm_90")  # All kernels are for these; sm_89 is sm_86 with fp8.
 HIDDEN, INNER, EXPERTS, TOP_K = 4096, 14336, 8, 2

@@ -1,6 +1,7 @@
 """Checks what Triton compiles for every committed configuration and architecture; no GPU is needed (compiling.py)."""
 
 import os
+import re
 import subprocess
 import sys
 from collections import defaultdict
@@ -19,8 +20,7 @@ from tests.gpu.report_cache import kept, key_of
 pytestmark = pytest.mark.timeout(900)  # a minute on two idle cores
 ROOT = Path(__file__).parents[2]
 CACHE = ROOT / ".pytest_cache" / "compiled"
-SIZES = ("ROWS", "TOKENS", "INPUTS", "STAGES")
-BYTES = {"bf16": 2, "fp16": 2, "fp32": 4, "int8": 1, "fp8": 1, "int4": 0.5}
+BYTES = {"bf16": 2, "fp16": 2, "fp32": 4, "int8": 1, "fp8": 1, "int4": 0.5, "fp4": 0.5}
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +66,17 @@ def kernels(outcomes: list[Outcome]) -> Iterator[tuple[str, Kernel]]:
 
 def products(outcomes: list[Outcome]) -> Iterator[tuple[str, Kernel]]:
     """Yields the kernels that multiply weights."""
-    return ((arch, kernel) for arch, kernel in kernels(outcomes) if "KIND" in kernel.constants)
+    return ((arch, kernel) for arch, kernel in kernels(outcomes) if kind_of(kernel))
+
+
+def kind_of(kernel: Kernel) -> str:
+    """Returns the kind of the weights that a kernel multiplies; empty if it multiplies none."""
+    return "".join(re.findall(r"kind='(\w+)'", kernel.constants.get("TILES", "")))
+
+
+def sizes_of(kernel: Kernel) -> dict[str, int]:
+    """Returns the sizes of the tiles of a kernel that multiplies weights."""
+    return {name: int(value) for name, value in re.findall(r"(\w+)=(\d+)", kernel.constants["TILES"])}
 
 
 def test_everything_compiles_and_waits_for_nothing(outcomes: list[Outcome]) -> None:
@@ -108,31 +118,31 @@ def test_serving_compiles_nothing_anew(outcomes: list[Outcome]) -> None:
 def test_products_run_on_the_matrix_units(outcomes: list[Outcome]) -> None:
     """Expects wgmma where it exists and has 64 rows, 16 tokens and 4 warps; elsewhere mma.sync; for float32 neither."""
     for arch, kernel in products(outcomes):
-        rows, tokens = int(kernel.constants["ROWS"]), int(kernel.constants["TOKENS"])
+        rows, tokens = sizes_of(kernel)["rows"], sizes_of(kernel)["tokens"]
         wide = arch == "sm_90" and rows % 64 == 0 and tokens >= 16 and kernel.warps % 4 == 0
-        meant = set() if kernel.constants["KIND"] == "fp32" else {"wgmma" if wide else "mma"}
+        meant = set() if kind_of(kernel) == "fp32" else {"wgmma" if wide else "mma"}
         assert {name for name in ("wgmma", "mma") if kernel.instructions[name]} == meant, (arch, kernel)
 
 
 def test_weights_are_copied_16_bytes_at_a_time(outcomes: list[Outcome]) -> None:
     """Excepts 8 bits with wgmma, whose registers are read from an arrangement in eights."""
     for arch, kernel in products(outcomes):
-        kind, sizes = kernel.constants["KIND"], {name: int(kernel.constants[name]) for name in SIZES}
+        kind, sizes = kind_of(kernel), sizes_of(kernel)
         if kind in ("int8", "fp8") and kernel.instructions["wgmma"]:
             continue
-        tile = sizes["ROWS"] * sizes["INPUTS"] * BYTES[kind]
-        assert kernel.instructions["cp.async 16"] >= sizes["STAGES"] * tile / (16 * 32 * kernel.warps), (arch, kernel)
+        tile = sizes["rows"] * sizes["inputs"] * BYTES[kind]
+        assert kernel.instructions["cp.async 16"] >= sizes["stages"] * tile / (16 * 32 * kernel.warps), (arch, kernel)
 
 
 def test_enough_bytes_are_under_way(outcomes: list[Outcome]) -> None:
     """Needs, at 3 TB/s and 600 ns, 14 KB of weights for each multiprocessor of an H100, and demands twice that."""
     for outcome in outcomes:
         for kernel in outcome.kernels:
-            if "KIND" in kernel.constants and outcome.launch.tokens <= 32 and kernel.constants["KIND"] != "fp32":
-                sizes = {name: int(kernel.constants[name]) for name in SIZES}
-                tile = sizes["ROWS"] * sizes["INPUTS"] * BYTES[kernel.constants["KIND"]]
+            if kind_of(kernel) not in ("", "fp32") and outcome.launch.tokens <= 32:
+                sizes = sizes_of(kernel)
+                tile = sizes["rows"] * sizes["inputs"] * BYTES[kind_of(kernel)]
                 programs = DEVICES[outcome.launch.arch].resident(kernel.warps, kernel.registers, kernel.shared)
-                assert programs * (sizes["STAGES"] - 1) * tile >= 28 << 10, (outcome.launch, kernel)
+                assert programs * (sizes["stages"] - 1) * tile >= 28 << 10, (outcome.launch, kernel)
 
 
 def test_attention_reads_keys_several_tiles_ahead_and_multiplies_on_matrix_units(outcomes: list[Outcome]) -> None:

@@ -6,11 +6,13 @@ import pytest
 import torch
 from torch import Tensor
 
+from octavo.model.families import Swiglu
 from octavo.model.kernels.gpu.configs import Config, arch_of, choose
 from octavo.model.kernels.gpu.experts import down, down_reference, gate_up, gate_up_reference
 from octavo.model.kernels.gpu.sort import sort_pairs
+from octavo.model.ops.experts import activated
 from octavo.model.weights.row_major import Fp8RowMajor, Int4RowMajor, Int8GroupedRowMajor, Int8RowMajor
-from tests.gpu.stacks import Kind, activations, each_kind, make, name_of, ragged
+from tests.gpu.stacks import Kind, activations, each_checkpoint_kind, each_kind, make, ragged
 
 CONFIG = Config(rows=32, tokens=16, inputs=64, splits=1, warps=4, stages=2)
 
@@ -33,10 +35,10 @@ def compare(
     order = torch.arange(ids.numel(), device=device) if isinstance(pairs, Tensor) else pairs.order.long()
 
     inner = gate_up(x, up_stack, pairs, ids.shape[1], config)
-    expected = gate_up_reference(x, up_dense, ids, order)
+    expected = gate_up_reference(x, up_stack, up_dense, ids, order)
     assert inner.dtype == dtype
     tolerance = max(4 * torch.finfo(dtype).eps, 1e-6 * hidden**0.5)
-    if kind is Int4RowMajor:  # sums of 16 + quant are taken off again
+    if up_stack.kind == "int4":  # sums of 16 + quant are taken off again
         tolerance = max(tolerance, 1e-3)
     torch.testing.assert_close(inner.double(), expected, rtol=tolerance, atol=0.1 * tolerance)
 
@@ -54,6 +56,29 @@ def test_ragged_loads(device: torch.device, kind: Kind) -> None:
 @each_kind
 def test_sizes_that_are_no_multiples_of_a_tile(device: torch.device, kind: Kind) -> None:
     compare(kind, ragged(5, 2, 3, device), (3, 200, 72), replace(CONFIG, splits=2))
+
+
+@each_checkpoint_kind
+def test_kinds_of_checkpoints(device: torch.device, kind: Kind) -> None:
+    """Three tiles of inputs and two groups of 256, the last of each cut off, in two splits."""
+    compare(kind, ragged(3, 1, 2, device), (2, 328, 24), replace(CONFIG, splits=2))
+
+
+@pytest.mark.parametrize("activation", [Swiglu(), Swiglu(1.702, 0.5, 1.0), Swiglu(limit=0.3), Swiglu(alpha=2.0)])
+@pytest.mark.parametrize("biased", [True, False])
+def test_biases_and_activations(device: torch.device, biased: bool, activation: Swiglu) -> None:
+    """The limits are so low that gates and ups lie beyond them, on both sides."""
+    stack, dense = make(torch.float32, torch.float32, (3, 2 * 40, 64), device)
+    bias = torch.randn(3, 2 * 40, device=device) if biased else None
+    stack = replace(stack, bias=bias, activation=activation)
+    x, ids = torch.randn(5, 64, device=device), ragged(5, 2, 3, device)
+    pairs = sort_pairs(ids, 3, CONFIG.tokens)
+    inner = gate_up(x, stack, pairs, 2, CONFIG)
+    expected = gate_up_reference(x, stack, dense, ids, pairs.order.long())
+    torch.testing.assert_close(inner.double(), expected, rtol=1e-5, atol=1e-5)
+    plain = activated(*(x @ dense[0].T + (0 if bias is None else bias[0])).chunk(2, -1), activation)  # the seam's
+    alone = gate_up_reference(x, stack, dense, torch.zeros(5, 1, dtype=torch.int32), torch.arange(5))
+    torch.testing.assert_close(plain.double(), alone, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32], ids=str)
@@ -125,6 +150,7 @@ def test_what_does_not_fit_together(device: torch.device) -> None:
 @pytest.mark.parametrize("tokens", [1, 2, 8, 64, 600])
 def test_the_shapes_of_mixtral(device: torch.device, kind: Kind, tokens: int) -> None:
     arch, op = arch_of(torch.cuda.get_device_capability()), "few" if tokens <= 2 else "experts"
-    config = choose(f"{op}.gate_up", name_of(kind), (2 * 14336, 4096), tokens, arch)
-    splits = choose(f"{op}.down", name_of(kind), (4096, 14336), tokens, arch).splits
+    name = make(kind, activations(kind), (1, 16, 256), device)[0].kind
+    config = choose(f"{op}.gate_up", name, (2 * 14336, 4096), tokens, arch)
+    splits = choose(f"{op}.down", name, (4096, 14336), tokens, arch).splits
     compare(kind, ragged(tokens, 2, 8, device), (8, 4096, 14336), replace(config, splits=splits), unsorted=tokens <= 2)

@@ -14,7 +14,7 @@ FILE = Path(__file__).with_name("configs.json")
 ANY = "*"  # shape
 # GeForce's Blackwell is newer than Hopper, but its shared memory and its instructions are those of Ada.
 AS_SMALL_AS = {"sm_120": "sm_89", "sm_121": "sm_89"}
-SAME_BYTES = {"fp16": "bf16"}  # A kind of weights uses the lines of another kind that has as many bytes.
+SAME_BYTES = {"fp16": "bf16", "fp4": "int4"}  # A kind of weights uses the lines of another kind that has as many bytes.
 
 
 @dataclass(frozen=True, slots=True)

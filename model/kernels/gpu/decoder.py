@@ -26,7 +26,7 @@ from octavo.model.kernels.gpu.router import Routed, route
 from octavo.model.kernels.gpu.sort import sort_pairs
 from octavo.model.kv_cache import KVCache, LayerCache
 from octavo.model.ops.attention import Plan
-from octavo.model.weights.row_major import RowMajorWeight, Stack
+from octavo.model.weights.stack import Stack, StackedWeight
 
 FEW = 2  # Up to so many tokens nothing is sorted, since hardly any expert has two of them.
 
@@ -60,7 +60,7 @@ class GpuLayer:
         attention, router, held = layer.attention, layer.moe.router, layer.moe.experts
         if not layer.is_plain or not isinstance(attention.qkv, Tensor) or not isinstance(attention.o, Tensor):
             return None
-        if not all(isinstance(matrix, Tensor | RowMajorWeight) for matrix in (*held.gate_up, *held.down)):
+        if not all(isinstance(matrix, Tensor | StackedWeight) for matrix in (*held.gate_up, *held.down)):
             return None
         return cls(
             input_norm=layer.input_norm.weight,

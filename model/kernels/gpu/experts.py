@@ -1,4 +1,4 @@
-"""Computes SwiGLU experts over (token, choice) pairs sorted by expert: gate_up with the activation, down with split K.
+"""Computes experts over (token, choice) pairs sorted by expert: gate_up with the activation, down with split K.
 
     order   pairs of expert 0  | expert 1        | ...       a program: one tile of pairs, all of one expert,
             tile 0 | tile 1    | tile 2 | tile 3 | ...                  times one block of that expert's rows
@@ -32,10 +32,12 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from octavo.model.kernels.gpu.arguments import weight_arguments, weight_constants
 from octavo.model.kernels.gpu.configs import Config
+from octavo.model.kernels.gpu.numbers import moved
 from octavo.model.kernels.gpu.product import product, tiles_of
 from octavo.model.kernels.gpu.sort import SortedPairs, max_tiles
-from octavo.model.weights.row_major import ROW_GROUP, Stack
+from octavo.model.weights.stack import Stack
 
 _BAND = tl.constexpr(8)  # blocks of rows
 # These are rows of one table, so the alignment of their pointers changes with its width.
@@ -43,7 +45,10 @@ _OF_TILES = ["tile_expert_ptr", "tile_start_ptr", "tile_end_ptr"]
 
 
 def gate_up(normed: Tensor, gate_up: Stack, pairs: SortedPairs | Tensor, top_k: int, config: Config) -> Tensor:
-    """Computes silu(x w1) * (x w3) for every pair: normed [T, H] -> inner [P, I]; row p is for pair order[p].
+    """Computes activation(x w1, x w3) for every pair: normed [T, H] -> inner [P, I]; row p is for pair order[p].
+
+    The activation is the stack's, and so is the bias, if it has one, which is added to both products. Weights whose
+    inputs have an order of their own take rows that gather.py has made, one for each pair; then top_k is 1.
 
     `pairs` are sorted, or they are the experts of unsorted pairs, [P] int32, each a tile of its own. Of a tile's
     config.rows, half are gate and half are up. config.inputs are at most one group where groups have scales of their
@@ -57,14 +62,15 @@ def gate_up(normed: Tensor, gate_up: Stack, pairs: SortedPairs | Tensor, top_k: 
     blocks = triton.cdiv(hidden, config.rows // 2)
     _gate_up[(tiles * blocks,)](
         normed,
-        *_weight_arguments(gate_up),
+        *weight_arguments(gate_up),
         *_tile_arguments(pairs),
+        gate_up.bias,
         inner,
         blocks,
         hidden,
         top_k,
-        EVEN_ROWS=hidden % (config.rows // 2) == 0,
-        **_constants(gate_up, config),
+        ACTIVATION=gate_up.activation,
+        **weight_constants(gate_up, config, hidden % (config.rows // 2) == 0),
     )
     return inner
 
@@ -81,14 +87,13 @@ def down(inner: Tensor, down: Stack, pairs: SortedPairs | Tensor, config: Config
     blocks = triton.cdiv(outputs, config.rows)
     _down[(tiles * blocks, config.splits)](
         inner,
-        *_weight_arguments(down),
+        *weight_arguments(down),
         *_tile_arguments(pairs),
         partials,
         blocks,
         outputs,
         inner.shape[0],
-        EVEN_ROWS=outputs % config.rows == 0,
-        **_constants(down, config),
+        **weight_constants(down, config, outputs % config.rows == 0),
     )
     return partials
 
@@ -109,37 +114,11 @@ def _check(x: Tensor, stack: Stack, pairs: SortedPairs | Tensor, config: Config)
         raise ValueError(f"The rows are not contiguous with the {stack.shape[1]} inputs of the weights.")
 
 
-def _weight_arguments(stack: Stack) -> tuple[Tensor, Tensor, int, int, int]:
-    """Returns the quants and scales of all experts, and how many inputs, quants and scales a row has."""
-    inputs, width = stack.shape[1], stack.quants.shape[2]
-    if stack.scales is None:
-        return stack.quants, stack.quants, inputs, width, 0  # The kernel reads no scales.
-    scales = stack.scales.view(torch.int32) if stack.kind == "int4" else stack.scales  # a word holds scale and min
-    return stack.quants, scales, inputs, width, scales.shape[1]
-
-
 def _tile_arguments(pairs: SortedPairs | Tensor) -> tuple[Tensor | None, Tensor, Tensor | None, Tensor | None, int]:
     """Returns the order, each tile's expert, start and end, and the number of tiles."""
     if isinstance(pairs, Tensor):
         return None, pairs, None, None, pairs.shape[0]
     return pairs.order, pairs.tile_expert, pairs.tile_start, pairs.tile_end, pairs.tile_expert.shape[0]
-
-
-def _constants(stack: Stack, config: Config) -> dict[str, int | bool | str]:
-    """Returns the compile-time arguments of both kernels."""
-    grouped = stack.scales is not None and stack.scales.shape[1] > 1
-    inputs = ROW_GROUP if stack.kind == "int4" else min(config.inputs, ROW_GROUP if grouped else config.inputs)
-    return {
-        "KIND": stack.kind,
-        "GROUPED": grouped,
-        "ROWS": config.rows,
-        "TOKENS": config.tokens,
-        "INPUTS": inputs,
-        "EVEN": stack.shape[1] % inputs == 0,
-        "STAGES": config.stages,
-        "num_warps": config.warps,
-        "num_stages": config.stages,
-    }
 
 
 # Triton must not specialise on what depends on the number of tokens: one kernel serves all that share a configuration.
@@ -148,6 +127,8 @@ def _gate_up(
     x_ptr,
     quants_ptr,
     scales_ptr,
+    offsets_ptr,
+    factors_ptr,
     inputs,
     width,
     groups,
@@ -156,37 +137,41 @@ def _gate_up(
     tile_start_ptr,
     tile_end_ptr,
     tiles,
+    bias_ptr,
     inner_ptr,
     blocks,
     hidden,
     top_k,
-    EVEN_ROWS: tl.constexpr,
-    KIND: tl.constexpr,
-    GROUPED: tl.constexpr,
-    ROWS: tl.constexpr,
-    TOKENS: tl.constexpr,
-    INPUTS: tl.constexpr,
-    EVEN: tl.constexpr,
-    STAGES: tl.constexpr,
+    TILES: tl.constexpr,
+    ACTIVATION: tl.constexpr,
 ):
     tile, block = _tile_and_block(tiles, blocks)
     expert = tl.load(tile_expert_ptr + tile)
     if expert < 0:
         return
-    half: tl.constexpr = ROWS // 2
-    at = block * half + tl.arange(0, ROWS) % half
-    row = (at if EVEN_ROWS else tl.minimum(at, hidden - 1)) + tl.arange(0, ROWS) // half * hidden
-    quants, scales = _weight_pointers(quants_ptr, scales_ptr, expert, row, 2 * hidden, width, groups)
-    place, there = _tile_places(tile_start_ptr, tile_end_ptr, tile, TOKENS)
+    half: tl.constexpr = TILES.rows // 2
+    at = block * half + tl.arange(0, TILES.rows) % half
+    row = (at if TILES.even_rows else tl.minimum(at, hidden - 1)) + tl.arange(0, TILES.rows) // half * hidden
+    before = expert.to(tl.int64) * (2 * hidden)  # The offsets of all experts together need more than 32 bits.
+    quants = quants_ptr + (before * width + row * width)[:, None]
+    of_groups = before * groups + row
+    scales, offsets, factors = (
+        moved(scales_ptr, of_groups),
+        moved(offsets_ptr, of_groups),
+        moved(factors_ptr, before + row),
+    )
+    place, there = _tile_places(tile_start_ptr, tile_end_ptr, tile, TILES.tokens)
     token = _load_pairs(order_ptr, place, there) // top_k
     x = x_ptr + token.to(tl.int64)[None, :] * inputs
-    tiles_in_k = tiles_of(inputs, KIND, INPUTS)
-    acc = product(x, there, quants, scales, 2 * hidden, inputs, 0, tiles_in_k, KIND, GROUPED, INPUTS, EVEN, STAGES)
-    gate, up = tl.split(tl.permute(tl.reshape(acc, (2, half, TOKENS)), (1, 2, 0)))
-    swiglu = gate * tl.sigmoid(gate) * up  # [half, TOKENS]
+    tiles_in_k = tiles_of(inputs, TILES)
+    acc = product(x, there, quants, scales, offsets, factors, 2 * hidden, inputs, 0, tiles_in_k, TILES)
+    if bias_ptr is not None:
+        acc += tl.load(bias_ptr + before + row).to(tl.float32)[:, None]
+    gate, up = tl.split(tl.permute(tl.reshape(acc, (2, half, TILES.tokens)), (1, 2, 0)))
+    activated = _activated(gate, up, ACTIVATION)  # [half, TOKENS]
     at = block * half + tl.arange(0, half)
     inner = inner_ptr + place.to(tl.int64)[None, :] * hidden + at[:, None]
-    tl.store(inner, swiglu.to(inner_ptr.dtype.element_ty), mask=there[None, :] & (at < hidden)[:, None])
+    tl.store(inner, activated.to(inner_ptr.dtype.element_ty), mask=there[None, :] & (at < hidden)[:, None])
 
 
 @triton.jit(do_not_specialize=["tiles", "num_pairs"], do_not_specialize_on_alignment=_OF_TILES)
@@ -194,6 +179,8 @@ def _down(
     inner_ptr,
     quants_ptr,
     scales_ptr,
+    offsets_ptr,
+    factors_ptr,
     inputs,
     width,
     groups,
@@ -206,31 +193,43 @@ def _down(
     blocks,
     outputs,
     num_pairs,
-    EVEN_ROWS: tl.constexpr,
-    KIND: tl.constexpr,
-    GROUPED: tl.constexpr,
-    ROWS: tl.constexpr,
-    TOKENS: tl.constexpr,
-    INPUTS: tl.constexpr,
-    EVEN: tl.constexpr,
-    STAGES: tl.constexpr,
+    TILES: tl.constexpr,
 ):
     tile, block = _tile_and_block(tiles, blocks)
     expert = tl.load(tile_expert_ptr + tile)
     if expert < 0:
         return
-    at = block * ROWS + tl.arange(0, ROWS)
-    row = at if EVEN_ROWS else tl.minimum(at, outputs - 1)
-    quants, scales = _weight_pointers(quants_ptr, scales_ptr, expert, row, outputs, width, groups)
-    place, there = _tile_places(tile_start_ptr, tile_end_ptr, tile, TOKENS)
+    at = block * TILES.rows + tl.arange(0, TILES.rows)
+    row = at if TILES.even_rows else tl.minimum(at, outputs - 1)
+    before = expert.to(tl.int64) * outputs
+    quants = quants_ptr + (before * width + row * width)[:, None]
+    of_groups = before * groups + row
+    scales, offsets, factors = (
+        moved(scales_ptr, of_groups),
+        moved(offsets_ptr, of_groups),
+        moved(factors_ptr, before + row),
+    )
+    place, there = _tile_places(tile_start_ptr, tile_end_ptr, tile, TILES.tokens)
     x = inner_ptr + place.to(tl.int64)[None, :] * inputs
-    tiles_in_k = tiles_of(inputs, KIND, INPUTS)
+    tiles_in_k = tiles_of(inputs, TILES)
     share = tl.cdiv(tiles_in_k, tl.num_programs(1))
     first = tl.program_id(1) * share
     last = tl.minimum(first + share, tiles_in_k)
-    acc = product(x, there, quants, scales, outputs, inputs, first, last, KIND, GROUPED, INPUTS, EVEN, STAGES)
+    acc = product(x, there, quants, scales, offsets, factors, outputs, inputs, first, last, TILES)
     target = (tl.program_id(1) * num_pairs + _load_pairs(order_ptr, place, there)).to(tl.int64)
     tl.store(partials_ptr + target[None, :] * outputs + at[:, None], acc, mask=there[None, :] & (at < outputs)[:, None])
+
+
+@triton.jit
+def _activated(gate, up, ACTIVATION: tl.constexpr):
+    """Computes what a Swiglu says (model/families.py), elementwise."""
+    if ACTIVATION.limit is not None:
+        gate = tl.minimum(gate, ACTIVATION.limit)
+        up = tl.minimum(tl.maximum(up, -ACTIVATION.limit), ACTIVATION.limit)
+    if ACTIVATION.shift != 0:
+        up += ACTIVATION.shift
+    scaled = gate if ACTIVATION.alpha == 1 else gate * ACTIVATION.alpha
+    return gate * tl.sigmoid(scaled) * up
 
 
 @triton.jit
@@ -262,19 +261,16 @@ def _load_pairs(order_ptr, place, there):
     return place if order_ptr is None else tl.load(order_ptr + place, mask=there, other=0)
 
 
-@triton.jit
-def _weight_pointers(quants_ptr, scales_ptr, expert, row, rows, width, groups):
-    """Returns pointers to the first quant of each row of an expert, and to the scale of its first group."""
-    before = expert.to(tl.int64) * rows  # The offsets of all experts together need more than 32 bits.
-    return quants_ptr + (before * width + row * width)[:, None], scales_ptr + before * groups + row
-
-
-def gate_up_reference(normed: Tensor, gate_up: Tensor, ids: Tensor, order: Tensor) -> Tensor:
-    """Does what gate_up does, pair by pair in float64: gate_up [E, 2I, H] dense, ids [T, k], order [P] -> [P, I]."""
-    rows = []
+def gate_up_reference(normed: Tensor, gate_up: Stack, dense: Tensor, ids: Tensor, order: Tensor) -> Tensor:
+    """Does what gate_up does, pair by pair in float64: dense are the weights [E, 2I, H], order [P] -> [P, I]."""
+    rows, activation = [], gate_up.activation
     for pair in order.tolist():
-        gate, up = (gate_up[ids.flatten()[pair]].double() @ normed[pair // ids.shape[1]].double()).chunk(2)
-        rows.append(gate * torch.sigmoid(gate) * up)
+        expert, x = ids.flatten()[pair], normed[pair // ids.shape[1]].double()
+        product = dense[expert].double() @ x
+        gate, up = (product if gate_up.bias is None else product + gate_up.bias[expert]).chunk(2)
+        if activation.limit is not None:
+            gate, up = gate.clamp(max=activation.limit), up.clamp(-activation.limit, activation.limit)
+        rows.append(gate * torch.sigmoid(activation.alpha * gate) * (up + activation.shift))
     return torch.stack(rows)
 
 

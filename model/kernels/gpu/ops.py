@@ -18,7 +18,7 @@ from octavo.model.ops.experts import experts as plain_experts
 from octavo.model.ops.linear import linear
 from octavo.model.ops.seams import Ops
 from octavo.model.weights.forms import ExpertWeights
-from octavo.model.weights.row_major import Stack
+from octavo.model.weights.stack import Stack
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,8 @@ import torch
 
 from benchmarks.gpu.inputs import MIXTRAL_8X7B, SMALL, Kind, copy_of, experts_of, layers_that_fit, random_model
 from octavo.model.weights.precision import Precision
-from octavo.model.weights.row_major import Int4RowMajor, Int8RowMajor, RowMajorWeight, Stack
+from octavo.model.weights.row_major import Int4RowMajor, Int8RowMajor, RowMajorWeight
+from octavo.model.weights.stack import Stack
 
 CPU = torch.device("cpu")
 GB = 10**9

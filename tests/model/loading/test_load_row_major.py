@@ -13,7 +13,8 @@ from octavo.model.decoder import Decoder
 from octavo.model.kernels.choice import select_backend
 from octavo.model.loading.checkpoint import load_model
 from octavo.model.weights.precision import Precision
-from octavo.model.weights.row_major import Fp8RowMajor, Int4RowMajor, Int8RowMajor, RowMajorWeight, Stack
+from octavo.model.weights.row_major import Fp8RowMajor, Int4RowMajor, Int8RowMajor, RowMajorWeight
+from octavo.model.weights.stack import Stack
 from tests.model.checkpoints import CPU, Tensors, change, shard, stack_experts
 from tests.model.pages import Pages
 from tests.tiny import write_tiny_checkpoint
@@ -50,7 +51,7 @@ def test_experts_are_one_stack_and_the_rest_is_plain(tmp_path: Path, kind: type[
     model = load(write_tiny_checkpoint(tmp_path), kind)
     for layer in model.layers:
         experts = layer.moe.experts
-        assert Stack.of(experts.gate_up).kind == Stack.of(experts.down).kind == kind.kind
+        assert Stack.of(experts.gate_up).format == Stack.of(experts.down).format == kind.held_as
         assert isinstance(layer.attention.qkv, Tensor) and isinstance(layer.attention.o, Tensor)
     assert isinstance(model.head, Tensor)
     plain = load(tmp_path, torch.float32)

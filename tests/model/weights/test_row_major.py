@@ -14,8 +14,8 @@ from octavo.model.weights.row_major import (
     Int8GroupedRowMajor,
     Int8RowMajor,
     RowMajorWeight,
-    Stack,
 )
+from octavo.model.weights.stack import Format, Stack
 
 KINDS = [Int8RowMajor, Int8GroupedRowMajor, Int4RowMajor, Fp8RowMajor]
 each_kind = pytest.mark.parametrize("kind", KINDS)
@@ -68,7 +68,7 @@ def test_what_it_takes(kind: type[RowMajorWeight]) -> None:
     weight = kind.pack(random(10, 640))
     metadata = 4 * 10 if len(weight.scales) == 1 else 0
     assert weight.nbytes == kind.bytes_per_weight * 6400 + metadata
-    assert all(part.is_contiguous() for part in weight.parts())
+    assert all(part.is_contiguous() for part in weight.tensors().values())
 
 
 @each_kind
@@ -85,7 +85,7 @@ def test_where_int4_keeps_a_weight() -> None:
     dense[1, 160 + 6] = 5.0  # the second quarter: four bits further on
     dense[1, 160 + 7] = 9.0  # the other input of that pair: the word's upper half
     weight = Int4RowMajor.pack(dense)
-    assert [part.shape for part in weight.parts()] == [(3, 32), (2, 3, 2)]
+    assert [part.shape for part in weight.tensors().values()] == [(3, 32), (2, 3, 2)]
     assert weight.scales[:, 1].tolist() == [[0, 0], [1, 0]]  # step and min
     pairs = [(2 * w % 16) | (2 * w + 1) % 16 << 16 for w in range(16)]
     pairs[3] |= 5 << 4 | 9 << 20
@@ -111,7 +111,7 @@ def test_rows_may_come_in_any_pieces_and_types(kind: type[RowMajorWeight], monke
     (pieces,) = kind.stack(1, (90, 200), zeros)
     for start, end in ((40, 57), (0, 40), (57, 90)):
         pieces.fill(dense[start:end].float(), start)
-    for one, other in zip(whole.parts(), pieces.parts(), strict=True):
+    for one, other in zip(whole.tensors().values(), pieces.tensors().values(), strict=True):
         assert torch.equal(one.view(torch.uint8), other.view(torch.uint8))
 
 
@@ -136,10 +136,11 @@ def test_a_stack_is_its_views(kind: type[RowMajorWeight]) -> None:
     for number, view in enumerate(views):
         view.fill(random(10, 200) * (number + 1), 0)
     stack = Stack.of(views)
-    assert (stack.kind, stack.shape, stack.quants.shape[:2]) == (kind.kind, (10, 200), (3, 10))
+    assert (stack.format, stack.shape, stack.quants.shape[:2]) == (kind.held_as, (10, 200), (3, 10))
     for number, view in enumerate(views):
-        for part, held in zip((stack.quants, stack.scales), view.parts(), strict=True):
-            assert part is not None and part[number].data_ptr() == held.data_ptr()
+        for name, held in view.tensors().items():
+            part = stack.tensors()[name]
+            assert part[number].data_ptr() == held.data_ptr()
             assert torch.equal(part[number].view(torch.uint8), held.view(torch.uint8))
 
 
@@ -149,7 +150,7 @@ def test_a_stack_is_its_views(kind: type[RowMajorWeight]) -> None:
 def test_a_stack_of_plain_tensors(dtype: torch.dtype, kind: str) -> None:
     whole = torch.randn(4, 6, 8).to(dtype)
     stack = Stack.of(whole.unbind())
-    assert (stack.kind, stack.shape, stack.scales) == (kind, (6, 8), None)
+    assert (stack.format, stack.shape, list(stack.tensors())) == (Format(kind), (6, 8), ["quants"])
     assert stack.quants.data_ptr() == whole.data_ptr() and torch.equal(stack.quants, whole)
     assert torch.equal(Stack.of(whole.unbind()[1:3]).quants, whole[1:3])
     assert torch.equal(Stack.of((whole[2],)).quants, whole[2:3])
