@@ -15,10 +15,9 @@ from octavo.model.decoder import Decoder
 from octavo.model.kernels.choice import Backend
 from octavo.model.loading.assembly import LayerWeights, assemble
 from octavo.model.loading.names import HEAD_MODULE, LayerNames, Matrix, Names, TensorSlice, names_for
-from octavo.model.loading.quantised.stored import Stored
 from octavo.model.loading.reader import Reader
 from octavo.model.loading.shards import Shards
-from octavo.model.loading.takeover import fold_order, take_over
+from octavo.model.loading.takeover import Takeover
 from octavo.model.loading.upload import LANES, Upload
 from octavo.model.weights.forms import Form, Weight
 from octavo.model.weights.fp16 import Fp16Weight, fits_fp16
@@ -91,6 +90,10 @@ class Loader:
     def device(self) -> torch.device:
         return self.backend.device
 
+    @property
+    def takeover(self) -> Takeover:
+        return Takeover(self.reader, self.device, self.zeros)
+
     def vectors(self, names: Mapping[str, Matrix]) -> dict[str, Tensor]:
         """Loads small tensors in the dtype of the activations; the slices of each are joined along the last axis."""
         return {name: self._vector(slices) for name, slices in names.items()}
@@ -132,10 +135,8 @@ class Loader:
 
     def matrix(self, matrix: Matrix, form: Form, staging: Tensor, terms: int = 1) -> Weight:
         """Loads one matrix in a form, or as the checkpoint has quantised it."""
-        if self.precision.keeps and (read := self._quantised(matrix)) is not None:
-            taken = take_over(read, matrix[0].name, self.zeros, terms=terms)
-            if taken is not None:
-                return taken
+        if self.precision.keeps and (taken := self.takeover.matrix(matrix, terms)) is not None:
+            return taken
         (weight,) = self.stack((matrix,), form, staging, terms=terms)
         return weight
 
@@ -163,7 +164,7 @@ class Loader:
         """Loads gate_up and down of the experts of a layer that are named: all, some or none."""
         if not names.gate_up:
             return (), ()
-        if self.precision.keeps and (taken := self._taken_experts(names)) is not None:
+        if self.precision.keeps and (taken := self.takeover.experts(names)) is not None:
             return taken
         upper = self.stack(names.gate_up, self.precision.experts, staging, paired=True)
         form = self.precision.down(names.index, self.config.num_hidden_layers)
@@ -175,35 +176,6 @@ class Loader:
         upper, lower = names.shared
         (gate_up,), (down,) = self.experts(replace(names, gate_up=(upper,), down=(lower,)), staging)
         return gate_up, down
-
-    def _taken_experts(self, names: LayerNames) -> tuple[tuple[Weight, ...], tuple[Weight, ...]] | None:
-        """Takes experts over as the checkpoint has quantised them; None if it has not, or if no kind holds them."""
-        gate_up: list[Weight] = []
-        down: list[Weight] = []
-        for upper, lower in zip(names.gate_up, names.down, strict=True):
-            read = self._quantised(upper), self._quantised(lower)
-            if read[0] is None or read[1] is None:
-                return None
-            folded = fold_order(read[0], read[1])
-            taken = take_over(folded[0], upper[0].name, self.zeros, paired=True)
-            if taken is None:
-                return None
-            gate_up.append(taken)
-            taken = take_over(folded[1], lower[0].name, self.zeros)
-            if taken is None:
-                return None
-            down.append(taken)
-        return tuple(gate_up), tuple(down)
-
-    def _quantised(self, matrix: Matrix) -> list[Stored] | None:
-        """Reads a matrix as the checkpoint has quantised it; None where a slice is stored as it was trained."""
-        found: list[Stored] = []
-        for source in matrix:
-            each = None if self.reader.scheme(source) is None else self.reader.read(source)
-            if each is None or isinstance(each, Tensor):
-                return None
-            found.append(each)
-        return found
 
     def _plain(self, matrices: Sequence[Matrix], dtype: torch.dtype) -> tuple[Tensor, ...]:
         whole = torch.empty((len(matrices), *_shape(matrices[0])), dtype=dtype, device=self.device)

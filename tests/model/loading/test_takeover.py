@@ -4,6 +4,7 @@ The reference is the same model in plain float32, made of what the integers mean
 """
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,10 +18,16 @@ from octavo.model.config import ModelConfig, ModelError
 from octavo.model.decoder import Decoder
 from octavo.model.kernels.choice import select_backend
 from octavo.model.loading.mapped import map_model
+from octavo.model.loading.names import names_for
 from octavo.model.loading.prepare import Order, write_model
+from octavo.model.loading.reader import Reader
+from octavo.model.loading.shards import Shards
+from octavo.model.loading.takeover import Takeover
 from octavo.model.prepared.source import Source
 from octavo.model.prepared.tile_file import TileFile
 from octavo.model.prepared.writer import locked
+from octavo.model.weights.memory import zeros_on
+from octavo.model.weights.row_major_kinds import KindRowMajor
 from octavo.model.weights.tiles import TiledWeight
 from tests.model.checkpoints import change, load
 from tests.model.loading.quantised import packing
@@ -260,3 +267,25 @@ def test_what_does_not_fit_is_named(tmp_path: Path, edit: Callable[[Tensors], No
     with pytest.raises(ModelError) as caught:
         load(tmp_path, "float32", "auto")
     assert words in str(caught.value)
+
+
+@pytest.mark.parametrize("name", [name for name in CASES if "dense" not in name])
+def test_a_gpu_holds_the_same_weights_row_by_row(tmp_path: Path, name: str) -> None:
+    """The device is only named: its weights are made without it."""
+    pack, config, more = CASES[name]
+    write(tmp_path, pack, config, **more)
+    with ExitStack() as stack:
+        reader = Reader.of(Shards.open(tmp_path, stack))
+        model = ModelConfig.from_pretrained(tmp_path)
+        layer = names_for(model, reader.shards.files, tied=False).layers[1]
+        on_cpu = Takeover(reader, torch.device("cpu"), zeros_on(torch.device("cpu")))
+        on_gpu = replace(on_cpu, device=torch.device("cuda"))
+        matrices = [(on_gpu.matrix(layer.qkv, 1), on_cpu.matrix(layer.qkv, 1))]
+        for rows, tiles in zip(on_gpu.experts(layer) or (), on_cpu.experts(layer) or (), strict=True):
+            matrices += zip(rows, tiles, strict=True)
+    assert len(matrices) == 9
+    for row_major, tiled in matrices:
+        assert isinstance(row_major, KindRowMajor) and isinstance(tiled, TiledWeight)
+        torch.testing.assert_close(row_major.dense(), tiled.dense(), atol=1e-6, rtol=1e-6)
+        inputs = row_major.shape[1]
+        assert torch.equal(row_major.parts().codes, tiled.parts().codes[:, :inputs])
