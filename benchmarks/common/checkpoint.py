@@ -143,7 +143,7 @@ def build(directory: Path, config: dict[str, Any], seed: int, report: ReportByte
     if _starts_with(weights, header):  # the file has this name only when it is whole
         return directory
     directory.mkdir(parents=True, exist_ok=True)
-    _write_files(directory, config)
+    write_files(directory, config)
     partial = weights.with_suffix(".partial")
     with partial.open("wb") as file:
         file.write(header)
@@ -197,7 +197,7 @@ def _starts_with(path: Path, head: bytes) -> bool:
         return file.read(len(head)) == head
 
 
-def _write_files(directory: Path, config: dict[str, Any]) -> None:
+def write_files(directory: Path, config: dict[str, Any]) -> None:
     special = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
     documents = {
         "config.json": config,
