@@ -9,7 +9,7 @@ import numpy as np
 
 from benchmarks.common.checkpoint import SPECIAL, vocabulary
 from benchmarks.common.gguf_metadata import describe
-from benchmarks.true_shape.shape import EXPERTS, HIDDEN, KEYS, TABLE, WIDE
+from benchmarks.peers.true_shape.shape import EXPERTS, HIDDEN, KEYS, TABLE, WIDE
 from octavo.model.config import ModelConfig
 
 Type = gguf.GGMLQuantizationType

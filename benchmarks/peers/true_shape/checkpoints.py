@@ -10,7 +10,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from benchmarks.common.checkpoint import write_files
-from benchmarks.true_shape.shape import EXPERTS, HIDDEN, TABLE, Linear, attention, config, experts
+from benchmarks.peers.true_shape.shape import EXPERTS, HIDDEN, TABLE, Linear, attention, config, experts
 
 GROUP = 128
 SPREAD = 4.6  # the root mean square of 16 even steps around their middle

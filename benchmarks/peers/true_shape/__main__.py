@@ -1,4 +1,4 @@
-"""Measures quantised checkpoints of Mixtral 8x7B's true shape: `python -m benchmarks.true_shape --help`.
+"""Measures quantised checkpoints of Mixtral 8x7B's true shape: `python -m benchmarks.peers.true_shape --help`.
 
 The checkpoints hold random integers in the layouts of GPTQ and AWQ, 4 bits in groups of 128, and as many layers as are
 asked for. They are loaded as they are and from tile files. llama.cpp loads GGUF files of the same shape in Q4_0 and in
@@ -26,8 +26,8 @@ from benchmarks.common.loads import Load
 from benchmarks.common.machine import describe, user_cache
 from benchmarks.common.process import json_lines, watch
 from benchmarks.peers.llama_cpp import POLICIES, LlamaCpp
-from benchmarks.true_shape import checkpoints, gguf_files
-from benchmarks.true_shape.shape import LAYER_BYTES
+from benchmarks.peers.true_shape import checkpoints, gguf_files
+from benchmarks.peers.true_shape.shape import LAYER_BYTES
 from octavo.engine.api import Progress
 from octavo.engine.config import EngineConfig
 from octavo.engine.startup.machine import available_memory
@@ -178,7 +178,7 @@ def _most_layers(directory: Path) -> int:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        prog="python -m benchmarks.true_shape",
+        prog="python -m benchmarks.peers.true_shape",
         description="Measures quantised checkpoints of Mixtral 8x7B's true shape, with random weights.",
     )
     parser.add_argument("directory", type=Path, help="where the files lie, or are written: about 5 GB a layer")
