@@ -76,6 +76,8 @@ class Precision:
 
     def describe(self) -> str:
         """Returns for the log what the weights are held as."""
+        if self.keeps:
+            return f"the checkpoint's own quantised and {SHORT[self.linears]} other"
         if SHORT[self.linears] == SHORT[self.experts]:
             return SHORT[self.experts]
         return f"{SHORT[self.experts]} expert and {SHORT[self.linears]} other"
