@@ -1,8 +1,9 @@
-"""Compares the counting sort with its reference, and checks what every sort by expert must be."""
+"""Compares the sort with its reference, and checks what every sort by expert must be."""
 
 import pytest
 import torch
 
+from octavo.model.kernels.gpu import sort
 from octavo.model.kernels.gpu.sort import SortedPairs, max_tiles, sort_pairs, sort_pairs_reference
 
 
@@ -20,21 +21,32 @@ def assert_same(actual: SortedPairs, expected: SortedPairs) -> None:
 
 
 @pytest.mark.parametrize("tile", [1, 8, 16])
-@pytest.mark.parametrize(("num_experts", "top_k"), [(1, 1), (8, 1), (8, 2), (9, 2), (64, 4)])
+@pytest.mark.parametrize(("num_experts", "top_k"), [(1, 1), (8, 1), (8, 2), (9, 2), (32, 4), (128, 8)])
 @pytest.mark.parametrize("tokens", [1, 3, 64, 65])
 def test_against_the_reference(device: torch.device, tokens: int, num_experts: int, top_k: int, tile: int) -> None:
-    """65 tokens of two choices are more than the smallest block of pairs, and with 4 of 64 experts two blocks."""
+    """65 tokens of two choices are more than the smaller block of pairs; those of eight are part of the larger one."""
     torch.manual_seed(tokens)
     ids = random_ids(tokens, top_k, num_experts).to(device)
     assert_same(sort_pairs(ids, num_experts, tile), sort_pairs_reference(ids, num_experts, tile))
 
 
-@pytest.mark.parametrize("tokens", [512, 1100])
-def test_many_blocks(device: torch.device, tokens: int) -> None:
-    """Sorts exactly one block of 1024 pairs, and two blocks with a third that is not full."""
+@pytest.mark.parametrize(("tokens", "num_experts", "top_k"), [(512, 8, 2), (1100, 8, 2), (129, 128, 8)])
+def test_many_blocks(device: torch.device, tokens: int, num_experts: int, top_k: int) -> None:
+    """Sorts exactly one block of 1024 pairs, two with a third that is not full, and two of many experts."""
     torch.manual_seed(0)
-    ids = random_ids(tokens, 2, 8).to(device)
-    assert_same(sort_pairs(ids, 8, 16), sort_pairs_reference(ids, 8, 16))
+    ids = random_ids(tokens, top_k, num_experts).to(device)
+    assert_same(sort_pairs(ids, num_experts, 16), sort_pairs_reference(ids, num_experts, 16))
+
+
+@pytest.mark.parametrize("cells", [1, 64, 128])
+def test_counts_and_tiles_are_taken_in_pieces(
+    device: torch.device, monkeypatch: pytest.MonkeyPatch, cells: int
+) -> None:
+    """Gives each program fewer lines at once than there are blocks and tiles; one expert's pairs are in all blocks."""
+    monkeypatch.setattr(sort, "CELLS", cells)
+    ids = random_ids(1100, 3, 20).to(device)
+    ids[:, 2] = 19
+    assert_same(sort_pairs(ids, 20, 64), sort_pairs_reference(ids, 20, 64))
 
 
 @pytest.mark.parametrize("only", [0, 3, 7])

@@ -1,4 +1,4 @@
-"""Sorts (token, choice) pairs by expert, with a stable counting sort, and cuts each expert's range into tiles.
+"""Sorts (token, choice) pairs by expert, stably, and cuts each expert's range into tiles.
 
 Pair p = t * k + c is token t's choice c. This is an example with two choices of three experts, and tiles of two pairs:
 
@@ -9,10 +9,13 @@ Pair p = t * k + c is token t's choice c. This is an example with two choices of
                                           tile_start   0  2  4 -1 -1        only the device knows how many are used
                                           tile_end     2  4  6 -1 -1
 
-The launch is the only floor: 128 pairs are 512 bytes, and even 16,384 are 64 KB. The work is a chain of dependent
-operations. So it is one program, which needs neither atomics nor a second launch: the order is the same in every run,
-and equal pairs meet in the same tiles. Padding rows of a CUDA graph's bucket are sorted like others. They are equal, so
-all of them together read at most two experts that nobody else chose.
+A program takes a block of pairs. It sorts them by expert and pair in one network of exchanges, so its work does not grow
+with the number of experts. A decoding step is one block and one launch. More pairs are several blocks. Then a launch
+before it counts the pairs of each block and expert, and a program places its pairs behind those of smaller experts and
+of earlier blocks. The order is the same in every run, since only whole numbers are counted.
+
+The launch is the only floor: 128 pairs are 512 bytes, and even 65,536 are 256 KB. Padding rows of a CUDA graph's bucket
+are sorted like others. They are equal, so all of them together read at most k experts that nobody else chose.
 
 The router's last program could sort as well, since the result depends on the ids alone. This would save a launch, some
 1 us of a layer's 300 and more. But it would need a counter that every forward pass must find at zero, and fences; if
@@ -26,7 +29,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-BLOCK_CELLS = 8192  # cells of the table pairs x experts that are summed at a time; they take 32 registers a thread
+FEW_PAIRS, MOST_PAIRS = 128, 1024  # of a block
+LEAST_BINS = 32  # A histogram has at least as many bins as a warp has threads.
+CELLS = 8192  # counts that a program takes at once; they take 32 registers a thread
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,10 +56,16 @@ def sort_pairs(ids: Tensor, num_experts: int, tile: int) -> SortedPairs:
     sorted_pairs = SortedPairs(
         ids.new_empty(num_pairs), ids.new_empty(tiles), ids.new_empty(tiles), ids.new_empty(tiles)
     )
-    padded = triton.next_power_of_2(num_experts)
-    block = min(BLOCK_CELLS // padded, 128 if num_pairs <= 128 else 1024)
-    _sort_pairs[(1,)](
+    experts = max(triton.next_power_of_2(num_experts), LEAST_BINS)
+    block = FEW_PAIRS if num_pairs <= FEW_PAIRS else MOST_PAIRS
+    blocks = triton.cdiv(num_pairs, block)
+    counts = None
+    if blocks > 1:
+        counts = ids.new_empty(blocks, experts)
+        _count[(blocks,)](ids, counts, num_pairs, EXPERTS=experts, BLOCK=block)
+    _place[(blocks,)](
         ids,
+        counts,
         sorted_pairs.order,
         sorted_pairs.tile_expert,
         sorted_pairs.tile_start,
@@ -62,16 +73,40 @@ def sort_pairs(ids: Tensor, num_experts: int, tile: int) -> SortedPairs:
         num_pairs,
         tiles,
         TILE=tile,
-        EXPERTS=padded,
+        EXPERTS=experts,
         BLOCK=block,
-        num_warps=4 if block * padded <= 1024 else 8,
+        LINES=max(CELLS // experts, 1),
+        num_warps=4 if block == FEW_PAIRS else 8,
     )
     return sorted_pairs
 
 
-@triton.jit(do_not_specialize=["num_pairs", "tiles"])  # It is compiled once, not for each kind of number.
-def _sort_pairs(
+@triton.jit
+def _load_ids(ids_ptr, num_pairs, EXPERTS: tl.constexpr, BLOCK: tl.constexpr):
+    """Returns the experts of this program's block of pairs, EXPERTS where there is no pair, and which there are."""
+    pair = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    there = pair < num_pairs
+    return tl.load(ids_ptr + pair, mask=there, other=EXPERTS), there
+
+
+@triton.jit
+def _histogram(ids, there, EXPERTS: tl.constexpr):
+    """Returns the number of each expert's pairs, [EXPERTS] int32; its sums are of integers, and so have no order."""
+    return tl.histogram(ids, EXPERTS, mask=there)
+
+
+@triton.jit(do_not_specialize=["num_pairs"])  # It is compiled once, not for each kind of number.
+def _count(ids_ptr, counts_ptr, num_pairs, EXPERTS: tl.constexpr, BLOCK: tl.constexpr):
+    """Stores the histogram of each block of pairs: counts [blocks, EXPERTS]."""
+    ids, there = _load_ids(ids_ptr, num_pairs, EXPERTS, BLOCK)
+    experts = tl.arange(0, EXPERTS)
+    tl.store(counts_ptr + tl.program_id(0) * EXPERTS + experts, _histogram(ids, there, EXPERTS))
+
+
+@triton.jit(do_not_specialize=["num_pairs", "tiles"])
+def _place(
     ids_ptr,
+    counts_ptr,
     order_ptr,
     tile_expert_ptr,
     tile_start_ptr,
@@ -81,48 +116,61 @@ def _sort_pairs(
     TILE: tl.constexpr,
     EXPERTS: tl.constexpr,
     BLOCK: tl.constexpr,
+    LINES: tl.constexpr,
 ):
-    experts = tl.arange(0, EXPERTS)
-    counts = tl.zeros((EXPERTS,), tl.int32)
-    for first in range(0, num_pairs, BLOCK):
-        chosen = _chosen(ids_ptr, first, num_pairs, EXPERTS, BLOCK)  # [BLOCK, EXPERTS]
-        counts += tl.sum(chosen, 0)
+    """Stores a block's pairs at their places, and a share of the tiles."""
+    ids, there = _load_ids(ids_ptr, num_pairs, EXPERTS, BLOCK)
+    own = _histogram(ids, there, EXPERTS)
+    if counts_ptr is None:  # This block is the only one.
+        counts, before = own, tl.zeros((EXPERTS,), tl.int32)
+    else:
+        counts, before = _sums(counts_ptr, EXPERTS, LINES)
     starts = tl.cumsum(counts, 0) - counts  # where each expert's range of `order` begins
-    _store_order(ids_ptr, order_ptr, num_pairs, starts, EXPERTS, BLOCK)
 
+    places = tl.arange(0, BLOCK)
+    keys = tl.sort(ids * BLOCK + places)  # by expert, then by pair; no two are equal
+    # The block's pairs of one expert lie side by side in `keys` and in `order`: they keep their distance.
+    moved = tl.gather(starts + before - (tl.cumsum(own, 0) - own), tl.minimum(keys // BLOCK, EXPERTS - 1), 0)
+    pair = tl.program_id(0) * BLOCK + keys % BLOCK
+    tl.store(order_ptr + places + moved, pair, mask=keys < EXPERTS * BLOCK)
+
+    share = tl.cdiv(tiles, tl.num_programs(0))
+    first = tl.program_id(0) * share
+    pointers = (tile_expert_ptr, tile_start_ptr, tile_end_ptr)
+    _store_tiles(pointers, first, tl.minimum(first + share, tiles), starts, counts, TILE, LINES)
+
+
+@triton.jit
+def _sums(counts_ptr, EXPERTS: tl.constexpr, LINES: tl.constexpr):
+    """Returns the pairs of each expert in all blocks and in those before this program's, both [EXPERTS]."""
+    block, blocks = tl.program_id(0), tl.num_programs(0)
+    experts = tl.arange(0, EXPERTS)
+    counts, before = tl.zeros((EXPERTS,), tl.int32), tl.zeros((EXPERTS,), tl.int32)
+    for first in range(0, blocks, LINES):
+        line = first + tl.arange(0, LINES)[:, None]
+        part = tl.load(counts_ptr + line * EXPERTS + experts[None, :], mask=line < blocks, other=0)
+        counts += tl.sum(part, 0)
+        before += tl.sum(tl.where(line < block, part, 0), 0)
+    return counts, before
+
+
+@triton.jit
+def _store_tiles(pointers, first, last, starts, counts, TILE: tl.constexpr, LINES: tl.constexpr):
+    """Stores the tiles from `first` to before `last`; each expert's begin where its pairs do."""
+    EXPERTS: tl.constexpr = counts.shape[0]
     tile_counts = (counts + TILE - 1) // TILE
     behind = tl.cumsum(tile_counts, 0)  # the tile after each expert's last
     used = tl.sum(tile_counts, 0)
-    for first in range(0, tiles, BLOCK):
-        n = first + tl.arange(0, BLOCK)
-        expert = tl.sum((behind[None, :] <= n[:, None]).to(tl.int32), 1)  # [BLOCK]; EXPERTS where n >= used
-        mine = experts[None, :] == expert[:, None]  # [BLOCK, EXPERTS]
+    for at in range(first, last, LINES):
+        n = at + tl.arange(0, LINES)
+        expert = tl.sum((behind[None, :] <= n[:, None]).to(tl.int32), 1)  # [LINES]; EXPERTS where n >= used
+        known = tl.minimum(expert, EXPERTS - 1)
         # Tile n is its expert's tile n - (behind - tile_counts).
-        start = n * TILE + tl.sum(tl.where(mine, (starts - (behind - tile_counts) * TILE)[None, :], 0), 1)
-        end = tl.minimum(start + TILE, tl.sum(tl.where(mine, (starts + counts)[None, :], 0), 1))
-        stored = n < tiles
-        tl.store(tile_expert_ptr + n, tl.where(n < used, expert, -1), mask=stored)
-        tl.store(tile_start_ptr + n, tl.where(n < used, start, -1), mask=stored)
-        tl.store(tile_end_ptr + n, tl.where(n < used, end, -1), mask=stored)
-
-
-@triton.jit
-def _chosen(ids_ptr, first, num_pairs, EXPERTS: tl.constexpr, BLOCK: tl.constexpr):
-    """Returns 1 where a pair's expert is this one and 0 elsewhere, [BLOCK, EXPERTS] int32."""
-    pair = first + tl.arange(0, BLOCK)
-    ids = tl.load(ids_ptr + pair, mask=pair < num_pairs, other=-1)
-    return (ids[:, None] == tl.arange(0, EXPERTS)[None, :]).to(tl.int32)
-
-
-@triton.jit
-def _store_order(ids_ptr, order_ptr, num_pairs, starts, EXPERTS: tl.constexpr, BLOCK: tl.constexpr):
-    """Stores each pair after those of smaller experts, and after the earlier pairs of its own expert."""
-    for first in range(0, num_pairs, BLOCK):
-        chosen = _chosen(ids_ptr, first, num_pairs, EXPERTS, BLOCK)
-        places = starts[None, :] + tl.cumsum(chosen, 0) - 1  # [BLOCK, EXPERTS], where chosen
-        pair = first + tl.arange(0, BLOCK)
-        tl.store(order_ptr + tl.sum(chosen * places, 1), pair, mask=pair < num_pairs)
-        starts += tl.sum(chosen, 0)
+        start = n * TILE + tl.gather(starts - (behind - tile_counts) * TILE, known, 0)
+        end = tl.minimum(start + TILE, tl.gather(starts + counts, known, 0))
+        tl.store(pointers[0] + n, tl.where(n < used, expert, -1), mask=n < last)
+        tl.store(pointers[1] + n, tl.where(n < used, start, -1), mask=n < last)
+        tl.store(pointers[2] + n, tl.where(n < used, end, -1), mask=n < last)
 
 
 def sort_pairs_reference(ids: Tensor, num_experts: int, tile: int) -> SortedPairs:
