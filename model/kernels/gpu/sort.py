@@ -9,10 +9,10 @@ Pair p = t * k + c is token t's choice c. This is an example with two choices of
                                           tile_start   0  2  4 -1 -1        only the device knows how many are used
                                           tile_end     2  4  6 -1 -1
 
-A program takes a block of pairs. It sorts them by expert and pair in one network of exchanges, so its work does not grow
-with the number of experts. A decoding step is one block and one launch. More pairs are several blocks. Then a launch
-before it counts the pairs of each block and expert, and a program places its pairs behind those of smaller experts and
-of earlier blocks. The order is the same in every run, since only whole numbers are counted.
+A program takes a block of pairs. It sorts them by expert and pair in one network of exchanges, so its work does not
+grow with the number of experts. A decoding step is one block and one launch. More pairs are several blocks. Then a
+launch before it counts the pairs of each block and expert, and a program places its pairs behind those of smaller
+experts and of earlier blocks. The order is the same in every run, since only whole numbers are counted.
 
 The launch is the only floor: 128 pairs are 512 bytes, and even 65,536 are 256 KB. Padding rows of a CUDA graph's bucket
 are sorted like others. They are equal, so all of them together read at most k experts that nobody else chose.
