@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from octavo.model.kernels.gpu.combine import combine, combine_reference
+from octavo.model.kernels.gpu.combine import Biases, combine, combine_reference
 from octavo.model.kernels.gpu.norm import add_norm
 
 EPS = 1e-5
@@ -21,7 +21,7 @@ def random_outputs(
 
 
 @each_dtype
-@pytest.mark.parametrize("top_k", [1, 2, 4])
+@pytest.mark.parametrize("top_k", [1, 2, 8])
 @pytest.mark.parametrize("splits", [1, 3, 8])
 @pytest.mark.parametrize(("tokens", "hidden"), [(1, 64), (5, 300)])
 def test_against_the_reference(
@@ -33,6 +33,22 @@ def test_against_the_reference(
     expected_total, expected = combine_reference(partials, weights, x.to(dtype), norm_weight, EPS)
     torch.testing.assert_close(total, expected_total, rtol=TOLERANCE[dtype], atol=1e-5)
     torch.testing.assert_close(normed, expected, rtol=1.5 * TOLERANCE[dtype], atol=1e-5)  # the sum's place, and two
+
+
+@each_dtype
+@pytest.mark.parametrize("splits", [1, 4])
+def test_each_choice_brings_the_bias_of_its_expert(device: torch.device, dtype: torch.dtype, splits: int) -> None:
+    partials, weights, x = random_outputs(5, 3, splits, 300, device)
+    ids = torch.rand(5, 9, device=device).topk(3).indices.int()
+    biases = Biases(ids, torch.randn(9, 300).to(device, dtype))
+    ones = torch.ones(300, dtype=dtype, device=device)
+    total, normed = combine(partials, weights, x.to(dtype), ones, EPS, biases)
+    expected_total, expected = combine_reference(partials, weights, x.to(dtype), ones, EPS, biases)
+    torch.testing.assert_close(total, expected_total, rtol=TOLERANCE[dtype], atol=1e-5)
+    torch.testing.assert_close(normed, expected, rtol=1.5 * TOLERANCE[dtype], atol=1e-5)
+    whole = partials.sum(0).unflatten(0, (5, 3)) + torch.stack([biases.rows[line.long()] for line in ids]).float()
+    by_hand = x.to(dtype).float() + (weights[..., None] * whole).sum(1)
+    torch.testing.assert_close(total.float(), by_hand, rtol=TOLERANCE[dtype], atol=1e-5)
 
 
 def test_without_a_norm(device: torch.device) -> None:

@@ -11,6 +11,10 @@ Keys are read tile by tile through the block table. A running softmax takes them
 average and the logarithm of its sum; a second kernel folds those in a fixed order
 (https://crfm.stanford.edu/2023/10/12/flashdecoding.html).
 
+A sink is a score of each query head that belongs to no key: its exponential joins the sum that shares are divided by
+(gpt-oss, https://arxiv.org/abs/2309.17453). It joins once, where the result is whole: at the end of a program whose
+keys nobody shares, or in the fold.
+
 These are the floors for Mixtral's layer (Hq 32, Hkv 8, D 128, bfloat16) at the 3.0 TB/s and 800 TFLOP/s of an H100:
     decode   2 * Hkv * D * 2 = 4096 bytes a key:         1.4 us for 1024 keys, 89 us for 64 sequences of 1024
     prefill  4 * Hq * D = 16384 FLOP a query and key:    43 us for 2048 fresh tokens, 1.4 ms for 2048 behind 32768
@@ -21,6 +25,7 @@ The reference is model.ops.attention.attention_reference.
 """
 
 import math
+from dataclasses import dataclass
 
 import torch
 import triton
@@ -31,26 +36,42 @@ from octavo.model.kernels.gpu.attention_plan import MOST_SPLITS, GpuPlan, Launch
 from octavo.model.kv_cache import LayerCache
 
 FOLD_WARPS = 4
+LOG2_E = math.log2(math.e)  # Exponentials are powers of two.
+_LOG2_E = tl.constexpr(LOG2_E)
 
 
-def attend(q: Tensor, pages: LayerCache, plan: GpuPlan) -> Tensor:
+@dataclass(frozen=True, slots=True)
+class Softmax:
+    """A Softmax says what else than keys the shares depend on."""
+
+    scale: float  # factor of the scores
+    sinks: Tensor | None  # [Hq] float32
+
+
+def attend(
+    q: Tensor, pages: LayerCache, plan: GpuPlan, sinks: Tensor | None = None, scale: float | None = None
+) -> Tensor:
     """Computes q [T, Hq, D] -> [T, Hq * D]; the new keys and values are already in the pages.
 
-    q is dense except for the stride of T. Rows of a padding sequence (kv_len 0) give zeros. The result is
-    deterministic, since the plan fixes the order of every sum.
+    q is dense except for the stride of T. Sinks are [Hq] float32; a scale of None is D ** -0.5. Rows of a padding
+    sequence (kv_len 0) give zeros. The result is deterministic, since the plan fixes the order of every sum.
     """
+    softmax = Softmax(q.shape[2] ** -0.5 if scale is None else scale, sinks)
     out = q.new_empty(q.shape[0], q.shape[1] * q.shape[2])
     for launch in plan.launches:
         rows = launch.slots * launch.tokens * q.shape[1]
         partials = q.new_empty(rows, q.shape[2], dtype=torch.float32)  # [slots * tokens * Hq, D]
         logs = q.new_empty(rows, dtype=torch.float32)  # [slots * tokens * Hq], log2 of each sum of exponentials
-        _run(launch, plan, q, pages, (out, partials, logs))
+        _run(launch, plan, q, pages, softmax, (out, partials, logs))
         if launch.slots:
-            _run_fold(launch, plan, q.shape[1], (out, partials, logs))
+            _run_fold(launch, plan, q.shape[1], sinks, (out, partials, logs))
     return out
 
 
-def _run(launch: Launch, plan: GpuPlan, q: Tensor, pages: LayerCache, results: tuple[Tensor, Tensor, Tensor]) -> None:
+Results = tuple[Tensor, Tensor, Tensor]  # out, partials, logs
+
+
+def _run(launch: Launch, plan: GpuPlan, q: Tensor, pages: LayerCache, softmax: Softmax, results: Results) -> None:
     _, block_size, kv_heads, head_dim = pages.keys.shape
     config = launch.config
     _attend[(kv_heads, launch.count, launch.splits)](
@@ -64,7 +85,8 @@ def _run(launch: Launch, plan: GpuPlan, q: Tensor, pages: LayerCache, results: t
         plan.table.stride(0),
         launch.splits,
         q.stride(0),
-        head_dim**-0.5 * math.log2(math.e),
+        softmax.sinks,
+        softmax.scale * LOG2_E,
         KV_HEADS=kv_heads,
         HEADS_PER_KV=q.shape[1] // kv_heads,
         HEAD=head_dim,
@@ -78,12 +100,13 @@ def _run(launch: Launch, plan: GpuPlan, q: Tensor, pages: LayerCache, results: t
     )
 
 
-def _run_fold(launch: Launch, plan: GpuPlan, heads: int, results: tuple[Tensor, Tensor, Tensor]) -> None:
+def _run_fold(launch: Launch, plan: GpuPlan, heads: int, sinks: Tensor | None, results: Results) -> None:
     _fold[(launch.tokens * heads, launch.folds)](
         *results,
         plan.kv_lens,
         launch.pieces,
         launch.splits,
+        sinks,
         HEADS=heads,
         HEAD=results[1].shape[1],
         WINDOW=plan.window or 0,
@@ -110,7 +133,8 @@ def _attend(
     table_stride,
     splits,
     q_stride,
-    scale,  # factor of the scores; log2(e) is in it, so that exponentials are powers of two
+    sinks,  # [Hq] float32; None: no sinks
+    scale,  # factor of the scores; log2(e) is in it
     KV_HEADS: tl.constexpr,
     HEADS_PER_KV: tl.constexpr,
     HEAD: tl.constexpr,
@@ -137,6 +161,10 @@ def _attend(
     sums, highest, total = _sweep(
         queries, pages, position, token, tokens, low, high, scale, (KV_HEADS * HEAD, HEAD, BLOCK, WINDOW, KEYS)
     )
+    if sinks is not None:
+        sink = tl.load(sinks + head) * _LOG2_E
+        total, shrunk = _join(highest, total, tl.where(slot < 0, sink, float("-inf")))
+        sums *= shrunk[:, None]
     seen = total > 0  # false for padding, and for a row whose keys are all in other pieces
     total = tl.where(seen, total, 1.0)
     average = sums / total[:, None]  # [ROWS, HEAD]
@@ -147,6 +175,14 @@ def _attend(
         at = (slot.to(tl.int64) * TOKENS + token) * (KV_HEADS * HEADS_PER_KV) + head
         tl.store(partials + at[:, None] * HEAD + dims[None, :], average, inside)
         tl.store(logs + at, tl.where(seen, highest + tl.log2(total), float("-inf")), real)
+
+
+@triton.jit
+def _join(highest, total, sink):
+    """Adds sinks to sums of exponentials. Returns the sums, and the factors of what has been summed up before."""
+    both = tl.maximum(highest, sink)
+    shrunk = tl.exp2(highest - both)
+    return total * shrunk + tl.exp2(sink - both), shrunk
 
 
 @triton.jit
@@ -263,6 +299,7 @@ def _fold(
     kv_lens,
     pieces,  # [folds, 4] int32; None: sequence n has the slots from n * splits on
     splits,
+    sinks,  # [Hq] float32
     HEADS: tl.constexpr,
     HEAD: tl.constexpr,
     WINDOW: tl.constexpr,
@@ -294,5 +331,8 @@ def _fold(
         weights, shrunk = tl.exp2(log - highest), tl.exp2(before - highest)
         total = total * shrunk + tl.sum(weights, 0)
         sums = sums * shrunk + tl.sum(weights[:, None] * average, 0)
+    if sinks is not None:
+        total, shrunk = _join(highest, total, tl.load(sinks + index % HEADS) * _LOG2_E)
+        sums *= shrunk
     average = sums / tl.where(total > 0, total, 1.0)
     tl.store(out + (row * HEADS + index) * HEAD + dims, average.to(out.dtype.element_ty), dims < HEAD)
