@@ -78,7 +78,7 @@ class Products:
     def config(self, op: str) -> Config:
         """Returns the table's configuration, in which down takes as many tokens at once as gate_up."""
         gate_up, down = (
-            config_for(name, stacks[0], len(self.tokens.x), self.run.arch)
+            config_for(name, stacks[0], *self.tokens.ids.shape, self.run.arch)
             for name, stacks in zip(self.ops, (self.gate_ups, self.downs), strict=True)
         )
         return gate_up if op == self.ops[0] else replace(down, tokens=gate_up.tokens)

@@ -16,13 +16,14 @@ from benchmarks.gpu.experts import RoutedTokens
 from benchmarks.gpu.inputs import matrix_of
 from benchmarks.gpu.run import Measurement, Run, difference, poisoned
 from octavo.model.kernels.gpu.combine import combine, combine_reference
-from octavo.model.kernels.gpu.norm import add_norm, add_norm_reference
-from octavo.model.kernels.gpu.rotary import rotate_and_store, rotate_and_store_reference
+from octavo.model.kernels.gpu.norm import Delta, add_norm, add_norm_reference
+from octavo.model.kernels.gpu.rotary import Heads, rotate_and_store, rotate_and_store_reference
 from octavo.model.kernels.gpu.router import Routed, route, route_reference
 from octavo.model.kernels.gpu.sampling import draw, draw_reference
 from octavo.model.kernels.gpu.sort import SortedPairs, sort_pairs, sort_pairs_reference
 from octavo.model.kv_cache import KVCache, LayerCache
 from octavo.model.layers import RotaryEmbedding
+from octavo.model.moe import Router
 
 TOKENS, SMALL_TOKENS = (1, 64, 4096), (2,)
 DRAWN = 256  # the most tokens that a step draws
@@ -74,10 +75,10 @@ def _norm(run: Run, tokens: int) -> Case:
     x, delta, weight, eps = *_residual(run, tokens), _norm_weight(run), run.config.rms_norm_eps
 
     def call() -> tuple[Tensor, Tensor]:
-        return add_norm(x, delta, weight, eps)
+        return add_norm(x, Delta(delta), weight, eps)
 
     def error(actual: tuple[Tensor, Tensor]) -> float:
-        return _worst(actual, add_norm_reference(x, delta, weight, eps))
+        return _worst(actual, add_norm_reference(x, Delta(delta), weight, eps))
 
     return Case(f"residual and norm, T={tokens}", 4 * x.nbytes, call, error)
 
@@ -86,12 +87,13 @@ def _router(run: Run, tokens: int) -> Case:
     config = run.config
     (x, delta), weight = _residual(run, tokens), _norm_weight(run)
     gate = matrix_of((config.num_experts, config.hidden_size), run.dtype, run.device)
+    router = Router(gate, config.num_experts_per_tok)
 
     def call() -> Routed:
-        return route(x, delta, weight, config.rms_norm_eps, gate, config.num_experts_per_tok)
+        return route(x, Delta(delta), weight, config.rms_norm_eps, router)
 
     def error(actual: Routed) -> float:
-        expected = route_reference(x, delta, weight, config.rms_norm_eps, gate, config.num_experts_per_tok)
+        expected = route_reference(x, Delta(delta), weight, config.rms_norm_eps, router)
         shares = (expected.normed.double() @ gate.double().T).softmax(-1)  # [T, E]
         chosen, best = shares.gather(1, actual.ids.long()), shares.gather(1, expected.ids.long())
         # If two experts have nearly equal shares, either may be chosen: the error is the share that is lost.
@@ -118,8 +120,8 @@ def _sort(run: Run, tokens: int) -> Case:
 
 def _rotary(run: Run, tokens: int) -> Case:
     config = run.config
-    heads = config.num_attention_heads, config.num_key_value_heads
-    qkv = torch.randn(tokens, (heads[0] + 2 * heads[1]) * config.head_dim, device=run.device).to(run.dtype)
+    heads = Heads(config.num_attention_heads, config.num_key_value_heads)
+    qkv = torch.randn(tokens, (heads.q + 2 * heads.kv) * config.head_dim, device=run.device).to(run.dtype)
     rotation = RotaryEmbedding.create(config, run.device).at(torch.arange(tokens, device=run.device))
     slots = torch.randperm(-(-tokens // BLOCK) * BLOCK, device=run.device)[:tokens]
     pages = _pages(run, tokens)

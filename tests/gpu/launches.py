@@ -1,4 +1,4 @@
-"""Calls every wrapper of a kernel at the shapes of Mixtral 8x7B, on tensors without data, so that all is compiled."""
+"""Calls every wrapper of a kernel at the shapes of models, on tensors without data, so that all is compiled."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -11,28 +11,28 @@ from torch import Tensor
 from octavo.model.batch import ForwardBatch
 from octavo.model.config import ModelConfig
 from octavo.model.decoder import ForwardPass
+from octavo.model.families import Swiglu
 from octavo.model.kernels.gpu import configs, experts
 from octavo.model.kernels.gpu.attention import attend
 from octavo.model.kernels.gpu.attention_plan import AttentionTiles, plan
-from octavo.model.kernels.gpu.combine import combine
+from octavo.model.kernels.gpu.combine import Biases, combine
 from octavo.model.kernels.gpu.configs import ANY
 from octavo.model.kernels.gpu.decoder import GpuDecoder, GpuLayer
-from octavo.model.kernels.gpu.norm import add_norm
+from octavo.model.kernels.gpu.norm import Delta, add_norm
 from octavo.model.kernels.gpu.ops import GpuOps
-from octavo.model.kernels.gpu.rotary import rotate_and_store
+from octavo.model.kernels.gpu.rotary import Heads, rotate_and_store
 from octavo.model.kernels.gpu.router import route
 from octavo.model.kernels.gpu.sampling import draw
 from octavo.model.kernels.gpu.sort import SortedPairs, sort_pairs
 from octavo.model.kv_cache import KVCache, LayerCache
 from octavo.model.layers import Rotation
+from octavo.model.moe import Router
 from octavo.model.weights.memory import zeros_on
 from octavo.model.weights.row_major import Fp8RowMajor, Int4RowMajor, Int8GroupedRowMajor, Int8RowMajor
-from octavo.model.weights.stack import Stack
+from octavo.model.weights.stack import SILU, Stack
+from tests.gpu.shapes import MIXTRAL, SHAPES, Shape
 
 ARCHS = ("sm_80", "sm_86", "sm_90")  # All kernels are for these; sm_89 is sm_86 with fp8.
-HIDDEN, INNER, EXPERTS, TOP_K = 4096, 14336, 8, 2
-HEADS, KV_HEADS, HEAD_DIM = 32, 8, 128
-MODEL = ModelConfig(32000, HIDDEN, INNER, 32, HEADS, KV_HEADS, HEAD_DIM, EXPERTS, TOP_K)
 PROCESSORS = 132
 BLOCK_SIZE, NUM_BLOCKS = 16, 4096
 EPS = 1e-5
@@ -50,9 +50,22 @@ class Launch:
     kind: str  # kind of the weights, or of the activations
     tokens: int
     shape: str = ANY  # matrix "out x in" of the table's lines, or any
+    model: str = MIXTRAL  # one of SHAPES
 
     def __str__(self) -> str:
-        return f"{self.op} {self.kind} {self.shape} T={self.tokens} {self.arch}"
+        return f"{self.op} {self.kind} {self.shape} T={self.tokens} {self.arch} {self.model}"
+
+    @property
+    def sizes(self) -> Shape:
+        return SHAPES[self.model]
+
+    def rows(self) -> Tensor:
+        """Returns rows of the hidden size."""
+        return meta(self.tokens, self.sizes.hidden, dtype=self.dtype)
+
+    def row(self) -> Tensor:
+        """Returns one such row, of weights of a norm or of a bias."""
+        return meta(self.sizes.hidden, dtype=self.dtype)
 
     @property
     def dtype(self) -> torch.dtype:
@@ -75,66 +88,94 @@ def meta(*shape: int, dtype: torch.dtype = torch.bfloat16) -> Tensor:
     return torch.empty(shape, dtype=dtype, device="meta")
 
 
-def pages(dtype: torch.dtype) -> LayerCache:
-    slots = [meta(NUM_BLOCKS * BLOCK_SIZE + 1, KV_HEADS, HEAD_DIM, dtype=dtype) for _ in range(2)]
-    blocks = [part[:-1].view(NUM_BLOCKS, BLOCK_SIZE, KV_HEADS, HEAD_DIM) for part in slots]
+def config_of(sizes: Shape) -> ModelConfig:
+    attention = sizes.heads, sizes.kv_heads, sizes.head_dim
+    return ModelConfig(32000, sizes.hidden, sizes.inner, 32, *attention, sizes.experts, sizes.top_k)
+
+
+def pages(launch: Launch) -> LayerCache:
+    shape = launch.sizes.kv_heads, launch.sizes.head_dim
+    slots = [meta(NUM_BLOCKS * BLOCK_SIZE + 1, *shape, dtype=launch.dtype) for _ in range(2)]
+    blocks = [part[:-1].view(NUM_BLOCKS, BLOCK_SIZE, *shape) for part in slots]
     return LayerCache(*blocks, *slots)
 
 
-def stack(kind: str, out: int, inputs: int) -> Stack:
+def stack(launch: Launch, out: int, inputs: int) -> Stack:
     """Returns the weights of all experts, of a kind of DTYPES or ROW_MAJOR."""
-    if kind in DTYPES:
-        return Stack.of(meta(EXPERTS, out, inputs, dtype=DTYPES[kind]).unbind())
-    return Stack.of(ROW_MAJOR[kind].stack(EXPERTS, (out, inputs), zeros_on(torch.device("meta"))))
+    if launch.kind in DTYPES:
+        return Stack.of(meta(launch.sizes.experts, out, inputs, dtype=launch.dtype).unbind())
+    views = ROW_MAJOR[launch.kind].stack(launch.sizes.experts, (out, inputs), zeros_on(torch.device("meta")))
+    return Stack.of(views)
 
 
 def call_gate_up(launch: Launch) -> None:
-    weights, config = line(launch, (2 * INNER, HIDDEN))
+    weights, config = line(launch, (2 * launch.sizes.inner, launch.sizes.hidden))
     x = meta(launch.tokens, weights.shape[1], dtype=launch.dtype)
-    experts.gate_up(x, weights, pairs_of(launch, config.tokens), TOP_K, config)
+    experts.gate_up(x, weights, pairs_of(launch, config.tokens), launch.sizes.top_k, config)
 
 
 def call_down(launch: Launch) -> None:
-    weights, config = line(launch, (HIDDEN, INNER))
-    inner = meta(launch.tokens * TOP_K, weights.shape[1], dtype=launch.dtype)
+    weights, config = line(launch, (launch.sizes.hidden, launch.sizes.inner))
+    inner = meta(launch.tokens * launch.sizes.top_k, weights.shape[1], dtype=launch.dtype)
     experts.down(inner, weights, pairs_of(launch, config.tokens), config)
 
 
 def line(launch: Launch, usual: tuple[int, int]) -> tuple[Stack, configs.Config]:
     """Returns weights of the shape that a line of the table is for, and the line."""
-    weights = stack(launch.kind, *launch.matrix(usual))
+    weights = stack(launch, *launch.matrix(usual))
     # No matrix is 0 x 0: the lines for any shape, even where the usual one has its own.
     return weights, configs.choose(launch.op, weights.kind, launch.matrix((0, 0)), launch.tokens, launch.arch)
 
 
 def pairs_of(launch: Launch, tile: int) -> SortedPairs | torch.Tensor:
     """Returns sorted pairs, or unsorted ones if the tokens are few."""
-    ids = meta(launch.tokens, TOP_K, dtype=torch.int32)
-    return ids.view(-1) if launch.op.startswith("few.") else sort_pairs(ids, EXPERTS, tile)
+    ids = meta(launch.tokens, launch.sizes.top_k, dtype=torch.int32)
+    return ids.view(-1) if launch.op.startswith("few.") else sort_pairs(ids, launch.sizes.experts, tile)
+
+
+def delta_of(launch: Launch) -> Delta:
+    return Delta(launch.rows(), launch.row() if launch.sizes.biases else None)
+
+
+def router_of(launch: Launch) -> Router:
+    """Returns the router, which normalises unless queries and keys are normed as a whole, as in OLMoE."""
+    sizes = launch.sizes
+    bias = meta(sizes.experts, dtype=torch.float32) if sizes.biases else None
+    gate = meta(sizes.experts, sizes.hidden, dtype=launch.dtype)
+    return Router(gate, sizes.top_k, bias, normalise=sizes.norm != "projection")
+
+
+def heads_of(launch: Launch) -> Heads:
+    sizes = launch.sizes
+    each = {"none": None, "head": (1, 1), "projection": (sizes.heads, sizes.kv_heads)}[sizes.norm]
+    norms = (None, None) if each is None else (meta(n * sizes.head_dim, dtype=launch.dtype) for n in each)
+    bias = meta(sizes.qkv, dtype=launch.dtype) if sizes.biases else None
+    return Heads(sizes.heads, sizes.kv_heads, bias, *norms, EPS, sizes.clip)
+
+
+def rotation_of(launch: Launch) -> Rotation:
+    angles = meta(launch.tokens, 1, launch.sizes.head_dim, dtype=torch.float32)
+    return Rotation(angles, angles)
 
 
 def call_norm(launch: Launch) -> None:
-    x, weight = meta(launch.tokens, HIDDEN, dtype=launch.dtype), meta(HIDDEN, dtype=launch.dtype)
-    add_norm(x, x, weight, EPS)
-    add_norm(x, None, weight, EPS)
+    add_norm(launch.rows(), delta_of(launch), launch.row(), EPS)
+    add_norm(launch.rows(), None, launch.row(), EPS)
 
 
 def call_router(launch: Launch) -> None:
-    x, weight = meta(launch.tokens, HIDDEN, dtype=launch.dtype), meta(HIDDEN, dtype=launch.dtype)
-    route(x, x, weight, EPS, meta(EXPERTS, HIDDEN, dtype=launch.dtype), TOP_K)
+    route(launch.rows(), delta_of(launch), launch.row(), EPS, router_of(launch))
 
 
 def call_sort(launch: Launch) -> None:
-    ids = meta(launch.tokens, TOP_K, dtype=torch.int32)
+    ids = meta(launch.tokens, launch.sizes.top_k, dtype=torch.int32)
     for tile in 16, 128:
-        sort_pairs(ids, EXPERTS, tile)
+        sort_pairs(ids, launch.sizes.experts, tile)
 
 
 def call_rotary(launch: Launch) -> None:
-    qkv = meta(launch.tokens, (HEADS + 2 * KV_HEADS) * HEAD_DIM, dtype=launch.dtype)
-    angles = meta(launch.tokens, 1, HEAD_DIM, dtype=torch.float32)
-    slots = meta(launch.tokens, dtype=torch.int64)
-    rotate_and_store(qkv, Rotation(angles, angles), slots, pages(launch.dtype), (HEADS, KV_HEADS))
+    qkv, slots = meta(launch.tokens, launch.sizes.qkv, dtype=launch.dtype), meta(launch.tokens, dtype=torch.int64)
+    rotate_and_store(qkv, rotation_of(launch), slots, pages(launch), heads_of(launch))
 
 
 def call_attention(launch: Launch) -> None:
@@ -146,45 +187,58 @@ def call_attention(launch: Launch) -> None:
     whole, long = (meta(launch.tokens, dtype=dtype) for dtype in (torch.int32, torch.int64))
     table = meta(len(counts), 2048, dtype=torch.int32)
     batch = ForwardBatch(long, long, long, whole, whole[: len(counts)], table, long, counts, ends)
-    layer = pages(launch.dtype)
-    tiles = AttentionTiles.of(MODEL, launch.dtype, launch.arch, PROCESSORS)
-    q = meta(launch.tokens, HEADS, HEAD_DIM, dtype=launch.dtype)
-    for window in None, 4096:
-        attend(q, layer, plan(batch, KVCache((layer,), BLOCK_SIZE, NUM_BLOCKS), window, tiles))
+    layer, sizes = pages(launch), launch.sizes
+    tiles = AttentionTiles.of(config_of(sizes), launch.dtype, launch.arch, PROCESSORS)
+    q = meta(launch.tokens, sizes.heads, sizes.head_dim, dtype=launch.dtype)
+    sinks = meta(sizes.heads, dtype=torch.float32) if sizes.sinks else None
+    for window in None, sizes.window or 4096:
+        attend(q, layer, plan(batch, KVCache((layer,), BLOCK_SIZE, NUM_BLOCKS), window, tiles), sinks)
 
 
 def call_combine(launch: Launch) -> None:
-    x, weight = meta(launch.tokens, HIDDEN, dtype=launch.dtype), meta(HIDDEN, dtype=launch.dtype)
-    weights = meta(launch.tokens, TOP_K, dtype=torch.float32)
+    sizes = launch.sizes
+    weights, ids = (meta(launch.tokens, sizes.top_k, dtype=dtype) for dtype in (torch.float32, torch.int32))
+    biases = Biases(ids, meta(sizes.experts, sizes.hidden, dtype=launch.dtype)) if sizes.biases else None
     for splits in 1, 2, 4:
-        partials = meta(splits, launch.tokens * TOP_K, HIDDEN, dtype=torch.float32)
-        combine(partials, weights, x, weight, EPS)
-        combine(partials, weights, x, None, EPS)  # behind the last layer
+        partials = meta(splits, launch.tokens * sizes.top_k, sizes.hidden, dtype=torch.float32)
+        combine(partials, weights, launch.rows(), launch.row(), EPS, biases)
+        combine(partials, weights, launch.rows(), None, EPS, biases)  # behind the last layer
+
+
+def biased(launch: Launch, weights: Stack, activation: Swiglu = SILU) -> Stack:
+    """Returns the stack with a bias, if the model has any, and what follows its product."""
+    bias = meta(launch.sizes.experts, weights.shape[0], dtype=launch.dtype) if launch.sizes.biases else None
+    return replace(weights, bias=bias, activation=activation)
+
+
+def layer_of(launch: Launch, window: int | None) -> GpuLayer:
+    sizes, dtype = launch.sizes, launch.dtype
+    return GpuLayer(
+        input_norm=launch.row(),
+        qkv=meta(sizes.qkv, sizes.hidden, dtype=dtype),
+        o=meta(sizes.hidden, sizes.heads * sizes.head_dim, dtype=dtype),
+        heads=heads_of(launch),
+        post_norm=launch.row(),
+        router=router_of(launch),
+        gate_up=biased(launch, stack(launch, 2 * sizes.inner, sizes.hidden), sizes.activation),
+        down=biased(launch, stack(launch, sizes.hidden, sizes.inner)),
+        o_bias=launch.row() if sizes.biases else None,
+        sinks=meta(sizes.heads, dtype=torch.float32) if sizes.sinks else None,
+        window=window,
+    )
 
 
 def call_decoder(launch: Launch) -> None:
     """Runs two layers of a decoding pass, which a CUDA graph captures."""
-    dtype, ids = launch.dtype, meta(launch.tokens, dtype=torch.int64)
-    layer = GpuLayer(
-        input_norm=meta(HIDDEN, dtype=dtype),
-        qkv=meta((HEADS + 2 * KV_HEADS) * HEAD_DIM, HIDDEN, dtype=dtype),
-        o=meta(HIDDEN, HEADS * HEAD_DIM, dtype=dtype),
-        heads=(HEADS, KV_HEADS),
-        window=None,
-        post_norm=meta(HIDDEN, dtype=dtype),
-        router=meta(EXPERTS, HIDDEN, dtype=dtype),
-        top_k=TOP_K,
-        gate_up=stack(launch.kind, 2 * INNER, HIDDEN),
-        down=stack(launch.kind, HIDDEN, INNER),
-    )
+    ids, windows = meta(launch.tokens, dtype=torch.int64), (None, launch.sizes.window)
     table, lens = meta(launch.tokens, 512, dtype=torch.int32), meta(launch.tokens, dtype=torch.int32)
     ones = (1,) * launch.tokens
     batch = ForwardBatch(ids, ids, ids, meta(launch.tokens + 1, dtype=torch.int32), lens, table, ids, ones, ones)
-    cache = KVCache((pages(dtype),) * 2, BLOCK_SIZE, NUM_BLOCKS)
-    angles = meta(launch.tokens, 1, HEAD_DIM, dtype=torch.float32)
-    ops = GpuOps(MODEL, PROCESSORS, launch.arch).ops()
-    forward = ForwardPass(ops, {None: ops.plan_attention(batch, cache, None)}, Rotation(angles, angles))
-    GpuDecoder((layer,) * 2, EPS, launch.arch)(meta(launch.tokens, HIDDEN, dtype=dtype), cache, forward)
+    cache = KVCache((pages(launch),) * 2, BLOCK_SIZE, NUM_BLOCKS)
+    ops = GpuOps(config_of(launch.sizes), PROCESSORS, launch.arch).ops()
+    plans = {window: ops.plan_attention(batch, cache, window) for window in windows}
+    layers = tuple(layer_of(launch, window) for window in windows)
+    GpuDecoder(layers, EPS, launch.arch)(launch.rows(), cache, ForwardPass(ops, plans, rotation_of(launch)))
 
 
 def call_sampling(launch: Launch) -> None:
@@ -232,15 +286,18 @@ CALLS |= FAULTY
 def launches() -> Iterator[Launch]:
     """Yields at least one launch of every kernel, configuration, kind of weights and architecture."""
     for arch in ARCHS:
-        for op in "norm.add_norm", "router.route", "rotary.rotate_and_store", "combine.combine":
-            yield from (Launch(op, arch, "bf16", tokens) for tokens in (1, 24, 4095))
-        yield from (Launch("sort.sort_pairs", arch, "", tokens) for tokens in (1, 24, 512, 4095))
-        yield from (Launch("attention.attend", arch, "bf16", tokens) for tokens in (1, 24, 4095))
+        for model in SHAPES:
+            for op in "norm.add_norm", "router.route", "rotary.rotate_and_store", "combine.combine", "attention.attend":
+                yield from (Launch(op, arch, "bf16", tokens, model=model) for tokens in (1, 24, 4095))
+            sorts = (Launch("sort.sort_pairs", arch, "", tokens, model=model) for tokens in (1, 24, 512, 4095))
+            yield from sorts
         yield Launch("attention.attend", arch, "fp32", 4095)
         yield from (Launch("sampling.draw", arch, "fp32", rows) for rows in (1, 24))
     yield from of_experts()
     for op in sorted(CALLS.keys() - FAULTY):
         yield Launch(op, "sm_90", "fp16", 24)
+    for model in SHAPES:
+        yield from (Launch("decoder.decode", "sm_90", "bf16", size, model=model) for size in (1, 64))
     for kind in "bf16", "int8", "int4", "fp8":
         yield from (Launch("decoder.decode", "sm_90", kind, size) for size in GRAPHS)
     yield from (Launch(op, "sm_90", "bf16", 24) for op in FAULTY)

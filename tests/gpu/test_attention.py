@@ -47,11 +47,15 @@ class Case:
     def tiles(self, processors: int = 1, short: Config = SMALL, long: Config = LARGE) -> AttentionTiles:
         return AttentionTiles(self.heads[1], self.heads[0] // self.heads[1], processors, short, long)
 
-    def expected(self, window: int | None = None) -> Tensor:
+    def sinks(self) -> Tensor:
+        """Returns sinks [Hq]: of some heads they count for nothing, of others for more than all keys."""
+        return torch.linspace(-30, 9, self.heads[0])
+
+    def expected(self, window: int | None = None, sinks: Tensor | None = None) -> Tensor:
         """Returns the expected result, [T, Hq * D]."""
         slots = self.batch.slots.clamp(min=0)
         k, v = self.layer.key_slots[slots], self.layer.value_slots[slots]  # The reference writes them once more.
-        return attention_reference((self.q, k, v), self.layer, self.batch, window)
+        return attention_reference((self.q, k, v), self.layer, self.batch, window, sinks)
 
     def run(self, plan: GpuPlan, device: torch.device) -> Tensor:
         return attend(self.q.to(device), on(self.layer, device), plan).cpu()
@@ -113,6 +117,36 @@ def test_chunks_in_the_middle_of_sequences(window: int | None, processors: int, 
 def test_decoding_in_a_window(window: int, processors: int, device: torch.device) -> None:
     case = Case(decoding(*LENGTHS), (2, 1))
     case.check(device, window, case.tiles(processors))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("window", [None, 17])
+@pytest.mark.parametrize("processors", [1, 6])
+@pytest.mark.parametrize("rows", [decoding(*LENGTHS), [(30, 20), (149, 1), (6, 3)]], ids=["decode", "mixed"])
+def test_sinks(rows: Rows, processors: int, window: int | None, dtype: torch.dtype, device: torch.device) -> None:
+    """A sink joins once, however many programs share a row's keys."""
+    case = Case(rows, (4, 2), dtype=dtype)
+    made = case.plan(device, window, case.tiles(processors))
+    out = attend(case.q.to(device), on(case.layer, device), made, case.sinks().to(device)).cpu()
+    tolerance = TOLERANCE[dtype]
+    torch.testing.assert_close(out, case.expected(window, case.sinks()), rtol=tolerance, atol=tolerance)
+
+
+def test_sinks_of_padding_rows(device: torch.device) -> None:
+    case = Case(decoding(40, 7))
+    case.batch = replace(case.batch, kv_lens=torch.tensor([40, 0], dtype=torch.int32), kv_lens_host=(40, 0))
+    for processors in 1, 8:
+        made = case.plan(device, tiles=case.tiles(processors))
+        out = attend(case.q.to(device), on(case.layer, device), made, case.sinks().to(device)).cpu()
+        assert not out[1].any() and out[0].isfinite().all()
+
+
+@pytest.mark.parametrize("scale", [0.5, 0.0078125])
+def test_a_scale_of_its_own(scale: float, device: torch.device) -> None:
+    case = Case([(30, 20), (49, 1), (6, 3)])
+    out = attend(case.q.to(device), on(case.layer, device), case.plan(device), scale=scale).cpu()
+    case.q *= scale * 16**0.5
+    torch.testing.assert_close(out, case.expected(), rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("block", [1, 4, 32])

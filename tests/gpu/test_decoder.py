@@ -11,13 +11,16 @@ from torch import Tensor
 
 from octavo.model.batch import ForwardBatch
 from octavo.model.config import ModelConfig
-from octavo.model.decoder import Decoder
+from octavo.model.decoder import Decoder, DecoderLayer
+from octavo.model.families import Swiglu
 from octavo.model.kernels.choice import select_backend
 from octavo.model.kernels.gpu.configs import arch_of
 from octavo.model.kernels.gpu.decoder import GpuDecoder
 from octavo.model.kernels.gpu.ops import GpuOps
 from octavo.model.kernels.gpu.router import Routed, route
+from octavo.model.layers import LayerNorm, RMSNorm
 from octavo.model.loading.checkpoint import load_model
+from octavo.model.moe import SharedExpert
 from octavo.model.ops.seams import TORCH
 from octavo.model.weights.forms import ExpertWeights
 from octavo.model.weights.precision import Precision
@@ -141,6 +144,71 @@ def test_the_experts_that_torch_would_choose_are_chosen(
         pages = DevicePages(each, sequences=1, length=8)
         each.forward(pages.batch(STEPS[0]), pages.cache)
     assert ours == theirs and len(ours) == model.config.num_hidden_layers
+
+
+def enriched(model: Decoder, norm: str, seed: int) -> Decoder:
+    """Gives each layer of a model what families add to Mixtral, with random numbers that all matter."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def random(*shape: int, mean: float = 0.0) -> Tensor:
+        return (mean + torch.randn(shape, generator=generator)).to(model.device, FP32)
+
+    def layer(n: int, old: DecoderLayer) -> DecoderLayer:
+        held, router, eps = old.attention, old.moe.router, model.config.rms_norm_eps
+        assert router is not None
+        widths = [heads * held.head_dim for heads in (held.num_heads, held.num_kv_heads)]
+        sizes = [held.head_dim] * 2 if norm == "head" else widths
+        attention = replace(
+            held,
+            qkv_bias=random(widths[0] + 2 * widths[1]),
+            o_bias=random(model.config.hidden_size),
+            q_norm=RMSNorm.create(random(sizes[0], mean=1), eps),
+            k_norm=RMSNorm.create(random(sizes[1], mean=1), eps),
+            clip=0.9,
+            scale=0.4,
+            sinks=random(held.num_heads, mean=1),
+            window=(None, 3)[n % 2],
+        )
+        routed = replace(router, bias=random(router.weight.shape[0]), normalise=False, scale=1.7)
+        experts = replace(
+            old.moe.experts,
+            gate_up_bias=random(router.weight.shape[0], 2 * model.config.intermediate_size),
+            down_bias=random(router.weight.shape[0], model.config.hidden_size),
+            activation=Swiglu(alpha=1.7, limit=1.5, shift=1.0),
+        )
+        return replace(old, attention=attention, moe=replace(old.moe, router=routed, experts=experts), residual=0.6)
+
+    config = replace(model.config, sliding_window=3, windowed=(False, True))
+    return replace(model, config=config, layers=tuple(map(layer, range(2), model.layers)))
+
+
+@pytest.mark.parametrize("experts", [4, 12], ids=["few experts", "many experts"])
+@pytest.mark.parametrize("norm", ["head", "projection"])
+def test_what_families_add(tmp_path: Path, device: torch.device, norm: str, experts: int) -> None:
+    loaded = load(tmp_path, device, FP32, FP32, num_local_experts=experts, num_experts_per_tok=3)
+    model = enriched(loaded, norm, experts)
+    assert fused(model).fused is not None
+    steps = STEPS[:3]
+    theirs = logits(plain(model), steps)
+    assert error(logits(fused(model), steps), theirs) < 2e-5
+    assert error(logits(seams(model), steps[:1]), theirs[:1]) < 2e-5
+
+
+@pytest.mark.parametrize("what", ["layer norm", "jitter", "shared expert"])
+def test_what_is_not_fused_is_composed_of_the_seams(tmp_path: Path, device: torch.device, what: str) -> None:
+    loaded = load(tmp_path, device, FP32, FP32)
+    first, second = loaded.layers
+    moe, held, weight = second.moe, second.moe.experts, second.post_norm.weight
+    assert moe.router is not None
+    shared = SharedExpert(ExpertWeights(held.gate_up[:1], held.down[:1]), torch.ones_like(weight)[None])
+    changed = {
+        "layer norm": replace(second, post_norm=LayerNorm(weight, torch.ones_like(weight), 1e-5)),
+        "jitter": replace(second, moe=replace(moe, router=replace(moe.router, jitter=0.1))),
+        "shared expert": replace(second, moe=replace(moe, shared=shared)),
+    }
+    model = replace(loaded, layers=(first, changed[what]))
+    assert fused(model).fused is None
+    assert error(logits(seams(model), STEPS[:2]), logits(plain(model), STEPS[:2])) < 1e-5
 
 
 def test_weights_that_the_kernels_do_not_take_leave_the_layers_as_they_are(

@@ -66,7 +66,7 @@ def test_what_comes_before_the_rotation(
     sizes = {"none": None, "head": (dim, dim), "projection": (num_heads[0] * dim, num_heads[1] * dim)}[norm]
     norms = (None, None) if sizes is None else tuple((1 + torch.randn(size)).to(device, dtype) for size in sizes)
     biases = torch.randn(width).to(device, dtype) if bias else None
-    heads = Heads(*num_heads, biases, clip, *norms, 0.1)
+    heads = Heads(*num_heads, biases, *norms, 0.1, clip)
     assert heads.kind_of_norm(dim) == norm
     qkv, slots = torch.randn(3, width).to(device, dtype), torch.tensor([5, -1, 0], device=device)
     rotation = rotation_at([0, 5, 900], dim, device)

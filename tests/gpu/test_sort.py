@@ -38,15 +38,15 @@ def test_many_blocks(device: torch.device, tokens: int, num_experts: int, top_k:
     assert_same(sort_pairs(ids, num_experts, 16), sort_pairs_reference(ids, num_experts, 16))
 
 
-@pytest.mark.parametrize("cells", [1, 64, 128])
+@pytest.mark.parametrize("num_experts", [20, 100, 200])
 def test_counts_and_tiles_are_taken_in_pieces(
-    device: torch.device, monkeypatch: pytest.MonkeyPatch, cells: int
+    device: torch.device, monkeypatch: pytest.MonkeyPatch, num_experts: int
 ) -> None:
-    """Gives each program fewer lines at once than there are blocks and tiles; one expert's pairs are in all blocks."""
-    monkeypatch.setattr(sort, "CELLS", cells)
-    ids = random_ids(1100, 3, 20).to(device)
-    ids[:, 2] = 19
-    assert_same(sort_pairs(ids, 20, 64), sort_pairs_reference(ids, 20, 64))
+    """Takes 8, 2 or 1 at once, of four blocks and of more tiles; one expert's pairs are in all blocks."""
+    monkeypatch.setattr(sort, "CELLS", 1)
+    ids = random_ids(1100, 3, num_experts).to(device)
+    ids[:, 2] = num_experts - 1
+    assert_same(sort_pairs(ids, num_experts, 64), sort_pairs_reference(ids, num_experts, 64))
 
 
 @pytest.mark.parametrize("only", [0, 3, 7])

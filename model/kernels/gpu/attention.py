@@ -161,20 +161,29 @@ def _attend(
     sums, highest, total = _sweep(
         queries, pages, position, token, tokens, low, high, scale, (KV_HEADS * HEAD, HEAD, BLOCK, WINDOW, KEYS)
     )
-    if sinks is not None:
-        sink = tl.load(sinks + head) * _LOG2_E
-        total, shrunk = _join(highest, total, tl.where(slot < 0, sink, float("-inf")))
-        sums *= shrunk[:, None]
-    seen = total > 0  # false for padding, and for a row whose keys are all in other pieces
-    total = tl.where(seen, total, 1.0)
-    average = sums / total[:, None]  # [ROWS, HEAD]
+    average, log = _averages(sums, highest, total, sinks, head, slot)
     if slot < 0:
         at = (row + token).to(tl.int64) * (KV_HEADS * HEADS_PER_KV) + head
         tl.store(out + at[:, None] * HEAD + dims[None, :], average.to(out.dtype.element_ty), inside)
     else:
         at = (slot.to(tl.int64) * TOKENS + token) * (KV_HEADS * HEADS_PER_KV) + head
         tl.store(partials + at[:, None] * HEAD + dims[None, :], average, inside)
-        tl.store(logs + at, tl.where(seen, highest + tl.log2(total), float("-inf")), real)
+        tl.store(logs + at, log, real)
+
+
+@triton.jit
+def _averages(sums, highest, total, sinks, head, slot):
+    """Returns the averages [ROWS, HEAD] of values, and the logarithms [ROWS] of the sums that they were divided by.
+
+    The sinks join here if the result is whole, which slot < 0 says; else they join in the fold.
+    """
+    if sinks is not None:
+        sink = tl.load(sinks + head) * _LOG2_E
+        total, shrunk = _join(highest, total, tl.where(slot < 0, sink, float("-inf")))
+        sums *= shrunk[:, None]
+    seen = total > 0  # false for padding, and for a row whose keys are all in other pieces
+    total = tl.where(seen, total, 1.0)
+    return sums / total[:, None], tl.where(seen, highest + tl.log2(total), float("-inf"))
 
 
 @triton.jit

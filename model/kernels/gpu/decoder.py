@@ -18,17 +18,21 @@ from octavo.model.decoder import DecoderLayer, ForwardPass
 from octavo.model.kernels.gpu import experts
 from octavo.model.kernels.gpu.attention import attend
 from octavo.model.kernels.gpu.attention_plan import GpuPlan
-from octavo.model.kernels.gpu.combine import combine
+from octavo.model.kernels.gpu.combine import Biases, combine
 from octavo.model.kernels.gpu.configs import Config, choose
-from octavo.model.kernels.gpu.norm import add_norm
-from octavo.model.kernels.gpu.rotary import rotate_and_store
+from octavo.model.kernels.gpu.norm import Delta, add_norm
+from octavo.model.kernels.gpu.rotary import Heads, rotate_and_store
 from octavo.model.kernels.gpu.router import Routed, route
 from octavo.model.kernels.gpu.sort import sort_pairs
 from octavo.model.kv_cache import KVCache, LayerCache
+from octavo.model.layers import RMSNorm
+from octavo.model.moe import Router
 from octavo.model.ops.attention import Plan
+from octavo.model.weights.forms import ExpertWeights
 from octavo.model.weights.stack import Stack, StackedWeight
 
 FEW = 2  # Up to so many tokens nothing is sorted, since hardly any expert has two of them.
+TABLE_EXPERTS, TABLE_TOP_K = 8, 2  # of the model whose layers the table of configurations was tuned with
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,34 +50,65 @@ class GpuLayer:
     input_norm: Tensor  # [H]
     qkv: Tensor  # [(Hq + 2 Hkv) * D, H]
     o: Tensor  # [H, Hq * D]
-    heads: tuple[int, int]  # Hq, Hkv
-    window: int | None
+    heads: Heads
     post_norm: Tensor  # [H]
-    router: Tensor | None  # [E, H]; None in a dense layer
-    top_k: int
+    router: Router | None  # None in a dense layer
     gate_up: Stack  # E matrices [2I, H]
-    down: Stack  # E matrices [H, I]
+    down: Stack  # E matrices [H, I]; combine adds its bias
+    o_bias: Tensor | None = None  # [H]
+    sinks: Tensor | None = None  # [Hq] float32
+    scale: float | None = None  # of attention's scores; None: D ** -0.5
+    window: int | None = None
+    residual: float = 1.0  # factor of what attention adds to the residual stream
 
     @classmethod
-    def of(cls, layer: DecoderLayer) -> "GpuLayer | None":
-        """Returns None for weights that the kernels do not take: quantised attention, or experts of a CPU's kinds."""
-        attention, router, held = layer.attention, layer.moe.router, layer.moe.experts
-        if not layer.is_plain or not isinstance(attention.qkv, Tensor) or not isinstance(attention.o, Tensor):
+    def of(cls, layer: DecoderLayer, eps: float) -> "GpuLayer | None":
+        """Returns None for a layer that the kernels do not take, which `_is_fused` tells."""
+        attention, held = layer.attention, layer.moe.experts
+        if not _is_fused(layer) or not isinstance(attention.qkv, Tensor) or not isinstance(attention.o, Tensor):
             return None
-        if not all(isinstance(matrix, Tensor | StackedWeight) for matrix in (*held.gate_up, *held.down)):
-            return None
+        q_norm, k_norm = (None if norm is None else norm.weight for norm in (attention.q_norm, attention.k_norm))
         return cls(
             input_norm=layer.input_norm.weight,
             qkv=attention.qkv,
             o=attention.o,
-            heads=(attention.num_heads, attention.num_kv_heads),
-            window=attention.window,
+            heads=Heads(
+                attention.num_heads, attention.num_kv_heads, attention.qkv_bias, q_norm, k_norm, eps, attention.clip
+            ),
             post_norm=layer.post_norm.weight,
-            router=None if router is None else router.weight,
-            top_k=1 if router is None else router.top_k,
-            gate_up=Stack.of(held.gate_up),
-            down=Stack.of(held.down),
+            router=layer.moe.router,
+            gate_up=Stack.of(held.gate_up, held.gate_up_bias, held.activation),
+            down=Stack.of(held.down, held.down_bias),
+            o_bias=attention.o_bias,
+            sinks=attention.sinks,
+            scale=attention.scale,
+            window=attention.window,
+            residual=layer.residual,
         )
+
+
+def _is_fused(layer: DecoderLayer) -> bool:
+    """Returns whether the kernels take a layer, except for its attention's matrices.
+
+    They do not take norms with a mean, routers that pick with jitter, and shared experts.
+    """
+    router = layer.moe.router
+    return (
+        isinstance(layer.input_norm, RMSNorm)
+        and isinstance(layer.post_norm, RMSNorm)
+        and layer.moe.shared is None
+        and (router is None or router.jitter is None)
+        and are_taken(layer.moe.experts)
+    )
+
+
+def are_taken(experts: ExpertWeights) -> bool:
+    """Returns whether the kernels take experts: not those of a CPU's kinds, nor those with inputs in another order."""
+    matrices = (*experts.gate_up, *experts.down)
+    return all(
+        isinstance(matrix, Tensor) or (isinstance(matrix, StackedWeight) and "order" not in matrix.tensors())
+        for matrix in matrices
+    )
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -87,7 +122,7 @@ class GpuDecoder:
     @classmethod
     def of(cls, layers: Iterable[DecoderLayer], eps: float, arch: str) -> "GpuDecoder | None":
         """Returns None if the kernels do not take the weights of every layer."""
-        taken = [GpuLayer.of(layer) for layer in layers]
+        taken = [GpuLayer.of(layer, eps) for layer in layers]
         fused = tuple(layer for layer in taken if layer is not None)
         return cls(fused, eps, arch) if len(fused) == len(taken) else None
 
@@ -104,16 +139,17 @@ class GpuDecoder:
         """Yields for each layer the norm of the next one, and None for the last layer."""
         return chain((layer.input_norm for layer in self.layers[1:]), (None,))
 
-    def _attention(self, layer: GpuLayer, normed: Tensor, pages: LayerCache, forward: ForwardPass) -> Tensor:
+    def _attention(self, layer: GpuLayer, normed: Tensor, pages: LayerCache, forward: ForwardPass) -> Delta:
         plan = forward.plans[layer.window]
         assert isinstance(plan, PagedPass)
         qkv = F.linear(normed, layer.qkv)  # [T, (Hq + 2 Hkv) * D]
         queries = rotate_and_store(qkv, forward.rotation, plan.slots, pages, layer.heads)  # [T, Hq, D]
-        return F.linear(attend(queries, pages, plan.attention), layer.o)  # [T, H]
+        attended = attend(queries, pages, plan.attention, layer.sinks, layer.scale)
+        return Delta(F.linear(attended, layer.o), layer.o_bias, layer.residual)
 
-    def _route(self, layer: GpuLayer, x: Tensor, delta: Tensor) -> Routed:
+    def _route(self, layer: GpuLayer, x: Tensor, delta: Delta) -> Routed:
         if layer.router is not None:
-            return route(x, delta, layer.post_norm, self.eps, layer.router, layer.top_k)
+            return route(x, delta, layer.post_norm, self.eps, layer.router)
         x, normed = add_norm(x, delta, layer.post_norm, self.eps)
         always = x.new_zeros(x.shape[0], 1, dtype=torch.int32)
         return Routed(x, normed, x.new_ones(x.shape[0], 1, dtype=torch.float32), always)
@@ -121,21 +157,27 @@ class GpuDecoder:
     def _experts(self, layer: GpuLayer, routed: Routed, following: Tensor | None) -> tuple[Tensor, Tensor | None]:
         """Adds the experts' outputs to x [T, H]; returns the sum and its norm by `following`."""
         partials = partial_outputs(routed.normed, routed.ids, layer.gate_up, layer.down, self.arch)
-        return combine(partials, routed.weights, routed.x, following, self.eps)
+        biases = None if layer.down.bias is None else Biases(routed.ids, layer.down.bias)
+        return combine(partials, routed.weights, routed.x, following, self.eps, biases)
 
 
 def partial_outputs(normed: Tensor, ids: Tensor, gate_up: Stack, down: Stack, arch: str) -> Tensor:
     """Maps normed [T, H], ids [T, k] int32 to each pair's output, in S parts yet to be added: [S, T * k, H]."""
     tokens, top_k = ids.shape
     op = "few" if tokens <= FEW else "experts"
-    config = config_for(f"{op}.gate_up", gate_up, tokens, arch)
+    config = config_for(f"{op}.gate_up", gate_up, tokens, top_k, arch)
     pairs = ids.view(-1) if tokens <= FEW else sort_pairs(ids, gate_up.quants.shape[0], config.tokens)
     inner = experts.gate_up(normed, gate_up, pairs, top_k, config)  # [T * k, I]
     # Both products go over the same tiles of pairs, so a tile has the same number of them.
-    config = replace(config_for(f"{op}.down", down, tokens, arch), tokens=config.tokens)
+    config = replace(config_for(f"{op}.down", down, tokens, top_k, arch), tokens=config.tokens)
     return experts.down(inner, down, pairs, config)
 
 
-def config_for(op: str, stack: Stack, tokens: int, arch: str) -> Config:
-    """Returns the table's line for a product with these weights. Raises ModelError."""
-    return choose(op, stack.kind, stack.shape, tokens, arch)
+def config_for(op: str, stack: Stack, tokens: int, top_k: int, arch: str) -> Config:
+    """Returns the table's line for a product with these weights. Raises ModelError.
+
+    The table is for two of eight experts. Any other layer looks up the number of tokens with which those would have as
+    many pairs for each expert, and at most its own tokens, since an expert has one pair of each of them at most.
+    """
+    alike = -(-tokens * top_k * TABLE_EXPERTS // (stack.quants.shape[0] * TABLE_TOP_K))
+    return choose(op, stack.kind, stack.shape, min(tokens, alike), arch)

@@ -10,7 +10,7 @@ from octavo.model.config import ModelConfig
 from octavo.model.kernels.gpu import attention as paged
 from octavo.model.kernels.gpu.attention_plan import AttentionTiles, plan
 from octavo.model.kernels.gpu.configs import arch_of
-from octavo.model.kernels.gpu.decoder import PagedPass, partial_outputs
+from octavo.model.kernels.gpu.decoder import PagedPass, are_taken, partial_outputs
 from octavo.model.kernels.gpu.sampling import draw
 from octavo.model.kv_cache import KVCache, LayerCache
 from octavo.model.ops.attention import Plan
@@ -48,16 +48,18 @@ class GpuOps:
         self, q: Tensor, k: Tensor, v: Tensor, cache_layer: LayerCache, plan: Plan, sinks: Tensor | None = None
     ) -> Tensor:
         """Does what model.ops.attention.attention does."""
-        assert sinks is None, "the kernels know no sinks"
         assert isinstance(plan, PagedPass)
         cache_layer.write(k, v, plan.slots.remainder(cache_layer.key_slots.shape[0]))
-        return paged.attend(q, cache_layer, plan.attention)
+        return paged.attend(q, cache_layer, plan.attention, sinks)
 
     def experts(self, x: Tensor, ids: Tensor, weights: Tensor, expert_weights: ExpertWeights) -> Tensor:
         """Does what model.ops.experts.experts does, for weights that are one stack."""
-        if not expert_weights.is_plain:
+        if not are_taken(expert_weights):
             return plain_experts(x, ids, weights, expert_weights)
-        gate_up, down = Stack.of(expert_weights.gate_up), Stack.of(expert_weights.down)
+        gate_up = Stack.of(expert_weights.gate_up, expert_weights.gate_up_bias, expert_weights.activation)
+        down = Stack.of(expert_weights.down, expert_weights.down_bias)
         partials = partial_outputs(x.contiguous(), ids.int(), gate_up, down, self.arch)  # [S, T * k, H]
         chosen = partials.sum(0).view(*ids.shape, -1)  # [T, k, H]
+        if down.bias is not None:
+            chosen += down.bias[ids]
         return torch.bmm(weights[:, None, :], chosen).squeeze(1).to(x.dtype)

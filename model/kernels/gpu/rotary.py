@@ -1,4 +1,4 @@
-"""Makes queries, keys and values of qkv, which is read once: bias, clip, norm, rotary positions, and the cache write.
+"""Makes queries, keys and values of qkv, which is read once: bias, norm, clip, rotary positions, and the cache write.
 
 The floor is 24 KB a token for Mixtral 8x7B in 16 bits, half read and half written. This takes 0.5 us for 64 tokens at
 3 TB/s, less than a launch, and 67 us for 8192. A program takes some heads of one token, of whatever kind they are, and
@@ -32,11 +32,11 @@ class Heads:
     q: int  # Hq
     kv: int  # Hkv
     bias: Tensor | None = None  # [(Hq + 2 Hkv) * D], is added first
-    clip: float | None = None  # then no value is further from 0
     # Weights of an RMSNorm: [D] norms each head by itself, [Hq * D] and [Hkv * D] norm all queries, and all keys.
     q_norm: Tensor | None = None
     k_norm: Tensor | None = None
-    eps: float = 0.0
+    eps: float = 0.0  # the norms'
+    clip: float | None = None  # Behind the norms, this is the largest magnitude of queries, keys and values.
 
     def kind_of_norm(self, dim: int) -> str:
         """Returns "none", "head" or "projection" for heads of so many elements."""
@@ -60,10 +60,10 @@ def rotate_and_store(qkv: Tensor, rotation: Rotation, slots: Tensor, pages: Laye
         rotation.sin,
         slots,
         heads.bias,
-        heads.clip,
         heads.q_norm,
         heads.k_norm,
         heads.eps,
+        heads.clip,
         q,
         pages.keys,
         pages.values,
@@ -85,10 +85,10 @@ def _rotate_and_store(
     sin_ptr,
     slots_ptr,
     bias_ptr,
-    clip,
     q_norm_ptr,
     k_norm_ptr,
     eps,
+    clip,
     q_ptr,
     keys_ptr,
     values_ptr,
@@ -107,28 +107,20 @@ def _rotate_and_store(
     slot = tl.load(slots_ptr + token).to(tl.int64)
     row = qkv_ptr + token * ((Q_HEADS + 2 * KV_HEADS) * DIM)
     rotated = head < Q_HEADS + KV_HEADS
-    first, second = _load_heads(row, bias_ptr, clip, head, element, inside, DIM)
+    first, second = _load_heads(row, bias_ptr, head, element, inside, DIM)
     if NORM != "none":
         if NORM == "head":
             squares = tl.sum(first * first + second * second, 1)[:, None] / DIM  # [HEADS, 1]
         else:
-            of_q = _squares(row, bias_ptr, clip, 0, Q_HEADS, DIM, HEADS, BLOCK) / (Q_HEADS * DIM)
-            of_k = _squares(row, bias_ptr, clip, Q_HEADS, Q_HEADS + KV_HEADS, DIM, HEADS, BLOCK) / (KV_HEADS * DIM)
-            squares = tl.where(head < Q_HEADS, of_q, of_k)
-        inverse = tl.rsqrt(squares + eps)
-        q_part, k_part = inside & (head < Q_HEADS), inside & rotated & (head >= Q_HEADS)
-        q_at, k_at = element, element
-        if NORM == "projection":
-            q_at, k_at = head * DIM + element, (head - Q_HEADS) * DIM + element
-        weight = _norm_weights(q_norm_ptr + q_at, q_part, k_norm_ptr + k_at, k_part)
-        first = tl.where(rotated, _normed(first, inverse, weight, q_ptr.dtype.element_ty), first)
-        weight = _norm_weights(q_norm_ptr + q_at + HALF, q_part, k_norm_ptr + k_at + HALF, k_part)
-        second = tl.where(rotated, _normed(second, inverse, weight, q_ptr.dtype.element_ty), second)
+            of_q = _squares(row, bias_ptr, 0, Q_HEADS, DIM, HEADS, BLOCK)
+            squares = tl.where(head < Q_HEADS, of_q, _squares(row, bias_ptr, Q_HEADS, KV_HEADS, DIM, HEADS, BLOCK))
+        scaled = inside & rotated, tl.rsqrt(squares + eps)
+        weights = _norm_pointers(q_norm_ptr, k_norm_ptr, head, Q_HEADS, DIM, NORM) + element
+        first, second = _normed(first, weights, *scaled), _normed(second, weights + HALF, *scaled)
+    if clip is not None:
+        first, second = _clipped(first, clip), _clipped(second, clip)
 
-    # These are the second halves of the tables: both halves of the cosines are equal, and these sines are not negated.
-    angle = token * DIM + HALF + element
-    cos = tl.load(cos_ptr + angle, mask=element < HALF, other=0)
-    sin = tl.load(sin_ptr + angle, mask=element < HALF, other=0)
+    cos, sin = _load_angles(cos_ptr, sin_ptr, token, element, DIM)
     left = tl.where(rotated, first * cos - second * sin, first)
     right = tl.where(rotated, second * cos + first * sin, second)
 
@@ -140,8 +132,8 @@ def _rotate_and_store(
 
 
 @triton.jit
-def _load_heads(row, bias_ptr, clip, head, element, inside, DIM: tl.constexpr):
-    """Returns both halves of some heads of a token, with the bias and clipped, as float32; 0 where not inside."""
+def _load_heads(row, bias_ptr, head, element, inside, DIM: tl.constexpr):
+    """Returns both halves of some heads of a token, with the bias, as float32; 0 where not inside."""
     HALF: tl.constexpr = DIM // 2
     at = head * DIM + element
     first = tl.load(row + at, mask=inside, other=0).to(tl.float32)
@@ -151,9 +143,18 @@ def _load_heads(row, bias_ptr, clip, head, element, inside, DIM: tl.constexpr):
         second += tl.load(bias_ptr + at + HALF, mask=inside, other=0).to(tl.float32)
         first = first.to(row.dtype.element_ty).to(tl.float32)
         second = second.to(row.dtype.element_ty).to(tl.float32)
-    if clip is not None:
-        first, second = _clipped(first, clip), _clipped(second, clip)
     return first, second
+
+
+@triton.jit
+def _load_angles(cos_ptr, sin_ptr, token, element, DIM: tl.constexpr):
+    """Returns a token's cosines and sines, [1, BLOCK].
+
+    They are in the second halves of the tables: both halves of the cosines are equal, and these sines are not negated.
+    """
+    at = token * DIM + DIM // 2 + element
+    there = element < DIM // 2
+    return tl.load(cos_ptr + at, mask=there, other=0), tl.load(sin_ptr + at, mask=there, other=0)
 
 
 @triton.jit
@@ -164,36 +165,33 @@ def _clipped(x, clip):
 
 @triton.jit
 def _squares(
-    row,
-    bias_ptr,
-    clip,
-    LOW: tl.constexpr,
-    HIGH: tl.constexpr,
-    DIM: tl.constexpr,
-    HEADS: tl.constexpr,
-    BLOCK: tl.constexpr,
+    row, bias_ptr, LOW: tl.constexpr, COUNT: tl.constexpr, DIM: tl.constexpr, HEADS: tl.constexpr, BLOCK: tl.constexpr
 ):
-    """Returns the sum of the squares of a token's heads LOW to before HIGH."""
+    """Returns the mean square of a token's heads from LOW on, COUNT of them."""
     element = tl.arange(0, BLOCK)[None, :]
     sums = tl.zeros((HEADS, BLOCK), tl.float32)
-    for low in tl.static_range(LOW, HIGH, HEADS):
+    for low in tl.static_range(LOW, LOW + COUNT, HEADS):
         head = low + tl.arange(0, HEADS)[:, None]
-        first, second = _load_heads(row, bias_ptr, clip, head, element, (head < HIGH) & (element < DIM // 2), DIM)
+        inside = (head < LOW + COUNT) & (element < DIM // 2)
+        first, second = _load_heads(row, bias_ptr, head, element, inside, DIM)
         sums += first * first + second * second
-    return tl.sum(tl.sum(sums, 1), 0)
+    return tl.sum(tl.sum(sums, 1), 0) / (COUNT * DIM)
 
 
 @triton.jit
-def _norm_weights(q_at, q_part, k_at, k_part):
-    """Returns each element's weight of its norm, as float32; 0 for values."""
-    of_q = tl.load(q_at, mask=q_part, other=0).to(tl.float32)
-    return of_q + tl.load(k_at, mask=k_part, other=0).to(tl.float32)
+def _norm_pointers(q_norm_ptr, k_norm_ptr, head, Q_HEADS: tl.constexpr, DIM: tl.constexpr, NORM: tl.constexpr):
+    """Returns where the weights of each head's norm begin, [HEADS, 1]; values have none, and get those of no key."""
+    if NORM == "head":
+        return tl.where(head < Q_HEADS, q_norm_ptr, k_norm_ptr)
+    return tl.where(head < Q_HEADS, q_norm_ptr + head * DIM, k_norm_ptr + (head - Q_HEADS) * DIM)
 
 
 @triton.jit
-def _normed(x, inverse, weight, DTYPE: tl.constexpr):
-    """Norms like norm.normalise, which rounds before the weight and after it."""
-    return ((x * inverse).to(DTYPE).to(tl.float32) * weight).to(DTYPE).to(tl.float32)
+def _normed(x, weights, there, inverse):
+    """Norms like norm.normalise, which rounds before the weight and after it; where nothing is there, x stays."""
+    DTYPE: tl.constexpr = weights.dtype.element_ty
+    weight = tl.load(weights, mask=there, other=0).to(tl.float32)
+    return tl.where(there, ((x * inverse).to(DTYPE).to(tl.float32) * weight).to(DTYPE).to(tl.float32), x)
 
 
 @triton.jit
@@ -207,10 +205,12 @@ def rotate_and_store_reference(
 ) -> Tensor:
     """Does what rotate_and_store does, with the model's own rotation, and slot by slot."""
     whole = qkv if heads.bias is None else qkv + heads.bias
-    whole = whole if heads.clip is None else whole.clamp(-heads.clip, heads.clip)
     split = whole.view(qkv.shape[0], -1, pages.keys.shape[-1])  # [T, Hq + 2 Hkv, D]
     q, k, v = split.split((heads.q, heads.kv, heads.kv), dim=1)
-    q, k = rotation(_normed_reference(q, heads.q_norm, heads)), rotation(_normed_reference(k, heads.k_norm, heads))
+    q, k = _normed_reference(q, heads.q_norm, heads), _normed_reference(k, heads.k_norm, heads)
+    if heads.clip is not None:
+        q, k, v = (each.clamp(-heads.clip, heads.clip) for each in (q, k, v))
+    q, k = rotation(q), rotation(k)
     block_size = pages.keys.shape[1]
     for t, slot in enumerate(slots.tolist()):
         if slot >= 0:

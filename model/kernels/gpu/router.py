@@ -30,7 +30,7 @@ from octavo.model.kernels.gpu.norm import Delta, add_norm, add_norm_reference, d
 from octavo.model.moe import Router
 
 MOST_AT_ONCE = 8  # gate rows in registers; 8 rows of 4096 inputs in 16 bits take 32 registers a thread of 16 warps
-ROWS, EXPERTS, INPUTS, SPLITS = 16, 32, 256, 4  # of the tiles of _logits, and its cuts of the inputs
+ROWS, EXPERTS, INPUTS, SPLITS = 16, 32, 128, 4  # of the tiles of _logits, and its cuts of the inputs
 ROWS_TO_PICK = 4
 
 

@@ -31,7 +31,7 @@ from torch import Tensor
 
 FEW_PAIRS, MOST_PAIRS = 128, 1024  # of a block
 LEAST_BINS = 32  # A histogram has at least as many bins as a warp has threads.
-CELLS = 8192  # counts that a program takes at once; they take 32 registers a thread
+CELLS = 32  # counts that each thread holds at once, in as many registers
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ def sort_pairs(ids: Tensor, num_experts: int, tile: int) -> SortedPairs:
         ids.new_empty(num_pairs), ids.new_empty(tiles), ids.new_empty(tiles), ids.new_empty(tiles)
     )
     experts = max(triton.next_power_of_2(num_experts), LEAST_BINS)
-    block = FEW_PAIRS if num_pairs <= FEW_PAIRS else MOST_PAIRS
+    block, warps = (FEW_PAIRS, 4) if num_pairs <= FEW_PAIRS else (MOST_PAIRS, 8)
     blocks = triton.cdiv(num_pairs, block)
     counts = None
     if blocks > 1:
@@ -72,11 +72,11 @@ def sort_pairs(ids: Tensor, num_experts: int, tile: int) -> SortedPairs:
         sorted_pairs.tile_end,
         num_pairs,
         tiles,
-        TILE=tile,
+        tile,
         EXPERTS=experts,
         BLOCK=block,
-        LINES=max(CELLS // experts, 1),
-        num_warps=4 if block == FEW_PAIRS else 8,
+        LINES=max(CELLS * 32 * warps // experts, 1),
+        num_warps=warps,
     )
     return sorted_pairs
 
@@ -103,7 +103,7 @@ def _count(ids_ptr, counts_ptr, num_pairs, EXPERTS: tl.constexpr, BLOCK: tl.cons
     tl.store(counts_ptr + tl.program_id(0) * EXPERTS + experts, _histogram(ids, there, EXPERTS))
 
 
-@triton.jit(do_not_specialize=["num_pairs", "tiles"])
+@triton.jit(do_not_specialize=["num_pairs", "tiles", "tile"])
 def _place(
     ids_ptr,
     counts_ptr,
@@ -113,7 +113,7 @@ def _place(
     tile_end_ptr,
     num_pairs,
     tiles,
-    TILE: tl.constexpr,
+    tile,
     EXPERTS: tl.constexpr,
     BLOCK: tl.constexpr,
     LINES: tl.constexpr,
@@ -137,7 +137,7 @@ def _place(
     share = tl.cdiv(tiles, tl.num_programs(0))
     first = tl.program_id(0) * share
     pointers = (tile_expert_ptr, tile_start_ptr, tile_end_ptr)
-    _store_tiles(pointers, first, tl.minimum(first + share, tiles), starts, counts, TILE, LINES)
+    _store_tiles(pointers, first, tl.minimum(first + share, tiles), starts, counts, tile, LINES)
 
 
 @triton.jit
@@ -155,10 +155,10 @@ def _sums(counts_ptr, EXPERTS: tl.constexpr, LINES: tl.constexpr):
 
 
 @triton.jit
-def _store_tiles(pointers, first, last, starts, counts, TILE: tl.constexpr, LINES: tl.constexpr):
+def _store_tiles(pointers, first, last, starts, counts, tile, LINES: tl.constexpr):
     """Stores the tiles from `first` to before `last`; each expert's begin where its pairs do."""
     EXPERTS: tl.constexpr = counts.shape[0]
-    tile_counts = (counts + TILE - 1) // TILE
+    tile_counts = (counts + tile - 1) // tile
     behind = tl.cumsum(tile_counts, 0)  # the tile after each expert's last
     used = tl.sum(tile_counts, 0)
     for at in range(first, last, LINES):
@@ -166,8 +166,8 @@ def _store_tiles(pointers, first, last, starts, counts, TILE: tl.constexpr, LINE
         expert = tl.sum((behind[None, :] <= n[:, None]).to(tl.int32), 1)  # [LINES]; EXPERTS where n >= used
         known = tl.minimum(expert, EXPERTS - 1)
         # Tile n is its expert's tile n - (behind - tile_counts).
-        start = n * TILE + tl.gather(starts - (behind - tile_counts) * TILE, known, 0)
-        end = tl.minimum(start + TILE, tl.gather(starts + counts, known, 0))
+        start = n * tile + tl.gather(starts - (behind - tile_counts) * tile, known, 0)
+        end = tl.minimum(start + tile, tl.gather(starts + counts, known, 0))
         tl.store(pointers[0] + n, tl.where(n < used, expert, -1), mask=n < last)
         tl.store(pointers[1] + n, tl.where(n < used, start, -1), mask=n < last)
         tl.store(pointers[2] + n, tl.where(n < used, end, -1), mask=n < last)
