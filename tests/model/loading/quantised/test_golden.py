@@ -1,7 +1,8 @@
 """Tests matrices that the formats' own tools packed and unpacked, and reads what they write where they are installed.
 
 golden.safetensors holds random numbers: what AutoGPTQ 0.7.1, AutoAWQ 0.2.9, bitsandbytes 0.50.2 and compressed-tensors
-0.20.1 packed, and the first 8 outputs of what each of them unpacked again.
+0.20.1 packed, and the first outputs of what each of them unpacked again. GPTQModel 7.7.0 unpacks in float16: beside
+what it packed, in both versions, is what it was given in float32. Its zeros have a 0 and a 15 in one word.
 """
 
 from pathlib import Path
@@ -24,6 +25,7 @@ TOOLS = {
     "gptq4": (Gptq(4, 32, 1, False, False), (32, 64)),
     "gptq8": (Gptq(8, 64, 1, False, True), (32, 64)),
     "gptq4_act_order": (Gptq(4, 32, 1, True, False), (32, 64)),
+    "gptqmodel_v1": (Gptq(4, 32, 1, True, False), (32, 64)),
     "awq": (Awq(32, True), (32, 64)),
     "bnb_nf4": (FourBits("nf4", True), (16, 128)),
     "bnb_fp4": (FourBits("fp4", False), (16, 128)),
@@ -46,7 +48,17 @@ def read(tensors: dict[str, Tensor], module: str, scheme: Scheme, shape: tuple[i
 def test_what_other_tools_packed(name: str) -> None:
     tensors = load_file(GOLDEN)
     dense = read(tensors, name, *TOOLS[name])
-    torch.testing.assert_close(dense[:8], tensors[f"{name}.dense"], rtol=1e-6, atol=1e-9)
+    expected = tensors[f"{name}.dense"]
+    torch.testing.assert_close(dense[: len(expected)], expected, rtol=1e-6, atol=1e-9)
+
+
+def test_both_versions_of_gptq_are_the_same_matrix() -> None:
+    tensors = load_file(GOLDEN)
+    version2 = {name: tensor for name, tensor in tensors.items() if name.startswith("gptqmodel_v1.")}
+    version2["gptqmodel_v1.qzeros"] = tensors["gptqmodel_v2.qzeros"]
+    dense = read(version2, "gptqmodel_v1", Gptq(4, 32, 2, True, False), (32, 64))
+    assert torch.equal(dense, read(tensors, "gptqmodel_v1", *TOOLS["gptqmodel_v1"]))
+    assert not torch.equal(dense, read(version2, "gptqmodel_v1", *TOOLS["gptqmodel_v1"]))
 
 
 @pytest.mark.parametrize("symmetric", [True, False])
