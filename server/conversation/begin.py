@@ -132,6 +132,8 @@ def _task(texts: Texts, request: ChatRequest, ready: Ready) -> tuple[Task, Calla
     markers = texts.tokenizer.added_ids(reading.markers())
     grammar = None if use is None else call_grammar(request, use, reading.format, markers)
     task = _with_calls(task, frozenset(markers.values()), grammar)
+    if not request.ignore_eos:
+        task = _with_ends(task, [markers[end] for end in reading.ends() if end in markers])
     return _with_before(task, before_answer(reading, markers, in_calls=grammar is not None)), reading.parser
 
 
@@ -179,6 +181,12 @@ def _with_calls(task: Task, markers: frozenset[int], grammar: CallGrammar | None
         return replace(task, shown=markers)
     params = replace(task.params, grammar=grammar.answer.grammar)
     return replace(task, params=params, shown=markers, constraints=(*grammar.schemas, grammar.answer))
+
+
+def _with_ends(task: Task, ids: Sequence[int]) -> Task:
+    """Lets further tokens end the answer."""
+    ended = tuple(dict.fromkeys((*task.params.stop_token_ids, *ids)))
+    return replace(task, params=replace(task.params, stop_token_ids=ended))
 
 
 def _with_before(task: Task, before: str) -> Task:

@@ -8,6 +8,7 @@ from octavo.server.conversation.harmony import HarmonyParser
 from octavo.server.conversation.parameter_types import Schema
 from octavo.server.conversation.parts import PartParser, PlainText
 from octavo.server.conversation.reasoning import ReasoningParser
+from octavo.server.text import harmony
 from octavo.server.text.call_formats import CallFormat
 from octavo.server.text.reasoning_tags import ReasoningTags
 
@@ -29,6 +30,10 @@ class Reading:
         tags = () if self.tags is None else (self.tags.start, self.tags.end)
         calls = () if self.tools is None and not self.format.harmony else self.format.tokens()
         return *calls, *tags
+
+    def ends(self) -> tuple[str, ...]:
+        """Returns markers that end the answer, also where the checkpoint does not list them among its end tokens."""
+        return harmony.LAST if self.format.harmony else ()
 
     def parser(self) -> PartParser:
         """Returns a parser for one choice."""

@@ -16,6 +16,7 @@ START, END, MESSAGE, CHANNEL, CONSTRAIN, RETURN, CALL = (
     f"<|{name}|>" for name in ("start", "end", "message", "channel", "constrain", "return", "call")
 )
 MARKERS = (START, END, MESSAGE, CHANNEL, CONSTRAIN, RETURN, CALL)
+LAST = (RETURN, CALL)  # after which the model says nothing more
 EFFORTS = {"none": "low", "minimal": "low", "xhigh": "high", "max": "high"}  # what the model knows for other degrees
 FUNCTIONS = "functions."  # the namespace of the tools of clients
 _CHANNEL = re.compile(rf"{re.escape(CHANNEL)}\s*(\w+)")

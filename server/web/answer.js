@@ -5,7 +5,7 @@ import { chat, health } from "./api.js";
 const PAUSE = 1000; // milliseconds between two looks at /health
 
 /**
- * Fills `message` (its content, finish, stats and error) until the answer ends, in whatever way; never throws.
+ * Fills `message` (its reasoning, content, finish, stats and error) until the answer ends, in whatever way; never throws.
  * `show` has changed(), called after each chunk, and waiting(reason), called while the server is not ready.
  */
 export async function answer(body, message, signal, show) {
@@ -52,10 +52,10 @@ async function untilReady(signal, show) {
 
 function take(chunk, message, meter) {
   const choice = chunk.choices[0];
-  if (choice?.delta.content) {
-    meter.piece();
-    message.content += choice.delta.content;
-  }
+  const { content = "", reasoning_content: reasoning = "" } = choice?.delta ?? {};
+  if (content || reasoning) meter.piece();
+  if (reasoning) message.reasoning = (message.reasoning ?? "") + reasoning;
+  message.content += content;
   if (choice?.finish_reason) message.finish = choice.finish_reason;
   if (chunk.usage) meter.usage = chunk.usage;
 }

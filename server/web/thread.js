@@ -83,13 +83,15 @@ class AnswerView {
   constructor(message, index, { regenerate }) {
     this.message = message;
     this.regenerate = action("Regenerate", () => regenerate(index));
+    this.thought = element("div", { className: "thought" });
+    this.reasoning = element("details", { className: "reasoning" }, element("summary", {}, "Reasoning"), this.thought);
     this.text = element("div", { className: "text" });
     this.note = element("p", { className: "note" });
     this.stats = element("span", { className: "stats" });
     const bar = [copyButton(() => this.message.content), this.regenerate, this.stats];
     this.actions = element("div", { className: "actions" }, ...bar);
     const name = element("h2", { className: "hidden" }, "Answer");
-    this.node = element("li", { className: "assistant" }, name, this.text, this.note, this.actions);
+    this.node = element("li", { className: "assistant" }, name, this.reasoning, this.text, this.note, this.actions);
     this.update();
   }
 
@@ -117,6 +119,8 @@ class AnswerView {
   }
 
   update() {
+    this.reasoning.hidden = !this.message.reasoning;
+    this.thought.textContent = this.message.reasoning ?? "";
     const sources = blocks(this.message.content);
     let same = 0;
     while (same < sources.length && sources[same] === this.#sources[same]) same += 1;

@@ -56,6 +56,22 @@ def test_an_answer_is_streamed_and_measured(page: Page, server: Server) -> None:
     assert sent[0]["stream_options"] == {"include_usage": True}
 
 
+def test_reasoning_is_folded_and_not_part_of_the_answer(page: Page, server: Server) -> None:
+    opened(page, server)
+    deltas = [{"reasoning_content": "So, <b>1</b>"}, {"reasoning_content": " + 1."}, {"content": "Two."}]
+    events = [{"choices": [{"index": 0, "delta": delta, "finish_reason": None}]} for delta in deltas]
+    body = "".join(f"data: {json.dumps(event)}\n\n" for event in events) + "data: [DONE]\n\n"
+    page.route("**/v1/chat/completions", lambda route: route.fulfill(content_type="text/event-stream", body=body))
+    ask(page, "1 + 1?")
+    expect_answer(page, "Two.")
+    expect(page.locator(".thought")).to_be_hidden()
+    page.locator(".reasoning summary").click()
+    expect(page.locator(".thought")).to_have_text("So, <b>1</b> + 1.")
+    page.reload()
+    expect(page.locator(".reasoning summary")).to_be_visible()
+    expect_answer(page, "Two.")
+
+
 def test_stop_keeps_what_there_is(page: Page, server: Server) -> None:
     opened(page, server)
     ask(page, UNFINISHED)

@@ -13,7 +13,8 @@ from octavo.server.config import ServerConfig
 from tests.server.client import MODEL, Client
 from tests.server.fake import READY, FakeEngineClient, replay
 from tests.server.live import live
-from tests.server.vocab import EOS, byte_level, ids_of
+from tests.server.text.test_reasoning_tags import OPENS
+from tests.server.vocab import CHATML, EOS, byte_level, ids_of
 
 HELLO = [*ids_of("héllo 🦑"), EOS]
 CALL = [*ids_of('See: <tool_call>\n{"name": "f", "arguments": {"x": 1}}\n</tool_call>'), EOS]
@@ -22,9 +23,9 @@ FUNCTION: dict[str, Any] = {"type": "function", "name": "f", "parameters": SCHEM
 TOOL: dict[str, Any] = {"name": "f", "input_schema": SCHEMA}
 
 
-def serving(answer: list[int]) -> Client:
+def serving(answer: list[int], template: str = CHATML) -> Client:
     engine = FakeEngineClient(replay(answer), replace(READY, max_model_len=4096))
-    return Client(engine, byte_level(), ServerConfig((MODEL,), api_keys=("secret",)))
+    return Client(engine, byte_level(template), ServerConfig((MODEL,), api_keys=("secret",)))
 
 
 def prompt_of(client: Client) -> str:
@@ -184,6 +185,41 @@ def test_what_a_thinking_agent_sends() -> None:
     with openai_client(serving(HELLO)) as client:
         client.chat.completions.create(model=MODEL, messages=messages, reasoning_effort="high")
         client.responses.create(model=MODEL, input="hi", reasoning={"effort": "low", "summary": "auto"})
+
+
+THOUGHTS = [*ids_of("\nSo, 1 + 1.\n</think>\n\nTwo."), EOS]
+
+
+def test_openai_reads_reasoning_and_takes_it_back() -> None:
+    messages: list[Any] = [{"role": "user", "content": "hi"}]
+    with openai_client(serving(THOUGHTS, OPENS)) as client:
+        message = client.chat.completions.create(model=MODEL, messages=messages).choices[0].message
+        assert (message.reasoning_content, message.content) == ("So, 1 + 1.", "Two.")
+        again = [*messages, message.model_dump(exclude_none=True), *messages]
+        assert client.chat.completions.create(model=MODEL, messages=again).choices[0].message.content == "Two."
+        with client.responses.stream(model=MODEL, input="hi") as stream:
+            types = [event.type for event in stream]
+            response = stream.get_final_response()
+        assert types.count("response.reasoning_text.done") == 1 and "response.reasoning_text.delta" in types
+        assert [item.type for item in response.output] == ["reasoning", "message"]
+        assert (response.output[0].content[0].text, response.output_text) == ("So, 1 + 1.", "Two.")
+        history = [*messages, *(item.model_dump(exclude_none=True) for item in response.output), *messages]
+        assert client.responses.create(model=MODEL, input=history).output_text == "Two."
+
+
+def test_anthropic_reads_thinking_and_takes_it_back() -> None:
+    messages: list[Any] = [{"role": "user", "content": "hi"}]
+    asked: dict[str, Any] = {"model": MODEL, "max_tokens": 100}
+    with anthropic_client(serving(THOUGHTS, OPENS)) as client:
+        with client.messages.stream(**asked, messages=messages) as stream:
+            streamed = stream.get_final_message()
+        whole = client.messages.create(**asked, messages=messages)
+        for message in (streamed, whole):
+            thought, text = message.content
+            assert (thought.type, thought.thinking, text.text) == ("thinking", "So, 1 + 1.", "Two.")
+            assert thought.signature
+        again = [*messages, {"role": "assistant", "content": whole.content}, *messages]
+        assert client.messages.create(**asked, messages=again).content[1].text == "Two."
 
 
 BROKEN = ids_of('<tool_call>\n{"name": "f", "arguments": {"x": 1, "y": "ab')

@@ -118,6 +118,14 @@ def test_bound_answers_in_harmony_are_read() -> None:
     assert (choice["message"]["reasoning_content"], choice["message"]["content"]) == ("So {.", None)
 
 
+def test_harmony_s_last_markers_end_the_answer() -> None:
+    for last in ("<|call|>", "<|return|>"):
+        client = client_of(ALL["gpt-oss"], *MARKERS, answer=THOUGHT + CALL + last + THOUGHT)
+        choice = client.chat(tools=[tool("f")]).json()["choices"][0]
+        assert choice["finish_reason"] == "tool_calls" and choice["message"]["reasoning_content"] == "So {."
+        assert client.chat(ignore_eos=True).json()["choices"][0]["message"]["reasoning_content"].count("So") == 2
+
+
 @pytest.mark.parametrize("effort", [("minimal", "low"), ("none", "low"), ("medium", "medium"), ("xhigh", "high")])
 def test_harmony_knows_three_degrees_of_effort(effort: tuple[str, str]) -> None:
     client = client_of(ALL["gpt-oss"], *MARKERS)
