@@ -90,13 +90,13 @@ def _quarters(
         products = tl.zeros(acc.shape, tl.float32)
         sixteens = tl.zeros(acc.shape, tl.float32)
         for part in tl.static_range(quarters):
-            quarter: tl.constexpr = group * quarters + part
-            at = tl.arange(0, _QUARTER) + tile * _TILE + quarter * _QUARTER
+            # A name for the quarter could not stay a constant, since each turn would give it another value.
+            at = tl.arange(0, _QUARTER) + tile * _TILE + (group * quarters + part) * _QUARTER
             tokens = _tokens(x, wanted, at, inputs, TILES.even)  # [32, TOKENS]
-            codes = unpacked_quarter(words, quarter, TILES.format.kind, tokens.dtype)
+            codes = unpacked_quarter(words, group * quarters + part, TILES.format.kind, tokens.dtype)
             products = tl.dot(codes, tokens, products, input_precision="ieee")
             if TILES.format.kind == "int4":
-                none = unpacked_quarter((words & 15) >> 4, quarter, "int4", tokens.dtype)
+                none = unpacked_quarter((words & 15) >> 4, group * quarters + part, "int4", tokens.dtype)
                 sixteens = tl.dot(none, tokens, sixteens, input_precision="ieee")
         if TILES.format.scale == "e8m0":
             scale = power_of_two(exponents, group)
