@@ -5,9 +5,11 @@ import torch
 from torch import Tensor
 
 from octavo.model.ops import invariant
-from octavo.model.ops.invariant import LARGE, cheap_linear, invariant_linear
+from octavo.model.ops.invariant import LARGE, cheap_linear, costs_little, invariant_linear
 from octavo.model.ops.linear import Linear, linear
 from octavo.model.weights.forms import Weight
+from octavo.model.weights.kinds import INT4, INT8
+from octavo.model.weights.precision import Precision
 from octavo.model.weights.row_major import Int4RowMajor, Int8RowMajor, RowMajorWeight
 
 
@@ -29,6 +31,12 @@ def test_rows_that_nobody_asked_to_keep_apart_share_a_large_plain_matrix(
     assert len(rows) == products and sum(rows) == 5
     torch.testing.assert_close(invariant_linear(x, weight), expected)
     assert len(rows) == products + 5
+
+
+def test_beside_quantised_weights_rows_are_kept_apart() -> None:
+    """What is left to torch is a router here and a gate there."""
+    assert costs_little(Precision(torch.float32, INT4, INT8))
+    assert not costs_little(Precision.plain(torch.float32))
 
 
 @pytest.mark.parametrize("kind", [Int8RowMajor, Int4RowMajor])

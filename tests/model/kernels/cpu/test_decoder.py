@@ -14,6 +14,7 @@ from octavo.model.kernels.cpu.library import library
 from octavo.model.layers import LayerNorm
 from octavo.model.loading.checkpoint import load_model
 from octavo.model.moe import SharedExpert
+from octavo.model.ops.invariant import Invariance, costs_little
 from octavo.model.weights.kinds import INT4, INT8, Kind
 from octavo.model.weights.precision import Precision
 from tests.model.checkpoints import CPU
@@ -87,6 +88,22 @@ def shared_expert(model: Decoder) -> SharedExpert:
     return SharedExpert(
         replace(one, gate_up=one.gate_up[:1], down=one.down[:1]), torch.randn(1, model.config.hidden_size)
     )
+
+
+def test_a_token_is_the_same_bits_alone_and_in_a_prompt_where_torch_computes_a_half(tmp_path: Path) -> None:
+    """What is left to torch beside quantised weights, routers and gates, takes each row by itself."""
+    precision = Precision(torch.float32, INT8, INT8)
+    assert costs_little(precision)
+    config = ModelConfig.from_pretrained(write_tiny_checkpoint(tmp_path))
+    model = load_model(tmp_path, config, select_backend(config, CPU, Invariance.CHEAP), precision)
+    first, second = model.layers
+    other = LayerNorm(first.input_norm.weight, torch.randn(config.hidden_size), 1e-5)
+    shared = replace(first.moe, shared=shared_expert(model))
+    for changed in (replace(first, input_norm=other, post_norm=other), replace(first, moe=shared)):
+        layers = changed, second
+        pages = Pages(replace(model, layers=layers, fused=CpuDecoder.of(layers, library())), 2, len(PROMPT))
+        alone = [pages.step([(1, n, [token])]) for n, token in enumerate(PROMPT)]
+        assert torch.equal(torch.cat(alone), pages.prompt(PROMPT))
 
 
 def test_each_layer_has_its_own_window(tmp_path: Path) -> None:
