@@ -9,24 +9,23 @@ from octavo.server.http.reading import read_json
 Schema = Mapping[str, Any]  # of the arguments of a tool
 Types = tuple[str, ...]  # names of JSON's types in the order of the schema; empty: the schema names none
 
-_MOST_REFERENCES = 16  # from one schema to the next; more are a circle
 _NULL = ("null", "none")  # templates write Python's None where a call has null
 _COMBINED = ("anyOf", "oneOf", "allOf")
 
 
-def parameters_of(tool: Schema) -> Mapping[str, Types]:
-    """Returns the types of each parameter that the schema of a tool's arguments declares."""
+def properties_of(tool: Schema) -> Mapping[str, Any]:
+    """Returns the schema of each parameter that the schema of a tool's arguments declares."""
     properties = tool.get("properties")
-    declared = properties if isinstance(properties, Mapping) else {}
-    return {name: types_of(schema, tool) for name, schema in declared.items()}
+    return properties if isinstance(properties, Mapping) else {}
 
 
 def types_of(schema: Any, tool: Schema) -> Types:
     """Returns the types that a parameter's schema allows. References are looked up in the schema of the tool."""
-    return tuple(dict.fromkeys(_types(schema, tool, 0)))
+    return tuple(dict.fromkeys(_types(schema, tool, set())))
 
 
-def _types(schema: Any, tool: Schema, references: int) -> Iterator[str]:
+def _types(schema: Any, tool: Schema, followed: set[str]) -> Iterator[str]:
+    """Yields the types, some of them repeatedly. Each reference is followed once: there may be circles."""
     if not isinstance(schema, Mapping):
         return
     named = schema.get("type")
@@ -40,9 +39,11 @@ def _types(schema: Any, tool: Schema, references: int) -> Iterator[str]:
         yield _type_of(schema["const"])
     else:
         for each in _parts(schema):
-            yield from _types(each, tool, references)
-        if isinstance(schema.get("$ref"), str) and references < _MOST_REFERENCES:
-            yield from _types(referred(schema["$ref"], tool), tool, references + 1)
+            yield from _types(each, tool, followed)
+        reference = schema.get("$ref")
+        if isinstance(reference, str) and reference not in followed:
+            followed.add(reference)
+            yield from _types(referred(reference, tool), tool, followed)
         yield from (kind for key, kind in (("properties", "object"), ("items", "array")) if key in schema)
 
 

@@ -13,7 +13,7 @@ import json
 import re
 from collections.abc import Iterable
 
-from octavo.server.conversation.parameter_types import Schema, as_json, is_text, parameters_of
+from octavo.server.conversation.parameter_types import Schema, Types, as_json, is_text, properties_of, types_of
 from octavo.server.text.call_formats import END_OF_CALL, END_OF_FUNCTION, END_OF_PARAMETER, FUNCTION, PARAMETER
 
 FUNCTION_HEAD = re.compile(rf"{FUNCTION}(?P<name>[\w.-]+)>\s*(?={PARAMETER}|{END_OF_FUNCTION}|{END_OF_CALL})")
@@ -45,10 +45,11 @@ class TaggedArguments:
     def __init__(self, tool: Schema) -> None:
         """`tool` is the schema of the call's arguments."""
         self.done = False  # the end of the function has been read
-        self._types = parameters_of(tool)
-        self._awaited = {name for name in self._types if len(name) <= _REACH}  # have no value yet
+        self._tool = tool
+        self._awaited = {name for name in properties_of(tool) if len(name) <= _REACH}  # have no value yet
         self._separator = "{"  # precedes the next key
         self._key: str | None = None  # of the value that is being read
+        self._types: Types = ()  # of that value
         self._is_text = False  # that value is passed on as it comes
         self._pieces: list[str] = []  # of that value, if it is not
         self._begun = False  # the line break before that value has been read
@@ -73,7 +74,8 @@ class TaggedArguments:
             return None
         self._key = key = text[start : start + _REACH if end is None else end.start()]
         self._awaited.discard(key)
-        self._is_text, self._begun, self._pieces = is_text(self._types.get(key, ())), False, []
+        self._types = types_of(properties_of(self._tool).get(key), self._tool)
+        self._is_text, self._begun, self._pieces = is_text(self._types), False, []
         fragment = f"{self._separator}{json.dumps(key, ensure_ascii=False)}: " + '"' * self._is_text
         self._separator = ", "
         return fragment, text[start + _REACH if end is None else end.end() :]
@@ -98,8 +100,8 @@ class TaggedArguments:
         return ""
 
     def _closed(self) -> str:
-        key, self._key = self._key, None
-        return '"' if self._is_text or key is None else as_json("".join(self._pieces), self._types[key])
+        self._key = None
+        return '"' if self._is_text else as_json("".join(self._pieces), self._types)
 
     def _end(self, text: str) -> tuple[int, bool]:
         """Returns where the value ends, and True; or else where it may end, and False."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from octavo.server.conversation.grammar_text import json_value, quoted
-from octavo.server.conversation.parameter_types import Schema, referred, types_of
+from octavo.server.conversation.parameter_types import Schema, properties_of, referred, types_of
 from octavo.server.conversation.tools import Tool
 from octavo.server.text.call_formats import END_OF_FUNCTION, END_OF_PARAMETER, FUNCTION, PARAMETER
 
@@ -15,6 +15,7 @@ _DEFINED = ("$defs", "definitions")
 _OF_TOOL = _NOTES | {"type", "properties", "required", "additionalProperties", *_DEFINED}
 _OTHER_REFERENCE = re.compile(r'"\$ref": "(?!#/(?:\$defs|definitions)/)')
 _TAG = r"<\/?(parameter|function)"  # no value that is demanded has one in it, so that the tags are the call's own
+_MOST_PARAMETERS, _LONGEST_SCHEMA = 64, 100_000  # characters; what is defined is repeated for each parameter
 _NEXT = f"\n{END_OF_PARAMETER}"
 
 
@@ -25,9 +26,9 @@ def tagged_call(position: int, tool: Tool) -> list[str] | None:
     schema allows without naming them are left out always.
     """
     schema = tool.schema_of_arguments
-    properties, required = schema.get("properties") or {}, schema.get("required") or []
-    if not schema.keys() <= _OF_TOOL or not isinstance(properties, dict) or not set(required) <= properties.keys():
+    if not _is_plain(schema):
         return None
+    properties, required = properties_of(schema), schema.get("required") or ()
     values = {
         key: _value(each, schema, f"{position}_{number}") for number, (key, each) in enumerate(properties.items())
     }
@@ -40,6 +41,14 @@ def tagged_call(position: int, tool: Tool) -> list[str] | None:
         name, head = f"{position}_{number}", quoted(f"{PARAMETER}{key}>\n")
         rules += [f'parameter_{name}: {head} value_{name} "\\n"', *(value or ())]
     return rules
+
+
+def _is_plain(schema: Schema) -> bool:
+    """Returns whether the schema only names parameters, and not too many."""
+    names, required = list(properties_of(schema)), schema.get("required") or []
+    if len(names) > _MOST_PARAMETERS or len(json.dumps(schema)) > _LONGEST_SCHEMA or not schema.keys() <= _OF_TOOL:
+        return False
+    return isinstance(required, list) and all(each in names for each in required)
 
 
 def _value(schema: Any, tool: Schema, name: str) -> list[str] | None:
@@ -57,13 +66,14 @@ def _value(schema: Any, tool: Schema, name: str) -> list[str] | None:
 
 def _of_text(schema: Schema, tool: Schema) -> Schema:
     """Returns what binds the value if it is a string: what the schema refers to, or its alternative for strings."""
-    binding = schema.keys() - _NOTES
-    if binding == {"$ref"}:
-        found = referred(schema["$ref"], tool)
-        return _of_text(found, tool) if isinstance(found, Mapping) and "$ref" not in found else schema
-    if binding == {"anyOf"}:
-        return next((each for each in schema["anyOf"] if "string" in types_of(each, {})), schema)
-    return schema
+    match {key: value for key, value in schema.items() if key not in _NOTES}:
+        case {"$ref": str(reference), **others} if not others:
+            found = referred(reference, tool)
+            return _of_text(found, tool) if isinstance(found, Mapping) and "$ref" not in found else schema
+        case {"anyOf": list(options), **others} if not others:
+            return next((each for each in options if "string" in types_of(each, {})), schema)
+        case _:
+            return schema
 
 
 def _text(schema: Schema, name: str) -> list[str] | None:
@@ -72,16 +82,23 @@ def _text(schema: Schema, name: str) -> list[str] | None:
     if binding <= {"enum", "const"} and binding:
         choices = list(_choices(schema))
         return [f"value_{name}: ({' | '.join(map(quoted, choices))}) {quoted(_NEXT)}"] if choices else None
-    least, most = schema.get("minLength", 0), schema.get("maxLength", "")
-    if not binding <= {"minLength", "maxLength"} or not all(type(each) is int for each in (least, most or 0)):
+    least, most = schema.get("minLength", 0), schema.get("maxLength")
+    if not binding <= {"minLength", "maxLength"} or not _is_range(least, most):
         return None
+    times = f"{{{least},{'' if most is None else most}}}"
     return [
         f"value_{name}[suffix={quoted(_NEXT)}]: TEXT_{name}",
-        f"TEXT_{name}: /(?s:.{{{least},{most}}})/ & ~/(?s:.*){_TAG}(?s:.*)/",
+        f"TEXT_{name}: /(?s:.{times})/ & ~/(?s:.*){_TAG}(?s:.*)/",
     ]
 
 
+def _is_range(least: Any, most: Any) -> bool:
+    """Returns whether a text can have so many characters; `most` may be None."""
+    return type(least) is int and least >= 0 and (most is None or (type(most) is int and most >= least))
+
+
 def _choices(schema: Schema) -> Iterator[str]:
-    for value in schema.get("enum", [schema.get("const")]):
+    values = schema.get("enum", [schema.get("const")])
+    for value in values if isinstance(values, list) else ():
         if isinstance(value, str) and not re.search(_TAG, value) and value == schema.get("const", value):
             yield value

@@ -12,6 +12,8 @@ from octavo.engine.api import Grammar
 from octavo.engine.client import BadGrammar
 from octavo.server.conversation.calls import CallParser, format_of
 from octavo.server.conversation.parts import ParsedDelta
+from octavo.server.conversation.tagged_grammar import tagged_call
+from octavo.server.conversation.tools import Tool
 from octavo.server.text.call_formats import GRANITE, JSON, LLAMA, MISTRAL, MISTRAL_NAMED, TAGGED, CallFormat
 from octavo.server.text.tokenizer import Tokenizer
 from tests.server.client import Client
@@ -215,6 +217,19 @@ AS_JSON = [
     property_of("a", {"type": "integer"}, minProperties=1),
     {"type": "object", "properties": {}, "required": ["a"]},
 ]
+TOO_MUCH = [
+    {"type": "object", "properties": {f"p{number}": {} for number in range(65)}},
+    property_of("a", {"type": "integer", "description": "x" * 100_000}),
+]
+BROKEN = [
+    {"type": "object", "required": 5},
+    {"type": "object", "required": [{}]},
+    {"type": "object", "required": "a", "properties": {"a": {}}},
+    *(property_of("a", {key: value}) for key in ("$ref", "anyOf", "enum", "minLength") for value in (5, {}, "x", [[]])),
+    property_of("a", {"anyOf": [{}, 5, {"type": "string", "enum": 5}]}),
+    property_of("a", {"type": "string", "maxLength": -1}),
+    property_of("a", {"type": "string", "minLength": 3, "maxLength": 2}),
+]
 
 
 @pytest.mark.parametrize("schema", IN_TAGS + AS_JSON, ids=lambda schema: json.dumps(schema)[:60])
@@ -240,3 +255,8 @@ def test_a_demanded_text_holds_no_tags() -> None:
         matcher = LLMatcher(model, grammar_from("grammar", grammar.text), log_level=0)
         text = f"<tool_call>\n<function=f>\n<parameter=a>\n{value}\n</parameter>\n</function>\n</tool_call>"
         assert (matcher.try_consume_tokens(ids_of(text)) == len(ids_of(text)) and matcher.is_accepting()) == allowed
+
+
+@pytest.mark.parametrize("schema", TOO_MUCH + BROKEN, ids=lambda schema: json.dumps(schema)[:80])
+def test_a_schema_that_is_too_much_or_broken_is_left_to_the_form_of_json(schema: dict[str, Any]) -> None:
+    assert tagged_call(0, Tool.model_validate(tool("f", parameters=schema))) is None

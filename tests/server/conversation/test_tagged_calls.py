@@ -29,6 +29,7 @@ SCHEMA: dict[str, Any] = {
     },
     "$defs": {"place": {"type": "object", "properties": {"city": {"type": "string"}}}},
 }
+FAR_APART = "</parameter>" + " " * 300 + "</function>"
 TOOLS: dict[str, Any] = {"f": SCHEMA, "g": {"type": "object", "properties": {}}, "read.file-2": SCHEMA}
 
 
@@ -139,7 +140,7 @@ def test_a_value_is_what_the_schema_says(key: str, value: str, expected: Any) ->
         (written(text="<parameter=count>\n<x\n"), "", [("f", '{"text": "<parameter=count>\\n<x\\n"}')]),
         (written(text="a\n<parameter=nope>"), "", [("f", '{"text": "a\\n<parameter=nope>"}')]),
         (written(text="a\n<parameter=text>"), "", [("f", '{"text": "a\\n<parameter=text>"}')]),
-        (written(text="</parameter>" + " " * 300), "", [("f", json.dumps({"text": "</parameter>" + " " * 300}))]),
+        (written(text=FAR_APART), "", [("f", json.dumps({"text": FAR_APART}))]),
     ],
 )
 def test_calls(text: str, content: str, calls: list[tuple[str, str]]) -> None:
@@ -178,6 +179,12 @@ def test_a_call_that_breaks_off_is_not_whole(text: str, arguments: str) -> None:
     assert read(text) == ("", [("f", arguments)])
     with pytest.raises(ValueError):
         json.loads(arguments)
+
+
+def test_what_can_be_no_call_is_not_held_back() -> None:
+    for piece in ("<tool_call>\n<function=other", "<function=f>\nno", "<function=f>\n</p", "<functions"):
+        parser = CallParser(TAGGED, TOOLS, lambda: "id")
+        assert ParsedDelta(0, tuple(parser.push(piece))).text == piece
 
 
 def test_strings_are_passed_on_as_they_come_and_other_values_when_they_are_whole() -> None:
