@@ -1,4 +1,4 @@
-"""Which types of JSON a schema allows a parameter, and what a written value becomes."""
+"""Tests which types of JSON a schema allows a parameter, and what a written value becomes."""
 
 import json
 from typing import Any
