@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from octavo.server.conversation.calls import CallParser, format_of, new_id
 from octavo.server.conversation.parts import ParsedDelta, Part, Text, ToolCall, ToolCallArguments, ToolCallStart
-from octavo.server.text.call_formats import GRANITE, JSON, LLAMA, MISTRAL, MISTRAL_NAMED, TAGGED, CallFormat
+from octavo.server.text.call_formats import GRANITE, HARMONY, JSON, LLAMA, MISTRAL, MISTRAL_NAMED, TAGGED, CallFormat
 from octavo.server.text.template import ChatTemplate, Rendering
 from tests.server.text.real_templates import ALL
 from tests.server.text.test_template import CHATML, MISTRAL_TOOLS, SPECIAL
@@ -185,6 +185,7 @@ def test_the_format_is_that_in_which_the_template_writes_calls() -> None:
         "mistral": MISTRAL,
         **dict.fromkeys(("qwen_3.5", "qwen_3_coder"), TAGGED),
         "granite": GRANITE,
+        "gpt-oss": HARMONY,
         **dict.fromkeys(("mistral_small", "ministral"), MISTRAL_NAMED),
     }
 
