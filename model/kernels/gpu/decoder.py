@@ -20,6 +20,7 @@ from octavo.model.kernels.gpu.attention import attend
 from octavo.model.kernels.gpu.attention_plan import GpuPlan
 from octavo.model.kernels.gpu.combine import Biases, combine
 from octavo.model.kernels.gpu.configs import Config, choose
+from octavo.model.kernels.gpu.gather import gather
 from octavo.model.kernels.gpu.norm import Delta, add_norm
 from octavo.model.kernels.gpu.rotary import Heads, rotate_and_store
 from octavo.model.kernels.gpu.router import Routed, route
@@ -167,7 +168,9 @@ def partial_outputs(normed: Tensor, ids: Tensor, gate_up: Stack, down: Stack, ar
     op = "few" if tokens <= FEW else "experts"
     config = config_for(f"{op}.gate_up", gate_up, tokens, top_k, arch)
     pairs = ids.view(-1) if tokens <= FEW else sort_pairs(ids, gate_up.quants.shape[0], config.tokens)
-    inner = experts.gate_up(normed, gate_up, pairs, top_k, config)  # [T * k, I]
+    if gate_up.order is not None:
+        normed = gather(normed, ids, gate_up.order)  # a row for each pair
+    inner = experts.gate_up(normed, gate_up, pairs, top_k if gate_up.order is None else 1, config)  # [T * k, I]
     # Both products go over the same tiles of pairs, so a tile has the same number of them.
     config = replace(config_for(f"{op}.down", down, tokens, top_k, arch), tokens=config.tokens)
     return experts.down(inner, down, pairs, config)
