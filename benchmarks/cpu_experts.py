@@ -7,7 +7,7 @@ cases of a shape take turns in every round.
 """
 
 import argparse
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count, cycle
 from statistics import median
 from time import perf_counter
@@ -26,13 +26,12 @@ from octavo.model.moe import MoEBlock, Router
 from octavo.model.weights.forms import ExpertWeights
 from octavo.model.weights.kinds import INT4, INT8, Kind, Offset, Scale
 from octavo.model.weights.memory import HugePages, Zeros
-from octavo.model.weights.tiles import TiledWeight, TileLayout
+from octavo.model.weights.parts import Parts
+from octavo.model.weights.tiles import PANEL, TiledWeight, TileLayout
 
 POOL = 3 << 29  # bytes of weights of one shape and kind, about; the layers take turns
 TOKENS = (1, 2, 4, 8)
 CALLS = 12  # of each case in a round; the median counts
-SAMPLE = 1 << 16  # bytes that are random; the rest of a matrix repeats them
-FACTOR = 1e-3  # of each output: what the experts add stays small beside x
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +69,14 @@ class Layer:
     def random(cls, shape: Shape, kind: Kind, zeros: Zeros) -> "Layer":
         gate_up = TileLayout(kind, (2 * shape.width, shape.hidden), interleaved=True)
         down = TileLayout(kind, (shape.hidden, shape.width))
-        pairs = [(_random_weight(gate_up, zeros), _random_weight(down, zeros)) for _ in range(shape.experts)]
+        panels = _random_panel(kind, shape.hidden), _random_panel(kind, shape.width)
+        pairs = [(_copies(gate_up, panels[0], zeros), _copies(down, panels[1], zeros)) for _ in range(shape.experts)]
         first, second = zip(*pairs, strict=True)
         router = Router(torch.randn(shape.experts, shape.hidden) / shape.hidden**0.5, shape.top_k)
         block, norm = MoEBlock(router, ExpertWeights(first, second)), RMSNorm.create(torch.ones(shape.hidden), 1e-6)
-        return cls(block, norm, experts_struct(block, norm))
+        struct = experts_struct(block, norm)
+        assert struct is not None
+        return cls(block, norm, struct)
 
     @property
     def nbytes(self) -> int:
@@ -88,16 +90,25 @@ class Layer:
         return self.block.router.weight.nbytes + sum(held.gate_up[n].nbytes + held.down[n].nbytes for n in chosen)
 
 
-def _random_weight(layout: TileLayout, zeros: Zeros) -> TiledWeight:
-    """Returns a matrix whose codes and numbers are random bytes, and whose factors are small."""
+def _copies(layout: TileLayout, panel: Tensor, zeros: Zeros) -> TiledWeight:
+    """Returns a matrix all of whose panels are copies of one; its rows fill them without padding."""
     weight = TiledWeight.empty(layout, zeros)
-    # Bytes of 0x28 to 0x2f are ordinary numbers in every type of a scale.
-    part = torch.randint(0x28, 0x30, (SAMPLE,), dtype=torch.uint8)
-    whole = weight.memory.view(-1)
-    for start in range(0, len(whole), SAMPLE):
-        whole[start : start + SAMPLE] = part[: len(whole) - start]
-    weight.memory[:, : layout.header].view(torch.float32).fill_(FACTOR)
+    weight.memory[:] = panel
     return weight
+
+
+def _random_panel(kind: Kind, inputs: int) -> Tensor:
+    """Returns the bytes of a panel [1, bytes] of random weights, with which results are about as large as inputs."""
+    groups = -(-inputs // kind.group)
+    scales = torch.randint(64, 128, (PANEL, groups)).to(kind.scale_type)
+    offsets = torch.full((PANEL, groups), 8, dtype=torch.uint8) if kind.offset is Offset.ZERO else None
+    codes = torch.randint(0, 2**kind.bits, (PANEL, inputs), dtype=torch.uint8)
+    weight = TiledWeight.empty(TileLayout(kind, (PANEL, inputs)), HugePages().zeros)
+    parts = Parts(codes, torch.ones(PANEL), scales, offsets, None)
+    weight.put(parts, 0)
+    size = weight.dense().std() * inputs**0.5
+    weight.put(replace(parts, factors=torch.ones(PANEL) / size), 0)
+    return weight.memory
 
 
 class Case:
@@ -121,7 +132,7 @@ class Case:
 
 
 def layers_of(shape: Shape, kind: Kind, pool: int) -> list[Layer]:
-    """Returns layers that take `pool` bytes, and one more."""
+    """Returns layers that take at least `pool` bytes."""
     zeros, layers = HugePages().zeros, list[Layer]()
     while sum(layer.nbytes for layer in layers) < pool:
         layers.append(Layer.random(shape, kind, zeros))

@@ -109,16 +109,16 @@ def attention_struct(attention: Attention, norm: Norm, residual: float = 1.0) ->
 def experts_struct(moe: MoEBlock, norm: Norm) -> ExpertsStruct | None:
     """Returns the struct of experts, their router and the norm before them; it is valid for as long as all live.
 
-    It is None where the kernels do not take these.
+    It is None where the kernels do not take these, among them a shared expert and the sparse mixer.
     """
-    matrices = (*moe.experts.gate_up, *moe.experts.down)
-    tiled = all(isinstance(matrix, TiledWeight) and matrix.order is None for matrix in matrices)
-    if not isinstance(norm, RMSNorm) or not moe.is_plain or not tiled:
+    mixes = moe.router is not None and moe.router.jitter is not None
+    if not isinstance(norm, RMSNorm) or moe.shared is not None or mixes or not ExpertsStruct.takes(moe.experts):
         return None
     experts = ExpertsStruct.of(moe.experts, 1 if moe.router is None else moe.router.top_k)
     experts.norm = norm.weight.data_ptr()
     experts.eps = _eps(norm)
-    experts.router = None if moe.router is None else moe.router.weight.data_ptr()
+    if moe.router is not None:
+        experts.route(moe.router)
     return experts
 
 

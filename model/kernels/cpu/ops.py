@@ -50,9 +50,7 @@ class CpuOps:
 
     def experts(self, x: Tensor, ids: Tensor, weights: Tensor, expert_weights: ExpertWeights) -> Tensor:
         """Does what model.ops.experts.experts does."""
-        matrices = (*expert_weights.gate_up, *expert_weights.down)
-        tiled = all(isinstance(matrix, TiledWeight) and matrix.order is None for matrix in matrices)
-        if x.dtype != torch.float32 or not tiled or not expert_weights.is_plain:
+        if x.dtype != torch.float32 or not ExpertsStruct.takes(expert_weights):
             return self.plain.experts(x, ids, weights, expert_weights)
         return self.kernels.experts(x, ids, weights, ExpertsStruct.of(expert_weights, ids.shape[1]))
 

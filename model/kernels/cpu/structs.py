@@ -9,6 +9,7 @@ from torch import Tensor
 from octavo.model.batch import ForwardBatch
 from octavo.model.kv_cache import LayerCache
 from octavo.model.layers import Rotation
+from octavo.model.moe import Router
 from octavo.model.weights.forms import ExpertWeights, Weight
 from octavo.model.weights.kinds import Kind, Offset, Scale
 from octavo.model.weights.tiles import TiledWeight, TileLayout
@@ -221,6 +222,15 @@ class ExpertsStruct(Structure):
         ("shift", c_float),
     )
 
+    @staticmethod
+    def takes(experts: ExpertWeights) -> bool:
+        """Says whether the kernels take these experts: all are tiled, and the inputs of `down` are in order.
+
+        Whoever loads a `down` in an order of its own gives it to the rows of `gate_up` instead.
+        """
+        tiled = all(isinstance(matrix, TiledWeight) for matrix in (*experts.gate_up, *experts.down))
+        return tiled and all(matrix.order is None for matrix in experts.down if isinstance(matrix, TiledWeight))
+
     @classmethod
     def of(cls, experts: ExpertWeights, top_k: int) -> "ExpertsStruct":
         """Describes experts of tiled weights, without a norm and a router: the choice is made elsewhere.
@@ -235,8 +245,29 @@ class ExpertsStruct(Structure):
         gate_up, down = (
             (WeightStruct * count)(*map(WeightStruct.of, side)) for side in (experts.gate_up, experts.down)
         )
-        sizes = count, top_k, hidden, intermediate
-        return cls(None, None, None, gate_up, down, None, None, *sizes, True, 1.0, 0.0, 1.0, inf, 0.0)
+        activation = experts.activation
+        return cls(
+            gate_up=gate_up,
+            down=down,
+            gate_up_bias=pointer_to(experts.gate_up_bias),
+            down_bias=pointer_to(experts.down_bias),
+            num_experts=count,
+            top_k=top_k,
+            hidden=hidden,
+            intermediate=intermediate,
+            normalises=True,
+            scale=1.0,
+            alpha=activation.alpha,
+            limit=inf if activation.limit is None else activation.limit,
+            shift=activation.shift,
+        )
+
+    def route(self, router: Router) -> None:
+        """Lets a router choose; the struct is then valid for as long as the router lives, too."""
+        self.router = pointer_to(router.weight)
+        self.router_bias = pointer_to(router.bias)
+        self.normalises = router.normalise
+        self.scale = router.scale
 
 
 INTERFACE = 0x9E228CA2  # octavo.h has the same number.
