@@ -124,7 +124,10 @@ class _Extend(Action):
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """Describes one flag. `field` is a field of EngineConfig or ServerConfig, which also holds the default."""
+    """Describes one flag. `field` is a field of EngineConfig or ServerConfig, which also holds the default.
+
+    Only the tokenizer of a GGUF file is in neither, because it is used before there is a config.
+    """
 
     flag: str
     metavar: str
@@ -149,6 +152,9 @@ GROUPS: dict[str, tuple[Option, ...]] = {
             _list_after_one_flag,
             "names that clients call the model by, one or several; they follow MODEL (default: MODEL without its path)",
             "served_model_names",
+        ),
+        Option(
+            "tokenizer", "DIRECTORY", str, "the tokenizer of a GGUF file (default: the one that the file describes)"
         ),
         Option("dtype", "TYPE", _one_of(*DTYPES), f"{_listed(DTYPES)}, which is what the device does fast"),
         Option(
@@ -248,7 +254,8 @@ def add_to(parser: ArgumentParser) -> None:
 def add_model(parser: Any) -> None:
     """Adds MODEL to a parser, or to a group of one."""
     text = (
-        f"directory of a checkpoint, or a hub id such as {EXAMPLE} (default: a small model, built at the first start)"
+        f"directory of a checkpoint, a GGUF file, or a hub id such as {EXAMPLE} (default: a small model, built at the "
+        "first start)"
     )
     parser.add_argument("model", metavar="MODEL", nargs="?", default=SUPPRESS, help=text)
 

@@ -16,7 +16,8 @@ d, m and dmin are in float16. Q6_K shares a scale among 16 weights, which no Kin
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -26,6 +27,7 @@ from octavo.model.weights.kinds import EVEN4, GROUP, INT8_FINE, LEAST, Kind, Off
 from octavo.model.weights.parts import Parts
 from octavo.model.weights.rounding import quantise
 
+BLOCKS = ".blocks"  # ends the name under which a module's quantised weight is read
 AT_ONCE = 1 << 20  # weights that are taken apart at a time, so that a large matrix takes little memory besides
 
 PLAIN = {TensorType.F32: torch.float32, TensorType.F16: torch.float16, TensorType.BF16: torch.bfloat16}
@@ -44,6 +46,18 @@ KINDS = {
     TensorType.Q8_0: INT8_FINE,
     TensorType.Q4_K: SUPER4,
     TensorType.Q5_K: SUPER8,
+}
+# Where a block has its float16 numbers, in bytes.
+_ONE, _TWO = (0,), (0, 2)
+FLOATS = {
+    TensorType.Q4_0: _ONE,
+    TensorType.Q4_1: _TWO,
+    TensorType.Q5_0: _ONE,
+    TensorType.Q5_1: _TWO,
+    TensorType.Q8_0: _ONE,
+    TensorType.Q4_K: _TWO,
+    TensorType.Q5_K: _TWO,
+    TensorType.Q6_K: (208,),
 }
 
 
@@ -71,10 +85,26 @@ class Blocks:
             rows.copy_(dense_of(data, self.type))
         return out
 
+    def rows(self, chosen: slice | Tensor) -> Self:
+        """Returns the same with some rows, in that order."""
+        return replace(self, data=self.data[chosen])
+
+    def is_finite(self) -> bool:
+        """Says whether no weight is infinite or NaN."""
+        return all(bool(_float16(self.data, at).isfinite().all()) for at in FLOATS[self.type])
+
     def parts(self, kind: Kind) -> Parts:
         """Returns what a kind holds of them: `kind` is theirs, or one that `joined` returns for it."""
-        own = parts_of(self.data, self.type) if self.type in KINDS else quantise(self.dense(), INT8_FINE)
-        return converted(own, self.kind, kind)
+        return converted(parts_of(self.data, self.type) if self.type in KINDS else self._rounded(), self.kind, kind)
+
+    def _rounded(self) -> Parts:
+        """Returns parts of INT8_FINE, made of some rows at a time."""
+        at_once = max(1, AT_ONCE // self.shape[1])
+        made = [quantise(dense_of(data, self.type), INT8_FINE) for data in self.data.split(at_once)]
+        numbers = [each.scales for each in made if each.scales is not None]
+        return Parts(
+            torch.cat([each.codes for each in made]), torch.cat([each.factors for each in made]), torch.cat(numbers)
+        )
 
 
 def joined(kinds: Iterable[Kind]) -> Kind:

@@ -94,7 +94,7 @@ def _make(directory: Path, path: Path, stamp: dict[str, Any]) -> None:
         raise vocabulary.fields.error(f"it has {rows}")
     ends = vocabulary.ends()
     texts = {
-        "config.json": _json(config | {"eos_token_id": ends}),
+        "config.json": _json(config | {"eos_token_id": ends} | _quantisation(model)),
         "generation_config.json": _json({"eos_token_id": ends} | _sampling(model)),
     }
     given = None if stamp["tokenizer"] is None else Path(stamp["tokenizer"])
@@ -108,6 +108,12 @@ def _make(directory: Path, path: Path, stamp: dict[str, Any]) -> None:
         _appear(directory / gguf_name(number, len(model.paths)), target=each)
     for name, text in (texts | {STAMP: _json(stamp)}).items():
         _appear(directory / name, text=text)
+
+
+def _quantisation(model: GgufModel) -> dict[str, Any]:
+    """Returns the field of config.json that tells how weights are quantised; none where no weight is."""
+    types = sorted({each.type.name for each in model.tensors.values() if each.type.weights > 1})
+    return {"quantization_config": {"quant_method": "gguf", "types": types}} if types else {}
 
 
 def _appear(path: Path, text: str = "", target: Path | None = None) -> None:

@@ -4,6 +4,7 @@ import mmap
 import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Self
 
@@ -12,30 +13,35 @@ from torch import Tensor
 
 from octavo.model.config_file import ModelError
 from octavo.model.gguf.architectures import architecture_of
-from octavo.model.gguf.blocks import PLAIN, Blocks
+from octavo.model.gguf.blocks import BLOCKS, PLAIN
 from octavo.model.gguf.config import config_of
 from octavo.model.gguf.file import GgufModel
 from octavo.model.gguf.names import Piece, pieces
 
+WEIGHT = ".weight"
+
 
 @dataclass(frozen=True, slots=True)
 class Header:
-    """A Header says what `get_tensor` returns; a quantised tensor is F32."""
+    """A Header says what `get_tensor` returns."""
 
     piece: Piece
 
     def get_dtype(self) -> str:
-        return self.piece.stored.type.name if self.piece.stored.type in PLAIN else "F32"
+        return self.piece.stored.type.name if self.piece.stored.type in PLAIN else "U8"
 
     def get_shape(self) -> list[int]:
-        return list(self.piece.shape)
+        return list(self.piece.shape if self.piece.stored.type in PLAIN else _blocks_shape(self.piece))
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class GgufHandle:
-    """A GgufHandle is a model's files, opened; nothing is read from them until a tensor is."""
+    """A GgufHandle is a model's files, opened; nothing is read from them until a tensor is.
 
-    pieces: Mapping[str, Piece]  # by the names of a checkpoint
+    A quantised matrix X.weight is there as X.blocks [out, blocks, bytes].
+    """
+
+    pieces: Mapping[str, Piece]  # by the names that `keys` returns
     memory: Mapping[Path, Tensor]  # the bytes of each file
 
     @classmethod
@@ -44,7 +50,8 @@ class GgufHandle:
         model = GgufModel.read(path)
         architecture = architecture_of(model)
         found = pieces(model, architecture, config_of(model, architecture))
-        return cls(found, {each: _mapped(each) for each in model.paths})
+        named = {_key(name, piece): piece for name, piece in found.items()}
+        return cls(named, {each: _mapped(each) for each in model.paths})
 
     def keys(self) -> list[str]:
         return list(self.pieces)
@@ -53,19 +60,22 @@ class GgufHandle:
         return Header(self.pieces[name])
 
     def get_tensor(self, name: str) -> Tensor:
-        """Returns a tensor, plain ones as views of the file, and others in float32."""
-        found = self.get_stored(name)
-        return found if isinstance(found, Tensor) else found.dense().reshape(self.pieces[name].shape)
-
-    def get_stored(self, name: str) -> Tensor | Blocks:
-        """Returns a tensor as it is stored: plain, or the blocks of its rows."""
+        """Returns a tensor, as a view of the file unless its rows lie in pairs."""
         piece = self.pieces[name]
         data = self.memory[piece.stored.path][piece.offset : piece.offset + piece.size]
-        if (dtype := PLAIN.get(piece.stored.type)) is not None:
-            plain = data.view(dtype).view(piece.shape)
-            return plain if not piece.heads else plain[_order(piece)]
-        blocks = data.view(-1, piece.shape[-1] // piece.stored.type.weights, piece.stored.type.bytes)
-        return Blocks(piece.stored.type, blocks if not piece.heads else blocks[_order(piece)])
+        dtype = PLAIN.get(piece.stored.type)
+        tensor = data.view(_blocks_shape(piece)) if dtype is None else data.view(dtype).view(piece.shape)
+        return tensor if not piece.heads else tensor[_order(piece)]
+
+
+def _key(name: str, piece: Piece) -> str:
+    return name if piece.stored.type in PLAIN else name.removesuffix(WEIGHT) + BLOCKS
+
+
+def _blocks_shape(piece: Piece) -> tuple[int, int, int]:
+    """Returns [out, blocks, bytes] of a quantised matrix; a vector is a matrix of one row."""
+    kind = piece.stored.type
+    return prod(piece.shape[:-1]), piece.shape[-1] // kind.weights, kind.bytes
 
 
 def _order(piece: Piece) -> Tensor:

@@ -67,6 +67,11 @@ def _translated(
     stored: StoredTensor, architecture: Architecture, paired: Mapping[str, int]
 ) -> Iterator[tuple[str, Piece]]:
     """Yields a tensor's names, with the piece that each means; `paired` has the heads of roles whose rows are pairs."""
+    if len(stored.shape) == 1 and stored.type.weights > 1:
+        raise ModelError(
+            f"{stored.path} holds the vector {shortened(stored.name)} in {stored.type.name}, and vectors are read "
+            "in F32, F16 and BF16; convert the model again."
+        )
     if stored.name in _OUTSIDE:
         yield _OUTSIDE[stored.name], Piece(stored)
         return

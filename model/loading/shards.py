@@ -10,9 +10,10 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from octavo.model.config_file import ModelError
+from octavo.model.gguf.handle import GgufHandle
 from octavo.model.loading.names import DERIVED, TensorSlice
 from octavo.model.loading.quantised.scheme import Spec
-from octavo.model.prepared.source import INDEX, SINGLE, weight_map
+from octavo.model.prepared.source import INDEX, SINGLE, gguf_names, weight_map
 
 PICKLES = ("*.bin", "*.pt", "*.pth")
 ITEM_SIZES = {  # bytes
@@ -40,6 +41,9 @@ class Shards:
         index = directory / INDEX
         if index.exists() or index.is_symlink():
             return cls(directory, _indexed(directory, weight_map(index), stack))
+        if names := gguf_names(directory):
+            gguf = GgufHandle.open(directory / names[0])
+            return cls(directory, dict.fromkeys(gguf.keys(), gguf))
         if not (directory / SINGLE).is_file():
             raise _nothing_to_load(directory)
         handle = stack.enter_context(_open(directory / SINGLE))

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from octavo.model.loading.names import LayerNames, Matrix
-from octavo.model.loading.quantised.joining import kind_of, order_of, parts_of
-from octavo.model.loading.quantised.stored import Affine, Floats, Stored, Table
+from octavo.model.loading.quantised.joining import Held, kind_of, order_of, parts_of
+from octavo.model.loading.quantised.stored import Affine, Floats, Stored
 from octavo.model.loading.reader import Reader
 from octavo.model.weights.forms import Weight
 from octavo.model.weights.memory import Zeros
@@ -36,9 +36,9 @@ class Slices:
         return sum(each.shape[0] for each in self.each), self.each[0].shape[1]
 
     @property
-    def held(self) -> list[Affine | Table]:
+    def held(self) -> list[Held]:
         """Returns the slices that kinds may hold: all of them, or none."""
-        held = [each for each in self.each if isinstance(each, Affine | Table)]
+        held = [each for each in self.each if isinstance(each, Held)]
         return held if len(held) == len(self.each) else []
 
 

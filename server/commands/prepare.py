@@ -12,7 +12,7 @@ from octavo.server import options
 from octavo.server.commands import checkpoint
 from octavo.server.environment import from_environment
 
-FLAGS = ("quantization", "dtype", "threads", "verify")
+FLAGS = ("tokenizer", "quantization", "dtype", "threads", "verify")
 
 
 def add(commands: "argparse._SubParsersAction[Any]") -> None:
@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _leave)
     given = from_environment(os.environ, vars(arguments)) | vars(arguments)
-    directory, name = checkpoint.find(given.get("model"))
+    directory, name = checkpoint.find(given.get("model"), given.get("tokenizer"))
     config, _ = options.configure(given | {"cache": checkpoint.user_cache()}, str(directory), name)
     from octavo.engine.startup.prepare import prepare  # This loads torch.
     from octavo.server.console import ProgressLine

@@ -55,7 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
     given = from_environment(os.environ, vars(arguments)) | vars(arguments)
     with _listen(given) as listener:
         _tell_address(given.get("address_file"), lifecycle.address(listener))
-        directory, name = _find_checkpoint(given.get("model"))
+        directory, name = _find_checkpoint(given.get("model"), given.get("tokenizer"))
         model_config, tokenizer, sampled_vocab = _check_checkpoint(directory)
         engine_config, config = options.configure(given, str(directory), name, sampled_vocab)
         engine_config = replace(engine_config, added_tokens=tokenizer.added_tokens, cache=checkpoint.user_cache())
@@ -104,10 +104,10 @@ def _tell_address(file: str | None, url: str) -> None:
         logger.warning("the server's URL is not written to %s: %s", file[:200], error)
 
 
-def _find_checkpoint(model: str | None) -> tuple[Path, str]:
+def _find_checkpoint(model: str | None, tokenizer: str | None) -> tuple[Path, str]:
     """Does what checkpoint.find does, and ends what that has started when it is interrupted."""
     _on_stop_signals(_unwind)
-    found = checkpoint.find(model)
+    found = checkpoint.find(model, tokenizer)
     _on_stop_signals(_vanish)
     return found
 

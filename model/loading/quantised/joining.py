@@ -8,16 +8,19 @@ import torch
 from torch import Tensor
 
 from octavo.model.config_file import ModelError
+from octavo.model.gguf.blocks import Blocks, joined
 from octavo.model.loading.quantised.stored import Affine, Table
 from octavo.model.weights.kinds import BLOCK, CELL, GROUP, SCALE_TYPES, Kind, Offset, Scale
 from octavo.model.weights.parts import Parts
+
+Held = Affine | Table | Blocks  # what kinds hold
 
 SIGNED, UNSIGNED = tuple(range(-8, 8)), tuple(range(16))
 MIDDLE = 128  # of a byte
 FLOAT_SCALES = {SCALE_TYPES[scale]: scale for scale in (Scale.FLOAT16, Scale.BFLOAT16, Scale.FLOAT32)}
 
 
-def kind_of(slices: Sequence[Affine | Table]) -> Kind | None:
+def kind_of(slices: Sequence[Held]) -> Kind | None:
     """Returns the kind that holds all slices exactly; None: no kind does, because tables differ from whole steps.
 
     It has the widest codes, groups that divide those of all slices, scales of a type that holds all, and zeros if any
@@ -26,12 +29,15 @@ def kind_of(slices: Sequence[Affine | Table]) -> Kind | None:
     affine = [each for each in slices if isinstance(each, Affine)]
     if len(affine) == len(slices):
         return _affine_kind(affine)
+    blocks = [each for each in slices if isinstance(each, Blocks)]
+    if len(blocks) == len(slices):
+        return joined(each.kind for each in blocks)
     tables = [each for each in slices if isinstance(each, Table)]
     same = len(tables) == len(slices) and len({(each.values, each.group, each.factor) for each in tables}) == 1
     return Kind(tables[0].values, tables[0].group, Scale.E8M0) if same else None
 
 
-def order_of(slices: Sequence[Affine | Table], name: str) -> Tensor | None:
+def order_of(slices: Sequence[Held], name: str) -> Tensor | None:
     """Returns the one order of the inputs, [in] int32. Raises ModelError where slices of one matrix differ."""
     orders = [each.order if isinstance(each, Affine) else None for each in slices]
     first = orders[0]
@@ -44,8 +50,10 @@ def order_of(slices: Sequence[Affine | Table], name: str) -> Tensor | None:
     return first
 
 
-def parts_of(stored: Affine | Table, kind: Kind) -> Parts:
+def parts_of(stored: Held, kind: Kind) -> Parts:
     """Returns a slice's parts in a kind that `kind_of` found for it; nothing is rounded."""
+    if isinstance(stored, Blocks):
+        return stored.parts(kind)
     if isinstance(stored, Table):
         return Parts(stored.codes, torch.full((stored.shape[0],), stored.factor), stored.scales)
     raised = MIDDLE - stored.middle if kind.values is None else 0  # from codes of 4 bits to those of 8

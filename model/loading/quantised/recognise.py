@@ -6,7 +6,7 @@ from pathlib import Path
 from reprlib import repr as shortened
 
 from octavo.model.config_file import ConfigFile, ModelError
-from octavo.model.loading.quantised import awq, bitsandbytes, compressed_tensors, fp8, gptq, mxfp4
+from octavo.model.loading.quantised import awq, bitsandbytes, compressed_tensors, fp8, gguf, gptq, mxfp4
 from octavo.model.loading.quantised.rules import Rules
 from octavo.model.loading.quantised.scheme import Scheme
 
@@ -23,6 +23,7 @@ METHODS: dict[str, Callable[[ConfigFile], Rules]] = {
     "fbgemm_fp8": fp8.read_rules,
     "bitsandbytes": bitsandbytes.read_rules,
     "mxfp4": mxfp4.read_rules,
+    "gguf": gguf.read_rules,
 }
 KNOWN = "GPTQ, AWQ, compressed-tensors, FP8, bitsandbytes or MXFP4"
 HQQ = "HQQ keeps weights as pickles, which can run code when they are read"

@@ -9,6 +9,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from octavo.model.gguf.blocks import Blocks
+
 Rows = slice | Tensor  # chosen rows: a slice, or their numbers [n] int64
 
 
@@ -116,7 +118,7 @@ class Dense:
         return self.values
 
 
-Stored = Affine | Table | Floats | Dense
+Stored = Affine | Table | Floats | Dense | Blocks
 
 
 def spread(numbers: Tensor, group: int, inputs: int) -> Tensor:
