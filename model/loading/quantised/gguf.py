@@ -14,7 +14,7 @@ from octavo.model.loading.quantised.rules import Declared, Rules
 from octavo.model.loading.quantised.scheme import Get, Scheme, Spec
 
 BY_BYTES = {each.bytes: each for each in FLOATS}
-LOSS = "0.4%"  # of the weights' root mean square: tests/model/gguf/test_blocks.py measures it
+LOSS = "0.5%"  # of the weights' root mean square: tests/model/gguf/test_blocks.py measures it
 
 
 @dataclass(frozen=True, slots=True)

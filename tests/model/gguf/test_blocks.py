@@ -102,13 +102,13 @@ def test_a_joined_kind_is_no_wider_than_it_must_be() -> None:
 
 
 def test_what_q6_k_loses() -> None:
-    """docs/gguf.md states the error of normal weights."""
+    """This is the loss that the log and docs/gguf.md state, of normal weights."""
     weights = np.random.default_rng(4).standard_normal((64, 1024)).astype(np.float32)
     data = torch.from_numpy(packing.quantised(weights, "Q6_K")).unflatten(1, (-1, 210))
     held = Blocks(TensorType.Q6_K, data)
     lost = held.parts(held.kind).unpacked(held.kind).dense() - held.dense()
     error = (lost.norm() / held.dense().norm()).item()
-    assert 0.003 < error < 0.006
+    assert 0.005 < error < 0.0055
 
 
 @pytest.mark.parametrize(

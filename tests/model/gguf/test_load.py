@@ -22,6 +22,7 @@ from tests.model.checkpoints import load
 from tests.model.gguf.writing import EXPERT, LAYER, OUTSIDE, VOCABULARY, add_value, written
 from tests.model.loading.test_takeover import as_plain
 from tests.model.pages import Pages
+from tests.model.test_families import greedy, oracle
 from tests.tiny import write_tiny_checkpoint
 
 TINY = {"vocab_size": VOCABULARY, "hidden_size": 256, "intermediate_size": 256, "head_dim": 64}
@@ -64,7 +65,8 @@ class Read:
 
     def __init__(self, file: Path, config: dict[str, Any]) -> None:
         self.found = {each.name: each for each in gguf.GGUFReader(file).tensors}
-        self.heads = {"q_proj": config["num_attention_heads"], "k_proj": config["num_key_value_heads"]}
+        heads = {"q_proj": config["num_attention_heads"], "k_proj": config["num_key_value_heads"]}
+        self.heads = heads if config["model_type"] in ("mixtral", "mistral", "llama") else {}
 
     def weight(self, name: str) -> torch.Tensor:
         stored = self.found[name]
@@ -77,9 +79,9 @@ class Read:
         return rows[[h * length + n for h in range(heads) for part in (0, 1) for n in range(part, length, 2)]]
 
     def checkpoints(self, name: str) -> torch.Tensor:
-        parts = name.removesuffix(".weight").split(".")
+        *parts, suffix = name.split(".")
         if "layers" not in parts:
-            return self.weight(f"{OUTSIDE[name.removesuffix('.weight')]}.weight")
+            return self.weight(f"{OUTSIDE['.'.join(parts)]}.{suffix}")
         layer, role = f"blk.{parts[2]}", ".".join(parts[3:])
         if "experts" in parts:
             projection, number = f"{layer}.ffn_{EXPERT[parts[-1]]}", parts[-2]
@@ -90,7 +92,7 @@ class Read:
                 else self.weight(f"{projection}.{number}.weight")
             )
         heads = self.heads.get(parts[-1])
-        own = f"{layer}.{LAYER[role]}.weight"
+        own = f"{layer}.{LAYER[role]}.{suffix}"
         return self.rotated(own, heads) if heads else self.weight(own)
 
 
@@ -108,6 +110,14 @@ def test_logits_are_those_of_the_dequantised_weights(tmp_path: Path, types: Call
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
     original = Pages(load(checkpoint), 1, 16).prompt(PROMPT)
     assert types("output.weight") == "F32" or (ours - original).abs().max() > 1e-4  # The types did round something.
+
+
+def test_greedy_answers_are_those_of_the_dequantised_weights(tmp_path: Path) -> None:
+    checkpoint = tiny(tmp_path / "tiny")
+    file = written(checkpoint, q4_k_m)
+    models = load(served(file, tmp_path / "cache")), load(dequantised(checkpoint, file))
+    ours, theirs = (greedy(Pages(model, 1, 80), 0, PROMPT, 64) for model in models)
+    assert ours == theirs
 
 
 def without_q6_k(name: str) -> str:
@@ -172,6 +182,25 @@ def test_dense_models(tmp_path: Path, overrides: dict[str, Any]) -> None:
     ours = Pages(load(served(file, tmp_path / "cache")), 1, 16).prompt(PROMPT)
     theirs = Pages(load(dequantised(checkpoint, file)), 1, 16).prompt(PROMPT)
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+
+
+FAMILIES = {
+    "qwen3_moe": {"head_dim": 32, "moe_intermediate_size": 64, "num_experts": 8, "num_experts_per_tok": 3},
+    "qwen3": {"head_dim": 32, "tie_word_embeddings": True},
+    "qwen2": {},
+}
+
+
+@pytest.mark.oracle
+@pytest.mark.parametrize("types", [of("F32"), of("Q8_0")])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_other_families(tmp_path: Path, family: str, types: Callable[[str], str]) -> None:
+    settings = {"model_type": family, "vocab_size": VOCABULARY, "intermediate_size": 96, "norm_topk_prob": True}
+    oracle(tmp_path / "tiny", settings | FAMILIES[family])
+    file = written(tmp_path / "tiny", types)
+    ours = Pages(load(served(file, tmp_path / "cache")), 1, 16).prompt(PROMPT)
+    theirs = Pages(load(dequantised(tmp_path / "tiny", file)), 1, 16).prompt(PROMPT)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4)
 
 
 def test_mistral_keeps_its_window(tmp_path: Path) -> None:

@@ -76,9 +76,10 @@ def metadata_of(config: Mapping[str, Any], prefix: str) -> dict[str, Any]:
     sparse = config["model_type"] in ("mixtral", "qwen3_moe")
     sizes = {name: key for name, key in SIZES.items() if sparse or "expert" not in key}
     found = {f"{prefix}.{key}": config[name] for name, key in sizes.items() if config.get(name) is not None}
+    theta = config.get("rope_theta") or config["rope_parameters"]["rope_theta"]
     return found | {
         f"{prefix}.attention.layer_norm_rms_epsilon": float(config["rms_norm_eps"]),
-        f"{prefix}.rope.freq_base": float(config["rope_theta"]),
+        f"{prefix}.rope.freq_base": float(theta),
     }
 
 
