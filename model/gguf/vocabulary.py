@@ -43,8 +43,6 @@ class Vocabulary:
         types = fields.items("token_type", int, [NORMAL] * len(tokens))
         if not tokens or len(types) != len(tokens):
             raise fields.error(f"it has {len(tokens)} tokens and {len(types)} types of tokens")
-        if twice := [token for token, count in Counter(tokens).items() if count > 1]:
-            raise fields.error(f"the token {shortened(twice[0])} is there twice")
         return cls(fields, tokens, types)
 
     @cached_property
@@ -68,6 +66,8 @@ class Vocabulary:
 
     def tokenizer(self) -> Tokenizer:
         """Raises ModelError for a vocabulary of another kind, and for one that contradicts itself."""
+        if twice := next((token for token, count in Counter(self.tokens).items() if count > 1), None):
+            raise self.fields.error(f"the token {shortened(twice)} is there twice: {HINT}")
         match self.fields.text("model"):
             case "llama":
                 made = self._sentencepiece()
