@@ -40,7 +40,7 @@ def assert_close(actual: Routed, expected: Routed, dtype: torch.dtype) -> None:
 def test_against_the_reference(
     device: torch.device, dtype: torch.dtype, num_experts: int, top_k: int, hidden: int
 ) -> None:
-    """Of 300 and 520 inputs some splits have none, and a tile is not full."""
+    """Some splits of 300 and of 520 inputs have none, and a tile is not full."""
     x, delta, norm_weight, gate = random_rows(7, hidden, num_experts, dtype, device)
     router = Router(gate, top_k)
     actual = route(x, Delta(delta), norm_weight, EPS, router)

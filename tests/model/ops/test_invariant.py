@@ -34,7 +34,7 @@ def test_rows_that_nobody_asked_to_keep_apart_share_a_large_plain_matrix(
 
 
 def test_beside_quantised_weights_rows_are_kept_apart() -> None:
-    """What is left to torch is a router here and a gate there."""
+    """Torch is left with a router here and a gate there."""
     assert costs_little(Precision(torch.float32, INT4, INT8))
     assert not costs_little(Precision.plain(torch.float32))
 

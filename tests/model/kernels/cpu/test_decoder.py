@@ -91,7 +91,7 @@ def shared_expert(model: Decoder) -> SharedExpert:
 
 
 def test_a_token_is_the_same_bits_alone_and_in_a_prompt_where_torch_computes_a_half(tmp_path: Path) -> None:
-    """What is left to torch beside quantised weights, routers and gates, takes each row by itself."""
+    """Torch takes each row by itself in what is left to it beside quantised weights: routers and gates."""
     precision = Precision(torch.float32, INT8, INT8)
     assert costs_little(precision)
     config = ModelConfig.from_pretrained(write_tiny_checkpoint(tmp_path))

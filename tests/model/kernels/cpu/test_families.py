@@ -1,4 +1,4 @@
-"""What the kernels compute of each family's layers is what its plain layers compute."""
+"""The kernels compute of each family's layers what its plain layers compute."""
 
 from dataclasses import replace
 from pathlib import Path
