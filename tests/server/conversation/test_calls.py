@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from octavo.server.conversation.calls import CallParser, format_of, new_id
+from octavo.server.conversation.harmony import HarmonyParser
 from octavo.server.conversation.parts import ParsedDelta, Part, Text, ToolCall, ToolCallArguments, ToolCallStart
 from octavo.server.text.call_formats import GRANITE, HARMONY, JSON, LLAMA, MISTRAL, MISTRAL_NAMED, TAGGED, CallFormat
 from octavo.server.text.template import ChatTemplate, Rendering
@@ -201,8 +202,17 @@ def test_what_a_template_writes_or_describes_is_read(name: str, arguments: dict[
     prompt, told = (template.render(messages[:length], Rendering([tool], False)) for length in (1, 2))
     prompt = prompt.removesuffix("</s>")  # Phi ends a conversation that nobody continues
     assert told.startswith(prompt)
-    text, calls = whole(format_of(template), told[len(prompt) :])
+    text, calls = read(format_of(template), told[len(prompt) :], prompt)
     assert calls == [("f", json.dumps(arguments))] and "name" not in text
+
+
+def read(format: CallFormat, answer: str, prompt: str) -> tuple[str, list[tuple[str, str]]]:
+    """Returns the text and the calls of an answer, which gpt-oss writes in channels."""
+    if not format.harmony:
+        return whole(format, answer)
+    parser = HarmonyParser(prompt[prompt.rindex("<|start|>") :], frozenset({"f"}), new_id(short=False))
+    parsed = ParsedDelta(0, (*parser.push(answer), *parser.flush()))
+    return parsed.text, [(call.name, call.arguments) for call in parsed.tool_calls]
 
 
 @pytest.mark.parametrize(
