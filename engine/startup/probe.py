@@ -1,9 +1,10 @@
 """Runs steps before there is anything to serve, to find how large the next ones and the KV cache may be."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import count, takewhile
 from pathlib import Path
 
 import torch
@@ -70,8 +71,8 @@ class Capacity:
         try:
             for sequences in (1, max_num_seqs):  # One step has the most context, the other the most logits.
                 probe.run(step_tokens, sequences)
-            if model.fused is not None:
-                probe.compile(tuple(count for count in GRAPH_ROWS if count <= step_tokens), report)
+            if model.ops.capturable:
+                probe.compile(step_tokens, report)
         except torch.OutOfMemoryError:
             raise ModelError(
                 f"A step of {step_tokens} tokens does not fit the GPU's memory beside the weights: "
@@ -161,14 +162,23 @@ class Probe:
 
         The sequences share all blocks, since nobody reads what comes of them.
         """
-        sequences = max(sequences, -(-tokens // self.max_len))
-        self._step([(0, tokens // sequences + (n < tokens % sequences)) for n in range(sequences)])
+        self._step(self._spans(tokens, sequences))
 
-    def compile(self, counts: Sequence[int], report: ReportProgress) -> None:
-        """Runs steps that decode so many rows each, and a mixed one, so that serving waits for no compiler."""
+    def _spans(self, tokens: int, sequences: int) -> list[tuple[int, int]]:
+        """Returns what each sequence computes in such a step: (position, number)."""
+        sequences = max(sequences, -(-tokens // self.max_len))
+        return [(0, tokens // sequences + (n < tokens % sequences)) for n in range(sequences)]
+
+    def compile(self, step_tokens: int, report: ReportProgress) -> None:
+        """Runs steps of all sizes up to that many tokens, so that serving waits for no compiler.
+
+        These are steps that decode, a mixed one, and prompts beyond the largest step that decodes. Kernels are chosen
+        by the number of tokens, and each choice is for twice as many as the one before it, or more.
+        """
         last = self.longest - 1, 1  # A token behind the longest context, whose keys are cut among programs.
-        steps = [[last, *[(0, 1)] * (count - 1)] for count in counts]
+        steps = [[last, *[(0, 1)] * (rows - 1)] for rows in GRAPH_ROWS if rows <= step_tokens]
         steps.append([last, (max(0, self.longest - MIXED_TOKENS), min(MIXED_TOKENS, self.longest))])
+        steps += [self._spans(tokens, 1) for tokens in _prompts(step_tokens)]
         for done, spans in enumerate(steps):
             report(Progress("compiling kernels", done, len(steps)))
             self._step(spans)
@@ -180,11 +190,17 @@ class Probe:
         blocks = tuple(range(cache.num_blocks))  # Every sequence has these, again and again.
         vocab = self.runner.model.config.vocab_size
         rows = []
-        for n, (start, count) in enumerate(spans):
-            ids = tuple((n + index * 2654435761) % vocab for index in range(count))  # These reach many experts.
-            rounds = -(-(start + count) // (cache.num_blocks * cache.block_size))
+        for n, (start, number) in enumerate(spans):
+            ids = tuple((n + index * 2654435761) % vocab for index in range(number))  # These reach many experts.
+            rounds = -(-(start + number) // (cache.num_blocks * cache.block_size))
             rows.append(Row(f"probe {n}", start, ids, blocks * rounds, self.params, 0))
         self.runner.run(Batch(tuple(rows)))
+
+
+def _prompts(step_tokens: int) -> Iterator[int]:
+    """Yields sizes of steps between the largest that decodes and that one, each twice the one before it."""
+    doubled = (GRAPH_ROWS[-1] << n for n in count(1))
+    return takewhile(lambda tokens: tokens < step_tokens, doubled)
 
 
 def allocate(model: Decoder, num_blocks: int, block_size: int, zeros: Zeros) -> KVCache:

@@ -19,10 +19,10 @@ BLOCK_SIZE = 16
 SHAPE = {"hidden_size": 64, "intermediate_size": 96, "num_attention_heads": 4, "num_key_value_heads": 2}
 
 
-def load(directory: Path, device: torch.device, **shape: int) -> Decoder:
+def load(directory: Path, device: torch.device, dtype: torch.dtype = torch.float32, **shape: int) -> Decoder:
     """Writes a tiny checkpoint and loads it like the engine."""
     config = ModelConfig.from_pretrained(write_tiny_checkpoint(directory, seed=3, sharp=4.0, **SHAPE | shape))
-    return load_model(directory, config, select_backend(config, device), Precision.plain(torch.float32))
+    return load_model(directory, config, select_backend(config, device), Precision.plain(dtype))
 
 
 def interpreted(model: Decoder) -> Decoder:

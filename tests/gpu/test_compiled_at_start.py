@@ -6,7 +6,7 @@ compile-time arguments, and for the others their types, and which are ones or mu
 
 import inspect
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from random import Random
@@ -79,8 +79,29 @@ def binder(function: InterpretedFunction) -> Callable[..., tuple[dict[str, Any],
 def test_serving_compiles_nothing(
     device: torch.device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step_tokens: int
 ) -> None:
-    loaded = load(tmp_path, device)
+    check_that_serving_compiles_nothing(load(tmp_path, device), step_tokens, monkeypatch)
+
+
+def test_serving_many_experts_compiles_nothing(
+    device: torch.device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each expert has an eighth of the pairs that Mixtral's have, so steps beyond 256 tokens have kernels of theirs."""
+    model = load(tmp_path, device, torch.bfloat16, num_local_experts=64)
+    check_that_serving_compiles_nothing(model, 1100, monkeypatch)
+
+
+def test_serving_layers_that_are_not_fused_compiles_nothing(
+    device: torch.device, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    check_that_serving_compiles_nothing(load(tmp_path, device), 300, monkeypatch, fused=False)
+
+
+def check_that_serving_compiles_nothing(
+    loaded: Decoder, step_tokens: int, monkeypatch: pytest.MonkeyPatch, fused: bool = True
+) -> None:
+    device = loaded.device
     model = loaded if device.type == "cuda" else interpreted(loaded)
+    model = model if fused else replace(model, fused=None)
     compiler = Compiler().install(monkeypatch, device)
     config = EngineConfig("", max_num_batched_tokens=step_tokens, max_num_seqs=SEQUENCES, sampled_vocab=250)
     with monkeypatch.context() as patch:
@@ -96,7 +117,7 @@ def test_serving_compiles_nothing(
 def serve(model: Decoder, step_tokens: int) -> None:
     """Serves requests that come at random."""
     longest, random = model.config.max_position_embeddings, Random(1)
-    cache = KVCache.allocate(model.config, 4 * longest // BLOCK_SIZE, BLOCK_SIZE, torch.float32, model.device)
+    cache = KVCache.allocate(model.config, 4 * longest // BLOCK_SIZE, BLOCK_SIZE, model.activation_dtype, model.device)
     bounds = limits(
         max_model_len=longest,
         vocab_size=model.config.vocab_size,

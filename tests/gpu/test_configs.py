@@ -1,8 +1,9 @@
 """Checks the table of tile sizes: which line is chosen, that kernels which share a sort agree, how it is written."""
 
+from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import replace
-from itertools import product
+from itertools import pairwise, product
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,17 @@ def test_one_sort_serves_both_projections(kind: str, arch: str) -> None:
         down = configs.choose("experts.down", kind, (4096, 14336), tokens, arch)
         assert gate_up.tokens == down.tokens
         assert gate_up.splits == 1
+
+
+def test_each_line_is_for_twice_the_tokens_of_the_one_before_it() -> None:
+    """Steps that double from one token on therefore use every line, and Probe.compile relies on that."""
+    limits: dict[tuple[str, str, str], set[int]] = defaultdict(set)
+    for entry in configs.table():
+        if entry.op.startswith("experts."):  # A step looks up a line for each of the two products.
+            limits[entry.arch, entry.kind, entry.shape].add(entry.up_to)
+    assert limits
+    for each in limits.values():
+        assert all(2 * lower <= upper for lower, upper in pairwise(sorted(each))), each
 
 
 def test_sizes_are_powers_of_two() -> None:

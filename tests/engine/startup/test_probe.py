@@ -75,7 +75,7 @@ def test_a_step_that_does_not_fit_is_said_at_start(checkpoint: Path, monkeypatch
 
 
 def test_kernels_are_compiled_before_anybody_waits(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The probe runs steps of all sizes that decode, and one in which a row decodes beside a piece of a prompt."""
+    """The probe runs steps of all sizes that decode, one with a row beside a piece of a prompt, and larger prompts."""
     config = config_of(checkpoint)
     steps: list[list[tuple[int, int]]] = []
     told: list[Progress] = []
@@ -85,10 +85,31 @@ def test_kernels_are_compiled_before_anybody_waits(checkpoint: Path, monkeypatch
         steps.append([(row.end, len(row.tokens)) for row in batch.rows])
 
     monkeypatch.setattr(ModelRunner, "run", run)
-    Probe.of(load(config), config, 128).compile((1, 4), told.append)
     longest = 512, 1  # The longest sequence does not depend on how few tokens a step has.
-    assert steps == [[longest], [longest, *[(1, 1)] * 3], [longest, (512, probe.MIXED_TOKENS)]]
-    assert told[-1] == Progress("compiling kernels", 3, 3)
+    decoding = [[longest, *[(1, 1)] * (rows - 1)] for rows in (1, 2, 4)]
+    mixed = [longest, (512, probe.MIXED_TOKENS)]
+    model = load(config)
+    Probe.of(model, config, 4).compile(4, told.append)
+    assert steps == [*decoding, mixed]
+    assert told[-1] == Progress("compiling kernels", 4, 4)
+    steps.clear()
+    Probe.of(model, config, 1025).compile(1025, ignore)
+    assert steps[:3] == decoding
+    assert steps[-4:] == [[longest, *[(1, 1)] * 255], mixed, [(512, 512)], [(512, 512)] * 2]
+
+
+def test_models_whose_layers_are_not_fused_are_compiled_as_well(
+    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Some families' layers are a composition of kernels; torch's own operations compile nothing."""
+    FakeMemory().install(monkeypatch)
+    config, told = config_of(checkpoint), []
+    monkeypatch.setattr(ModelRunner, "run", lambda self, batch: None)
+    model = load(config)
+    for ops in model.ops, replace(model.ops, capturable=True):
+        told.clear()
+        Capacity.on_gpu(replace(model, ops=ops), config, lambda progress: told.append(progress.what))
+        assert bool(told) == ops.capturable
 
 
 def test_what_is_compiled_is_what_serving_draws_with(checkpoint: Path) -> None:
