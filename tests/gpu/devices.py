@@ -6,6 +6,7 @@ The figures are those of the CUDA programming guide, appendix "Compute capabilit
 from dataclasses import dataclass
 
 REGISTERS = 65536  # 32 bits each
+MOST_REGISTERS = 255  # of a thread
 REGISTERS_AT_ONCE = 256  # A warp's registers are allocated in multiples of this number.
 RESERVED = 1024  # bytes of a program's shared memory that the system takes
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections import defaultdict
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -13,9 +14,10 @@ import torch
 import triton
 
 from tests.gpu.compiling import Kernel, Outcome, parse
-from tests.gpu.devices import DEVICES
+from tests.gpu.devices import DEVICES, MOST_REGISTERS
 from tests.gpu.launches import ARCHS, FAULTY
 from tests.gpu.report_cache import kept, key_of
+from tests.gpu.shapes import SHAPES
 
 pytestmark = pytest.mark.timeout(900)  # a minute on two idle cores
 ROOT = Path(__file__).parents[2]
@@ -44,7 +46,7 @@ def key() -> str:
     """Returns the hash of what the outcomes depend on: sources, versions and Triton's settings."""
     settings = [f"{name}={value}" for name, value in sorted(environment().items()) if name.startswith("TRITON_")]
     versions = [sys.version, torch.__version__, triton.__version__]
-    scripts = [ROOT / "tests" / "gpu" / name for name in ("compiling.py", "launches.py")]
+    scripts = [ROOT / "tests" / "gpu" / name for name in ("compiling.py", "launches.py", "shapes.py")]
     model = [path for path in (ROOT / "model").rglob("*") if path.suffix in (".py", ".json")]
     return key_of(ROOT, [*scripts, *model], [*versions, *settings])
 
@@ -90,6 +92,14 @@ def test_waiting_for_the_device_would_be_seen(outcomes: list[Outcome]) -> None:
     assert "cannot be called on meta tensors" in waiting.error
 
 
+def test_all_models_are_compiled_for_all_architectures(outcomes: list[Outcome]) -> None:
+    """Expects what a layer adds to its products; those are compiled for each line of the table of configurations."""
+    compiled = {(outcome.launch.op, outcome.launch.model, outcome.launch.arch) for outcome in outcomes}
+    ops = "sort.sort_pairs", "router.route", "rotary.rotate_and_store", "attention.attend", "combine.combine"
+    assert set(product(ops, SHAPES, ARCHS)) <= compiled
+    assert {("decoder.decode", model, "sm_90") for model in SHAPES} <= compiled
+
+
 def test_spilled_registers_would_be_seen(outcomes: list[Outcome]) -> None:
     (spilling,) = (outcome for outcome in outcomes if outcome.launch.op == "spilling")
     assert spilling.kernels[0].stack > 0
@@ -97,6 +107,7 @@ def test_spilled_registers_would_be_seen(outcomes: list[Outcome]) -> None:
 
 def test_no_register_is_spilled(outcomes: list[Outcome]) -> None:
     assert [(arch, kernel) for arch, kernel in kernels(outcomes) if kernel.stack] == []
+    assert all(0 < kernel.registers <= MOST_REGISTERS for _, kernel in kernels(outcomes))
 
 
 def test_every_program_fits_a_multiprocessor(outcomes: list[Outcome]) -> None:
