@@ -47,7 +47,9 @@ class Reader:
         """Holds the files' headers against the slices of a model. Raises ModelError that names what differs."""
         specs: dict[str, Spec] = {}
         for source in expected.values():
-            specs = self.specs(source) | specs if source.name in specs else specs | self.specs(source)
+            specs |= self.specs(source)
+        # A bias that the model has is no bias of zeros that a format allows.
+        specs |= {name: self.specs(source)[name] for name, source in expected.items() if self.scheme(source) is None}
         passed_over = frozenset() if self.quantisation is None else self.quantisation.passed_over()
         self.shards.check(specs, passed_over)
         for name, spec in specs.items():

@@ -3,6 +3,7 @@
 slices of a matrix (q, k and v; gate and up)  ->  one kind that holds them all  ->  its parts  ->  tiles or rows
 """
 
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
@@ -19,6 +20,8 @@ from octavo.model.weights.parts import Parts
 from octavo.model.weights.row_major import ROW_GROUP
 from octavo.model.weights.row_major_kinds import KindRowMajor, fp8_form, row_major_form
 from octavo.model.weights.tiles import TiledWeight, TileLayout
+
+log = logging.getLogger(__name__)
 
 Pairs = Sequence[tuple[Matrix, Matrix]]  # gate_up and down of experts
 
@@ -54,6 +57,8 @@ class Takeover:
         """Returns a weight; None where the checkpoint has not quantised the matrix, or where no kind holds it."""
         slices = self._read(matrix)
         taken = None if slices is None else self._take([slices], terms=terms)
+        if taken is None:
+            self._tell([matrix])
         return None if taken is None else taken[0]
 
     def experts(self, names: LayerNames) -> tuple[tuple[Weight, ...], tuple[Weight, ...]] | None:
@@ -67,10 +72,20 @@ class Takeover:
         for some in [[pair] for pair in pairs] if self.device.type == "cpu" else [pairs]:
             taken = self._pairs(some)
             if taken is None:
+                self._tell((*names.gate_up, *names.down))
                 return None
             gate_up += taken[0]
             down += taken[1]
         return tuple(gate_up), tuple(down)
+
+    def _tell(self, matrices: Sequence[Matrix]) -> None:
+        """Warns where a part of what one kernel takes is quantised, and another part is not: all of it changes."""
+        quantised = [self.reader.scheme(source) is not None for matrix in matrices for source in matrix]
+        if any(quantised) and not all(quantised):
+            log.warning(
+                "%s and what is computed with it are quantised in part: all is decoded, and held as plain weights are",
+                matrices[0][0].name,
+            )
 
     def _pairs(self, pairs: Pairs) -> tuple[Sequence[Weight], Sequence[Weight]] | None:
         upper: list[Slices] = []

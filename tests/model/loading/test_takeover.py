@@ -289,3 +289,29 @@ def test_a_gpu_holds_the_same_weights_row_by_row(tmp_path: Path, name: str) -> N
         torch.testing.assert_close(row_major.dense(), tiled.dense(), atol=1e-6, rtol=1e-6)
         inputs = row_major.shape[1]
         assert torch.equal(row_major.parts().codes, tiled.parts().codes[:, :inputs])
+
+
+def test_what_is_quantised_in_part_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    pack, config, more = CASES["gptq"]
+    write(tmp_path, pack, config | {"dynamic": {"-:.*experts.0.w2": {}}}, **more)
+    name = "model.layers.0.block_sparse_moe.experts.0.w2"
+    for layer in range(2):
+        module = name.replace("layers.0", f"layers.{layer}")
+        plain = load_file(tmp_path / "plain" / "model.safetensors")[f"{module}.weight"]
+
+        def put(tensors: Tensors, module: str = module, plain: Tensor = plain) -> None:
+            for end in ("qweight", "qzeros", "scales"):
+                del tensors[f"{module}.{end}"]
+            tensors[f"{module}.weight"] = plain
+
+        change(tmp_path, put)
+    kept = load(tmp_path, "float32", "auto")
+    assert "quantised in part" in caplog.text
+    torch.testing.assert_close(logits(as_plain(kept)), logits(load(tmp_path / "plain")), atol=1e-3, rtol=0)
+
+
+def test_a_bias_that_the_model_has_must_be_there(tmp_path: Path) -> None:
+    """GPTQ allows a bias of zeros beside each matrix; Qwen2 has one of its own."""
+    write(tmp_path, *CASES["gptq"][:2], model_type="qwen2")
+    with pytest.raises(ModelError, match="6 missing: model.layers.0.self_attn.k_proj.bias"):
+        load(tmp_path, "float32", "auto")
