@@ -17,6 +17,7 @@ from octavo.model.loading.reader import Reader
 from octavo.model.weights.forms import Weight
 from octavo.model.weights.memory import Zeros
 from octavo.model.weights.parts import Parts
+from octavo.model.weights.precision import has_fp8
 from octavo.model.weights.row_major import ROW_GROUP
 from octavo.model.weights.row_major_kinds import KindRowMajor, fp8_form, row_major_form
 from octavo.model.weights.tiles import TiledWeight, TileLayout
@@ -113,9 +114,15 @@ class Takeover:
 
     def _take(self, matrices: Sequence[Slices], paired: bool = False, terms: int = 1) -> Sequence[Weight] | None:
         if self.device.type != "cpu":
-            return in_rows(matrices, self.zeros)
+            return self._rows(matrices)
         weights = [weight for each in matrices if (weight := in_tiles(each, self.zeros, paired, terms)) is not None]
         return weights if len(weights) == len(matrices) else None
+
+    def _rows(self, matrices: Sequence[Slices]) -> Sequence[Weight] | None:
+        """Holds matrices of one shape for a GPU; one that is older than float8 has plain weights instead."""
+        if not all(isinstance(each, Floats) for matrix in matrices for each in matrix.each):
+            return in_rows(matrices, self.zeros)
+        return floats_in_rows(matrices, self.zeros) if has_fp8(self.device) else None
 
 
 def fold_order(gate_up: Slices, down: Slices) -> tuple[Slices, Slices]:
@@ -147,8 +154,6 @@ def in_rows(matrices: Sequence[Slices], zeros: Zeros) -> Sequence[Weight] | None
 
     Raises ModelError for slices of a matrix whose inputs come in different orders.
     """
-    if all(isinstance(each, Floats) for matrix in matrices for each in matrix.each):
-        return _floats_in_rows(matrices, zeros)
     held = [each for matrix in matrices for each in matrix.held]
     kind = kind_of(held) if all(matrix.held for matrix in matrices) else None
     form = None if kind is None else row_major_form(kind)
@@ -164,7 +169,7 @@ def in_rows(matrices: Sequence[Slices], zeros: Zeros) -> Sequence[Weight] | None
     return weights
 
 
-def _floats_in_rows(matrices: Sequence[Slices], zeros: Zeros) -> Sequence[Weight] | None:
+def floats_in_rows(matrices: Sequence[Slices], zeros: Zeros) -> Sequence[Weight] | None:
     """Holds float8 with the checkpoint's own scales, if all have the same groups and the kernels take these."""
     floats = [[each for each in matrix.each if isinstance(each, Floats)] for matrix in matrices]
     groups = {each.group for matrix in floats for each in matrix}

@@ -130,9 +130,12 @@ def choose_precision(wanted: Wanted, checkpoint: str | None, device: torch.devic
 
 def quantizations(device: torch.device) -> tuple[str, ...]:
     """Returns the quantisations that a device has, `none` among them."""
-    if device.type == "cuda" and torch.cuda.get_device_capability(device) >= FP8_CAPABILITY:
-        return ("none", "fp8", "int8", "int4")
-    return ("none", "int8", "int4")
+    return ("none", "fp8", "int8", "int4") if has_fp8(device) else ("none", "int8", "int4")
+
+
+def has_fp8(device: torch.device) -> bool:
+    """Returns whether a device computes with float8_e4m3fn."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= FP8_CAPABILITY
 
 
 def _quantised_on_cuda(wanted: Wanted, checkpoint: str | None, device: torch.device) -> Precision:

@@ -15,16 +15,22 @@ from octavo.model.decoder import Decoder, DecoderLayer
 from octavo.model.families import Swiglu
 from octavo.model.kernels.choice import select_backend
 from octavo.model.kernels.gpu.configs import arch_of
-from octavo.model.kernels.gpu.decoder import GpuDecoder
+from octavo.model.kernels.gpu.decoder import GpuDecoder, are_taken, partial_outputs
 from octavo.model.kernels.gpu.ops import GpuOps
 from octavo.model.kernels.gpu.router import Routed, route
 from octavo.model.layers import LayerNorm, RMSNorm
 from octavo.model.loading.checkpoint import load_model
 from octavo.model.moe import SharedExpert
+from octavo.model.ops.experts import experts
 from octavo.model.ops.seams import TORCH
 from octavo.model.weights.forms import ExpertWeights
+from octavo.model.weights.kinds import Kind, Offset, Scale
+from octavo.model.weights.memory import zeros_on
 from octavo.model.weights.precision import Precision
 from octavo.model.weights.row_major import Fp8RowMajor, Int4RowMajor, Int8RowMajor, RowMajorWeight
+from octavo.model.weights.row_major_kinds import row_major_form
+from octavo.model.weights.stack import Stack
+from tests.gpu.stacks import ragged, random_held
 from tests.model.pages import Pages
 from tests.tiny import write_tiny_checkpoint
 
@@ -210,11 +216,34 @@ def test_what_is_not_fused_is_composed_of_the_seams(tmp_path: Path, device: torc
     assert error(logits(seams(model), STEPS[:2]), logits(plain(model), STEPS[:2])) < 1e-5
 
 
-def test_weights_that_the_kernels_do_not_take_leave_the_layers_as_they_are(
-    tmp_path: Path, device: torch.device
-) -> None:
+def test_attention_and_the_head_in_few_bits(tmp_path: Path, device: torch.device) -> None:
     config = ModelConfig.from_pretrained(write_tiny_checkpoint(tmp_path, **SHAPE))
     precision = Precision(FP32, Int8RowMajor, Int8RowMajor)
     model = load_model(tmp_path, config, select_backend(config, device), precision)
-    assert GpuDecoder.of(model.layers, config.rms_norm_eps, arch(model)) is None
-    assert error(logits(seams(model)), logits(plain(model))) < 1e-5
+    assert GpuDecoder.of(model.layers, config.rms_norm_eps, arch(model)) is not None
+    assert not isinstance(model.head, Tensor)
+    assert error(logits(fused(model), STEPS[:2]), logits(plain(model), STEPS[:2])) < 1e-5
+    assert error(logits(seams(model), STEPS[:1]), logits(plain(model), STEPS[:1])) < 1e-5
+
+
+def test_experts_whose_inputs_have_an_order(tmp_path: Path, device: torch.device) -> None:
+    """Gives each expert's gate and up its own order, as act order does, and compares with the seam in plain torch."""
+    torch.manual_seed(0)
+    form = row_major_form(Kind(tuple(range(16)), 32, Scale.FLOAT16, Offset.ZERO))
+    assert form is not None
+    gate_up, down = (
+        replace(form, ordered=ordered).stack(3, shape, zeros_on(device))
+        for shape, ordered in (((48, 64), True), ((64, 24), False))
+    )
+    for weight in (*gate_up, *down):
+        weight.put(random_held(Kind(tuple(range(16)), 32, Scale.FLOAT16, Offset.ZERO), *weight.shape)[0], 0)
+        if weight.order is not None:
+            weight.order.copy_(torch.randperm(64))
+    held = ExpertWeights(gate_up, down)
+    assert are_taken(held) and not are_taken(replace(held, down=gate_up))
+    for count in (1, 5):
+        x, ids = torch.randn(count, 64, device=device), ragged(count, 2, 3, device)
+        partials = partial_outputs(x, ids, Stack.of(gate_up), Stack.of(down), "sm_90")
+        ours = partials.sum(0).view(count, 2, 64).sum(1)
+        theirs = experts(x, ids.long(), torch.ones(count, 2, device=device), held)
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)

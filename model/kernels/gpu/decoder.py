@@ -11,7 +11,6 @@ from dataclasses import dataclass, replace
 from itertools import chain
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from octavo.model.decoder import DecoderLayer, ForwardPass
@@ -21,6 +20,7 @@ from octavo.model.kernels.gpu.attention_plan import GpuPlan
 from octavo.model.kernels.gpu.combine import Biases, combine
 from octavo.model.kernels.gpu.configs import Config, choose
 from octavo.model.kernels.gpu.gather import gather
+from octavo.model.kernels.gpu.linear import linear
 from octavo.model.kernels.gpu.norm import Delta, add_norm
 from octavo.model.kernels.gpu.rotary import Heads, rotate_and_store
 from octavo.model.kernels.gpu.router import Routed, route
@@ -32,6 +32,7 @@ from octavo.model.ops.attention import Plan
 from octavo.model.weights.forms import ExpertWeights
 from octavo.model.weights.stack import Stack, StackedWeight
 
+_TAKEN = (Tensor, StackedWeight)  # weights that the kernels multiply by
 FEW = 2  # Up to so many tokens nothing is sorted, since hardly any expert has two of them.
 TABLE_EXPERTS, TABLE_TOP_K = 8, 2  # of the model whose layers the table of configurations was tuned with
 
@@ -49,8 +50,8 @@ class GpuLayer:
     """A GpuLayer is a layer's weights in the form that the kernels take."""
 
     input_norm: Tensor  # [H]
-    qkv: Tensor  # [(Hq + 2 Hkv) * D, H]
-    o: Tensor  # [H, Hq * D]
+    qkv: Tensor | StackedWeight  # [(Hq + 2 Hkv) * D, H]
+    o: Tensor | StackedWeight  # [H, Hq * D]
     heads: Heads
     post_norm: Tensor  # [H]
     router: Router | None  # None in a dense layer
@@ -66,7 +67,7 @@ class GpuLayer:
     def of(cls, layer: DecoderLayer, eps: float) -> "GpuLayer | None":
         """Returns None for a layer that the kernels do not take, which `_is_fused` tells."""
         attention, held = layer.attention, layer.moe.experts
-        if not _is_fused(layer) or not isinstance(attention.qkv, Tensor) or not isinstance(attention.o, Tensor):
+        if not _is_fused(layer) or not (isinstance(attention.qkv, _TAKEN) and isinstance(attention.o, _TAKEN)):
             return None
         q_norm, k_norm = (None if norm is None else norm.weight for norm in (attention.q_norm, attention.k_norm))
         return cls(
@@ -104,12 +105,10 @@ def _is_fused(layer: DecoderLayer) -> bool:
 
 
 def are_taken(experts: ExpertWeights) -> bool:
-    """Returns whether the kernels take experts: not those of a CPU's kinds, nor those with inputs in another order."""
-    matrices = (*experts.gate_up, *experts.down)
-    return all(
-        isinstance(matrix, Tensor) or (isinstance(matrix, StackedWeight) and "order" not in matrix.tensors())
-        for matrix in matrices
-    )
+    """Returns whether the kernels take experts: not those of a CPU's kinds, nor a down with inputs in another order."""
+    if not all(isinstance(matrix, _TAKEN) for matrix in (*experts.gate_up, *experts.down)):
+        return False
+    return not any(isinstance(matrix, StackedWeight) and "order" in matrix.tensors() for matrix in experts.down)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -143,10 +142,10 @@ class GpuDecoder:
     def _attention(self, layer: GpuLayer, normed: Tensor, pages: LayerCache, forward: ForwardPass) -> Delta:
         plan = forward.plans[layer.window]
         assert isinstance(plan, PagedPass)
-        qkv = F.linear(normed, layer.qkv)  # [T, (Hq + 2 Hkv) * D]
+        qkv = linear(normed, layer.qkv, self.arch)  # [T, (Hq + 2 Hkv) * D]
         queries = rotate_and_store(qkv, forward.rotation, plan.slots, pages, layer.heads)  # [T, Hq, D]
         attended = attend(queries, pages, plan.attention, layer.sinks, layer.scale)
-        return Delta(F.linear(attended, layer.o), layer.o_bias, layer.residual)
+        return Delta(linear(attended, layer.o, self.arch), layer.o_bias, layer.residual)
 
     def _route(self, layer: GpuLayer, x: Tensor, delta: Delta) -> Routed:
         if layer.router is not None:

@@ -145,7 +145,7 @@ def _gate_up(
     TILES: tl.constexpr,
     ACTIVATION: tl.constexpr,
 ):
-    tile, block = _tile_and_block(tiles, blocks)
+    tile, block = tile_and_block(tiles, blocks)
     expert = tl.load(tile_expert_ptr + tile)
     if expert < 0:
         return
@@ -195,7 +195,7 @@ def _down(
     num_pairs,
     TILES: tl.constexpr,
 ):
-    tile, block = _tile_and_block(tiles, blocks)
+    tile, block = tile_and_block(tiles, blocks)
     expert = tl.load(tile_expert_ptr + tile)
     if expert < 0:
         return
@@ -233,7 +233,7 @@ def _activated(gate, up, ACTIVATION: tl.constexpr):
 
 
 @triton.jit
-def _tile_and_block(tiles, blocks):
+def tile_and_block(tiles, blocks):
     """Returns this program's tile and block; programs go by bands of blocks, in a band by tiles, in those by blocks."""
     program = tl.program_id(0)
     band = program // (_BAND * tiles)

@@ -11,13 +11,13 @@ from octavo.model.kernels.gpu import attention as paged
 from octavo.model.kernels.gpu.attention_plan import AttentionTiles, plan
 from octavo.model.kernels.gpu.configs import arch_of
 from octavo.model.kernels.gpu.decoder import PagedPass, are_taken, partial_outputs
+from octavo.model.kernels.gpu.linear import linear
 from octavo.model.kernels.gpu.sampling import draw
 from octavo.model.kv_cache import KVCache, LayerCache
 from octavo.model.ops.attention import Plan
 from octavo.model.ops.experts import experts as plain_experts
-from octavo.model.ops.linear import linear
 from octavo.model.ops.seams import Ops
-from octavo.model.weights.forms import ExpertWeights
+from octavo.model.weights.forms import ExpertWeights, Weight
 from octavo.model.weights.stack import Stack
 
 
@@ -37,7 +37,7 @@ class GpuOps:
         return cls(config, properties.multi_processor_count, arch)
 
     def ops(self) -> Ops:
-        return Ops(self.plan_attention, self.attention, self.experts, linear, draw, capturable=True)
+        return Ops(self.plan_attention, self.attention, self.experts, self.linear, draw, capturable=True)
 
     def plan_attention(self, batch: ForwardBatch, cache: KVCache, window: int | None) -> Plan:
         """Does what model.ops.attention.plan_attention does. Raises ModelError for a device without configurations."""
@@ -51,6 +51,10 @@ class GpuOps:
         assert isinstance(plan, PagedPass)
         cache_layer.write(k, v, plan.slots.remainder(cache_layer.key_slots.shape[0]))
         return paged.attend(q, cache_layer, plan.attention, sinks)
+
+    def linear(self, x: Tensor, weight: Weight) -> Tensor:
+        """Does what model.ops.linear.linear does. Raises ModelError for a kind without configurations."""
+        return linear(x, weight, self.arch)
 
     def experts(self, x: Tensor, ids: Tensor, weights: Tensor, expert_weights: ExpertWeights) -> Tensor:
         """Does what model.ops.experts.experts does, for weights that are one stack."""

@@ -1,6 +1,7 @@
 """Tests whole checkpoints whose formats have no even steps: MXFP4 keeps its blocks, FP8 is decoded."""
 
 import json
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,14 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from octavo.model.config import ModelConfig
+from octavo.model.loading.names import names_for
+from octavo.model.loading.reader import Reader
+from octavo.model.loading.shards import Shards
+from octavo.model.loading.takeover import Takeover
 from octavo.model.weights.kinds import Scale
+from octavo.model.weights.memory import zeros_on
+from octavo.model.weights.stack import StackedWeight
 from tests.model.checkpoints import load
 from tests.model.loading.quantised import packing
 from tests.model.loading.test_takeover import SIZES, Tensors, as_plain, is_quantised, logits
@@ -98,19 +106,43 @@ def as_fp8(weight: Tensor, block: int | None) -> tuple[Tensors, Tensor]:
     return {"weight": values, "weight_scale_inv": scales}, values.float() * spread
 
 
-@pytest.mark.parametrize("block", [None, 32])
-def test_fp8_is_decoded(tmp_path: Path, block: int | None) -> None:
+def write_fp8(directory: Path, block: int | None) -> Tensors:
+    """Writes a tiny checkpoint in float8; returns what its tensors mean."""
     config: dict[str, Any] = {"quant_method": "fp8", "activation_scheme": "static", "ignored_layers": ["lm_head"]}
     config |= {"weight_block_size": [block, block]} if block else {}
-    write_tiny_checkpoint(tmp_path, **SIZES, quantization_config=config)
-    write_tiny_checkpoint(tmp_path / "plain", **SIZES)
-    tensors = load_file(tmp_path / "model.safetensors")
+    write_tiny_checkpoint(directory, **SIZES, quantization_config=config)
+    tensors = load_file(directory / "model.safetensors")
     plain = dict(tensors)
     for name in filter(is_quantised, list(tensors)):
         stored, plain[name] = as_fp8(tensors.pop(name), block)
         tensors |= {f"{name.removesuffix('.weight')}.{end}": tensor for end, tensor in stored.items()}
-    save_file(tensors, tmp_path / "model.safetensors")
+    save_file(tensors, directory / "model.safetensors")
+    return plain
+
+
+@pytest.mark.parametrize("block", [None, 32])
+def test_fp8_is_decoded(tmp_path: Path, block: int | None) -> None:
+    plain = write_fp8(tmp_path, block)
+    write_tiny_checkpoint(tmp_path / "plain", **SIZES)
     save_file(plain, tmp_path / "plain" / "model.safetensors")
     expected = logits(load(tmp_path / "plain"))
     torch.testing.assert_close(logits(load(tmp_path, "float32", "none")), expected, atol=1e-3, rtol=0)
     assert (logits(load(tmp_path, "auto", "int8")) - expected).norm() < 0.05 * expected.norm()
+
+
+@pytest.mark.parametrize(("capability", "is_held"), [((9, 0), True), ((8, 9), True), ((8, 6), False)])
+def test_a_gpu_that_computes_with_fp8_holds_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capability: tuple[int, int], is_held: bool
+) -> None:
+    """The device is only named: its weights are made without it."""
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+    plain = write_fp8(tmp_path, None)
+    with ExitStack() as stack:
+        reader = Reader.of(Shards.open(tmp_path, stack))
+        layer = names_for(ModelConfig.from_pretrained(tmp_path), reader.shards.files, tied=False).layers[0]
+        takeover = Takeover(reader, torch.device("cuda"), zeros_on(torch.device("cpu")))
+        output, experts = takeover.matrix(layer.o, 1), takeover.experts(layer)
+    assert (experts is not None) == isinstance(output, StackedWeight) == is_held
+    if isinstance(output, StackedWeight):
+        assert output.format.kind == "fp8"
+        torch.testing.assert_close(output.dense(), plain["model.layers.0.self_attn.o_proj.weight"])
