@@ -18,6 +18,8 @@ from octavo.model.kernels.gpu.attention_plan import AttentionTiles, plan
 from octavo.model.kernels.gpu.combine import Biases, combine
 from octavo.model.kernels.gpu.configs import ANY
 from octavo.model.kernels.gpu.decoder import GpuDecoder, GpuLayer
+from octavo.model.kernels.gpu.gather import gather
+from octavo.model.kernels.gpu.linear import multiply
 from octavo.model.kernels.gpu.norm import Delta, add_norm
 from octavo.model.kernels.gpu.ops import GpuOps
 from octavo.model.kernels.gpu.rotary import Heads, rotate_and_store
@@ -27,8 +29,10 @@ from octavo.model.kernels.gpu.sort import SortedPairs, sort_pairs
 from octavo.model.kv_cache import KVCache, LayerCache
 from octavo.model.layers import Rotation
 from octavo.model.moe import Router
+from octavo.model.weights.kinds import Kind, Offset, Scale
 from octavo.model.weights.memory import zeros_on
-from octavo.model.weights.row_major import Fp8RowMajor, Int4RowMajor, Int8GroupedRowMajor, Int8RowMajor
+from octavo.model.weights.row_major import Fp8RowMajor, Int4RowMajor, Int8GroupedRowMajor, Int8RowMajor, RowMajorWeight
+from octavo.model.weights.row_major_kinds import E2M1, RowMajorForm, row_major_form
 from octavo.model.weights.stack import SILU, Stack
 from tests.gpu.shapes import MIXTRAL, SHAPES, Shape
 
@@ -39,6 +43,14 @@ EPS = 1e-5
 GRAPHS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)  # sequences
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 ROW_MAJOR = {"int8": Int8RowMajor, "int8 groups": Int8GroupedRowMajor, "int4": Int4RowMajor, "fp8": Fp8RowMajor}
+# What checkpoints have, and who has it at its size.
+GPTQ, GPTQ_32, MXFP4, CHANNELS = "GPTQ", "GPTQ in groups of 32", "MXFP4", "8 bits a channel"
+CHECKPOINTS = {
+    GPTQ: (Kind(tuple(range(16)), 128, Scale.FLOAT16, Offset.ZERO), "Mixtral 8x22B"),
+    GPTQ_32: (Kind(tuple(range(16)), 32, Scale.FLOAT16, Offset.ZERO), "Qwen3-30B-A3B"),
+    MXFP4: (Kind(E2M1, 32, Scale.E8M0), "gpt-oss-20b"),
+    CHANNELS: (Kind(None, 0, Scale.NONE), MIXTRAL),
+}
 
 
 @dataclass(frozen=True)
@@ -101,15 +113,24 @@ def pages(launch: Launch) -> LayerCache:
 
 
 def stack(launch: Launch, out: int, inputs: int) -> Stack:
-    """Returns the weights of all experts, of a kind of DTYPES or ROW_MAJOR."""
+    """Returns the weights of all experts, of a kind of DTYPES, ROW_MAJOR or CHECKPOINTS."""
     if launch.kind in DTYPES:
         return Stack.of(meta(launch.sizes.experts, out, inputs, dtype=launch.dtype).unbind())
-    views = ROW_MAJOR[launch.kind].stack(launch.sizes.experts, (out, inputs), zeros_on(torch.device("meta")))
-    return Stack.of(views)
+    return Stack.of(form_of(launch).stack(launch.sizes.experts, (out, inputs), zeros_on(torch.device("meta"))))
+
+
+def form_of(launch: Launch) -> type[RowMajorWeight] | RowMajorForm:
+    """Returns how the launch's weights are held, if not as plain tensors."""
+    if launch.kind in ROW_MAJOR:
+        return ROW_MAJOR[launch.kind]
+    form = row_major_form(CHECKPOINTS[launch.kind][0])
+    assert form is not None
+    return form
 
 
 def call_gate_up(launch: Launch) -> None:
     weights, config = line(launch, (2 * launch.sizes.inner, launch.sizes.hidden))
+    weights = biased(launch, weights, launch.sizes.activation)
     x = meta(launch.tokens, weights.shape[1], dtype=launch.dtype)
     experts.gate_up(x, weights, pairs_of(launch, config.tokens), launch.sizes.top_k, config)
 
@@ -118,6 +139,19 @@ def call_down(launch: Launch) -> None:
     weights, config = line(launch, (launch.sizes.hidden, launch.sizes.inner))
     inner = meta(launch.tokens * launch.sizes.top_k, weights.shape[1], dtype=launch.dtype)
     experts.down(inner, weights, pairs_of(launch, config.tokens), config)
+
+
+def call_linear(launch: Launch) -> None:
+    """Multiplies by a matrix that joins queries, keys and values."""
+    out, inputs = launch.matrix((launch.sizes.qkv, launch.sizes.hidden))
+    (weight,) = form_of(launch).stack(1, (out, inputs), zeros_on(torch.device("meta")))
+    weights, x = Stack.of((weight,)), meta(launch.tokens, inputs, dtype=launch.dtype)
+    multiply(x, weights, configs.choose(launch.op, weights.kind, (0, 0), launch.tokens, launch.arch))
+
+
+def call_gather(launch: Launch) -> None:
+    ids = meta(launch.tokens, launch.sizes.top_k, dtype=torch.int32)
+    gather(launch.rows(), ids, meta(launch.sizes.experts, launch.sizes.hidden, dtype=torch.int32))
 
 
 def line(launch: Launch, usual: tuple[int, int]) -> tuple[Stack, configs.Config]:
@@ -269,6 +303,8 @@ CALLS: dict[str, Callable[[Launch], None]] = {
     "experts.down": call_down,
     "few.gate_up": call_gate_up,
     "few.down": call_down,
+    "linear.multiply": call_linear,
+    "gather.gather": call_gather,
     "norm.add_norm": call_norm,
     "router.route": call_router,
     "sort.sort_pairs": call_sort,
@@ -294,7 +330,8 @@ def launches() -> Iterator[Launch]:
         yield Launch("attention.attend", arch, "fp32", 4095)
         yield from (Launch("sampling.draw", arch, "fp32", rows) for rows in (1, 24))
     yield from of_experts()
-    for op in sorted(CALLS.keys() - FAULTY):
+    yield from of_checkpoints()
+    for op in sorted(CALLS.keys() - FAULTY - {"linear.multiply"}):  # cuBLAS multiplies by plain matrices
         yield Launch(op, "sm_90", "fp16", 24)
     for model in SHAPES:
         yield from (Launch("decoder.decode", "sm_90", "bf16", size, model=model) for size in (1, 64))
@@ -311,3 +348,17 @@ def of_experts() -> Iterator[Launch]:
             yield launch
             if entry.kind == "int8" and entry.up_to in (2, 8, 64):
                 yield replace(launch, kind="int8 groups")
+
+
+def of_checkpoints() -> Iterator[Launch]:
+    """Yields products with what checkpoints have quantised: for a lone token, for a batch and for a prompt."""
+    for arch in ARCHS:
+        for kind, (_, model) in CHECKPOINTS.items():
+            for op in "few.gate_up", "few.down":
+                yield Launch(op, arch, kind, 1, model=model)
+            for op in "experts.gate_up", "experts.down":
+                yield from (Launch(op, arch, kind, tokens, model=model) for tokens in (24, 4095))
+        for kind in GPTQ, CHANNELS:
+            model = CHECKPOINTS[kind][1]
+            yield from (Launch("linear.multiply", arch, kind, tokens, model=model) for tokens in (1, 24, 4095))
+    yield from (Launch("gather.gather", "sm_90", "bf16", tokens, model="Qwen3-30B-A3B") for tokens in (1, 24))
