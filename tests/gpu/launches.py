@@ -323,10 +323,10 @@ def launches() -> Iterator[Launch]:
     """Yields at least one launch of every kernel, configuration, kind of weights and architecture."""
     for arch in ARCHS:
         for model in SHAPES:
+            sizes = (1, 24, 4095) if model == MIXTRAL else (24,)
             for op in "norm.add_norm", "router.route", "rotary.rotate_and_store", "combine.combine", "attention.attend":
-                yield from (Launch(op, arch, "bf16", tokens, model=model) for tokens in (1, 24, 4095))
-            sorts = (Launch("sort.sort_pairs", arch, "", tokens, model=model) for tokens in (1, 24, 512, 4095))
-            yield from sorts
+                yield from (Launch(op, arch, "bf16", tokens, model=model) for tokens in sizes)
+            yield from (Launch("sort.sort_pairs", arch, "", tokens, model=model) for tokens in (24, 4095))
         yield Launch("attention.attend", arch, "fp32", 4095)
         yield from (Launch("sampling.draw", arch, "fp32", rows) for rows in (1, 24))
     yield from of_experts()
@@ -334,7 +334,7 @@ def launches() -> Iterator[Launch]:
     for op in sorted(CALLS.keys() - FAULTY - {"linear.multiply"}):  # cuBLAS multiplies by plain matrices
         yield Launch(op, "sm_90", "fp16", 24)
     for model in SHAPES:
-        yield from (Launch("decoder.decode", "sm_90", "bf16", size, model=model) for size in (1, 64))
+        yield Launch("decoder.decode", "sm_90", "bf16", 64, model=model)
     for kind in "bf16", "int8", "int4", "fp8":
         yield from (Launch("decoder.decode", "sm_90", kind, size) for size in GRAPHS)
     yield from (Launch(op, "sm_90", "bf16", 24) for op in FAULTY)
@@ -354,11 +354,10 @@ def of_checkpoints() -> Iterator[Launch]:
     """Yields products with what checkpoints have quantised: for a lone token, for a batch and for a prompt."""
     for arch in ARCHS:
         for kind, (_, model) in CHECKPOINTS.items():
-            for op in "few.gate_up", "few.down":
-                yield Launch(op, arch, kind, 1, model=model)
-            for op in "experts.gate_up", "experts.down":
-                yield from (Launch(op, arch, kind, tokens, model=model) for tokens in (24, 4095))
+            yield from (Launch(f"experts.{op}", arch, kind, 24, model=model) for op in ("gate_up", "down"))
         for kind in GPTQ, CHANNELS:
-            model = CHECKPOINTS[kind][1]
-            yield from (Launch("linear.multiply", arch, kind, tokens, model=model) for tokens in (1, 24, 4095))
+            yield Launch("linear.multiply", arch, kind, 24, model=CHECKPOINTS[kind][1])
+    for kind, (_, model) in CHECKPOINTS.items():
+        yield from (Launch(f"few.{op}", "sm_90", kind, 1, model=model) for op in ("gate_up", "down"))
+        yield from (Launch(f"experts.{op}", "sm_90", kind, 4095, model=model) for op in ("gate_up", "down"))
     yield from (Launch("gather.gather", "sm_90", "bf16", tokens, model="Qwen3-30B-A3B") for tokens in (1, 24))
