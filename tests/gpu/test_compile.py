@@ -121,7 +121,8 @@ def test_serving_compiles_nothing_anew(outcomes: list[Outcome]) -> None:
     variants: dict[tuple[str, ...], set[str]] = defaultdict(set)
     for outcome in outcomes:
         for kernel in outcome.kernels:
-            key = (outcome.launch.arch, outcome.launch.kind, kernel.name, str(kernel.constants), str(kernel.warps))
+            launch = outcome.launch
+            key = (launch.arch, launch.kind, launch.model, kernel.name, str(kernel.constants), str(kernel.warps))
             variants[key].add(kernel.types)
     assert [(key, types) for key, types in variants.items() if len(types) > 1] == []
 

@@ -90,7 +90,8 @@ def _combine(
     at = token * HIDDEN + columns
     row = tl.load(x_ptr + at, mask=inside, other=0).to(tl.float32)
     outputs = tl.zeros((BLOCK,), tl.float32)
-    for choice in tl.static_range(TOP_K):
+    # Loads of more than two choices at once would not fit the registers.
+    for choice in tl.range(0, TOP_K, loop_unroll_factor=2):
         pair = token * TOP_K + choice
         output = tl.load(partials_ptr + pair * HIDDEN + columns, mask=inside, other=0)
         for split in tl.static_range(1, SPLITS):
