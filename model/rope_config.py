@@ -7,6 +7,8 @@ from reprlib import repr as shortened
 from octavo.model.config_file import ConfigFile
 
 MOST_STRETCH = 1_000_000  # how many times longer a wavelength may become
+MOST_AMPLITUDE = 1000.0
+MOST_TURNS = 1e6  # of a pair, within a context
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +101,8 @@ def _yarn(rope: ConfigFile, fields: ConfigFile) -> YarnScaling:
     given = rope.optional_number("factor")
     factor = fields.integer("max_position_embeddings") / original if given is None else given
     _check_stretch(rope, factor=factor)
-    fast, slow = rope.optional_number("beta_fast") or 32.0, rope.optional_number("beta_slow") or 1.0
+    turns = {"least": 1 / MOST_TURNS, "most": MOST_TURNS}
+    fast, slow = rope.optional_number("beta_fast", **turns) or 32.0, rope.optional_number("beta_slow", **turns) or 1.0
     if fast <= slow:
         raise rope.error(f"beta_fast ({fast}) is not more than beta_slow ({slow})")
     truncate = rope.values.get("truncate") is None or rope.flag("truncate")
@@ -108,10 +111,10 @@ def _yarn(rope: ConfigFile, fields: ConfigFile) -> YarnScaling:
 
 def _yarn_amplitude(rope: ConfigFile, factor: float) -> float:
     """Returns attention_factor or, where there is none, what the paper recommends for the factor."""
-    given = rope.optional_number("attention_factor")
+    given = rope.optional_number("attention_factor", most=MOST_AMPLITUDE)
     if given is not None:
         return given
-    mscale, all_dims = rope.optional_number("mscale"), rope.optional_number("mscale_all_dim")
+    mscale, all_dims = (rope.optional_number(name, most=MOST_AMPLITUDE) for name in ("mscale", "mscale_all_dim"))
 
     def recommended(scale: float) -> float:
         return 1.0 if factor <= 1 else 0.1 * scale * math.log(factor) + 1
@@ -130,7 +133,12 @@ def _longrope(rope: ConfigFile, fields: ConfigFile, head_dim: int) -> LongRopeSc
     if not isinstance(factors, list) or len(factors) != head_dim // 2:
         raise rope.error(f"{length}_factor is not a list of {head_dim // 2} numbers, one for each pair of a head")
     numbers = tuple(ConfigFile(rope.path, {f"{length}_factor": each}).number(f"{length}_factor") for each in factors)
-    amplitude = rope.optional_number(f"{length}_mscale") or rope.optional_number("attention_factor")
+    _check_stretch(rope, least=1 / MOST_STRETCH, **{f"the least of {length}_factor": min(numbers)})
+    _check_stretch(rope, least=1 / MOST_STRETCH, **{f"the largest of {length}_factor": max(numbers)})
+    if original < 2:
+        raise rope.error("original_max_position_embeddings is 1, and no context is as short")
+    amplitudes = (rope.optional_number(name, most=MOST_AMPLITUDE) for name in (f"{length}_mscale", "attention_factor"))
+    amplitude = next((each for each in amplitudes if each), None)
     if amplitude is None:
         stretch = longest / original
         amplitude = 1.0 if stretch <= 1 else math.sqrt(1 + math.log(stretch) / math.log(original))

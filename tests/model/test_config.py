@@ -15,6 +15,8 @@ from octavo.model.generation_config import GenerationConfig
 from octavo.model.rope_config import Llama3Scaling
 from tests.tiny import CONFIG, LLAMA3_ROPE
 
+YARN = {"type": "yarn", "factor": 4, "original_max_position_embeddings": 64}
+LONG = {"type": "longrope", "long_factor": [2.0] * 4, "original_max_position_embeddings": 64}
 ABSENT = object()
 ROOT = Path(__file__).parents[2]
 
@@ -142,6 +144,17 @@ def test_llama_3_says_how_it_stretches_its_context(tmp_path: Path, older: bool) 
         ({"model_type": ["llama"]}, "model_type is ['llama']"),
         ({"model_type": ABSENT}, "model_type is None"),
         ({"rope_scaling": {"type": "dynamic", "factor": 4}}, "rope type is 'dynamic'"),
+        ({"rope_scaling": YARN | {"beta_fast": 1e308, "beta_slow": 1e-308}}, "beta_fast is 1e+308"),
+        ({"rope_scaling": YARN | {"attention_factor": 1e308}}, "attention_factor is 1e+308"),
+        ({"rope_scaling": YARN | {"mscale": 1e308, "mscale_all_dim": 1}}, "mscale is 1e+308"),
+        (
+            {"rope_scaling": YARN | {"beta_fast": 1, "beta_slow": 32}},
+            "beta_fast (1.0) is not more than beta_slow (32.0)",
+        ),
+        ({"rope_scaling": LONG | {"original_max_position_embeddings": 1}}, "original_max_position_embeddings is 1"),
+        ({"rope_scaling": LONG | {"long_mscale": 1e308}}, "long_mscale is 1e+308"),
+        ({"rope_scaling": LONG | {"long_factor": [1e-300] * 4}}, "the least of long_factor (1e-300)"),
+        ({"rope_scaling": LONG | {"long_factor": [1.0] * 3}}, "long_factor is not a list of 4 numbers"),
         ({"rope_scaling": {"rope_type": "linear", "factor": 2}}, "rope type is 'linear', and only 'default', 'llama3'"),
         ({"rope_parameters": {"rope_type": "llama3"}}, "factor is missing"),
         ({"rope_parameters": LLAMA3_ROPE | {"low_freq_factor": "low"}}, "low_freq_factor is 'low'"),
