@@ -140,7 +140,7 @@ def test_weights_are_held_as_they_are(tmp_path: Path, types: Callable[[str], str
     # The C kernels round activations to 8 bits; a token whose experts were in doubt may get others.
     fast = Pages(kept, 1, 16).prompt(PROMPT)
     lost = (fast - expected).norm(dim=-1) / expected.norm(dim=-1)
-    assert 0 < lost.median() < 0.03
+    assert lost.median() < 0.03
 
 
 def test_q6_k_is_rounded_to_8_bits(tmp_path: Path) -> None:
