@@ -89,15 +89,6 @@ class DecoderLayer:
     moe: MoEBlock
     residual: float = 1.0  # The router's scale carries it for the experts.
 
-    @property
-    def is_plain(self) -> bool:
-        """Says whether this is a layer as Mixtral's, without what other families add."""
-        attention = self.attention
-        added = attention.qkv_bias, attention.o_bias, attention.q_norm, attention.k_norm
-        limits = attention.clip, attention.scale, attention.sinks
-        normed = isinstance(self.input_norm, RMSNorm) and isinstance(self.post_norm, RMSNorm)
-        return normed and self.moe.is_plain and self.residual == 1 and all(each is None for each in (*added, *limits))
-
     def __call__(self, x: Tensor, pages: LayerCache, forward: ForwardPass) -> Tensor:
         """Maps x [T, H] to [T, H]."""
         return self.mix(self.attend(x, pages, forward), forward)

@@ -70,13 +70,6 @@ class MoEBlock:
     experts: ExpertWeights
     shared: SharedExpert | None = None
 
-    @property
-    def is_plain(self) -> bool:
-        """Says whether this is a block as Mixtral's, or without a router, and has nothing that other families add."""
-        router = self.router
-        routed = router is None or (router.bias, router.normalise, router.scale, router.jitter) == (None, True, 1, None)
-        return routed and self.shared is None and self.experts.is_plain
-
     def __call__(self, x: Tensor, ops: Ops) -> Tensor:
         if self.router is None:
             return ops.experts(x, *_always(x), self.experts)  # [T, H]

@@ -171,7 +171,8 @@ def _precision(found: Found, config: EngineConfig, model_config: ModelConfig, de
     for name in () if precision.keeps else quantizations(device):
         other = choose_precision(Wanted(quantization=name), model_config.dtype, device, kernels)
         others[name] = other.weight_bytes(model_config)
-    size = found.file.size if found.file is not None else weight_bytes(found.readable, model_config, precision)
+    mapped = found.file if device.type == "cpu" else None
+    size = mapped.size if mapped is not None else weight_bytes(found.readable, model_config, precision)
     sizing.check_weights(size, available, others)
     return precision
 

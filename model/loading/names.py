@@ -41,8 +41,8 @@ class LayerNames:
     """LayerNames are the slices of one decoder layer."""
 
     index: int
-    # What is not multiplied in a seam, and routers and gates, under the names of VECTORS; the slices of each are joined
-    # along the last axis.
+    # What is not multiplied in a seam, and routers and gates, under the names of _shapes; the slices of each are
+    # joined along the last axis.
     vectors: Mapping[str, Matrix]
     qkv: Matrix
     o: Matrix

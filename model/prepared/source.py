@@ -1,6 +1,7 @@
 """Knows which files hold a checkpoint's weights, and tells whether they are the ones that a tile file was made from."""
 
 import hashlib
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -12,6 +13,9 @@ INDEX = "model.safetensors.index.json"
 SINGLE = "model.safetensors"
 GGUF, GGUF_PARTS = "model.gguf", "model-{:05}-of-{:05}.gguf"  # links to such files, in a directory made for them
 MOST_HEADER = 100 << 20  # bytes; safetensors itself takes no longer header
+# Fields of config.json, the older one last, and files beside it: they say how a checkpoint's weights are quantised.
+DESCRIPTIONS = ("quantization_config", "compression_config")
+DESCRIPTION_FILES = {"quantize_config.json": "gptq", "quant_config.json": "awq"}  # the method that each implies
 CHUNK = 4 << 20  # bytes hashed at once
 
 Hashed = Callable[[int], None]  # is called with the number of bytes that were hashed since the last call
@@ -53,20 +57,22 @@ class Source:
 
     directory: str  # absolute
     files: tuple[SourceFile, ...]
+    described: str = ""  # SHA-256 of what is said of how the weights are quantised; empty: nothing is
 
     @classmethod
     def of(cls, directory: Path) -> "Source | None":
         """Returns None where the weights are not all there."""
         try:
-            names = _names(directory)
-            return cls(str(directory.absolute()), tuple(SourceFile.of(directory / name) for name in names))
+            files = tuple(SourceFile.of(directory / name) for name in _names(directory))
+            return cls(str(directory.absolute()), files, _described(directory))
         except (OSError, ModelError):
             return None
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
         """Raises TypeError or KeyError for what `to_json` did not return."""
-        return cls(values["directory"], tuple(SourceFile(**each) for each in values["files"]))
+        files = tuple(SourceFile(**each) for each in values["files"])
+        return cls(values["directory"], files, values.get("described", ""))
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -80,6 +86,8 @@ class Source:
         """Returns a clause about what is different now; None where nothing is."""
         if [file.name for file in self.files] != [file.name for file in now.files]:
             return "its files have other names"
+        if self.described != now.described:
+            return "its weights are said to be quantised in another way"
         pairs = zip(self.files, now.files, strict=True)
         return next((change for old, new in pairs if (change := old.change(new, times))), None)
 
@@ -95,6 +103,16 @@ class Source:
             if old.contents != new.contents:
                 return f"{old.name} has other contents"
         return None
+
+
+def _described(directory: Path) -> str:
+    """Returns a hash of the JSON that gives a quantised checkpoint's integers their meaning; empty: there is none."""
+    config = ConfigFile.read_if_there(directory / "config.json")
+    found = {field: config.values[field] for field in DESCRIPTIONS if config is not None and config.values.get(field)}
+    for name in DESCRIPTION_FILES:
+        if (file := ConfigFile.read_if_there(directory / name)) is not None:
+            found[name] = file.values
+    return hashlib.sha256(json.dumps(found, sort_keys=True).encode()).hexdigest() if found else ""
 
 
 def weight_map(index: Path) -> dict[str, str]:

@@ -26,8 +26,3 @@ class ExpertWeights:
     gate_up_bias: Tensor | None = None  # [E, 2I], in the dtype of the activations
     down_bias: Tensor | None = None  # [E, H]
     activation: Swiglu = Swiglu()
-
-    @property
-    def is_plain(self) -> bool:
-        """Says whether these are experts as Mixtral's: without biases, with SiLU."""
-        return self.gate_up_bias is None and self.down_bias is None and self.activation == Swiglu()

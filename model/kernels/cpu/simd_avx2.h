@@ -5,7 +5,6 @@
 #define ROWS_AT_ONCE 4 /* in a chunk; its 8 integer registers, the weights and a product leave few of 16 */
 #define COUNTS(CASE) CASE(1) CASE(2) CASE(3) CASE(4)
 #define NARROW 1 /* Four products of bytes below 64 fit an int16 sum. */
-#define FEW 2 /* up to so many rows the processor fetches ahead by itself, see products.h */
 
 #define ACROSS 2 /* queries by as many keys or registers of outputs; 8 registers hold the sums, the others the factors */
 

@@ -7,7 +7,6 @@
     CASE(1) CASE(2) CASE(3) CASE(4) CASE(5) CASE(6) CASE(7) CASE(8) CASE(9) CASE(10) CASE(11) CASE(12) CASE(13) CASE(14)   \
     CASE(15) CASE(16)
 #define NARROW 0 /* Dot products take any byte. */
-#define FEW 0 /* up to so many rows the processor fetches ahead by itself, see products.h; prefetching gains 5 to 40% here */
 
 #define ACROSS 4 /* queries by as many keys or registers of outputs; 16 registers hold the sums, others the factors */
 

@@ -6,7 +6,6 @@
 #define ROWS_AT_ONCE 4 /* in a chunk */
 #define COUNTS(CASE) CASE(1) CASE(2) CASE(3) CASE(4)
 #define NARROW 0 /* Dot products take any byte. */
-#define FEW 2 /* up to so many rows the processor fetches ahead by itself, see products.h */
 
 #define ACROSS 2 /* queries by as many keys or registers of outputs */
 

@@ -9,10 +9,7 @@ from octavo.model.config_file import ConfigFile, ModelError
 from octavo.model.loading.quantised import awq, bitsandbytes, compressed_tensors, fp8, gguf, gptq, mxfp4
 from octavo.model.loading.quantised.rules import Rules
 from octavo.model.loading.quantised.scheme import Scheme
-
-# Fields of config.json, the older ones last, and files beside it that have the same fields and name no method.
-FIELDS = ("quantization_config", "compression_config")
-FILES = {"quantize_config.json": "gptq", "quant_config.json": "awq"}
+from octavo.model.prepared.source import DESCRIPTION_FILES, DESCRIPTIONS
 
 METHODS: dict[str, Callable[[ConfigFile], Rules]] = {
     "gptq": gptq.read_rules,
@@ -105,13 +102,13 @@ def description_of(directory: Path) -> Description | None:
     if (directory / "qmodel.pt").exists():
         raise ModelError(f"Cannot serve {directory}: {HQQ}; take the checkpoint in {KNOWN}.")
     config = ConfigFile.read(directory / "config.json")
-    for field in FIELDS:
+    for field in DESCRIPTIONS:
         values = config.values.get(field)
         if values is not None and not isinstance(values, dict):
             raise config.error(f"{field} is {shortened(values)}, not an object")
         if values:
             return _described(ConfigFile(config.path, values), default=None)
-    for name, method in FILES.items():
+    for name, method in DESCRIPTION_FILES.items():
         fields = ConfigFile.read_if_there(directory / name)
         if fields is not None:
             return _described(fields, default=method)

@@ -1,5 +1,6 @@
 """A source is compared by names, sizes, times and headers, and by contents only when it is asked for."""
 
+import json
 import os
 from pathlib import Path
 
@@ -35,6 +36,25 @@ def test_shards_are_those_of_the_index(checkpoint: Path) -> None:
         f"model-{n:05}-of-00003.safetensors" for n in (0, 1, 2)
     ]
     assert before.change(source_of(checkpoint)) == "its files have other names"
+
+
+def test_what_is_said_of_quantised_weights_belongs_to_them(checkpoint: Path) -> None:
+    """The same integers mean something else in another version of a format."""
+    plain = source_of(checkpoint)
+    config = json.loads((checkpoint / "config.json").read_text())
+    changes = {}
+    for version in ("gptq", "gptq_v2"):
+        described = {"quantization_config": {"quant_method": "gptq", "checkpoint_format": version}}
+        (checkpoint / "config.json").write_text(json.dumps(config | described))
+        changes[version] = source_of(checkpoint)
+    (checkpoint / "config.json").write_text(json.dumps(config | {"quantization_config": None}))
+    assert plain.change(source_of(checkpoint)) is None
+    (checkpoint / "quantize_config.json").write_text('{"bits": 4}')
+    beside = source_of(checkpoint)
+    words = "its weights are said to be quantised in another way"
+    assert plain.change(beside) == plain.change(changes["gptq"]) == words
+    assert changes["gptq"].change(changes["gptq_v2"]) == words
+    assert Source.from_json(beside.to_json()) == beside
 
 
 def test_another_size_or_header_or_time_is_a_change(checkpoint: Path) -> None:
