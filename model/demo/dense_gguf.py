@@ -9,21 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from octavo.model.config import ModelError
+from octavo.model.gguf.architectures import ATTENTION, DENSE
 
 Float32 = npt.NDArray[np.float32]
 
 # Maps llama.cpp's names, which the file uses, to the names of the dense Hugging Face checkpoint.
-LAYER_NAMES = {
-    "attn_norm": "input_layernorm",
-    "attn_q": "self_attn.q_proj",
-    "attn_k": "self_attn.k_proj",
-    "attn_v": "self_attn.v_proj",
-    "attn_output": "self_attn.o_proj",
-    "ffn_norm": "post_attention_layernorm",
-    "ffn_gate": "mlp.gate_proj",
-    "ffn_up": "mlp.up_proj",
-    "ffn_down": "mlp.down_proj",
-}
+LAYER_NAMES = ATTENTION | DENSE
 GLOBAL_NAMES = {"token_embd": "model.embed_tokens", "output_norm": "model.norm", "output": "lm_head"}
 CONTROL_TOKEN = 3  # tokenizer.ggml.token_type has this value for tokens such as <|im_end|>.
 

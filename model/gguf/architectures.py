@@ -7,7 +7,7 @@ from octavo.model.config_file import ModelError
 from octavo.model.gguf.file import GgufModel
 
 # Roles of a layer's tensors in a file, and in transformers' checkpoints.
-_ATTENTION = {
+ATTENTION = {
     "attn_norm": "input_layernorm",
     "attn_q": "self_attn.q_proj",
     "attn_k": "self_attn.k_proj",
@@ -16,7 +16,7 @@ _ATTENTION = {
     "ffn_norm": "post_attention_layernorm",
 }
 _HEAD_NORMS = {"attn_q_norm": "self_attn.q_norm", "attn_k_norm": "self_attn.k_norm"}
-_DENSE = {"ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj"}
+DENSE = {"ffn_gate": "mlp.gate_proj", "ffn_up": "mlp.up_proj", "ffn_down": "mlp.down_proj"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,7 @@ class Architecture:
 _MIXTRAL = Architecture(
     model_type="mixtral",
     prefix="llama",
-    roles=_ATTENTION | {"ffn_gate_inp": "block_sparse_moe.gate"},
+    roles=ATTENTION | {"ffn_gate_inp": "block_sparse_moe.gate"},
     experts={"ffn_gate": "w1", "ffn_up": "w3", "ffn_down": "w2"},
     experts_in="block_sparse_moe.experts",
     pairs=True,
@@ -43,14 +43,14 @@ _MIXTRAL = Architecture(
 _QWEN3_MOE = Architecture(
     model_type="qwen3_moe",
     prefix="qwen3moe",
-    roles=_ATTENTION | _HEAD_NORMS | {"ffn_gate_inp": "mlp.gate"},
+    roles=ATTENTION | _HEAD_NORMS | {"ffn_gate_inp": "mlp.gate"},
     experts={"ffn_gate": "gate_proj", "ffn_up": "up_proj", "ffn_down": "down_proj"},
     experts_in="mlp.experts",
 )
-_LLAMA = Architecture("llama", "llama", _ATTENTION | _DENSE, pairs=True)
-_MISTRAL = Architecture("mistral", "llama", _ATTENTION | _DENSE, pairs=True)
-_QWEN2 = Architecture("qwen2", "qwen2", _ATTENTION | _DENSE, biases=True)
-_QWEN3 = Architecture("qwen3", "qwen3", _ATTENTION | _HEAD_NORMS | _DENSE)
+_LLAMA = Architecture("llama", "llama", ATTENTION | DENSE, pairs=True)
+_MISTRAL = Architecture("mistral", "llama", ATTENTION | DENSE, pairs=True)
+_QWEN2 = Architecture("qwen2", "qwen2", ATTENTION | DENSE, biases=True)
+_QWEN3 = Architecture("qwen3", "qwen3", ATTENTION | _HEAD_NORMS | DENSE)
 _ALONE = {each.prefix: each for each in (_QWEN3_MOE, _QWEN2, _QWEN3)}
 
 
