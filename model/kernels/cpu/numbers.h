@@ -12,12 +12,12 @@ typedef struct {
 static inline vf read_halves(const uint8_t *from, int64_t n) { return vf_from_half((const uint16_t *)from + n * TILE); }
 
 /* Does so for numbers that are floats of a scale's type. */
-static inline vf read_floats(int64_t scale, const uint8_t *from, int64_t n) {
+INLINE vf read_floats(int64_t scale, const uint8_t *from, int64_t n) {
     if (scale == SCALE_FLOAT32) return vf_load((const float *)from + n * TILE);
     return scale == SCALE_FLOAT16 ? read_halves(from, n) : vf_from_bfloat(from + n * TILE * 2);
 }
 
-static inline vf read_scales(const Kind *kind, const BlockLayout *at, const uint8_t *block, int64_t n) {
+INLINE vf read_scales(const Kind *kind, const BlockLayout *at, const uint8_t *block, int64_t n) {
     const uint8_t *scales = block + at->scales;
     switch (kind->scale) {
     case SCALE_FLOAT32:
@@ -31,12 +31,12 @@ static inline vf read_scales(const Kind *kind, const BlockLayout *at, const uint
 }
 
 /* Returns the zero points of a group, as values. */
-static inline vf read_zeros(const Kind *kind, const BlockLayout *at, const uint8_t *block, int64_t n, const float *offsets) {
+INLINE vf read_zeros(const Kind *kind, const BlockLayout *at, const uint8_t *block, int64_t n, const float *offsets) {
     if (kind->group == 0) return vf_load(offsets);
     return vf_sub(vf_from_uint8(block + at->offsets + n * TILE), vf_set1(kind->bits == 8 ? 128 : 0));
 }
 
-static inline vf read_minima(const Kind *kind, const BlockLayout *at, const uint8_t *block, int64_t n, const float *offsets) {
+INLINE vf read_minima(const Kind *kind, const BlockLayout *at, const uint8_t *block, int64_t n, const float *offsets) {
     const uint8_t *minima = block + at->offsets;
     if (kind->group == 0) return vf_load(offsets);
     if (kind->scale != SCALE_INT8_OF_256) return read_floats(kind->scale, minima, n);
@@ -44,7 +44,7 @@ static inline vf read_minima(const Kind *kind, const BlockLayout *at, const uint
 }
 
 /* Returns what a group adds to its products; `offsets` are those of channels. */
-static inline vf read_offsets(const Kind *kind, const BlockLayout *at, const uint8_t *block, int64_t n, vf scales,
+INLINE vf read_offsets(const Kind *kind, const BlockLayout *at, const uint8_t *block, int64_t n, vf scales,
                               const float *offsets) {
     switch (kind->offset) {
     case OFFSET_ODD: return vf_mul(scales, vf_mul(vf_from_low_bits(block + at->scales + n * TILE), vf_set1((float)kind->shift)));
