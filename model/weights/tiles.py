@@ -189,10 +189,12 @@ class TiledWeight:
         for name, values in _numbers(parts).items():
             if name in self.layout.regions():
                 _put(values, self._of_region(name), place)
-        slices = parts.codes.unflatten(1, (-1, 2, GROUP // 8, 4))  # [n, groups of 32, half, slice, 4]
+        # Four codes are moved as one word: no bit of one reaches the next.
+        words = parts.codes.contiguous().view(torch.int32)  # [n, in / 4]
+        slices = words.unflatten(1, (-1, 2, GROUP // 8))  # [n, groups of 32, half, slice]
         if self.kind.bits == 4:
             slices = slices[:, :, 0] | slices[:, :, 1] << 4
-        _put(slices, self._codes(), place)
+        _put(slices, self._codes().view(torch.int32), place)
 
     def parts(self) -> Parts:
         """Returns what was stored: the rows in their order, the inputs in the stored order, with their padding."""
