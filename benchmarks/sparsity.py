@@ -34,7 +34,7 @@ FLAGS = ("--max-num-batched-tokens", "512", "--kv-cache-memory", "64MiB")
 # The page is seen behind the plot, so no colour is so light or so dark that it is lost on white or on black.
 INK = "#7d858f"
 COLOURS = ("#2a9d6f", "#8a7fd4", "#c98a2b")
-STYLE = {"font.family": "sans-serif", "font.size": 10, "svg.hashsalt": "sparsity", "text.color": INK}
+STYLE: Any = {"font.family": "sans-serif", "font.size": 10, "svg.hashsalt": "sparsity", "text.color": INK}
 
 
 @dataclass(frozen=True, slots=True)

@@ -214,7 +214,7 @@ def write_files(directory: Path, config: dict[str, Any]) -> None:
 
 
 # Pairs of letters are merged, as in a learned vocabulary, so that English takes about half as many tokens as letters.
-MERGES = tuple(product(ascii_lowercase, repeat=2))
+MERGES = tuple((first, second) for first in ascii_lowercase for second in ascii_lowercase)
 
 
 def vocabulary(size: int) -> tuple[str, ...]:

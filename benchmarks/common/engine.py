@@ -169,6 +169,7 @@ def _layers(model: Decoder) -> Sequence[CpuLayer | DecoderLayer]:
 def _run_experts(model: Decoder, layer: CpuLayer | DecoderLayer, x: Tensor, ids: Tensor, weights: Tensor) -> Tensor:
     """Computes the experts as decoding does: a CpuLayer has its structs, and a pass first sets the threads."""
     if isinstance(layer, CpuLayer):
+        assert layer.experts is not None, "The kernels do not take these experts."
         layer.kernels.follow_torch()
         return layer.kernels.experts(x, ids, weights, layer.experts)
     return model.ops.experts(x, ids, weights, layer.moe.experts)

@@ -1,6 +1,7 @@
 """Measures one layer's paged attention in decoding, in prefill, and in steps that do both: section `attention`."""
 
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -49,7 +50,7 @@ class AttentionCase:
     def calls(self, tiles: AttentionTiles) -> Calls:
         """Returns a call for each layer's pages."""
         planned = plan(self.batch, self.cache, None, tiles)
-        return [lambda pages=pages: attend(self.q, pages, planned) for pages in self.cache.layers]
+        return [partial(attend, self.q, pages, planned) for pages in self.cache.layers]
 
     def floor(self) -> float:
         """Returns the seconds that the bytes (keys, values, queries, outputs) or the two products take at least."""

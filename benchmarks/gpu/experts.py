@@ -5,6 +5,7 @@ Their two products are measured one by one, too. benchmarks.gpu.tune tunes these
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -78,7 +79,7 @@ class Products:
     def config(self, op: str) -> Config:
         """Returns the table's configuration, in which down takes as many tokens at once as gate_up."""
         gate_up, down = (
-            config_for(name, stacks[0], *self.tokens.ids.shape, self.run.arch)
+            config_for(name, stacks[0], len(self.tokens.ids), self.tokens.ids.shape[1], self.run.arch)
             for name, stacks in zip(self.ops, (self.gate_ups, self.downs), strict=True)
         )
         return gate_up if op == self.ops[0] else replace(down, tokens=gate_up.tokens)
@@ -95,12 +96,12 @@ class Products:
 
     def _gate_up(self, config: Config) -> Calls:
         x, pairs, top_k = self.tokens.x, self._pairs(config), self.tokens.ids.shape[1]
-        return [lambda stack=stack: experts.gate_up(x, stack, pairs, top_k, config) for stack in self.gate_ups]
+        return [partial(experts.gate_up, x, stack, pairs, top_k, config) for stack in self.gate_ups]
 
     def _down(self, config: Config) -> Calls:
         before = self.config(self.ops[0])
         inner, pairs = self._gate_up(before)[0](), self._pairs(before)
-        return [lambda stack=stack: experts.down(inner, stack, pairs, config) for stack in self.downs]
+        return [partial(experts.down, inner, stack, pairs, config) for stack in self.downs]
 
     def _pairs(self, config: Config) -> SortedPairs | Tensor:
         """Returns the step's (token, expert) pairs, sorted unless they are few."""
@@ -196,7 +197,7 @@ def _products(run: Run, name: str, products: Products) -> None:
 
 
 def _calls(function: ExpertsPeer, tokens: RoutedTokens, layers: list[ExpertWeights]) -> Calls:
-    return [lambda layer=layer: function(tokens.x, tokens.ids, tokens.weights, layer) for layer in layers]
+    return [partial(function, tokens.x, tokens.ids, tokens.weights, layer) for layer in layers]
 
 
 def _dense(weight: Weight) -> Tensor:

@@ -17,7 +17,7 @@ from benchmarks.gpu.steps import served
 from octavo.model.config import ModelConfig
 from octavo.model.kernels.choice import select_backend
 from octavo.model.loading.checkpoint import load_model
-from octavo.model.loading.names import ExpertNaming, names_for
+from octavo.model.loading.names import names_for
 from octavo.model.weights.precision import Precision
 
 LAYERS, TIMES = 2, 3
@@ -48,7 +48,7 @@ def measure(run: Run) -> None:
 
 def write_checkpoint(directory: Path, config: ModelConfig, device: torch.device) -> int:
     """Writes random weights under the names with which Mixtral was released; returns their bytes."""
-    shapes = names_for(config, ExpertNaming.SEPARATE, tied=False).shapes()
+    shapes = names_for(config, (), tied=False).shapes()
     tensors = {name: _random(shape, device) for name, shape in shapes.items()}
     save_file(tensors, directory / "model.safetensors", metadata={"format": "pt"})
     (directory / "config.json").write_text(json.dumps({"model_type": "mixtral"}), encoding="utf-8")

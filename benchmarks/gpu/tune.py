@@ -13,10 +13,11 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict, dataclass, replace
-from functools import cache
+from functools import cache, partial
 from math import inf
 from pathlib import Path
 from time import monotonic
+from typing import Any
 
 import torch
 
@@ -29,6 +30,7 @@ from benchmarks.gpu.run import Run
 from octavo.model.kernels.gpu import configs
 from octavo.model.kernels.gpu.attention_plan import LONGEST
 from octavo.model.kernels.gpu.configs import ANY, Config, Entry, Table, shape_of
+from octavo.model.weights.forms import ExpertWeights
 from octavo.model.weights.precision import SHORT
 
 GAIN = 0.02  # a smaller gain is noise
@@ -146,7 +148,7 @@ def jobs(run: Run, kinds: Sequence[str], tokens: Sequence[int] | None) -> Iterat
     """Yields the most important first. Each is made when its turn comes: it may build on what was found before."""
 
     @cache
-    def weights(kind: str) -> list:
+    def weights(kind: str) -> list[ExpertWeights]:
         return [experts_of(run.config, run.kind(kind), run.device) for _ in range(COPIES)]
 
     for number, (of_kinds, counts) in enumerate(ROUNDS):
@@ -168,7 +170,7 @@ def _products(products: Products) -> Iterator[Job]:
         free += ["tokens"] if op == products.ops[0] else ["splits"]
         kind, shape = configs.SAME_BYTES.get(stacks[0].kind, stacks[0].kind), stacks[0].shape
         entry = Entry(arch, op, kind, shape_of(shape), up_to)
-        yield Job(entry, shape, products.config(op), tuple(free), lambda config, op=op: products.calls(op, config))
+        yield Job(entry, shape, products.config(op), tuple(free), partial(products.calls, op))
 
 
 def _attention(run: Run) -> Iterator[Job]:
@@ -183,7 +185,8 @@ def _attention(run: Run) -> Iterator[Job]:
         tiles = case.tiles()
 
         def calls(config: Config, name: str = name, case: AttentionCase = case) -> Calls:
-            return case.calls(replace(case.tiles(), **{name: config}))
+            changed: Any = {name: config}
+            return case.calls(replace(case.tiles(), **changed))
 
         entry = Entry(run.arch, "attention.attend", SHORT[run.dtype], shape_of(shape), up_to)
         yield Job(entry, shape, {"short": tiles.short, "long": tiles.long}[name], sizes, calls)

@@ -98,9 +98,15 @@ def _flags(values: dict[str, int]) -> tuple[str, ...]:
 class MeasuredEngine(Protocol):
     """A MeasuredEngine is a contender without HTTP."""
 
-    start: Start | None  # None: it starts anew for each load
     form: str  # the form that was found to be fastest; empty if there is only one
-    weight_bytes: WeightBytes | None  # of its file; None if the contender's own are exact
+
+    @property
+    def start(self) -> Start | None:
+        """Returns what its start took; None: it starts anew for each load."""
+
+    @property
+    def weight_bytes(self) -> WeightBytes | None:
+        """Returns those of its file; None if the contender's own are exact."""
 
     def ask(self, load: Load) -> list[StepEnd]:
         """Does the work once; returns when each step ended."""

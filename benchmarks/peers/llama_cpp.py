@@ -64,7 +64,7 @@ class LlamaCpp:
             "-npl": load.streams,
         }
         flags = [text for flag, number in numbers.items() for text in (flag, str(number))]
-        command = [(self.programs / BENCH).resolve(), "-m", file.resolve(), *self._flags, *flags]
+        command: list[str | Path] = [(self.programs / BENCH).resolve(), "-m", file.resolve(), *self._flags, *flags]
         with TemporaryDirectory() as scratch:  # ik_llama.cpp writes a log where it runs
             done = subprocess.run(
                 command, cwd=scratch, capture_output=True, text=True, check=False, env={**os.environ, **environment}

@@ -10,7 +10,7 @@ from benchmarks.quality.weight_types import REGROUPED
 
 # The page is seen behind the plot, so no colour is so light or so dark that it is lost on white or on black.
 INK, OCTAVO, PEER = "#7d858f", "#2a9d6f", "#8a7fd4"
-STYLE = {"font.family": "sans-serif", "font.size": 10, "svg.hashsalt": "quality", "text.color": INK}
+STYLE: Any = {"font.family": "sans-serif", "font.size": 10, "svg.hashsalt": "quality", "text.color": INK}
 LABELS = {"int4-regrouped": "Octavo int4", "int8-regrouped": "Octavo int8", "ik-iq4_ks": "ik IQ4_KS"}
 PLACES = {"ik-iq4_ks": (-10, -16), "int4-regrouped": (-54, -5)}  # of labels, in points from their own; else right of it
 TICKS = (0.5, 0.6, 0.7, 0.8, 1.0, 1.2)  # bytes

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
 from time import perf_counter
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -90,13 +91,17 @@ def main() -> None:
 def _measure_all(
     found: dict[str, Figures], models: dict[str, Path], files: dict[str, Path], llama: LlamaCpp, threads: int
 ) -> None:
-    """Lets each contender take its turn."""
+    """Lets each contender take its turn, and tells what it has reached so far."""
     for name, model in models.items():
         for mapped in (False, True):
             title = f"Octavo, {name.upper()}{', tile file' if mapped else ''}"
-            _measure_octavo(found.setdefault(title, Figures()), model, mapped, threads)
+            figures = found.setdefault(title, Figures())
+            _measure_octavo(figures, model, mapped, threads)
+            print(figures.line(title), file=sys.stderr)
     for name, file in files.items():
-        _measure_llama(found.setdefault(f"llama.cpp {name}", Figures()), llama, file, threads)
+        figures = found.setdefault(f"llama.cpp {name}", Figures())
+        _measure_llama(figures, llama, file, threads)
+        print(figures.line(f"llama.cpp {name}"), file=sys.stderr)
 
 
 def _checkpoint(directory: Path, method: str, layers: int, seed: int) -> Path:
@@ -121,8 +126,8 @@ def _prepare(model: Path) -> None:
 
 @contextmanager
 def _bar(what: str) -> Iterator[Callable[[int, int], None]]:
-    bar: tqdm[None]
-    with tqdm(desc=what, dynamic_ncols=True, disable=None) as bar:
+    bar: Any = tqdm(desc=what, dynamic_ncols=True, disable=None)
+    with bar:
 
         def report(done: int, total: int) -> None:
             bar.total = total
