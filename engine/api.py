@@ -35,6 +35,18 @@ class Grammar:
 
 
 @dataclass(frozen=True, slots=True)
+class ExpertControl:
+    """An ExpertControl changes what the routers of a sparse model choose. Layers are counted in the whole decoder.
+
+    It acts on the logits of a layer's router before the best ones are taken. So the next best expert steps in for one
+    that is masked, and the weights of the chosen ones are normalised as always.
+    """
+
+    masked: tuple[tuple[int, int], ...] = ()  # (layer, expert): the expert is never chosen in the layer
+    biases: tuple[tuple[int, int, float], ...] = ()  # (layer, expert, addend of its logit), each pair once
+
+
+@dataclass(frozen=True, slots=True)
 class SamplingParams:
     """SamplingParams say how the tokens of one sequence are chosen, and when the sequence ends."""
 
@@ -55,6 +67,9 @@ class SamplingParams:
     # Divides the positive logits of tokens of prompt and output, and multiplies their negative ones.
     repetition_penalty: float = 1.0
     grammar: Grammar | None = None  # None: the text is free
+    routes_from: int | None = None  # None: no routes are told; n: those of the positions n, n + 1, ... are
+    topic: str = ""  # the label under which the use of experts is counted
+    experts: ExpertControl | None = None  # None: the routers choose freely
 
     @property
     def looks_back(self) -> bool:
@@ -95,6 +110,19 @@ class TokenLogprobs:
 
 
 @dataclass(frozen=True, slots=True)
+class Routes:
+    """Routes are the experts that consecutive positions of a sequence were sent to, in each of L sparse layers.
+
+    The k experts of a layer come in the order of their weights, the largest first. All numbers are little endian.
+    """
+
+    start: int  # the first position
+    count: int  # how many positions
+    ids: bytes  # int32 [count, L, k]
+    weights: bytes  # float32 [count, L, k]
+
+
+@dataclass(frozen=True, slots=True)
 class Output:
     """An Output tells what is new for one request, in token ids. Only the last of a request has a finish reason."""
 
@@ -105,6 +133,9 @@ class Output:
     finish_reason: FinishReason | None = None
     error: str | None = None
     prompt_logprobs: tuple[TokenLogprobs, ...] = ()  # those of the prompt's next tokens, in the order of the prompt
+    # The positions whose routes became known, if these are asked for. Each is told once and in order, those from the
+    # prefix cache, too. The last token of a sequence is never computed, so its position is not among them.
+    routes: Routes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,11 +151,26 @@ class EngineStats:
 
 
 @dataclass(frozen=True, slots=True)
+class ExpertUse:
+    """An ExpertUse counts what the routers have chosen for the requests of one topic, since the one before it.
+
+    Each position of a sequence is counted when it is computed for the first time; one from the prefix cache is not.
+    All numbers are little endian.
+    """
+
+    topic: str
+    tokens: int
+    counts: bytes  # int64 [L, E]: how many of the tokens each expert of each sparse layer served
+    repeats: bytes  # int64 [L]: tokens whose first expert is also that of the token before it in the sequence
+
+
+@dataclass(frozen=True, slots=True)
 class StepOutputs:
     """StepOutputs is the one message that the engine sends for each step."""
 
     outputs: tuple[Output, ...]
     stats: EngineStats
+    expert_use: tuple[ExpertUse, ...] = ()  # at most once a second, and whenever a request ends
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,6 +182,16 @@ class SamplingDefaults:
     top_p: float | None = None
     min_p: float | None = None
     repetition_penalty: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class ExpertShape:
+    """An ExpertShape says what a sparse model has to choose from."""
+
+    layers: tuple[int, ...]  # which layers of the decoder are sparse
+    experts: int  # in each of them
+    top_k: int  # that serve a token
+    identical: bool  # All experts of each layer have equal weights, so that a choice makes no difference.
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +217,7 @@ class Ready:
     eos_token_ids: tuple[int, ...] = ()
     defaults: SamplingDefaults = field(default_factory=SamplingDefaults)
     vocab_size: int | None = None  # The ids of a prompt are below it. None: the engine does not say.
+    experts: ExpertShape | None = None  # None: the model is dense
 
 
 @dataclass(frozen=True, slots=True)

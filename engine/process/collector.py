@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Iterable
 
-from octavo.engine.api import Output
+from octavo.engine.api import Output, Routes
 
 
 class Collector:
@@ -65,4 +65,13 @@ def merge(first: Output, second: Output) -> Output:
         finish_reason=second.finish_reason,
         error=second.error,
         prompt_logprobs=first.prompt_logprobs + second.prompt_logprobs,
+        routes=_joined(first.routes, second.routes),
     )
+
+
+def _joined(first: Routes | None, second: Routes | None) -> Routes | None:
+    """Returns the routes of consecutive positions as one."""
+    if first is None or second is None:
+        return first or second
+    ids, weights = first.ids + second.ids, first.weights + second.weights
+    return Routes(first.start, first.count + second.count, ids, weights)

@@ -14,6 +14,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from queue import Empty, SimpleQueue
 from threading import Thread
@@ -155,7 +156,7 @@ def _loop(engine: StepLoop, inbox: "SimpleQueue[ToEngine]", outbox: "SimpleQueue
             elif (refusal := _add(engine, message)) is not None:
                 refused.append(refusal)
         step = engine.step()
-        outbox.put(StepOutputs((*refused, *step.outputs), step.stats))
+        outbox.put(replace(step, outputs=(*refused, *step.outputs)))
 
 
 def _arrived(inbox: "SimpleQueue[ToEngine]", wait: bool) -> Iterator[ToEngine]:

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from octavo.engine.api import FinishReason, Output, TokenLogprobs
+from octavo.engine.api import FinishReason, Output, Routes, TokenLogprobs
 from octavo.engine.process.collector import Collector, merge
 
 
@@ -89,3 +89,11 @@ def test_merging_keeps_the_log_probabilities_of_the_prompt_in_order() -> None:
     first = Output("a", prompt_logprobs=(TokenLogprobs(-1.0), TokenLogprobs(-2.0)))
     second = Output("a", (1,), prompt_logprobs=(TokenLogprobs(-3.0),))
     assert [each.logprob for each in merge(first, second).prompt_logprobs] == [-1.0, -2.0, -3.0]
+
+
+def test_merging_joins_the_routes_of_consecutive_positions() -> None:
+    first, none = Output("a", routes=Routes(3, 2, b"1122", b"aabb")), Output("a")
+    second = Output("a", routes=Routes(5, 1, b"33", b"cc"))
+    assert merge(merge(first, none), second).routes == Routes(3, 3, b"112233", b"aabbcc")
+    assert merge(none, second).routes == second.routes
+    assert merge(none, none).routes is None
