@@ -16,13 +16,13 @@ from torch import Tensor
 from octavo.model.config_file import ConfigFile
 from octavo.model.loading.quantised.checks import checked_scales, group_size, unless_even
 from octavo.model.loading.quantised.exclusions import Exclusions
-from octavo.model.loading.quantised.packed import pieces, unpacked_right
+from octavo.model.loading.quantised.packed import pieces
 from octavo.model.loading.quantised.rules import Declared, Rules, declared_unless
 from octavo.model.loading.quantised.scheme import FLOATS, Get, Scheme, Spec, found, groups, stacked, whole_words
 from octavo.model.loading.quantised.stored import Affine
 
 BITS, PER_WORD = 4, 8
-PLACES = [0, 4, 1, 5, 2, 6, 3, 7]  # where in its word each of eight outputs lies: the inverse of 0 2 4 6 1 3 5 7
+PLACES = (0, 4, 1, 5, 2, 6, 3, 7)  # where in its word each of eight outputs lies: the inverse of 0 2 4 6 1 3 5 7
 INSTEAD = 'take the checkpoint in AWQ of version "gemm"'
 
 
@@ -87,9 +87,9 @@ def read_rules(fields: ConfigFile) -> AwqRules:
 def _unpacked(words: Tensor) -> Tensor:
     """Unpacks [n, out / 8] int32, and transposes: [out, n] uint8."""
     count, right = words.shape
-    codes = torch.empty((right * PER_WORD, count), dtype=torch.uint8)
-    for chosen in pieces(right, count * PER_WORD):
-        piece = unpacked_right(words[:, chosen], BITS).unflatten(1, (-1, PER_WORD))
-        rows = slice(chosen.start * PER_WORD, chosen.stop * PER_WORD)
-        codes[rows] = piece[..., PLACES].flatten(1).T
-    return codes
+    codes = torch.empty((right, PER_WORD, count), dtype=torch.uint8)
+    for chosen in pieces(right, count * words.itemsize * PER_WORD):
+        part = words[:, chosen].T.contiguous()  # whole words are moved: there are eight times as many codes
+        for output, place in enumerate(PLACES):
+            codes[chosen, output] = part >> BITS * place & 15
+    return codes.flatten(0, 1)
