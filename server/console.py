@@ -19,14 +19,16 @@ class ProgressLine:
         self._bar: tqdm[Any] | None = None
         self._shown = ("", -1)  # the work and the quarter of it that the last line told
 
-    def show(self, what: str, done: int, total: int) -> None:
+    def show(self, what: str, done: int, total: int, note: str = "") -> None:
+        """Shows how much of some work is done. A note, such as the speed, takes the place of the time that is left."""
         if self._stream.isatty():
-            self._draw(what, done, total)
+            self._draw(what, done, total, note)
             return
         quarter = 4 * done // max(total, 1)
         if (what, quarter) != self._shown:
             self._shown = (what, quarter)
-            print(f"{what}: {100 * done // max(total, 1)} %", file=self._stream, flush=True)
+            told = f"{what}: {100 * done // max(total, 1)} %" + (f", {note}" if note else "")
+            print(told, file=self._stream, flush=True)
 
     def close(self) -> None:
         """Removes the bar, so that the next work begins anew."""
@@ -35,13 +37,14 @@ class ProgressLine:
             self._bar.close()
             self._bar = None
 
-    def _draw(self, what: str, done: int, total: int) -> None:
+    def _draw(self, what: str, done: int, total: int, note: str) -> None:
         if self._bar is None or self._bar.desc != what:
             self.close()
-            form = "{desc} {percentage:3.0f}% |{bar}| {elapsed} (about {remaining} left)"
+            form = "{desc} {percentage:3.0f}% |{bar}| {elapsed} " + ("({unit})" if note else "(about {remaining} left)")
             self._bar = tqdm(
                 desc=what, total=total, file=self._stream, leave=False, dynamic_ncols=True, bar_format=form
             )
+        self._bar.unit = note
         self._bar.n = done
         self._bar.refresh()
 

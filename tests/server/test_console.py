@@ -56,6 +56,14 @@ def test_without_a_terminal_progress_is_a_line_for_each_quarter() -> None:
     assert text.splitlines() == [f"loading: {share} %" for share in (0, 25, 50, 75, 100)]
 
 
+def test_a_note_stands_behind_the_progress() -> None:
+    for stream, expected in ((StringIO(), "training: 50 %, loss 2.1\n"), (Terminal(), " (loss 2.1)")):
+        line = ProgressLine(stream)
+        line.show("training", 5, 10, "loss 2.1")
+        assert expected in stream.getvalue()
+        line.close()
+
+
 def test_on_a_terminal_progress_is_a_bar_that_goes_away() -> None:
     terminal = Terminal()
     line = ProgressLine(terminal)
