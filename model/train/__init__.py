@@ -1,0 +1,1 @@
+"""Makes a sparse model from a dense one, on text that somebody brings, and reports what came of it."""
