@@ -45,6 +45,8 @@ class Reader:
 
     def check(self, expected: Mapping[str, TensorSlice]) -> None:
         """Holds the files' headers against the slices of a model. Raises ModelError that names what differs."""
+        if self.quantisation is not None:
+            self.quantisation.try_expressions({_module(source) for source in expected.values()})
         specs: dict[str, Spec] = {}
         for source in expected.values():
             specs |= self.specs(source)
@@ -53,7 +55,7 @@ class Reader:
         passed_over = frozenset() if self.quantisation is None else self.quantisation.passed_over()
         self.shards.check(specs, passed_over)
         for name, spec in specs.items():
-            if spec.zeros and name not in expected and name in self.shards.files and self._get(name).any():
+            if spec.zeros and name not in expected and name in self.shards.files and self._get(name).float().any():
                 raise ModelError(
                     f"The tensor {name} in {self.shards.directory} changes the model, and config.json speaks of no "
                     "bias; use the config.json that belongs to these weights."

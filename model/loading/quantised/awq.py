@@ -67,6 +67,10 @@ class AwqRules(Rules):
     excluded: Exclusions
     notes: tuple[str, ...] = ()
 
+    @property
+    def expressions(self) -> tuple[str, ...]:
+        return self.excluded.expressions
+
     def declared(self, module: str, names: Collection[str]) -> Declared:
         return declared_unless(self.excluded, module, self.scheme)
 

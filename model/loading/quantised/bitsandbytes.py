@@ -28,6 +28,7 @@ from octavo.model.loading.quantised.stored import Affine, Dense
 
 TYPES = ("nf4", "fp4")
 STORAGE = ("U8", "I8", "F16", "BF16", "F32")  # types in which the bytes may lie
+MOST_BLOCK = 1 << 16  # weights that share a factor; bitsandbytes itself has 4096 at most
 PER_SCB = 7.874015718698502e-3  # 1 / 127, as bitsandbytes has it
 INSTEAD = "take the checkpoint in nf4, fp4 or int8"
 
@@ -132,11 +133,18 @@ class _State:
                 int(values["nested_blocksize"]) if nested else 1,
                 float(values["nested_offset"]) if nested else 0.0,
             )
-        except (ValueError, KeyError, TypeError, RecursionError):
+        except (ValueError, KeyError, TypeError, OverflowError, RecursionError):
             raise ModelError(f"{weight}.quant_state is not what bitsandbytes writes; download it again.") from None
-        if state.block < 2 or state.block % 2 or state.nested_block < 1 or not math.isfinite(state.offset):
-            raise ModelError(f"{weight}.quant_state has a blocksize of {state.block}; download the checkpoint again.")
+        state._check(weight)
         return state
+
+    def _check(self, weight: str) -> None:
+        """Raises ModelError for numbers that cannot be; a block's factor is repeated for each of its weights."""
+        if not 2 <= self.block <= MOST_BLOCK or self.block % 2 or not 1 <= self.nested_block <= MOST_BLOCK:
+            sizes = f"blocks of {shortened(self.block)}, nested ones of {shortened(self.nested_block)}"
+            raise ModelError(f"{weight}.quant_state speaks of {sizes}; download the checkpoint again.")
+        if not math.isfinite(self.offset):
+            raise ModelError(f"{weight}.quant_state has {self.offset} as nested_offset; download the checkpoint again.")
 
 
 @dataclass(frozen=True, slots=True)
@@ -148,6 +156,10 @@ class BitsAndBytesRules(Rules):
     type: str | None  # None: int8
     excluded: Exclusions
     notes: tuple[str, ...]
+
+    @property
+    def expressions(self) -> tuple[str, ...]:
+        return self.excluded.expressions
 
     @property
     def is_exact(self) -> bool:

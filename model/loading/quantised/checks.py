@@ -8,6 +8,9 @@ from torch import Tensor
 from octavo.model.config_file import ConfigFile, ModelError
 from octavo.model.weights.kinds import GROUP
 
+MOST_GROUP = 1 << 31  # inputs; no matrix has as many
+MOST_SCALE = 2.0**90  # Sums over weights of a byte with larger scales could be infinite.
+
 
 def group_size(fields: ConfigFile, *names: str) -> int:
     """Returns the inputs of a group; 0 for -1, which means a channel. Raises ModelError."""
@@ -19,13 +22,15 @@ def group_size(fields: ConfigFile, *names: str) -> int:
         raise fields.error(f"{name} is {shortened(size)}, neither a number of inputs nor -1")
     if size > 0 and size % GROUP:
         raise fields.error(f"{name} is {size}, and only multiples of {GROUP} can be held; take another group size")
+    if size > MOST_GROUP:
+        raise fields.error(f"{name} is {shortened(size)}, and no matrix has so many inputs")
     return max(size, 0)
 
 
 def checked_scales(scales: Tensor, name: str) -> Tensor:
-    """Returns the scales [out, groups] in one piece. Raises ModelError for infinities and NaNs."""
-    if not bool(scales.isfinite().all()):
-        raise ModelError(f"The scales {name} hold infinities or NaNs; download the checkpoint again.")
+    """Returns the scales [out, groups] in one piece. Raises ModelError for NaNs and for numbers too large."""
+    if not bool((scales.abs() <= MOST_SCALE).all()):  # A NaN is not below anything.
+        raise ModelError(f"The scales {name} hold infinities or NaNs, or numbers beyond 2**90; download it again.")
     return scales.contiguous()
 
 

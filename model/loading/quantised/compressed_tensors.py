@@ -21,7 +21,7 @@ from torch import Tensor
 
 from octavo.model.config_file import ConfigFile, ModelError
 from octavo.model.loading.quantised.checks import checked_scales, group_order, group_size, unless_even
-from octavo.model.loading.quantised.exclusions import REGEX, Exclusions, Match, patterns
+from octavo.model.loading.quantised.exclusions import REGEX, Exclusions, Match, expressions_in, patterns
 from octavo.model.loading.quantised.fp8 import Fp8, block_size
 from octavo.model.loading.quantised.packed import unpacked_down, unpacked_rows
 from octavo.model.loading.quantised.rules import Declared, Rules
@@ -31,6 +31,7 @@ from octavo.model.loading.quantised.stored import Affine
 PACKED, INT, FLOAT, NAIVE = "pack-quantized", "int-quantized", "float-quantized", "naive-quantized"
 INSTEAD = f"take the checkpoint in {PACKED}, {INT} or {FLOAT}"
 PACKED_BITS = (4, 8)
+EMBEDDING = "embed_tokens"  # All other matrices are Linear.
 FORMATS = {"int": (PACKED, INT, NAIVE), "float": (FLOAT, NAIVE)}  # of each type
 
 
@@ -96,15 +97,27 @@ class Whole(Scheme):
 
     def _zeros(self, get: Get, module: str, out: int) -> Tensor | None:
         """Returns the zeros with half of the range added, [out, groups] uint8; None if all are 0 before that."""
-        stored = found(get, f"{module}.weight_zero_point")  # Older files of symmetric weights have them, too.
+        name = f"{module}.weight_zero_point"
+        stored = found(get, name)  # Older files of symmetric weights have them, too.
         if stored is None:
             return None
-        packed = stored.dtype == torch.int32
+        packed = self._are_packed(stored, name, out)
         zeros = unpacked_down(stored, self.bits, None)[:, :out].T if packed else _unsigned(stored, self._middle)
         uneven = unless_even(_of_outputs(zeros, out), self.bits)
         if self.symmetric and uneven is not None:
-            raise ModelError(f"{module}.weight_zero_point is not 0, though symmetric is true; download both again.")
+            raise ModelError(f"{name} is not 0, though symmetric is true; download both again.")
         return uneven
+
+    def _are_packed(self, zeros: Tensor, name: str, out: int) -> bool:
+        """Returns whether zeros lie in words. Raises ModelError where they have the shape of the other type."""
+        packed = zeros.dtype == torch.int32
+        rows = len(zeros) if zeros.dim() else 1
+        if rows not in ({-(-out * self.bits // 32)} if packed else {1, out}) or (packed and zeros.dim() < 2):
+            raise ModelError(
+                f"{name} has the shape {list(zeros.shape)}, and in I32 it is packed, {32 // self.bits} outputs to a "
+                "word, while I8 has one zero for each scale; download the checkpoint again."
+            )
+        return packed
 
     def _order(self, get: Get, module: str) -> Tensor | None:
         """Returns the inputs by their groups, [in] int64; None if they come so. Raises ModelError for broken groups."""
@@ -133,14 +146,19 @@ class CompressedRules(Rules):
     notes: tuple[str, ...]
 
     @property
+    def expressions(self) -> tuple[str, ...]:
+        targets = tuple(target for group in self.groups for target in group.targets)
+        return self.excluded.expressions + expressions_in(targets)
+
+    @property
     def is_exact(self) -> bool:
         return not any(isinstance(group.scheme, Fp8) for group in self.groups)
 
     def declared(self, module: str, names: Collection[str]) -> Declared:
-        """Takes the surest target: a name, then a regular expression, then a class; all matrices are Linear."""
+        """Takes the surest target: a name, then a regular expression, then a class."""
         if self.excluded.of(module) is Match.YES:
             return Declared(None, certain=True, reason=f"{self.excluded.field} says that")
-        for matches in (_is_named, _is_matched, _is_linear):
+        for matches in (_is_named, _is_matched, _is_of_class):
             for group in self.groups:
                 if any(matches(target, module) for target in group.targets):
                     return Declared(group.scheme, matches is _is_named, "config_groups says that")
@@ -229,8 +247,8 @@ def _is_matched(target: str, module: str) -> bool:
     return target.startswith(REGEX) and re.match(target.removeprefix(REGEX), module) is not None
 
 
-def _is_linear(target: str, module: str) -> bool:
-    return target == "Linear"
+def _is_of_class(target: str, module: str) -> bool:
+    return target == ("Embedding" if module.endswith(EMBEDDING) else "Linear")
 
 
 def _unsigned(numbers: Tensor, middle: int) -> Tensor:

@@ -37,6 +37,11 @@ class Exclusions:
         field = next((name for name in names if fields.values.get(name) is not None), names[0])
         return cls(field, patterns(fields, field))
 
+    @property
+    def expressions(self) -> tuple[str, ...]:
+        """Returns the regular expressions among the entries."""
+        return expressions_in(self.entries)
+
     def of(self, module: str) -> Match:
         """Returns the surest match of the entries."""
         found = {match(entry, module) for entry in self.entries}
@@ -54,6 +59,11 @@ def patterns(fields: ConfigFile, field: str) -> tuple[str, ...]:
         if entry.startswith(REGEX):
             check_regex(fields, field, entry.removeprefix(REGEX))
     return tuple(entry.removesuffix(".weight") for entry in entries)
+
+
+def expressions_in(entries: tuple[str, ...]) -> tuple[str, ...]:
+    """Returns the regular expressions among entries."""
+    return tuple(entry.removeprefix(REGEX) for entry in entries if entry.startswith(REGEX))
 
 
 def check_regex(fields: ConfigFile, field: str, pattern: str) -> None:

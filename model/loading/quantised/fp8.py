@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from octavo.model.config_file import ConfigFile, ModelError
-from octavo.model.loading.quantised.checks import checked_scales
+from octavo.model.loading.quantised.checks import MOST_GROUP, checked_scales
 from octavo.model.loading.quantised.exclusions import Exclusions
 from octavo.model.loading.quantised.rules import Declared, Rules, declared_unless
 from octavo.model.loading.quantised.scheme import FLOATS, Get, Scheme, Spec, found, groups, stacked, weight_name
@@ -77,6 +77,10 @@ class Fp8Rules(Rules):
     notes: tuple[str, ...]
 
     @property
+    def expressions(self) -> tuple[str, ...]:
+        return self.excluded.expressions
+
+    @property
     def is_exact(self) -> bool:
         return False
 
@@ -108,6 +112,8 @@ def block_size(fields: ConfigFile, name: str) -> tuple[int, int] | None:
         return None
     if not isinstance(block, list) or len(block) != 2 or not all(type(size) is int and size > 0 for size in block):
         raise fields.error(f"{name} is {shortened(block)}, not two positive integers")
+    if max(block) > MOST_GROUP:
+        raise fields.error(f"{name} is {shortened(block)}, and no matrix is as large")
     if block[1] % GROUP:
         raise fields.error(f"{name} is {block}, and only blocks of multiples of {GROUP} inputs can be held; {INSTEAD}")
     return block[0], block[1]
@@ -115,4 +121,4 @@ def block_size(fields: ConfigFile, name: str) -> tuple[int, int] | None:
 
 def of_rows(scales: Tensor, rows: int, out: int) -> Tensor:
     """Returns the scales of blocks [blocks, groups] for each output, [out, groups]."""
-    return scales.repeat_interleave(rows, dim=0)[:out].contiguous()
+    return scales.repeat_interleave(min(rows, out), dim=0)[:out].contiguous()

@@ -99,6 +99,10 @@ class GptqRules(Rules):
     head: bool
     notes: tuple[str, ...] = ()
 
+    @property
+    def expressions(self) -> tuple[str, ...]:
+        return tuple(pattern for pattern, _ in self.dynamic)
+
     def declared(self, module: str, names: Collection[str]) -> Declared:
         for pattern, scheme in self.dynamic:
             if re.match(pattern, module):
@@ -117,7 +121,7 @@ def read_rules(fields: ConfigFile) -> GptqRules:
         raise fields.error(
             f"checkpoint_format is {shortened(version)}, and only 'gptq' and 'gptq_v2' are known; {INSTEAD}"
         )
-    if fields.values.get("pack_dtype", "int32") not in ("int32", "torch.int32"):
+    if fields.values.get("pack_dtype") not in (None, "int32", "torch.int32"):
         raise fields.error(f"pack_dtype is {shortened(fields.values['pack_dtype'])}, not 'int32'; {INSTEAD}")
     return GptqRules(_scheme(fields, VERSIONS[version]), _dynamic(fields, VERSIONS[version]), fields.flag("lm_head"))
 

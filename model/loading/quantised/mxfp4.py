@@ -23,7 +23,7 @@ from octavo.model.loading.quantised.stored import Table
 GROUP = 32
 VALUES = (0, 1, 2, 3, 4, 6, 8, 12, 0, -1, -2, -3, -4, -6, -8, -12)  # twice those of the codes
 FACTOR = 0.5
-NO_NUMBER = 255  # of a scale
+MOST_SCALE = 127 + 90  # Sums over larger weights could be infinite; 255 is a NaN.
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +42,10 @@ class Mxfp4(Scheme):
     def read(self, get: Get, module: str, shape: tuple[int, int]) -> Table:
         blocks = get(f"{module}_blocks").flatten(1)  # [out, in / 2]
         scales = get(f"{module}_scales").view(torch.uint8)
-        if bool((scales == NO_NUMBER).any()):
-            raise ModelError(f"The scales {module}_scales hold NaNs; download the checkpoint again.")
+        if bool((scales > MOST_SCALE).any()):
+            raise ModelError(
+                f"The scales {module}_scales hold NaNs or numbers beyond 2**90; download the checkpoint again."
+            )
         return Table(low_half_first(blocks), GROUP, scales, VALUES, FACTOR)
 
     def describe(self) -> str:
@@ -58,6 +60,10 @@ class Mxfp4Rules(Rules):
 
     excluded: Exclusions
     notes: tuple[str, ...] = ()
+
+    @property
+    def expressions(self) -> tuple[str, ...]:
+        return self.excluded.expressions
 
     def declared(self, module: str, names: Collection[str]) -> Declared:
         return declared_unless(self.excluded, module, Mxfp4())

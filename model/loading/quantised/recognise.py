@@ -9,6 +9,7 @@ from octavo.model.config_file import ConfigFile, ModelError
 from octavo.model.loading.quantised import awq, bitsandbytes, compressed_tensors, fp8, gguf, gptq, mxfp4
 from octavo.model.loading.quantised.rules import Rules
 from octavo.model.loading.quantised.scheme import Scheme
+from octavo.model.loading.quantised.trial import endless_one
 from octavo.model.prepared.source import DESCRIPTION_FILES, DESCRIPTIONS
 
 METHODS: dict[str, Callable[[ConfigFile], Rules]] = {
@@ -81,6 +82,15 @@ class Quantisation:
         if plain and declared.certain and declared.scheme is not None:
             raise self._error(f"{declared.reason} {module} is quantised, but the files hold it as it was")
         return None if plain else declared.scheme
+
+    def try_expressions(self, modules: Collection[str]) -> None:
+        """Raises ModelError for a regular expression that takes too long to compare with these modules."""
+        endless = endless_one(self.description.rules.expressions, modules)
+        if endless is not None:
+            raise self.description.fields.error(
+                f"the regular expression {shortened(endless)} takes too long to compare with the model's names; write "
+                "it without repetitions within repetitions"
+            )
 
     def passed_over(self) -> frozenset[str]:
         """Returns the names of tensors that say nothing about weights: scales of activations and of the cache."""

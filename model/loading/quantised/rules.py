@@ -29,6 +29,11 @@ class Rules(ABC):
         """Says whether there are kinds that hold the format as it is."""
         return True
 
+    @property
+    def expressions(self) -> tuple[str, ...]:
+        """Returns the regular expressions that `declared` compares with modules."""
+        return ()
+
     @abstractmethod
     def declared(self, module: str, names: Collection[str]) -> Declared:
         """Returns what the config says of a module; `names` are the tensors that the files hold."""

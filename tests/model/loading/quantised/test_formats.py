@@ -422,9 +422,9 @@ def test_rows_are_chosen_in_any_order() -> None:
         assert torch.equal(stored.rows(slice(1, None, 2)).dense(), stored.dense()[1::2])
 
 
-@pytest.mark.parametrize("broken", [math.inf, math.nan])
+@pytest.mark.parametrize("broken", [math.inf, math.nan, -math.inf, -(2.0**91), 3e38])
 def test_scales_that_are_no_numbers_are_refused(broken: float) -> None:
-    expected = numbers()
+    expected = numbers(dtype=torch.float32)
     expected.scales[3, 4] = broken
     tensors = packing.awq(expected.codes, expected.zeros, expected.scales)
     with pytest.raises(ModelError, match=r"gate_proj\.scales hold infinities or NaNs"):
@@ -441,9 +441,10 @@ def test_weights_and_exponents_that_are_no_numbers_are_refused(code: int) -> Non
     tensors = {"weight": floats.view(torch.float8_e4m3fn), "weight_scale": torch.tensor(1.0)}
     with pytest.raises(ModelError, match="gate_proj hold NaNs"):
         fp8.Fp8(None).read(getter(tensors), MODULE, SHAPE)
-    tensors = packing.mxfp4(numbers().codes, torch.full((OUT, IN // 32), 255, dtype=torch.uint8))
-    with pytest.raises(ModelError, match="gate_proj_scales hold NaNs"):
-        mxfp4.Mxfp4().read(getter(tensors, "_"), MODULE, SHAPE)
+    for exponent in (255, 218):
+        tensors = packing.mxfp4(numbers().codes, torch.full((OUT, IN // 32), exponent, dtype=torch.uint8))
+        with pytest.raises(ModelError, match="gate_proj_scales hold NaNs"):
+            mxfp4.Mxfp4().read(getter(tensors, "_"), MODULE, SHAPE)
 
 
 def test_what_does_not_fit_the_format_is_refused() -> None:
@@ -460,10 +461,42 @@ def test_what_does_not_fit_the_format_is_refused() -> None:
 
 
 @pytest.mark.parametrize(
-    "state", [b"", b"[]", b'{"shape": [16, 512]}', b'{"shape": [8, 512], "blocksize": 64}', b'{"shape": 1}']
+    "state",
+    [
+        b"",
+        b"[]",
+        b"[" * 100_000,
+        b'{"shape": [16, 512]}',
+        b'{"shape": [8, 512], "blocksize": 64}',
+        b'{"shape": 1}',
+        b'{"shape": [16, 512], "blocksize": Infinity}',
+        b'{"shape": [16, 512], "blocksize": 1e300}',
+        b'{"shape": [16, 512], "blocksize": -64}',
+        b'{"shape": [16, 512], "blocksize": 63}',
+        b'{"shape": [16, 512], "blocksize": 99999999999999}',  # It would be repeated in memory.
+    ],
 )
 def test_broken_states_of_bitsandbytes_are_refused(state: bytes) -> None:
     tensors = packing.four_bits(numbers().codes, torch.ones(OUT * IN // 64), torch.ones(16), 64, "nf4")
     tensors["weight.quant_state.bitsandbytes__nf4"] = torch.tensor(list(state), dtype=torch.uint8)
-    with pytest.raises(ModelError, match="download it again"):
+    with pytest.raises(ModelError, match=r"quant_state|is not a matrix"):
         bitsandbytes.FourBits("nf4", False).read(getter(tensors), MODULE, SHAPE)
+
+
+@pytest.mark.parametrize(("block", "offset"), [(0, 0.0), (10**12, 0.0), (50, math.nan), (50, math.inf)])
+def test_broken_states_of_nested_factors_are_refused(block: int, offset: float) -> None:
+    plain = packing.four_bits(numbers().codes, torch.ones(OUT * IN // 64, dtype=torch.uint8), torch.ones(16), 64, "nf4")
+    tensors = packing.nested(plain, "nf4", torch.ones(3), torch.ones(256), block, offset)
+    with pytest.raises(ModelError, match="quant_state"):
+        bitsandbytes.FourBits("nf4", True).read(getter(tensors), MODULE, SHAPE)
+
+
+@pytest.mark.parametrize("shape", [(OUT, COUNT), (OUT // 8,), (1,)])
+def test_zero_points_in_words_are_packed(shape: tuple[int, ...]) -> None:
+    """Whole numbers in 32 bits, one for each group, would be taken for eight zeros each."""
+    tensors = packing.pack_quantized(numbers().codes, None, numbers().scales, 4)
+    scheme = compressed_tensors.Whole(4, "group", GROUP, False, True, False)
+    for dtype in (torch.int32, torch.int8):
+        zeros = torch.zeros(shape if dtype == torch.int32 else (OUT // 8, COUNT), dtype=dtype)
+        with pytest.raises(ModelError, match="weight_zero_point has the shape"):
+            scheme.read(getter(tensors | {"weight_zero_point": zeros}), MODULE, SHAPE)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from octavo.model.config_file import ModelError
+from octavo.model.loading.quantised import trial
 from octavo.model.loading.quantised.awq import Awq
 from octavo.model.loading.quantised.bitsandbytes import EightBits, FourBits
 from octavo.model.loading.quantised.compressed_tensors import Whole
@@ -65,6 +66,7 @@ def test_a_plain_checkpoint_is_not_quantised(tmp_path: Path) -> None:
         (GPTQ, "qweight", Gptq(4, 128, 1, False, True)),
         (GPTQ | {"group_size": -1, "bits": 8, "sym": False}, "qweight", Gptq(8, 0, 1, False, False)),
         (GPTQ | {"checkpoint_format": "gptq_v2", "desc_act": True}, "qweight", Gptq(4, 128, 2, True, True)),
+        (GPTQ | {"pack_dtype": None, "dynamic": None}, "qweight", Gptq(4, 128, 1, False, True)),
         (without(GPTQ, "sym"), "qweight", Gptq(4, 128, 1, False, None)),
         (AWQ, "qweight", Awq(128, True)),
         ({"quant_method": "awq", "w_bit": 4, "q_group_size": 64, "version": "GEMM"}, "qweight", Awq(64, True)),
@@ -247,6 +249,7 @@ def test_scales_of_activations_and_of_the_cache_are_passed_over(tmp_path: Path) 
         (without(GPTQ, "group_size"), "group_size is missing"),
         (GPTQ | {"group_size": 0}, "group_size is 0, neither a number of inputs nor -1"),
         (GPTQ | {"group_size": 48}, "group_size is 48, and only multiples of 32 can be held"),
+        (GPTQ | {"group_size": 10**30 * 32}, "group_size is 3200.*000, and no matrix has so many inputs"),
         (GPTQ | {"desc_act": "yes"}, "desc_act is 'yes', neither true nor false"),
         (GPTQ | {"sym": 1}, "sym is 1, neither true nor false"),
         (GPTQ | {"is_marlin_format": True}, "packed for marlin"),
@@ -276,6 +279,7 @@ def test_scales_of_activations_and_of_the_cache_are_passed_over(tmp_path: Path) 
         (FP8 | {"activation_scheme": "odd"}, "activation_scheme is 'odd', neither 'static' nor 'dynamic'"),
         (FP8 | {"weight_block_size": [128]}, r"weight_block_size is \[128\], not two positive integers"),
         (FP8 | {"weight_block_size": [128, 48]}, "only blocks of multiples of 32 inputs"),
+        (FP8 | {"weight_block_size": [10**30, 32]}, "and no matrix is as large"),
         (FP8 | {"fmt": "e5m2"}, "fmt is 'e5m2', and only 'e4m3' is known"),
         (FP8 | {"expert_dtype": "fp4"}, "expert_dtype is 'fp4', and only 'fp8' is known"),
         (BNB | {"bnb_4bit_quant_type": "af4"}, "bnb_4bit_quant_type is 'af4', neither 'nf4' nor 'fp4'"),
@@ -287,6 +291,46 @@ def test_what_cannot_be_read_is_named_in_one_sentence(tmp_path: Path, values: di
         description_of(write(tmp_path, values))
     message = str(caught.value)
     assert message.startswith(f"Cannot serve {tmp_path}: in config.json, ") and message.endswith(".")
+
+
+ENDLESS = "(.*)*(.*)*(.*)*x"
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        GPTQ | {"dynamic": {"+:.*mlp": {}, f"-:{ENDLESS}": {}}},
+        AWQ | {"modules_to_not_convert": [f"re:{ENDLESS}"]},
+        FP8 | {"ignored_layers": [f"re:{ENDLESS}"]},
+        BNB | {"llm_int8_skip_modules": [f"re:{ENDLESS}"]},
+        {"quant_method": "mxfp4", "modules_to_not_convert": [f"re:{ENDLESS}"]},
+        compressed(ignore=["re:.*gate$", f"re:{ENDLESS}"]),
+        compressed(config_groups={"a": {"targets": [f"re:{ENDLESS}"], "weights": {"group_size": 32}}}),
+    ],
+)
+def test_a_regular_expression_that_does_not_end_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, values: dict[str, Any]
+) -> None:
+    monkeypatch.setattr(trial, "SECONDS", 0.5)
+    found = quantisation(tmp_path, values)
+    with pytest.raises(ModelError, match=r"the regular expression '\(\.\*\)\*\(.* takes too long"):
+        found.try_expressions([Q, GATE_PROJ])
+
+
+def test_other_regular_expressions_are_fine(tmp_path: Path) -> None:
+    values = compressed(ignore=["re:.*gate$", r"re:^(?!.*\.experts\.).*", HEAD])
+    quantisation(tmp_path, values).try_expressions([Q, GATE_PROJ, ROUTER, "a name \ud800 that JSON must carry"])
+
+
+def test_embeddings_are_a_class_of_their_own(tmp_path: Path) -> None:
+    table = "model.embed_tokens"
+    group = {"targets": ["Embedding"], "weights": {"num_bits": 8, "strategy": "channel"}}
+    linear = compressed()["config_groups"]["group_0"]
+    both = quantisation(tmp_path, compressed(config_groups={"a": linear, "b": group}), f"{table}.weight_packed")
+    assert both.of(table) == Whole(8, "channel", 0, True, True, False)
+    assert both.of(Q) == Whole(4, "group", 128, True, True, False)
+    with pytest.raises(ModelError, match=f"no target for it, so that {table} is stored as it is"):
+        quantisation(tmp_path, compressed(), f"{table}.weight_packed").of(table)
 
 
 def test_hqqs_pickles_and_what_is_no_object_are_refused(tmp_path: Path) -> None:
