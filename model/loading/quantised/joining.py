@@ -78,12 +78,20 @@ def _affine_kind(slices: Sequence[Affine]) -> Kind:
         return Kind(values, 0, Scale.NONE, offset)
     types = {each.scales.dtype for each in slices}
     scale = FLOAT_SCALES[types.pop()] if len(types) == 1 else Scale.FLOAT32
-    return Kind(values, _held(reduce(gcd, grouped)), scale, offset)
+    return Kind(values, _held(reduce(gcd, grouped), slices[0].shape[1]), scale, offset)
 
 
-def _held(group: int) -> int:
-    """Returns the largest group that divides a group and that blocks hold; the parts repeat its scale."""
-    return next(size for size in range(group, 0, -GROUP) if group % size == 0 and lcm(CELL, size) <= BLOCK)
+def _held(group: int, inputs: int) -> int:
+    """Returns the largest group that divides a group, that blocks hold, and that pads the inputs to whole cells alone.
+
+    The parts repeat its scale. Experts of a layer share their activations, so all must be padded to one length.
+    """
+    cells = -(-inputs // CELL) * CELL
+
+    def is_held(size: int) -> bool:
+        return group % size == 0 and lcm(CELL, size) <= BLOCK and cells % lcm(CELL, size) == 0
+
+    return next(filter(is_held, range(min(group, BLOCK), 0, -GROUP)))
 
 
 def _zeros(stored: Affine) -> Tensor:
@@ -99,4 +107,5 @@ def _spread(numbers: Tensor, stored: Affine, group: int) -> Tensor:
     count = -(-inputs // group)
     if not stored.group:
         return numbers.expand(-1, count)
-    return numbers if stored.group == group else numbers.repeat_interleave(stored.group // group, dim=1)[:, :count]
+    times = min(stored.group // group, count)
+    return numbers if times == 1 else numbers.repeat_interleave(times, dim=1)[:, :count]

@@ -123,7 +123,7 @@ Stored = Affine | Table | Floats | Dense | Blocks
 
 def spread(numbers: Tensor, group: int, inputs: int) -> Tensor:
     """Returns the number of each group [out, groups] for each of its inputs, [out, in] or [out, 1]."""
-    return numbers.repeat_interleave(group, dim=1)[:, :inputs] if group else numbers
+    return numbers.repeat_interleave(min(group, inputs), dim=1)[:, :inputs] if group else numbers
 
 
 def _bytes_of(values: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ from octavo.model.config_file import ModelError
 from octavo.model.loading.quantised.joining import kind_of, order_of, parts_of
 from octavo.model.loading.quantised.mxfp4 import VALUES
 from octavo.model.loading.quantised.stored import Affine, Table
-from octavo.model.weights.kinds import Kind, Offset, Scale
+from octavo.model.weights.kinds import CELL, Kind, Offset, Scale
 from octavo.model.weights.memory import zeros_on
 from octavo.model.weights.tiles import TiledWeight, TileLayout
 
@@ -46,9 +46,10 @@ def affine(
         ([affine(group=0), affine(group=64, zeros=True)], Kind(UNSIGNED, 64, Scale.FLOAT16, Offset.ZERO)),
         ([affine(dtype=F16), affine(dtype=BF16)], Kind(SIGNED, 128, Scale.FLOAT32)),
         ([affine(4, 0, F16), affine(8, 0, BF16, True)], Kind(None, 0, Scale.NONE, Offset.ZERO)),
-        ([affine(group=256)], Kind(SIGNED, 256, Scale.FLOAT16)),
-        ([affine(group=2048)], Kind(SIGNED, 1024, Scale.FLOAT16)),
-        ([affine(group=1056)], Kind(SIGNED, 352, Scale.FLOAT16)),
+        ([affine(group=256)], Kind(SIGNED, 128, Scale.FLOAT16)),  # 384 inputs are no whole groups
+        ([affine(group=2048)], Kind(SIGNED, 128, Scale.FLOAT16)),
+        ([affine(group=1056)], Kind(SIGNED, 96, Scale.FLOAT16)),
+        ([affine(group=2**31)], Kind(SIGNED, 128, Scale.FLOAT16)),
     ],
 )
 def test_one_kind_holds_all_slices_exactly(slices: list[Affine], expected: Kind) -> None:
@@ -84,6 +85,17 @@ def check_held(weight: TiledWeight, slices: list[Affine]) -> None:
             zeros = (middle if each.zeros is None else each.zeros)[:, numbers].double() + raised
             bias = kind.bias if kind.group == 0 else 0
             assert torch.equal(held.offsets[rows, : len(numbers)].double() + bias, zeros)
+
+
+@pytest.mark.parametrize("inputs", [64, 96, 160, 384, 768, 2880])
+@pytest.mark.parametrize("group", [0, 32, 96, 128, 512, 1056, 4096])
+def test_inputs_are_padded_to_cells_whatever_the_group(inputs: int, group: int) -> None:
+    """Experts of a layer may have different groups, and share their activations."""
+    groups = math.ceil(inputs / group) if group else 1
+    stored = Affine(torch.zeros(16, inputs, dtype=torch.uint8), 4, group, torch.ones(16, groups))
+    kind = kind_of([stored])
+    assert kind is not None
+    assert TileLayout(kind, stored.shape).inputs == math.ceil(inputs / CELL) * CELL
 
 
 def test_tables_keep_their_values() -> None:
