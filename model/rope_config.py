@@ -52,8 +52,9 @@ def read_rope(fields: ConfigFile, head_dim: int) -> tuple[float, RopeScaling | N
     rope = fields.values.get("rope_parameters") or fields.values.get("rope_scaling") or {}
     if not isinstance(rope, dict) or any(isinstance(value, dict) for value in rope.values()):
         raise fields.error("rope_parameters is not one set of numbers for all layers")
+    rope = {name: value for name, value in rope.items() if value is not None}
     kind = rope.get("rope_type", rope.get("type", "default"))
-    if rope.get("partial_rotary_factor", 1) != 1 or (fields.values.get("partial_rotary_factor") or 1) != 1:
+    if any(values.get("partial_rotary_factor") not in (None, 1) for values in (rope, fields.values)):
         raise fields.error("partial_rotary_factor is set, and only whole heads are rotated")
     nested = ConfigFile(fields.path, rope)
     theta = nested.number("rope_theta") if "rope_theta" in rope else fields.number("rope_theta")

@@ -66,7 +66,14 @@ class Shards:
             )
 
     def stored_bytes(self, name: str) -> int:
-        size = ITEM_SIZES[self._header(name).get_dtype()]
+        """Raises ModelError for a type whose size is not known."""
+        dtype = self._header(name).get_dtype()
+        size = ITEM_SIZES.get(dtype)
+        if size is None:
+            raise ModelError(
+                f"The tensor {name} in {self.directory} is of the type {dtype}, which is unknown; take the checkpoint "
+                "in another format."
+            )
         for length in self._header(name).get_shape():
             size *= length
         return size

@@ -80,6 +80,12 @@ def test_values_that_differ_from_the_defaults(tmp_path: Path) -> None:
     assert config.eos_token_ids == (2, 5)
 
 
+def test_null_in_rope_parameters_is_as_good_as_nothing(tmp_path: Path) -> None:
+    rope = {"rope_type": None, "type": None, "rope_theta": None, "partial_rotary_factor": None, "factor": None}
+    config = ModelConfig.from_pretrained(write(tmp_path, rope_parameters=rope, partial_rotary_factor=None))
+    assert (config.rope_theta, config.rope_scaling) == (1e4, None)
+
+
 DEFAULTED = (
     "head_dim",
     "max_position_embeddings",
@@ -166,6 +172,7 @@ def test_llama_3_says_how_it_stretches_its_context(tmp_path: Path, older: bool) 
         ({"rope_parameters": [1]}, "rope_parameters is not one set of numbers"),
         ({"rope_parameters": {"full_attention": {"rope_theta": 1e4}}}, "rope_parameters is not one set of numbers"),
         ({"rope_parameters": {"rope_type": "default", "partial_rotary_factor": 0.5}}, "partial_rotary_factor"),
+        ({"partial_rotary_factor": 0}, "partial_rotary_factor is set"),
         ({"hidden_act": "gelu"}, "hidden_act is 'gelu'"),
         ({"torch_dtype": "float8_e4m3fn"}, "torch_dtype is 'float8_e4m3fn', and only float32, bfloat16, float16"),
         ({"dtype": "int8"}, "dtype is 'int8'"),

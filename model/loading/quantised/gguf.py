@@ -53,7 +53,7 @@ class GgufRules(Rules):
 def read_rules(fields: ConfigFile) -> GgufRules:
     """Reads quantization_config, which model/gguf/companion.py wrote. Raises ModelError."""
     types = fields.values.get("types")
-    if not isinstance(types, list) or not all(each in TensorType.__members__ for each in types):
+    if not isinstance(types, list) or not set(map(str, types)) <= TensorType.__members__.keys():
         raise fields.error("types is no list of GGUF's types")
     lossy = [name for name in types if TensorType[name] not in KINDS]
     note = f"Weights in {', '.join(lossy)} are rounded to 8 bits, which changes them by {LOSS} on average."

@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from octavo.model.config import ModelError
+from octavo.model.loading.shards import Shards
 from tests.model.checkpoints import Tensors, change, load, shard
 from tests.model.marks import needs_fbgemm
 from tests.tiny import write_tiny_checkpoint
@@ -62,6 +64,17 @@ def test_a_bad_tensor_is_named(tmp_path: Path, edit: Callable[[Tensors], None], 
     with pytest.raises(ModelError) as caught:
         load(tmp_path, dtype)
     assert message in str(caught.value)
+
+
+def test_a_type_of_unknown_size_is_named(tmp_path: Path) -> None:
+    """safetensors learns of new types sooner than Octavo."""
+    write_tiny_checkpoint(tmp_path)
+    change(tmp_path, lambda tensors: tensors.update(strange=torch.zeros(3, dtype=torch.complex64)))
+    with ExitStack() as stack:
+        shards = Shards.open(tmp_path, stack)
+        assert shards.stored_bytes("model.norm.weight") == 128
+        with pytest.raises(ModelError, match=r"The tensor strange in .* is of the type C64, which is unknown"):
+            shards.stored_bytes("strange")
 
 
 def test_many_bad_tensors_are_counted(tmp_path: Path) -> None:
