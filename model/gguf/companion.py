@@ -22,7 +22,7 @@ from octavo.model.gguf.vocabulary import Vocabulary
 from octavo.model.prepared.source import gguf_name, gguf_names
 from octavo.model.prepared.writer import hidden
 
-FORMAT = 1  # of the directory; raised whenever other files would be written
+FORMAT = 2  # of the directory; raised whenever other files would be written
 STAMP = "made-from"  # the file that says what the directory was made of
 TOKENIZER_FILES = (
     "tokenizer.json",

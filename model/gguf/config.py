@@ -5,7 +5,7 @@ The keys are those of https://github.com/ggml-org/ggml/blob/master/docs/gguf.md 
 
 import struct
 from collections.abc import Sequence
-from math import pi
+from math import inf, pi
 from reprlib import repr as shortened
 from typing import Any
 
@@ -159,6 +159,8 @@ def _llama3(fields: Fields, model: GgufModel, head_dim: int) -> dict[str, Any] |
     divisors = _floats(fields, model, head_dim // 2)
     if all(each == 1.0 for each in divisors):
         return None
+    if not all(0 < each < inf for each in divisors):
+        raise fields.error(f"the numbers in {FREQUENCIES} are not above 0, or not finite")
     factor = float(f"{max(divisors):.7g}")
     expected = _divisors(fields.number("rope.freq_base", 10000.0), head_dim, factor)
     if not all(abs(a - b) <= _CLOSE * b for a, b in zip(divisors, expected, strict=True)):

@@ -65,7 +65,7 @@ def is_gguf(path: Path) -> bool:
 def split_paths(path: Path) -> tuple[Path, ...]:
     """Returns the paths of all parts of a model, by the name of one of them; the path alone if it is whole."""
     match = _SPLIT_NAME.fullmatch(path.name)
-    if match is None:
+    if match is None or not 1 <= int(match[2]) <= int(match[3]):
         return (path,)
     return tuple(path.with_name(f"{match[1]}-{n:05}-of-{match[3]}.gguf") for n in range(1, int(match[3]) + 1))
 

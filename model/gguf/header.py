@@ -16,7 +16,7 @@ MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 MOST_HEADER = 1 << 30  # bytes of everything before the tensors
 MOST_STRING = 1 << 24  # bytes; a chat template is the longest
-MOST_ITEMS = 1 << 22  # of an array; a vocabulary is the longest
+MOST_ITEMS = 1 << 23  # of all lists together; a vocabulary and its merges are the longest
 MOST_NAMED = 1 << 20  # tensors or entries of metadata
 MOST_DEPTH = 3  # of arrays within arrays
 MOST_DIMENSIONS = 4
@@ -75,6 +75,7 @@ class _Cursor:
     def __init__(self, path: Path, data: mmap.mmap, end: int) -> None:
         self._path, self._data, self._end = path, data, end
         self.at = 0
+        self._items = MOST_ITEMS  # that lists may still have
 
     def damaged(self, what: str) -> ModelError:
         return ModelError(f"{self._path} is damaged: {what}; download it again.")
@@ -118,7 +119,8 @@ class _Cursor:
         if type != _ARRAY or not depth:
             raise self.damaged(f"its metadata has a value of type {type}" if depth else "its lists are nested deeply")
         inner = self.number(4)
-        count = self.count("items in a list", MOST_ITEMS)
+        count = self.count("items in a list", self._items)
+        self._items -= count
         if inner in _NUMBERS:
             return self.numbers(inner, count)
         return [self.value(inner, depth - 1) for _ in range(count)]

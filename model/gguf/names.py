@@ -18,6 +18,7 @@ FREQUENCIES = "rope_freqs.weight"  # config.py makes a rope type of them
 _OUTSIDE = {EMBEDDING: "model.embed_tokens.weight", "output_norm.weight": "model.norm.weight", OUTPUT: "lm_head.weight"}
 _BIASED = ("attn_q", "attn_k", "attn_v")
 MOST_STACKED = 1 << 14  # experts of a layer
+MOST_PIECES = 1 << 20  # A longer table fills the memory.
 _IN_LAYER = re.compile(r"blk\.(0|[1-9]\d{0,4})\.(\w+?)(_exps)?(?:\.(0|[1-9]\d{0,5}))?\.(weight|bias)")
 
 
@@ -59,6 +60,8 @@ def pieces(model: GgufModel, architecture: Architecture, config: Mapping[str, An
                     f"{stored.path} holds {shortened(stored.name)} and {shortened(found[name].stored.name)}, "
                     "which are the same weights; convert the model again."
                 )
+            if len(found) == MOST_PIECES:
+                raise ModelError(f"{stored.path} holds more than {MOST_PIECES} matrices; download it again.")
             found[name] = piece
     return found
 

@@ -19,6 +19,7 @@ from octavo.model.gguf.pre_tokenizers import CUTTINGS
 
 NORMAL, UNKNOWN, CONTROL, USER_DEFINED, UNUSED, BYTE = 1, 2, 3, 4, 5, 6  # of token_type
 SPACE = "▁"
+MOST_PIECE = 512  # letters; SentencePiece makes no longer ones
 HINT = "give the model's own tokenizer with --tokenizer DIRECTORY"
 
 # Ids that end an answer, by their keys; and tokens that do in every model that has them, as llama.cpp has it, too.
@@ -121,6 +122,8 @@ class Vocabulary:
         if unknown is None and not fallback:
             raise self.fields.error(f"it has neither tokens for all bytes nor one for unknown characters: {HINT}")
         pieces = {token: scores[id] for id, token in self._of(NORMAL)}
+        if longest := next((piece for piece in pieces if len(piece) > MOST_PIECE), None):
+            raise self.fields.error(f"the token {shortened(longest)} has {len(longest)} letters: {HINT}")
         made = Tokenizer(
             models.BPE(self.ids, merges_of(pieces, self.ids), unk_token=unknown, fuse_unk=True, byte_fallback=fallback)
         )
@@ -163,9 +166,14 @@ class Vocabulary:
         """Lets the tokenizer put a BOS before each text and an EOS behind it, where the metadata ask for them."""
         bos = self._token("bos_token_id") if self.fields.flag("add_bos_token", begins) else None
         eos = self._token("eos_token_id") if self.fields.flag("add_eos_token", False) else None
-        before, after = ([] if token is None else [token] for token in (bos, eos))
-        if before or after:
-            special: list[Any] = [(token, self.ids[token]) for token in dict.fromkeys((*before, *after))]
+        # A template has words of its own for both, because a token such as "a:b" would mean something else in it.
+        special: list[Any] = [
+            {"id": word, "ids": [self.ids[token]], "tokens": [token]}
+            for word, token in (("BOS", bos), ("EOS", eos))
+            if token is not None
+        ]
+        if special:
+            before, after = [] if bos is None else ["BOS"], [] if eos is None else ["EOS"]
             made.post_processor = processors.TemplateProcessing([*before, "$A", *after], special_tokens=special)
 
 

@@ -82,6 +82,12 @@ def test_other_frequencies_are_refused(tmp_path: Path) -> None:
         read(tmp_path, "llama", metadata_of(LLAMA, "llama") | LONG, rope_freqs=[*divisors(8.0)[:-4], 7, 7, 8, 8])
 
 
+@pytest.mark.parametrize("numbers", [[0.0] * 32, [1.0, np.inf] * 16, [-1.0] * 32, [np.nan] * 32])
+def test_frequencies_that_divide_by_nothing_are_refused(tmp_path: Path, numbers: list[float]) -> None:
+    with pytest.raises(ModelError, match="rope_freqs.weight are not above 0, or not finite"):
+        read(tmp_path, "llama", metadata_of(LLAMA, "llama") | LONG, rope_freqs=numbers)
+
+
 def test_yarn(tmp_path: Path) -> None:
     yarn = {"type": "yarn", "factor": 4.0, "original_context_length": 128, "yarn_beta_fast": 16.0}
     said = metadata_of(LLAMA, "llama") | {f"llama.rope.scaling.{key}": value for key, value in yarn.items()}

@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from octavo.model.config import ModelError
-from octavo.model.gguf.file import GgufModel, is_gguf
+from octavo.model.gguf.file import GgufModel, is_gguf, split_paths
 from tests.model.gguf.writing import write
 
 Numbers = np.float32
@@ -96,6 +96,10 @@ def test_an_alignment_of_its_own(tmp_path: Path) -> None:
         (header(tensor("t", (16,)) + tensor("u", (16,), offset=32) + bytes(200), tensors=2), "'t' and 'u' overlap"),
         (header(text("general.alignment") + struct.pack("<II", 4, 0), count=1), "general.alignment is 0"),
         (header(text("general.alignment") + struct.pack("<II", 4, 12), count=1), "general.alignment is 12"),
+        (
+            header(b"".join(text(str(n)) + struct.pack("<IIQ", 9, 0, 2**22) + bytes(2**22) for n in range(3)), count=3),
+            "it claims to have 4194304 items in a list",
+        ),
         (header(text("split.count") + struct.pack("<II", 4, 3), count=1), "is a part of 3 by its metadata"),
     ],
 )
@@ -153,6 +157,15 @@ def test_parts_that_do_not_fit(tmp_path: Path, edit: Callable[[list[Path]], None
     edit(paths)
     with pytest.raises(ModelError, match=sentence):
         GgufModel.read(paths[0])
+
+
+@pytest.mark.parametrize("name", ["x-00001-of-00000", "x-00000-of-00001", "x-00003-of-00002"])
+def test_a_number_that_no_part_has_is_a_part_of_the_name(tmp_path: Path, name: str) -> None:
+    path = small(tmp_path / f"{name}.gguf")
+    assert split_paths(path) == GgufModel.read(path).paths == (path,)
+    small(path, **{"split.count": 0})
+    with pytest.raises(ModelError, match="is a part of 0 by its metadata and of 1 by its name"):
+        GgufModel.read(path)
 
 
 def test_what_is_taken_for_a_gguf_file(tmp_path: Path) -> None:

@@ -233,6 +233,15 @@ def test_special_tokens_of_sentencepiece(tmp_path: Path) -> None:
     assert ours.named() == {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
 
 
+@pytest.mark.parametrize("bos", ["a:b", "$A", "a:1", "EOS"])
+def test_a_bos_may_be_any_text(tmp_path: Path, bos: str) -> None:
+    """A template of the tokenizers' own form reads some of these as something else."""
+    said = byte_vocabulary()
+    said["tokenizer.ggml.tokens"][1] = bos
+    made = rebuilt(tmp_path, said | {"tokenizer.ggml.add_eos_token": True}).tokenizer()
+    assert made.encode("x").tokens == [bos, "x", "</s>"]
+
+
 def test_ends_of_answers(tmp_path: Path) -> None:
     said = byte_vocabulary()
     tokens = [*said["tokenizer.ggml.tokens"], "<|im_end|>", "<|eot_id|>", "<|endoftext|>"]
@@ -261,6 +270,11 @@ def test_ends_of_answers(tmp_path: Path) -> None:
         ({"model": "llama"}, "tokenizer.ggml.scores is missing"),
         ({"model": "llama", "scores": [1.0]}, "260 tokens and 1 scores"),
         ({"model": "llama", "precompiled_charsmap": [1]}, "precompiled_charsmap is set"),
+        (
+            {"model": "llama", "tokens": ["<unk>", "a" * 10**6], "token_type": [2, 1], "scores": [0.0, 0.0]}
+            | {"bos_token_id": 0, "eos_token_id": 0},
+            "has 1000000 letters: give the model's own tokenizer",
+        ),
     ],
 )
 def test_what_is_wrong_is_said(tmp_path: Path, said: dict[str, Any], sentence: str) -> None:
