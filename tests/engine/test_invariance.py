@@ -16,7 +16,9 @@ from octavo.engine.startup.tiles import find
 from octavo.model.config import ModelConfig
 from octavo.model.decoder import Decoder
 from octavo.model.kernels.cpu.library import library
+from octavo.model.weights.tiles import TiledWeight
 from tests.engine.serving import VOCAB, Served, serve
+from tests.model.loading.test_takeover import CASES, write
 from tests.model.marks import needs_fbgemm
 from tests.tiny import write_tiny_checkpoint
 
@@ -71,6 +73,24 @@ def test_the_same_bits_alone_and_beside_fifteen_others(model: Decoder) -> None:
         alone = serve(model, [[requests()[n]]], enable_prefix_caching=False)
         assert alone.tokens[f"{n}"] == together.tokens[f"{n}"]
         same_bits(alone, together)
+
+
+@needs_kernels
+@pytest.mark.parametrize("name", ["gptq, act order", "pack-quantized, symmetric", "pack-quantized, 8 bits, channel"])
+@pytest.mark.parametrize("family", ["mixtral", "mistral"])
+def test_weights_of_a_quantised_checkpoint_give_the_same_bits(tmp_path: Path, name: str, family: str) -> None:
+    pack, described, more = CASES[name]
+    write(tmp_path, pack, described, **more, vocab_size=VOCAB, model_type=family)
+    config = EngineConfig(str(tmp_path), threads=THREADS)
+    model = load(find(config, ignore), ModelConfig.from_pretrained(tmp_path), ignore).model
+    assert isinstance(model.layers[0].attention.qkv, TiledWeight)
+    again = [replace(request, id=f"again {request.id}") for request in requests()]  # Most of it is cached by then.
+    together = serve(model, [requests(), again], max_num_batched_tokens=23)
+    for n in ALONE:
+        for request in (requests()[n], again[n]):
+            alone = serve(model, [[request]], enable_prefix_caching=False)
+            assert alone.tokens[request.id] == together.tokens[request.id]
+            same_bits(alone, together)
 
 
 @needs_kernels

@@ -25,6 +25,8 @@ from octavo.model.prepared.places import places
 from octavo.model.prepared.tile_file import FORMAT, TileFile
 from octavo.model.prepared.writer import Partial, locked
 from octavo.model.weights.precision import Precision
+from tests.model.loading.test_takeover import as_gptq, gptq
+from tests.model.loading.test_takeover import write as write_quantised
 from tests.tiny import write_tiny_checkpoint
 
 SMALL: dict[str, Any] = {
@@ -254,6 +256,42 @@ def test_no_memory_is_reserved_for_weights_that_are_mapped(directory: Path, monk
     with pytest.raises(AttributeError):  # There is no cache in this test.
         ready_of(directory)
     assert asked and all(size < 2**24 for size in asked)
+
+
+KEPT: dict[str, Any] = {"quantization": "auto", "dtype": "float32"}
+
+
+@pytest.fixture
+def quantised(tmp_path: Path) -> Path:
+    """Writes a checkpoint in GPTQ of version 1."""
+    return write_quantised(tmp_path / "quantised", gptq(), as_gptq(4, 32))
+
+
+def test_a_quantised_checkpoint_is_prepared_as_it_is(quantised: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    first = prepare(config_of(quantised, **KEPT), out, ignore)
+    assert first.path == out / "octavo-kept-float32.tiles" and not first.was_there
+    assert prepare(config_of(quantised, **KEPT), out, ignore).was_there
+    expected = "mapped from"
+    assert expected in told(ready_of(out, **KEPT))
+    shutil.rmtree(quantised)
+    assert expected in told(ready_of(out, **KEPT)) and expected in told(ready_of(out, quantization="auto"))
+    with pytest.raises(ModelError, match="was prepared for --dtype float32 on a CPU, and .* is gone"):
+        ready_of(out, quantization="none", dtype="float32")
+
+
+def test_integers_that_mean_something_else_are_another_source(
+    quantised: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The files of weights stay the same, byte for byte."""
+    prepare(config_of(quantised, **KEPT), None, ignore)
+    assert "mapped from" in told(ready_of(quantised, **KEPT))
+    path = quantised / "config.json"
+    path.write_text(path.read_text().replace('"quant_method"', '"checkpoint_format": "gptq_v2", "quant_method"'))
+    assert "mapped from" not in told(ready_of(quantised, **KEPT))
+    assert "its weights are said to be quantised in another way" in caplog.text
+    assert not prepare(config_of(quantised, **KEPT), None, ignore).was_there
+    assert "mapped from" in told(ready_of(quantised, **KEPT))
 
 
 @pytest.mark.skipif(library() is None, reason="the C kernels were not built")
