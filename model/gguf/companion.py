@@ -68,8 +68,8 @@ def directory_for(order: Order, cache: Path) -> Path:
 def _states(path: Path) -> list[list[Any]]:
     """Returns path, size and time of all files of a model. Raises ModelError and OSError."""
     paths = split_paths(path)
-    if absent := [each for each in paths if not each.is_file()]:
-        raise ModelError(f"{path.parent} lacks {absent[0].name} of a model in {len(paths)} files; download it.")
+    if absent := next((each for each in paths if not each.is_file()), None):
+        raise ModelError(f"{path.parent} lacks {absent.name} of a model in {len(paths)} files; download it.")
     return [[str(each), each.stat().st_size, each.stat().st_mtime_ns] for each in paths]
 
 

@@ -71,9 +71,8 @@ def split_paths(path: Path) -> tuple[Path, ...]:
 
 
 def _joined(paths: tuple[Path, ...]) -> tuple[Metadata, dict[str, StoredTensor]]:
-    absent = [each.name for each in paths if not each.is_file()]
-    if absent:
-        raise ModelError(f"{paths[0].parent} lacks {absent[0]} of a model in {len(paths)} files; download it.")
+    if absent := next((each for each in paths if not each.is_file()), None):
+        raise ModelError(f"{paths[0].parent} lacks {absent.name} of a model in {len(paths)} files; download it.")
     first: Metadata = {}
     tensors: dict[str, StoredTensor] = {}
     for number, path in enumerate(paths):
