@@ -8,11 +8,11 @@ Refused
 └── Unavailable    the engine is not ready
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from octavo.engine.api import EngineStats, Grammar, Output, Progress, Ready, Request
+from octavo.engine.api import EngineStats, ExpertUse, Grammar, Output, Progress, Ready, Request
 
 
 class Refused(Exception):
@@ -86,6 +86,9 @@ class EngineClient(Protocol):
     @property
     def ready(self) -> Ready | None:
         """Returns the bounds of the engine; None until it was ready for the first time. They outlive a restart."""
+
+    def on_expert_use(self, receive: Callable[[ExpertUse], None]) -> None:
+        """Calls `receive` with whatever engines tell of the use of experts from now on."""
 
     async def check(self, grammar: Grammar, caller: str = "") -> None:
         """Tries a grammar, as must be done before it is submitted. Any grammar gets its answer within seconds.

@@ -29,6 +29,8 @@ class ServerConfig:
     log_text: bool = False  # prompts and outputs may be logged
     parse_special_tokens: bool = False  # the text of a special token in a conversation becomes that token
     trust_request_chat_template: bool = False  # requests may bring templates of their own
+    allow_expert_control: bool = False  # requests may keep routers from choosing some experts
+    expert_metrics: bool = False  # /metrics has counters of every expert
 
     @property
     def served_model_name(self) -> str:

@@ -210,6 +210,8 @@ GROUPS: dict[str, tuple[Option, ...]] = {
             _switch,
             "let texts such as <|im_end|> in conversations become special tokens; clients can then forge turns",
         ),
+        Option("allow-expert-control", "", _switch, "let requests mask experts of sparse layers, or favour them"),
+        Option("expert-metrics", "", _switch, "count in /metrics how many tokens each expert of each layer serves"),
         Option("log-text", "", _switch, "write prompts and outputs to the log"),
     ),
     "batching": (

@@ -7,6 +7,7 @@ from dataclasses import replace
 from octavo.engine.api import (
     Abort,
     EngineStats,
+    ExpertUse,
     Fatal,
     FinishReason,
     FromEngine,
@@ -64,6 +65,7 @@ class ProcessClient:
         self._state: EngineState = Loading()
         self._ready: Ready | None = None
         self._stats = EngineStats()
+        self._receive_use: list[Callable[[ExpertUse], None]] = []
         self._open: dict[str, Collector] = {}  # by request id; accepted, not ended and not given up
         self._idle = asyncio.Event()
         self._idle.set()
@@ -90,6 +92,10 @@ class ProcessClient:
     def engine_pid(self) -> int | None:
         """Returns the id of the engine process that runs now, for tests and operators; None between two."""
         return self._supervisor.pid
+
+    def on_expert_use(self, receive: Callable[[ExpertUse], None]) -> None:
+        """Calls `receive` with whatever this engine and later ones tell of the use of experts from now on."""
+        self._receive_use.append(receive)
 
     def start(self) -> None:
         """Starts the engine process and keeps one running until `stop`; returns at once."""
@@ -184,9 +190,7 @@ class ProcessClient:
     def _receive(self, message: FromEngine | Died) -> None:
         match message:
             case StepOutputs():
-                self._stats = message.stats
-                for output in message.outputs:
-                    self._route(output)
+                self._take(message)
             case Progress() if isinstance(self._state, Loading):
                 self._enter(replace(self._state, progress=message))
             case Ready():
@@ -200,6 +204,14 @@ class ProcessClient:
                 if isinstance(self._state, Loading | Ready):
                     self._enter(Loading(error=reason))
                 self._fail_open(OPEN_REQUEST_DIED)
+
+    def _take(self, step: StepOutputs) -> None:
+        self._stats = step.stats
+        for use in step.expert_use:
+            for receive in self._receive_use:
+                receive(use)
+        for output in step.outputs:
+            self._route(output)
 
     def _route(self, output: Output) -> None:
         """Hands the output to the reader of its request; one that nobody wants any more is dropped."""

@@ -25,7 +25,8 @@ NAMES = {
     "thinking": "thinking",
     "user": "metadata.user_id",
 }
-UNSUPPORTED = ("container", "mcp_servers")  # these would run on Anthropic's side
+# The first two would run on Anthropic's side. An answer of this API has no place for the last.
+UNSUPPORTED = ("container", "mcp_servers", "return_routed_experts")
 REQUIRED = {"text": ("text",), "tool_use": ("id", "name"), "tool_result": ("tool_use_id",)}
 # The only role that may have such blocks.
 BELONGS = {"tool_use": "assistant", "tool_result": "user", "thinking": "assistant", "redacted_thinking": "assistant"}
@@ -157,6 +158,8 @@ class ContextManagement(Object):
 class Metadata(Object):
     user_id: str | None = None
     """Tells whom the request is for. It changes nothing."""
+    topic: str | None = None
+    """Names the label under which /v1/experts counts the request. This is an extension."""
 
 
 class MessagesChat(ChatRequest):
@@ -251,7 +254,7 @@ class MessagesRequest(CountRequest):
     top_k: int | None = Field(None, ge=-1, lt=2**31)
     """Keeps the k likeliest tokens; 0 and -1 keep all. The default is the checkpoint's, or 0."""
     metadata: Metadata | None = None
-    """Tells about the request. It changes nothing."""
+    """Tells about the request."""
     service_tier: Literal["auto", "standard_only"] | None = None
     """Changes nothing: this server has one tier."""
 
@@ -263,6 +266,7 @@ class MessagesRequest(CountRequest):
             "top_p": self.top_p,
             "top_k": self.top_k,
             "user": None if self.metadata is None else self.metadata.user_id,
+            "metadata": None if self.metadata is None else declared(self.metadata),
         }
 
 

@@ -10,6 +10,7 @@ from starlette.requests import Request as HttpRequest
 from octavo.engine.api import Ready, Request, SamplingParams
 from octavo.engine.client import BadGrammar, Generation, Refused
 from octavo.server.generation.choices import Choice, Display
+from octavo.server.generation.experts import check_experts
 from octavo.server.generation.intake import discard
 from octavo.server.generation.job import Job
 from octavo.server.generation.preparer import Prepare
@@ -95,6 +96,7 @@ def check_before_encoding(texts: Texts, ready: Ready, prompts: int, request: Gen
     """Raises InvalidRequest for what could never run, before any prompt is encoded."""
     check_token_ids(texts.tokenizer, [token for token, _ in request.biases()], "logit_bias")
     check_token_ids(texts.tokenizer, request.stop_token_ids or (), "stop_token_ids")
+    check_experts(request, ready.experts, texts.config.allow_expert_control)
     _check_number_of_choices(texts, ready, prompts, request)
 
 
@@ -113,6 +115,7 @@ async def admit(
     service: Service, http: HttpRequest, request: GenerationRequest, tasks: Sequence[Task], prefix: str
 ) -> Job:
     """Submits each prompt n times, all of them together. Raises ApiError, and then nothing is queued."""
+    _check_routes(tasks)
     caller = _caller_or_address(http)
     await _check_grammars(service, request, tasks, caller)
     id = f"{prefix}{uuid.uuid4().hex}"
@@ -127,7 +130,8 @@ async def admit(
             scored = (
                 task.params.prompt_logprobs if choice == 0 or task.echo is not None else None
             )  # only one choice has to tell them
-            params = replace(task.params, choice=choice, prompt_logprobs=scored)
+            topic = service.experts.label(task.params.topic)
+            params = replace(task.params, choice=choice, prompt_logprobs=scored, topic=topic)
             choices.append(
                 Choice(index, Request(f"{id}-{index}", task.prompt, params, salt, caller), service.tokenizer, display)
             )
@@ -135,6 +139,14 @@ async def admit(
     trace.admit(id, request.model)
     generation = _submit(service, [choice.request for choice in choices])
     return Job(id, choices, count, generation, service, trace)
+
+
+def _check_routes(tasks: Sequence[Task]) -> None:
+    """Raises InvalidRequest if the experts are asked for from a position on that is beyond a prompt."""
+    for task in tasks:
+        if (task.params.routes_from or 0) > len(task.prompt):
+            template = "{param} should be at most the {length} tokens of the prompt."
+            raise InvalidRequest(template, "routed_experts_start_len", TOO_MANY, length=len(task.prompt))
 
 
 async def _check_grammars(service: Service, request: GenerationRequest, tasks: Sequence[Task], caller: str) -> None:

@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from octavo.engine.api import FinishReason, Output, Request, TokenLogprobs
+from octavo.engine.api import FinishReason, Output, Request, Routes, TokenLogprobs
+from octavo.server.generation.routes import split
 from octavo.server.text.stop import StopStrings
 from octavo.server.text.tokenizer import Detokenizer, Tokenizer
 
@@ -19,6 +20,7 @@ class Delta:
     echoed: tuple[tuple[int, TokenLogprobs | None], ...] = ()  # the same for an echoed prompt; None for its first token
     cut: str | None = None  # why the choice ends early, if it is for another reason than max_tokens and the context
     tokens: int = 0  # how many came since the delta before
+    routes: tuple[Routes, ...] = ()  # those of the next positions, if they were asked for
 
 
 def joined(deltas: Sequence[Delta]) -> Delta:
@@ -31,6 +33,7 @@ def joined(deltas: Sequence[Delta]) -> Delta:
         echoed=tuple(entry for delta in deltas for entry in delta.echoed),
         cut=deltas[-1].cut,
         tokens=sum(delta.tokens for delta in deltas),
+        routes=tuple(each for delta in deltas for each in delta.routes),
     )
 
 
@@ -69,6 +72,7 @@ class Choice:
         self._total = 0.0  # the log-probability of all tokens
         self.prompt_logprobs: list[TokenLogprobs] = []  # from the prompt's second token on, if asked for
         self._logprobs: list[tuple[int, TokenLogprobs]] = []  # belong to tokens whose text was not shown yet
+        self._routes: list[Routes] = []  # were in no delta yet
 
     @property
     def stop_string(self) -> str | None:
@@ -88,6 +92,7 @@ class Choice:
             text += self._end(output.finish_reason)
             self.cut = output.error if self.finish_reason is FinishReason.LENGTH else None
         self.prompt_logprobs += output.prompt_logprobs
+        self._routes += () if output.routes is None else (output.routes,)
         echoed: tuple[tuple[int, TokenLogprobs | None], ...] = ()
         if self._echo is not None and (output.token_ids or self.finish_reason is not None):  # the prompt is complete
             text, self._echo, echoed = self._echo + text, None, self._echoed()
@@ -95,7 +100,17 @@ class Choice:
             return None
         logprobs, self._logprobs = tuple(self._logprobs), []
         tokens, self._told = self.completion_tokens - self._told, self.completion_tokens
-        return Delta(self.index, text, logprobs, self.finish_reason, echoed, self.cut, tokens)
+        return Delta(self.index, text, logprobs, self.finish_reason, echoed, self.cut, tokens, self._told_routes())
+
+    def _told_routes(self) -> tuple[Routes, ...]:
+        """Returns the routes that are new to the client.
+
+        The last token of an answer was never computed. An engine that had gone on beyond it has told of more.
+        """
+        end = len(self.request.prompt) + max(self.completion_tokens - 1, 0)
+        parts = [split(routes, end) for routes in self._routes]
+        self._routes = [after for _, after in parts if after.count]
+        return tuple(before for before, _ in parts if before.count)
 
     def _echoed(self) -> tuple[tuple[int, TokenLogprobs | None], ...]:
         first, *others = self.request.prompt

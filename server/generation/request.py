@@ -5,6 +5,7 @@ from typing import Annotated, Any, TypeVar
 
 from pydantic import Field, ValidationError
 
+from octavo.server.generation.experts import ExpertFields
 from octavo.server.generation.parameters import ParameterCheck
 from octavo.server.generation.structured import Structured
 from octavo.server.http.errors import FieldName, InvalidRequest, from_validation
@@ -64,7 +65,7 @@ class ModelRequest(Object):
         return self.model_extra or {}
 
 
-class GenerationRequest(ModelRequest, Structured):
+class GenerationRequest(ModelRequest, Structured, ExpertFields):
     """Holds what completions and chat have in common."""
 
     model: str
@@ -134,6 +135,8 @@ class GenerationRequest(ModelRequest, Structured):
     """Tells whom the request is for. It changes nothing."""
     cache_salt: str | None = None
     """Keeps cached prefixes apart: only requests with the same salt share them. This is an extension."""
+    metadata: dict[str, Any] | None = None
+    """Gives notes on the request. `topic` is the label under which /v1/experts counts it; the others change nothing."""
 
     def stops(self) -> tuple[str, ...]:
         """Returns the stop strings; an empty string stops nothing."""

@@ -48,11 +48,14 @@ class ChunkWriter(ABC):
         return ()
 
     def closing(self, usage: Usage) -> Events:
-        last = self.usage_chunk(usage)
-        return () if last is None else (last,)
+        return tuple(last for last in (self.routes_chunk(), self.usage_chunk(usage)) if last is not None)
 
     def failed(self, error: ApiError, usage: Usage) -> Events:
         return (error.body(),)
+
+    @abstractmethod
+    def routes_chunk(self) -> Mapping[str, object] | None:
+        """Returns the chunk that tells once more which experts served, or None when nobody has asked for them."""
 
     @abstractmethod
     def usage_chunk(self, usage: Usage) -> Mapping[str, object] | None:

@@ -4,6 +4,7 @@ import secrets
 from typing import TypeVar
 
 from octavo.engine.api import Ready, SamplingParams
+from octavo.server.generation.experts import topic_of
 from octavo.server.generation.request import GenerationRequest
 from octavo.server.http.errors import ContextLengthExceeded, InvalidRequest
 from octavo.server.text.length import ending, exceeds
@@ -42,6 +43,9 @@ def sampling_params(request: GenerationRequest, ready: Ready, max_tokens: int, l
         presence_penalty=request.presence_penalty or 0.0,
         frequency_penalty=request.frequency_penalty or 0.0,
         repetition_penalty=_first(request.repetition_penalty, defaults.repetition_penalty, 1.0),
+        routes_from=request.routes_from,
+        topic=topic_of(request.metadata),
+        experts=request.expert_control(),
     )
 
 

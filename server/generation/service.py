@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from octavo.engine.client import EngineClient
+from octavo.server.experts.record import ExpertRecord
 from octavo.server.generation.intake import Intake
 from octavo.server.generation.places import Places
 from octavo.server.generation.preparer import Preparer
@@ -17,3 +18,4 @@ class Service(Texts):
     intake: Intake
     preparer: Preparer
     places: Places
+    experts: ExpertRecord

@@ -38,10 +38,11 @@ NAMED_STREAM = (
     "With `stream: true` the answer is server-sent events: each is `event: ` and a type, then `data: ` and a JSON "
     "object of that type. A failure after the first byte is an event, too."
 )
+KINDS: Mapping[Any, str] = {str: "text/plain", bytes: "application/octet-stream"}  # of answers; any other is JSON
 MEANINGS: dict[HTTPStatus, str] = {
     HTTPStatus.BAD_REQUEST: "The request is invalid; `param` names the field at fault.",
     HTTPStatus.UNAUTHORIZED: "The API key is missing or wrong.",
-    HTTPStatus.NOT_FOUND: "The model is not served here.",
+    HTTPStatus.NOT_FOUND: "The model is not served here, or does not have what is asked for.",
     HTTPStatus.REQUEST_ENTITY_TOO_LARGE: "The body is larger than this server takes.",
     HTTPStatus.REQUEST_TIMEOUT: "The request stopped coming, or came too slowly.",
     HTTPStatus.UNSUPPORTED_MEDIA_TYPE: "The body's Content-Encoding is neither gzip nor deflate.",
@@ -146,7 +147,7 @@ def _parameter(name: str, description: str) -> Json:
 
 
 def _answer(operation: Operation, schemas: Schemas) -> Json:
-    kind = "text/plain" if operation.answer is str else "application/json"
+    kind = KINDS.get(operation.answer, "application/json")
     answer: Json = {
         "description": "The request was answered.",
         "content": {kind: {"schema": schemas[operation.answer]}},

@@ -31,7 +31,8 @@ _KEY = "octavo"
 
 @dataclass(frozen=True, slots=True)
 class Operation:
-    """Describes a route. Types are models of pydantic, TypedDicts or unions of them; a `str` answer is plain text."""
+    """Describes a route. Types are models of pydantic, TypedDicts or unions of them; a `str` answer is plain text,
+    and a `bytes` answer a file."""
 
     tag: str
     answer: Any

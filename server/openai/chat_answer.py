@@ -16,10 +16,11 @@ from octavo.server.conversation.parts import (
     ToolCallStart,
 )
 from octavo.server.conversation.request import ChatRequest
-from octavo.server.generation.choices import Delta
+from octavo.server.generation.choices import Delta, joined
 from octavo.server.generation.job import Job, Usage
 from octavo.server.generation.respond import ChunkWriter
 from octavo.server.openai.logprobs import ChatLogprobs, PromptLogprobs, chat_logprobs, prompt_logprobs
+from octavo.server.openai.routed_experts import SglExt, StreamedRoutes, asks_for_routes, routed_fields, sglext
 from octavo.server.text.tokenizer import Tokenizer
 
 
@@ -48,6 +49,8 @@ class ChatChoice(TypedDict):
     logprobs: ChatLogprobs | None
     finish_reason: Ended | None
     cut_short: NotRequired[str]  # why the choice ends early; an extension
+    routed_experts: NotRequired[str]  # as RoutedFields says
+    routed_experts_weights: NotRequired[str]
 
 
 class CompletionTokensDetails(TypedDict):
@@ -66,6 +69,7 @@ class ChatCompletion(TypedDict):
     choices: list[ChatChoice]
     usage: ChatUsage
     prompt_logprobs: NotRequired[PromptLogprobs]
+    sglext: NotRequired[SglExt]
 
 
 class FunctionDelta(TypedDict):
@@ -95,6 +99,8 @@ class ChunkChoice(TypedDict):
     logprobs: ChatLogprobs | None
     finish_reason: Ended | None
     cut_short: NotRequired[str]  # as in a whole answer
+    routed_experts: NotRequired[str]  # those of new positions
+    routed_experts_weights: NotRequired[str]
 
 
 class ChatChunk(TypedDict):
@@ -106,6 +112,7 @@ class ChatChunk(TypedDict):
     model: str
     choices: list[ChunkChoice]
     usage: NotRequired[ChatUsage | None]
+    sglext: NotRequired[SglExt]
 
 
 class ChatWriter(ChunkWriter):
@@ -120,10 +127,13 @@ class ChatWriter(ChunkWriter):
         self._tokenizer = tokenizer
         self._parser = parser
         self._begun = False  # whether the roles were sent
+        self._routed = asks_for_routes(job)
+        self._routes = StreamedRoutes(self._routed)
 
     def chunks(self, delta: Delta) -> list[ChatChunk]:
         """Returns a chunk for each part; log-probabilities go with the first of them."""
         parsed = self._parser.feed(delta)
+        self._routes.feed(delta)
         if parsed is None:
             return []
         usage = self._detailed(self._job.usage())
@@ -138,6 +148,8 @@ class ChatWriter(ChunkWriter):
             choices.append(_choice(parsed.index, {}, parsed.finish_reason))
             if (cut := self._job.choices[parsed.index].cut) is not None:
                 choices[-1]["cut_short"] = cut
+        if choices:
+            choices[0] = {**choices[0], **self._routes.take(parsed.index)}
         return [*self._roles(usage), *(self._chunk(choice, usage) for choice in choices)]
 
     def _roles(self, usage: ChatUsage) -> list[ChatChunk]:
@@ -154,23 +166,32 @@ class ChatWriter(ChunkWriter):
         indexes = range(len(self._job.choices))
         return [self._chunk(_choice(index, {"role": "assistant", "content": ""}), before) for index in indexes]
 
+    def routes_chunk(self) -> ChatChunk | None:
+        chunk: ChatChunk = {**self._frame([]), **self._routes.closing()}
+        return self._counted(chunk, self._detailed(self._job.usage())) if self._routed else None
+
     def usage_chunk(self, usage: Usage) -> ChatChunk | None:
         return {**self._frame([]), "usage": self._detailed(usage)} if self._request.includes_usage else None
 
     def whole(self, choices: Sequence[Sequence[Delta]], usage: Usage) -> ChatCompletion:
-        answers = [parsed for deltas in choices if (parsed := self._parser.whole(deltas))]
+        parsed_ones = [parsed for deltas in choices if (parsed := self._parser.whole(deltas))]
+        answers = [self._whole_choice(parsed) for parsed in parsed_ones]
         completion: ChatCompletion = {
             "id": self._job.id,
             "object": "chat.completion",
             "created": self._job.created,
             "model": self._request.model,
-            "choices": [self._whole_choice(parsed) for parsed in answers],
+            "choices": answers,
             "usage": self._detailed(usage),
         }
         if (count := self._request.prompt_logprobs) is not None:
             first = self._job.choices[0]
             entries = first.prompt_logprobs
             completion["prompt_logprobs"] = prompt_logprobs(self._tokenizer, first.request.prompt, entries, count)
+        if self._routed:
+            routes = [joined(deltas).routes for deltas in choices]
+            completion["choices"] = [{**answer, **routed_fields(routes[answer["index"]])} for answer in answers]
+            completion["sglext"] = sglext(routes[0])
         return completion
 
     def _whole_choice(self, parsed: ParsedDelta) -> ChatChoice:
@@ -185,7 +206,10 @@ class ChatWriter(ChunkWriter):
         return choice
 
     def _chunk(self, choice: ChunkChoice, usage: ChatUsage) -> ChatChunk:
-        chunk = self._frame([choice])
+        return self._counted(self._frame([choice]), usage)
+
+    def _counted(self, chunk: ChatChunk, usage: ChatUsage) -> ChatChunk:
+        """Returns the chunk with the usage so far if the client wants it; with null if it wants it at the end."""
         if self._request.counts_usage or self._request.includes_usage:
             chunk["usage"] = usage if self._request.counts_usage else None
         return chunk

@@ -12,6 +12,7 @@ from octavo.server.generation.job import Job, Usage
 from octavo.server.generation.respond import ChunkWriter
 from octavo.server.openai.completions_request import CompletionRequest
 from octavo.server.openai.logprobs import CompletionLogprobs, PromptLogprobs, completion_logprobs, prompt_logprobs
+from octavo.server.openai.routed_experts import SglExt, StreamedRoutes, asks_for_routes, routed_fields, sglext
 from octavo.server.text.tokenizer import Tokenizer
 
 
@@ -22,6 +23,8 @@ class CompletionChoice(TypedDict):
     finish_reason: FinishReason | None
     cut_short: NotRequired[str]  # why the choice ends early; an extension
     prompt_logprobs: NotRequired[PromptLogprobs]
+    routed_experts: NotRequired[str]  # as RoutedFields says
+    routed_experts_weights: NotRequired[str]
 
 
 class Completion(TypedDict):
@@ -33,6 +36,7 @@ class Completion(TypedDict):
     model: str
     choices: list[CompletionChoice]
     usage: NotRequired[Usage | None]
+    sglext: NotRequired[SglExt]
 
 
 class CompletionWriter(ChunkWriter):
@@ -43,12 +47,16 @@ class CompletionWriter(ChunkWriter):
         self._request = request
         self._tokenizer = tokenizer
         self._offsets: dict[int, int] = {}  # index of a choice -> characters of its tokens so far
+        self._routed = asks_for_routes(job)
+        self._routes = StreamedRoutes(self._routed)
 
     def chunks(self, delta: Delta) -> list[Completion]:
         """Returns a chunk for what the delta says, and one without text for its finish reason."""
-        choices = []
+        choices: list[CompletionChoice] = []
+        self._routes.feed(delta)
         if delta.text or delta.logprobs or delta.echoed:
-            choices.append(self._choice(replace(delta, finish_reason=None, cut=None)))
+            shown = self._choice(replace(delta, finish_reason=None, cut=None))
+            choices.append({**shown, **self._routes.take(delta.index)})
         if delta.finish_reason is not None:
             ended: CompletionChoice = {
                 "index": delta.index,
@@ -58,27 +66,39 @@ class CompletionWriter(ChunkWriter):
             }
             if delta.cut is not None:
                 ended["cut_short"] = delta.cut
-            choices.append(ended)
+            choices.append({**ended, **self._routes.take(delta.index)})
         return [self._chunk(choice) for choice in choices]
 
     def _chunk(self, choice: CompletionChoice) -> Completion:
-        chunk = self._completion([choice])
+        return self._counted(self._completion([choice]))
+
+    def _counted(self, chunk: Completion) -> Completion:
+        """Returns the chunk with the usage so far if the client wants it; with null if it wants it at the end."""
         if self._request.counts_usage or self._request.includes_usage:
             chunk["usage"] = self._job.usage() if self._request.counts_usage else None
         return chunk
+
+    def routes_chunk(self) -> Completion | None:
+        return self._counted({**self._completion([]), **self._routes.closing()}) if self._routed else None
 
     def usage_chunk(self, usage: Usage) -> Completion | None:
         return {**self._completion([]), "usage": usage} if self._request.includes_usage else None
 
     def whole(self, choices: Sequence[Sequence[Delta]], usage: Usage) -> Completion:
-        answers = [self._choice(choice) for choice in self._best([joined(deltas) for deltas in choices])]
+        best = self._best([joined(deltas) for deltas in choices])
+        answers = [self._choice(choice) for choice in best]
         if (count := self._request.prompt_logprobs) is not None:
             n = self._request.n or 1
             for position, answer in enumerate(answers):
                 first = self._job.choices[position // n * self._job.n]
                 entries = first.prompt_logprobs
                 answer["prompt_logprobs"] = prompt_logprobs(self._tokenizer, first.request.prompt, entries, count)
-        return {**self._completion(answers), "usage": usage}
+        completion: Completion = {**self._completion(answers), "usage": usage}
+        if self._routed:
+            routed = zip(answers, best, strict=True)
+            completion["choices"] = [{**answer, **routed_fields(choice.routes)} for answer, choice in routed]
+            completion["sglext"] = sglext(best[0].routes)
+        return completion
 
     def _best(self, choices: Sequence[Delta]) -> list[Delta]:
         """Returns the n likeliest candidates of each prompt, the best first."""

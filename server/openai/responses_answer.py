@@ -7,7 +7,7 @@ from typing import Any, Literal, NotRequired
 
 from typing_extensions import TypedDict
 
-from octavo.engine.api import FinishReason
+from octavo.engine.api import FinishReason, Routes
 from octavo.server.conversation.parts import AnswerParser, Ended, ParsedDelta
 from octavo.server.conversation.translation import declared
 from octavo.server.generation.choices import Delta
@@ -16,6 +16,7 @@ from octavo.server.generation.respond import Events
 from octavo.server.http.errors import ApiError
 from octavo.server.openai.responses_output import Event, OutputItem, OutputItems, OutputText, ReasoningText, TextToken
 from octavo.server.openai.responses_request import ResponsesRequest
+from octavo.server.openai.routed_experts import asks_for_routes, routed_fields
 from octavo.server.text.tokenizer import Tokenizer
 
 Status = Literal["in_progress", "completed", "incomplete", "failed"]
@@ -73,6 +74,8 @@ class ResponseObject(TypedDict):
     top_p: float
     truncation: Literal["disabled"]
     usage: ResponseUsage | None
+    routed_experts: NotRequired[str]  # as RoutedFields says; an answer has them when it is complete
+    routed_experts_weights: NotRequired[str]
 
 
 class ResponseEvent(TypedDict):
@@ -120,6 +123,7 @@ class ResponseWriter:
         self._output = OutputItems(job.id.removeprefix("resp_"), tokenizer if request.includes_logprobs else None)
         self._numbers = itertools.count()
         self._ended: Ended | None = None
+        self._routes: list[Routes] = []
 
     def opening(self) -> Events:
         begun = self._response("in_progress", None)
@@ -127,6 +131,7 @@ class ResponseWriter:
         return self._numbered({"type": type, "response": begun} for type in types)
 
     def chunks(self, delta: Delta) -> Events:
+        self._routes += delta.routes
         return self._told(self._parser.feed(delta))
 
     def _told(self, parsed: ParsedDelta | None) -> Events:
@@ -138,7 +143,7 @@ class ResponseWriter:
     def closing(self, usage: Usage) -> Events:
         status: Literal["incomplete", "completed"] = "incomplete" if self._is_cut else "completed"
         events = [*self._output.end(status, "completed" if self._ended == "tool_calls" else "incomplete")]
-        last = {"type": f"response.{status}", "response": self._response(status, usage)}
+        last = {"type": f"response.{status}", "response": self._complete(status, usage)}
         return self._numbered([*events, last])
 
     def failed(self, error: ApiError, usage: Usage) -> Events:
@@ -149,8 +154,14 @@ class ResponseWriter:
     def whole(self, choices: Sequence[Sequence[Delta]], usage: Usage) -> ResponseObject:
         for deltas in choices:
             self._told(self._parser.whole(deltas))
+            self._routes += (routes for delta in deltas for routes in delta.routes)
         self.closing(usage)
-        return self._response("incomplete" if self._is_cut else "completed", usage)
+        return self._complete("incomplete" if self._is_cut else "completed", usage)
+
+    def _complete(self, status: Status, usage: Usage) -> ResponseObject:
+        """Returns the whole answer, with the experts that served it if they were asked for."""
+        response = self._response(status, usage)
+        return {**response, **routed_fields(self._routes)} if asks_for_routes(self._job) else response
 
     @property
     def _is_cut(self) -> bool:

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BeforeValidator, Field
 
 from octavo.server.conversation.translation import TranslatedRequest, declared
+from octavo.server.generation.experts import ExpertFields
 from octavo.server.generation.parameters import UNSUPPORTED
 from octavo.server.generation.request import MAX_LOGPROBS
 from octavo.server.generation.structured import refuse_unknown
@@ -188,7 +189,7 @@ class Reasoning(Object):
     """Says how long the model reasons, if its template knows degrees: none, low, medium or high."""
 
 
-class ResponsesRequest(TranslatedRequest):
+class ResponsesRequest(TranslatedRequest, ExpertFields):
     input: Annotated[
         list[Item], BeforeValidator(_as_items, json_schema_input_type=str | list[Item]), Field(min_length=1)
     ]
@@ -218,7 +219,10 @@ class ResponsesRequest(TranslatedRequest):
     truncation: Literal["disabled"] | None = None
     """Is always `disabled`: an input that does not fit is an error, and nothing is left out of it."""
     metadata: Annotated[dict[str, str], Field(max_length=16)] | None = None
-    """Gives up to 16 notes, which the answer repeats."""
+    """Gives up to 16 notes, which the answer repeats.
+
+    `topic` is the label under which /v1/experts counts the request.
+    """
     store: bool | None = None
     """Changes nothing: nothing is stored."""
 
@@ -254,6 +258,11 @@ class ResponsesRequest(TranslatedRequest):
                 "reasoning_effort": None if self.reasoning is None else self.reasoning.effort,
                 "logprobs": self.includes_logprobs or None,
                 "top_logprobs": self.top_logprobs if self.includes_logprobs else None,
+                "metadata": self.metadata,
+                "return_routed_experts": self.return_routed_experts,
+                "routed_experts_start_len": self.routed_experts_start_len,
+                "expert_mask": self.expert_mask,
+                "expert_bias": self.expert_bias,
             }
         )
 

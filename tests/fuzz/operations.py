@@ -53,6 +53,13 @@ class Operation:
         return found
 
     @property
+    def takes_something(self) -> bool:
+        """Returns whether there is anything in a request that could not fit."""
+        path = self.path.removeprefix(_prefix(self.specification))
+        described = document(self.specification)["paths"][path][self.method.lower()]
+        return bool(described.keys() & {"requestBody", "parameters"})
+
+    @property
     def streams(self) -> bool:
         return "text/event-stream" in self.responses["200"]["content"]
 
@@ -73,7 +80,8 @@ class Operation:
 def _requests(operation: Operation, examples: int, most_tokens: int) -> tuple[Request, ...]:
     prefix = _prefix(operation.specification)
     described = _schema(operation.specification)[operation.path.removeprefix(prefix)][operation.method]
-    modes = [GenerationMode.POSITIVE, *([GenerationMode.NEGATIVE] if operation.method == "POST" else [])]
+    spoils = operation.method == "POST" and operation.takes_something
+    modes = [GenerationMode.POSITIVE, *([GenerationMode.NEGATIVE] if spoils else [])]
     found: list[Request] = []
     for mode in modes:
 

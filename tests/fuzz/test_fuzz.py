@@ -15,7 +15,7 @@ from tests.fuzz.answers import check_answer
 from tests.fuzz.memory import resident_bytes
 from tests.fuzz.operations import Operation, Request, operations
 from tests.server.client import Client
-from tests.server.fake import outputs_of
+from tests.server.fake import SPARSE, FakeEngineClient, outputs_of
 
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", "5"))
 MOST_TOKENS = 64
@@ -30,7 +30,7 @@ def rambling(request: EngineRequest) -> list[Output]:
 
 
 def fresh_client() -> Client:
-    return Client.replaying(rambling)
+    return Client(FakeEngineClient(rambling, SPARSE))
 
 
 def call(client: Client, operation: Operation, request: Request) -> None:

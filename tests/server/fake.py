@@ -2,25 +2,42 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from struct import pack
 
-from octavo.engine.api import EngineStats, FinishReason, Grammar, Output, Ready, Request, TokenLogprobs
+from octavo.engine.api import (
+    EngineStats,
+    ExpertShape,
+    ExpertUse,
+    FinishReason,
+    Grammar,
+    Output,
+    Ready,
+    Request,
+    Routes,
+    TokenLogprobs,
+)
 from octavo.engine.client import EngineState, QueueFull, Refused, Unavailable
 
 READY = Ready(max_model_len=256, max_num_seqs=8, max_waiting=8, description=("fake",), eos_token_ids=(2,))
+SHAPE = ExpertShape(layers=(0, 2), experts=4, top_k=2, identical=False)
+SPARSE = replace(READY, experts=SHAPE)
 STOP, LENGTH = FinishReason.STOP, FinishReason.LENGTH
 
 
 def outputs_of(request: Request, ids: Sequence[int], cached: int = 0) -> list[Output]:
     """Returns one output per token, up to a stop token or max_tokens, as an engine would."""
     outputs = _prompt_outputs(request)
+    prompt, first = len(request.prompt), request.params.routes_from
     if request.params.max_tokens == 0:
-        return [*outputs, Output(request.id, cached_tokens=cached, finish_reason=LENGTH)]
+        routes = _routes(first, 0, prompt)
+        return [*outputs, Output(request.id, cached_tokens=cached, finish_reason=LENGTH, routes=routes)]
     kept = ids[: request.params.max_tokens]
     for position, id in enumerate(kept):
         stopped = id in request.params.stop_token_ids
         reason = STOP if stopped else LENGTH if position + 1 == len(kept) else None
-        outputs.append(Output(request.id, (id,), _logprobs(request, id), cached, reason))
+        routes = _routes(first, 0 if position == 0 else prompt + position - 1, prompt + position)
+        outputs.append(Output(request.id, (id,), _logprobs(request, id), cached, reason, routes=routes))
         if stopped:
             break
     return outputs
@@ -31,6 +48,23 @@ def _prompt_outputs(request: Request) -> list[Output]:
     wanted = request.params.prompt_logprobs
     scored = [] if wanted is None else [_scored(id, wanted) for id in request.prompt[1:]]
     return [Output(request.id, prompt_logprobs=tuple(scored[i : i + 2])) for i in range(0, len(scored), 2)]
+
+
+def _routes(first: int | None, start: int, end: int) -> Routes | None:
+    """Returns the routes of the positions from `start` on, as far as they are asked for: those from `first` on."""
+    start = max(start, end if first is None else first)
+    return routes_of(start, end) if start < end else None
+
+
+def routes_of(start: int, end: int) -> Routes:
+    """Makes up routes of the positions up to `end`, for SHAPE. They differ in neighbouring positions and layers."""
+    ids = [(position + layer + place) % 4 for position in range(start, end) for layer in (0, 2) for place in (0, 1)]
+    weights = [
+        1 - 1 / (2 + position) if place == 0 else 1 / (2 + position)
+        for position in range(start, end)
+        for place in (0, 1, 0, 1)
+    ]
+    return Routes(start, end - start, pack(f"<{len(ids)}i", *ids), pack(f"<{len(weights)}f", *weights))
 
 
 def _logprobs(request: Request, id: int) -> tuple[TokenLogprobs, ...]:
@@ -99,12 +133,21 @@ class FakeEngineClient:
     callers: list[str] = field(default_factory=list)  # who asked for each of them
     generations: list[FakeGeneration] = field(default_factory=list)
     aborted: list[str] = field(default_factory=list)
+    receive_use: list[Callable[[ExpertUse], None]] = field(default_factory=list)
     deliver_after_abort: bool = False  # outputs still come after an abort, as if they had been on their way
     when_submitted: Callable[[], None] = lambda: None
 
     @property
     def ready(self) -> Ready | None:
         return self.state if isinstance(self.state, Ready) else None
+
+    def on_expert_use(self, receive: Callable[[ExpertUse], None]) -> None:
+        self.receive_use.append(receive)
+
+    def tell(self, use: ExpertUse) -> None:
+        """Tells the app of the use of experts, as a step of an engine does."""
+        for receive in self.receive_use:
+            receive(use)
 
     async def check(self, grammar: Grammar, caller: str = "") -> None:
         self.checked.append(grammar)

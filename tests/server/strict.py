@@ -19,6 +19,12 @@ def _adapter(model: Any) -> pydantic.TypeAdapter[Any]:
     return pydantic.TypeAdapter(model)
 
 
+def take_routed(holder: dict[str, Any]) -> None:
+    """Takes out the experts of an answer, which are an extension: there is an id for each weight, or there is none."""
+    ids, weights = holder.pop("routed_experts", None), holder.pop("routed_experts_weights", None)
+    assert ids is weights is None or len(ids) == len(weights)
+
+
 def refuse_extra(value: Any) -> None:
     if isinstance(value, pydantic.BaseModel):
         assert not value.model_extra, f"{type(value).__name__} has no {set(value.model_extra)}"

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from octavo.engine.api import FinishReason, Grammar, Output, Ready
+from octavo.engine.api import EngineStats, ExpertUse, FinishReason, Grammar, Output, Ready, StepOutputs
 from octavo.engine.client import (
     BadGrammar,
     Draining,
@@ -21,6 +21,7 @@ from octavo.engine.client import (
 )
 from octavo.engine.config import EngineConfig
 from octavo.engine.process.client import ProcessClient
+from octavo.engine.process.death import Died
 from octavo.engine.process.supervisor import Restarts
 from tests.engine.process.support import (
     FOREVER,
@@ -35,6 +36,18 @@ from tests.engine.process.support import (
 )
 from tests.fake_engine import REFUSED, VOCAB_SIZE, Behaviour, fake_build
 from tests.server.vocab import byte_level
+
+
+def test_the_use_of_experts_reaches_whoever_asks_also_from_the_next_engine() -> None:
+    client = ProcessClient(EngineConfig("nowhere"), fake_build(Behaviour()))
+    first, second = ExpertUse("a", 1, b"", b""), ExpertUse("", 2, b"", b"")
+    told: list[list[ExpertUse]] = [[], []]
+    for each in told:
+        client.on_expert_use(each.append)
+    client._receive(StepOutputs((), EngineStats(), (first, second)))
+    client._receive(Died("it fell"))
+    client._receive(StepOutputs((), EngineStats(), (first,)))
+    assert told == [[first, second, first]] * 2
 
 
 def test_states_from_start_to_stop() -> None:

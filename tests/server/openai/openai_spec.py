@@ -7,7 +7,8 @@ These corrections are made to both, and no others:
 4. The first token of an echoed prompt has no log-probability: null.
 5. A completion's chunk may have `usage: null`, as the description of include_usage says.
 The extensions `prompt_logprobs` and usage in every chunk are allowed where they were asked for, and `cut_short` where a
-grammar cut an answer. So is `reasoning_content` in messages and deltas.
+grammar cut an answer. So is `reasoning_content` in messages and deltas. `routed_experts` with its weights is allowed in
+choices, as is `sglext`, which has a chunk of its own after those of the choices, as in SGLang.
 """
 
 import copy
@@ -26,11 +27,14 @@ from openai.types.shared import ErrorObject
 
 from tests.server.anthropic import anthropic_spec
 from tests.server.openai import responses_spec
-from tests.server.strict import check_types, refuse_constant
+from tests.server.strict import check_types, refuse_constant, take_routed
 
 FAILURES = (400, 401, 404, 405, 408, 413, 415, 429, 431, 500, 503)
 # These are not OpenAI's, but their failures have OpenAI's form.
-OUR_OWN = ("/openapi.json", "/health", "/version", "/apply-template", "/tokenize", "/detokenize")
+OUR_OWN = ("/openapi.json", "/health", "/version", "/apply-template", "/tokenize", "/detokenize") + (
+    "/v1/experts",
+    "/v1/experts/reset",
+)
 
 
 class _ModelList(pydantic.BaseModel):
@@ -126,9 +130,12 @@ def _unframed(lines: Sequence[str]) -> list[dict[str, Any]]:
 def _corrected(payload: dict[str, Any]) -> dict[str, Any]:
     """Applies correction 4, and leaves out the extensions."""
     payload = copy.deepcopy(payload)
+    if (extension := payload.pop("sglext", None)) is not None:
+        assert extension.keys() == {"routed_experts"}
     for holder in (payload, *payload.get("choices", ())):
         _check_prompt_logprobs(holder.pop("prompt_logprobs", [None]))
         assert holder.pop("cut_short", None) is None or holder["finish_reason"] == "length"
+        take_routed(holder)
         for said in (holder.get("message", {}), holder.get("delta", {})):
             assert isinstance(said.pop("reasoning_content", ""), str)
         logprobs = holder.get("logprobs") or {}
@@ -165,8 +172,12 @@ def _check_chunk(path: str, chunk: dict[str, Any]) -> None:
 def _check_usage(chunks: Sequence[Mapping[str, Any]]) -> None:
     """Checks that only the usage chunk, the last one, has no choices; all others then say `usage: null`.
 
-    Usage in every chunk only grows.
+    So has that of `sglext`, just before. Usage in every chunk only grows.
     """
+    ours = [chunk for chunk in chunks if "sglext" in chunk]
+    assert all(chunk["choices"] == [] for chunk in ours) and len(ours) <= 1
+    assert not ours or chunks[-1] in ours or chunks[-2] in ours
+    chunks = [chunk for chunk in chunks if chunk not in ours]
     counted = [chunk["usage"]["total_tokens"] for chunk in chunks if chunk.get("usage") is not None]
     assert len(counted) in (0, 1, len(chunks)) and counted == sorted(counted)
     assert all(chunk["choices"] for chunk in chunks[:-1])

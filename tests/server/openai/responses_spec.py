@@ -1,11 +1,12 @@
 """Checks every answer of /v1/responses against the types of OpenAI's own package, and its events against each other."""
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from openai.types.responses import Response, ResponseStreamEvent
 
-from tests.server.strict import check_types, named_events
+from tests.server.strict import check_types, named_events, take_routed
 
 ENDS = {"response.completed", "response.incomplete", "response.failed"}
 KINDS = {
@@ -16,6 +17,8 @@ KINDS = {
 
 
 def validate_whole(payload: Mapping[str, Any]) -> None:
+    payload = dict(payload)
+    take_routed(payload)
     check_types(Response, payload)
 
 
@@ -23,7 +26,7 @@ def validate_stream(lines: Sequence[str]) -> None:
     """Checks the order: created, in_progress, items one after the other, and one end that has what the events told."""
     events = named_events(lines)
     for event in events:
-        check_types(ResponseStreamEvent, event)
+        check_types(ResponseStreamEvent, _corrected(event))
     assert [event["sequence_number"] for event in events] == list(range(len(events)))
     assert [event["type"] for event in events[:2]] == ["response.created", "response.in_progress"]
     assert [event["type"] in ENDS for event in events] == [False] * (len(events) - 1) + [True]
@@ -31,6 +34,14 @@ def validate_stream(lines: Sequence[str]) -> None:
     items = _items(events[2:-1], complete=events[-1]["type"] != "response.failed")
     assert events[-1]["response"]["output"] == items
     assert events[-1]["type"] == "response." + events[-1]["response"]["status"]
+
+
+def _corrected(event: Mapping[str, Any]) -> dict[str, Any]:
+    """Leaves the experts out, which are our own. The last event alone has them."""
+    corrected = copy.deepcopy(dict(event))
+    if corrected["type"] in ENDS:
+        take_routed(corrected["response"])
+    return corrected
 
 
 def _items(events: Sequence[Mapping[str, Any]], complete: bool) -> list[Any]:
