@@ -24,7 +24,7 @@ class ConfigFile:
         """Raises ModelError, also where there is no such file."""
         found = cls.read_if_there(path)
         if found is None:
-            raise ModelError(f"{path.parent} has no {path.name}; is it the directory of a checkpoint?")
+            raise ModelError(f"{path.parent} has no {path.name}; give the directory of a checkpoint, which has one.")
         return found
 
     @classmethod

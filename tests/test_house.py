@@ -20,7 +20,7 @@ SERVER_SEES = {"octavo.engine.api", "octavo.engine.child", "octavo.engine.client
 COMPOSITION_ROOT = re.compile(r"server/cli\.py|server/commands/\w+\.py")
 TORCH = re.compile(r"engine/(compute|startup)/|model/")
 NO_TORCH_IN_MODEL = re.compile(
-    r"model/(config\.py|config_file\.py|loading/hub\.py|weights/reserve\.py|prepared/|demo/)"
+    r"model/(config\.py|config_file\.py|loading/(hub|mistaken)\.py|weights/reserve\.py|prepared/|demo/)"
 )
 LONGEST_FUNCTION, LONGEST_FILE, MOST_PARAMETERS = 50, 350, 6
 

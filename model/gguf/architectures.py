@@ -56,6 +56,12 @@ _ALONE = {each.prefix: each for each in (_QWEN3_MOE, _QWEN2, _QWEN3)}
 
 def architecture_of(model: GgufModel) -> Architecture:
     """Returns the architecture that the metadata name. Raises ModelError for one that is not read."""
+    kind = model.metadata.get("general.type", "model")
+    if kind != "model":  # an adapter, a matrix of importances, the part of a model that reads images
+        raise ModelError(
+            f"{model.paths[0]} holds no model, since its general.type is {shortened(kind)}; give the file of the "
+            "model itself."
+        )
     name = model.metadata.get("general.architecture")
     if name == "llama":  # It also covers Mixtral and Mistral, which differ from Llama in what else the metadata say.
         if model.metadata.get("llama.expert_count"):

@@ -8,6 +8,8 @@ from typing import Any
 
 from octavo.model.config_file import ModelError
 
+ADVICE = "use another file of the model, or convert it again"
+
 
 @dataclass(frozen=True, slots=True)
 class Fields:
@@ -21,8 +23,8 @@ class Fields:
         """Returns whatever is there; None where nothing is."""
         return self.values.get(self.prefix + name)
 
-    def error(self, what: str) -> ModelError:
-        return ModelError(f"Cannot use {self.path}: {what}; use another file of the model, or convert it again.")
+    def error(self, what: str, advice: str = ADVICE) -> ModelError:
+        return ModelError(f"Cannot use {self.path}: {what}; {advice}.")
 
     def integer(self, name: str, default: int | None = None) -> int:
         """Returns a whole number above 0; one for each layer may be there, if all are the same."""

@@ -68,14 +68,14 @@ class Vocabulary:
     def tokenizer(self) -> Tokenizer:
         """Raises ModelError for a vocabulary of another kind, and for one that contradicts itself."""
         if twice := next((token for token, count in Counter(self.tokens).items() if count > 1), None):
-            raise self.fields.error(f"the token {shortened(twice)} is there twice: {HINT}")
+            raise self.fields.error(f"the token {shortened(twice)} is there twice", HINT)
         match self.fields.text("model"):
             case "llama":
                 made = self._sentencepiece()
             case "gpt2":
                 made = self._byte_level()
             case other:
-                raise self.fields.error(f"its vocabulary is of the kind {shortened(other)}: {HINT}")
+                raise self.fields.error(f"its vocabulary is of the kind {shortened(other)}", HINT)
         made.add_special_tokens(self._added(CONTROL, UNKNOWN))
         made.add_tokens(self._added(USER_DEFINED))
         self.check(made)
@@ -112,7 +112,7 @@ class Vocabulary:
         """Returns a tokenizer that merges by scores, as SentencePiece's BPE does."""
         for name in ("remove_extra_whitespaces", "precompiled_charsmap"):
             if self.fields.get(name):
-                raise self.fields.error(f"{self.fields.prefix}{name} is set: {HINT}")
+                raise self.fields.error(f"{self.fields.prefix}{name} is set", HINT)
         scores = self.fields.items("scores", float)
         if len(scores) != len(self.tokens):
             raise self.fields.error(f"it has {len(self.tokens)} tokens and {len(scores)} scores")
@@ -120,7 +120,7 @@ class Vocabulary:
         fallback = all(f"<0x{byte:02X}>" in bytes_there for byte in range(256))
         unknown = self._token("unknown_token_id") or next((token for _, token in self._of(UNKNOWN)), None)
         if unknown is None and not fallback:
-            raise self.fields.error(f"it has neither tokens for all bytes nor one for unknown characters: {HINT}")
+            raise self.fields.error(f"it has neither tokens for all bytes nor one for unknown characters", HINT)
         pieces = {token: scores[id] for id, token in self._of(NORMAL)}
         if longest := next((piece for piece in pieces if len(piece) > MOST_PIECE), None):
             raise self.fields.error(f"the token {shortened(longest)} has {len(longest)} letters: {HINT}")
@@ -140,9 +140,9 @@ class Vocabulary:
         name = self.fields.text("pre", "")
         if name not in CUTTINGS:
             what = f"is {shortened(name)}, which is unknown here" if name else "is missing"
-            raise self.fields.error(f"{self.fields.prefix}pre {what}: {HINT}")
+            raise self.fields.error(f"{self.fields.prefix}pre {what}", HINT)
         if absent := [byte for byte in ByteLevel.alphabet() if byte not in self.ids]:
-            raise self.fields.error(f"its vocabulary lacks {len(absent)} of 256 bytes: {HINT}")
+            raise self.fields.error(f"its vocabulary lacks {len(absent)} of 256 bytes", HINT)
         cutting, merges = CUTTINGS[name], self._merges()
         made = Tokenizer(models.BPE(self.ids, merges, ignore_merges=cutting.whole_words))
         if (normalizer := cutting.normalizer()) is not None:

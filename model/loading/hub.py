@@ -26,8 +26,13 @@ def resolve(model: str) -> Path:
     except (OSError, RuntimeError) as error:  # It may not be looked at, is no name of a file, or is of no such user.
         reason = error.strerror if isinstance(error, OSError) else error
         raise ModelError(f"{model[:200]} cannot be looked up ({reason}); give the path of a checkpoint.") from error
+    if model.endswith(".gguf"):
+        raise ModelError(f"There is no file {model}; give the path of a GGUF file that is on this machine.")
     if not _HUB_ID.fullmatch(model):
-        raise ModelError(f"There is no directory {model}; give the path of a checkpoint or a hub id such as {EXAMPLE}.")
+        raise ModelError(
+            f"There is no file or directory {model}; give the path of a checkpoint or of a GGUF file, or a hub id such "
+            f"as {EXAMPLE}."
+        )
     return _download(model)
 
 
@@ -36,7 +41,7 @@ def _download(hub_id: str) -> Path:
     from huggingface_hub.errors import GatedRepoError, LocalEntryNotFoundError, RepositoryNotFoundError
 
     try:
-        return Path(snapshot_download(hub_id, allow_patterns=list(WANTED), ignore_patterns=list(UNWANTED)))
+        path = Path(snapshot_download(hub_id, allow_patterns=list(WANTED), ignore_patterns=list(UNWANTED)))
     except GatedRepoError as error:
         message = f"{hub_id} asks for your consent; accept its terms on the hub and log in with `hf auth login`."
         raise ModelError(message) from error
@@ -54,3 +59,9 @@ def _download(hub_id: str) -> Path:
     except (OSError, ValueError) as error:
         reason = str(error).partition("\n")[0]
         raise ModelError(f"{hub_id} cannot be downloaded ({reason}); try again, or give a local directory.") from error
+    if not any(path.glob("*.safetensors")):
+        raise ModelError(
+            f"{hub_id} has no weights in safetensors on the hub: if it has GGUF files, download one and give its path, "
+            "else choose another upload of the model."
+        )
+    return path

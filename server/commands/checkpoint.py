@@ -11,14 +11,16 @@ def find(model: str | None, tokenizer: str | None = None) -> tuple[Path, str]:
 
     `tokenizer` is a directory with the tokenizer of a GGUF file. Raises ModelError and StartupError.
     """
-    from octavo.model.loading import hub
+    from octavo.model.loading import hub, mistaken
 
     if model and (path := _gguf_file(model)):
+        mistaken.check_file(path)
         return _made_for(path, tokenizer)
     if tokenizer:
         raise StartupError("--tokenizer belongs to a GGUF file, and other checkpoints bring their own: leave it out.")
     if model:
         directory = hub.resolve(model)
+        mistaken.check_directory(directory)
         return directory, directory.resolve().name if Path(model).is_dir() else model
     directory = demo_model.build(demo_model.default_directory(), source=None)
     return directory, directory.name

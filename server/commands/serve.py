@@ -38,7 +38,7 @@ def add(commands: "argparse._SubParsersAction[Any]") -> None:
         "serve",
         usage="octavo serve [MODEL] [flags]",
         help="serve a checkpoint over OpenAI's and Anthropic's APIs",
-        description="Serves a Mixtral, Mistral or Llama checkpoint over OpenAI's and Anthropic's APIs.",
+        description="Serves a checkpoint or a GGUF file over OpenAI's and Anthropic's APIs.",
         epilog=EPILOG,
     )
     options.add_to(parser)

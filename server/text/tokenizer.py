@@ -50,7 +50,9 @@ class Tokenizer:
         """Reads a checkpoint's tokenizer. Raises StartupError if it is missing, or if it or its template is broken."""
         path = directory / "tokenizer.json"
         if not path.is_file():
-            raise StartupError(f"{directory} has no tokenizer.json; save the checkpoint with its (fast) tokenizer.")
+            raise StartupError(
+                f"{directory} has no tokenizer.json; download it, or save the checkpoint with its (fast) tokenizer."
+            )
         try:
             backend = tokenizers.Tokenizer.from_file(str(path))
         except Exception as error:  # tokenizers raises nothing narrower

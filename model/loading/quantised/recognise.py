@@ -112,6 +112,8 @@ def description_of(directory: Path) -> Description | None:
     if (directory / "qmodel.pt").exists():
         raise ModelError(f"Cannot serve {directory}: {HQQ}; take the checkpoint in {KNOWN}.")
     config = ConfigFile.read(directory / "config.json")
+    if isinstance(config.values.get("quantization"), dict):
+        raise config.error(f"quantization is MLX's, whose layout is not read; take the checkpoint in {KNOWN}")
     for field in DESCRIPTIONS:
         values = config.values.get(field)
         if values is not None and not isinstance(values, dict):

@@ -143,6 +143,13 @@ def test_what_asks_for_nothing_is_passed_over(tmp_path: Path, said: str, value: 
     assert read(tmp_path, "llama", metadata_of(CONFIG, "llama") | {f"llama.{said}": value})
 
 
+@pytest.mark.parametrize("kind", ["adapter", "imatrix", "mmproj"])
+def test_what_is_no_model_is_refused(tmp_path: Path, kind: str) -> None:
+    with pytest.raises(ModelError, match=f"holds no model, since its general.type is '{kind}'"):
+        read(tmp_path, "llama", metadata_of(CONFIG, "llama") | {"general.type": kind})
+    assert read(tmp_path, "llama", metadata_of(CONFIG, "llama") | {"general.type": "model"})
+
+
 @pytest.mark.parametrize("arch", ["gemma3", "deepseek2", "mamba"])
 def test_other_architectures_are_refused(tmp_path: Path, arch: str) -> None:
     with pytest.raises(ModelError, match=f"a model of the architecture '{arch}', and only llama"):

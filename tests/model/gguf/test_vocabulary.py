@@ -255,10 +255,10 @@ def test_ends_of_answers(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("said", "sentence"),
     [
-        ({"model": "bert"}, "is of the kind 'bert': give the model's own tokenizer with --tokenizer"),
+        ({"model": "bert"}, "is of the kind 'bert'; give the model's own tokenizer with --tokenizer"),
         ({"model": None}, "tokenizer.ggml.model is missing"),
-        ({"pre": "chameleon"}, "pre is 'chameleon', which is unknown here: give the model's own tokenizer"),
-        ({"pre": None}, "tokenizer.ggml.pre is missing: give the model's own tokenizer with --tokenizer"),
+        ({"pre": "chameleon"}, "pre is 'chameleon', which is unknown here; give the model's own tokenizer"),
+        ({"pre": None}, "tokenizer.ggml.pre is missing; give the model's own tokenizer with --tokenizer"),
         ({"tokens": None}, "tokenizer.ggml.tokens is missing"),
         ({"tokens": [1, 2]}, "tokenizer.ggml.tokens is [1, 2], not a list of str"),
         ({"tokens": ["a", "b", "a"], "token_type": [1, 1, 1]}, "the token 'a' is there twice"),

@@ -34,6 +34,7 @@ def test_a_directory_wins_over_a_hub_id(tmp_path: Path, monkeypatch: pytest.Monk
 
 def test_only_safetensors_and_text_are_fetched(tmp_path: Path, hub: Callable[[Snapshot], None]) -> None:
     asked: dict[str, Any] = {}
+    (tmp_path / "model.safetensors").touch()
 
     def snapshot(hub_id: str, **patterns: list[str]) -> str:
         asked.update(patterns, id=hub_id)
@@ -62,6 +63,20 @@ def test_what_cannot_be_a_hub_id_is_not_asked_for(name: str, hub: Callable[[Snap
     hub(lambda *_, **__: pytest.fail("the hub was asked"))
     with pytest.raises(ModelError, match="hub id such as"):
         resolve(name)
+
+
+@pytest.mark.parametrize("name", ["owner/name.gguf", "name.Q4_K_M.gguf", "/no/such/name.gguf"])
+def test_a_gguf_file_that_is_not_there_is_not_asked_for(name: str, hub: Callable[[Snapshot], None]) -> None:
+    hub(lambda *_, **__: pytest.fail("the hub was asked"))
+    with pytest.raises(ModelError, match=f"There is no file {name}; give the path of a GGUF file"):
+        resolve(name)
+
+
+def test_weights_in_other_forms_are_not_fetched(tmp_path: Path, hub: Callable[[Snapshot], None]) -> None:
+    (tmp_path / "config.json").touch()
+    hub(lambda *_, **__: str(tmp_path))
+    with pytest.raises(ModelError, match="owner/name has no weights in safetensors on the hub: if it has GGUF files"):
+        resolve("owner/name")
 
 
 def test_a_file_is_no_checkpoint(tmp_path: Path) -> None:

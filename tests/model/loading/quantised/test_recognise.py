@@ -333,9 +333,12 @@ def test_embeddings_are_a_class_of_their_own(tmp_path: Path) -> None:
         quantisation(tmp_path, compressed(), f"{table}.weight_packed").of(table)
 
 
-def test_hqqs_pickles_and_what_is_no_object_are_refused(tmp_path: Path) -> None:
+def test_hqqs_pickles_mlx_and_what_is_no_object_are_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"quantization_config": [4]}')
     with pytest.raises(ModelError, match=r"quantization_config is \[4\], not an object"):
+        description_of(tmp_path)
+    (tmp_path / "config.json").write_text('{"quantization": {"bits": 4, "group_size": 64}}')
+    with pytest.raises(ModelError, match="quantization is MLX's, whose layout is not read; take the checkpoint"):
         description_of(tmp_path)
     (tmp_path / "qmodel.pt").touch()
     with pytest.raises(ModelError, match="HQQ keeps weights as pickles"):
