@@ -120,7 +120,7 @@ class Vocabulary:
         fallback = all(f"<0x{byte:02X}>" in bytes_there for byte in range(256))
         unknown = self._token("unknown_token_id") or next((token for _, token in self._of(UNKNOWN)), None)
         if unknown is None and not fallback:
-            raise self.fields.error(f"it has neither tokens for all bytes nor one for unknown characters", HINT)
+            raise self.fields.error("it has neither tokens for all bytes nor one for unknown characters", HINT)
         pieces = {token: scores[id] for id, token in self._of(NORMAL)}
         if longest := next((piece for piece in pieces if len(piece) > MOST_PIECE), None):
             raise self.fields.error(f"the token {shortened(longest)} has {len(longest)} letters: {HINT}")

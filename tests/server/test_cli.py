@@ -113,7 +113,7 @@ def test_a_context_beyond_the_models_is_refused_before_there_is_an_engine(
     [
         ((), "COMMAND"),
         (("server",), "invalid choice: 'server'"),
-        (("serve", "/no/such/directory", "--port", "0"), "There is no directory /no/such/directory"),
+        (("serve", "/no/such/directory", "--port", "0"), "There is no file or directory /no/such/directory"),
         (("serve", 300 * "x", "--port", "0"), "cannot be looked up (File name too long)"),
         (("serve", "~nobody-of-this-name/model", "--port", "0"), "cannot be looked up (Could not determine home"),
         (("serve", "--dtype", "int3"), "'int3' is not one of auto, float32, bfloat16, float16"),
@@ -145,10 +145,10 @@ def test_memory_that_runs_out_is_a_sentence(
 def test_the_url_is_written_where_it_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Health checks read it, also with a port that the system has chosen."""
     file = tmp_path / "url"
-    assert "no directory" in sentence(capsys, "serve", "/nowhere", "--port", "0", "--address-file", str(file))
+    assert "no file or directory" in sentence(capsys, "serve", "/nowhere", "--port", "0", "--address-file", str(file))
     assert file.read_text().startswith("http://127.0.0.1:") and file.read_text().endswith("\n")
     cli.main(["serve", "/nowhere", "--port", "0", "--address-file", str(tmp_path / "no" / "directory")])
-    assert "There is no directory /nowhere" in capsys.readouterr().err
+    assert "There is no file or directory /nowhere" in capsys.readouterr().err
 
 
 def test_a_working_directory_that_is_gone_is_left(
@@ -157,7 +157,7 @@ def test_a_working_directory_that_is_gone_is_left(
     (tmp_path / "gone").mkdir()
     monkeypatch.chdir(tmp_path / "gone")
     (tmp_path / "gone").rmdir()
-    assert "There is no directory /nowhere" in sentence(capsys, "serve", "/nowhere", "--port", "0")
+    assert "There is no file or directory /nowhere" in sentence(capsys, "serve", "/nowhere", "--port", "0")
     assert os.getcwd() == "/"
 
 
