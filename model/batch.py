@@ -26,3 +26,4 @@ class ForwardBatch:
     logit_rows: Tensor  # [R] int64, the tokens whose logits are wanted
     q_lens_host: tuple[int, ...]  # the same counts as plain ints, for code that loops on the host
     kv_lens_host: tuple[int, ...]
+    addends: Tensor | None = None  # [L, T, E] float32, for the logits of the L routers; None: they choose freely

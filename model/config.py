@@ -85,6 +85,10 @@ class ModelConfig:
         """Returns whether a layer has a router."""
         return not self.dense and layer not in self.dense_layers
 
+    def sparse_layers(self) -> tuple[int, ...]:
+        """Returns the layers that have a router."""
+        return tuple(filter(self.is_sparse, range(self.num_hidden_layers)))
+
     def width(self, layer: int) -> int:
         """Returns the inner width of a layer's experts, or of its only feed-forward."""
         return self.intermediate_size if self.dense or self.is_sparse(layer) else self.dense_intermediate_size
@@ -124,7 +128,7 @@ class ModelConfig:
         hidden, norms = self.hidden_size, 2 if self.norm == "layer" else 1
         head = 0 if self.tie_word_embeddings else self.vocab_size * hidden
         outside = self.vocab_size * (hidden + self.head_bias) + head + norms * hidden
-        sparse = sum(map(self.is_sparse, range(self.num_hidden_layers)))
+        sparse = len(self.sparse_layers())
         router = self.num_experts * (hidden + self.router_bias)
         shared = 3 * hidden * self.shared_intermediate_size + hidden if self.shared_intermediate_size else 0
         layers = self.num_hidden_layers * (self._attention_parameters() + 2 * norms * hidden)

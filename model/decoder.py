@@ -1,7 +1,7 @@
 """Turns tokens into logits, for a flat batch of many sequences, in a sparse decoder (Mixtral) or a dense one."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 import torch
@@ -14,6 +14,7 @@ from octavo.model.layers import Embedding, LayerNorm, Norm, RMSNorm, RotaryEmbed
 from octavo.model.moe import MoEBlock
 from octavo.model.ops.attention import Plan
 from octavo.model.ops.seams import Ops
+from octavo.model.routes import Routes, Routing
 from octavo.model.weights.forms import Weight
 from octavo.model.weights.precision import SHORT, Precision
 
@@ -25,6 +26,7 @@ class ForwardPass:
     ops: Ops
     plans: Mapping[int | None, Plan]  # for each window that a layer has
     rotation: Rotation
+    routing: Routing = field(default_factory=Routing)
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,11 +102,14 @@ class DecoderLayer:
 
     def mix(self, x: Tensor, forward: ForwardPass) -> Tensor:
         """Computes the second half of the layer, the experts: maps x [T, H] to [T, H]."""
-        return x + self.moe(self.post_norm(x), forward.ops)
+        return x + self.moe(self.post_norm(x), forward.ops, forward.routing)
 
 
 class FusedLayers(Protocol):
-    """FusedLayers compute what a decoder's layers compute one after the other, in fewer and larger operations."""
+    """FusedLayers compute what a decoder's layers compute one after the other, in fewer and larger operations.
+
+    Their routers take part in the routing as those of the layers do.
+    """
 
     def __call__(self, x: Tensor, cache: KVCache, forward: ForwardPass) -> Tensor:
         """Maps x [T, H] to [T, H]; x may be overwritten."""
@@ -138,19 +143,23 @@ class Decoder:
 
         A caller that needs the logits of a few rows at a time gives them to `logits` piece by piece.
         """
-        return self.states(batch, cache)[batch.logit_rows]
+        return self.states(batch, cache)[0][batch.logit_rows]
 
-    def states(self, batch: ForwardBatch, cache: KVCache) -> Tensor:
-        """Computes the batch into the cache; returns the states [T, H] of all its tokens behind the last layer."""
+    def states(self, batch: ForwardBatch, cache: KVCache) -> tuple[Tensor, Routes | None]:
+        """Computes the batch into the cache.
+
+        Returns the states [T, H] of all its tokens behind the last layer, and the experts that they were sent to; None
+        stands for these where no layer has a choice.
+        """
         x = self.embedding(batch.tokens)  # [T, H]
         plans = {window: self.ops.plan_attention(batch, cache, window) for window in self.config.windows()}
-        forward = ForwardPass(self.ops, plans, self.rotary.at(batch.positions))
+        forward = ForwardPass(self.ops, plans, self.rotary.at(batch.positions), Routing(batch.addends))
         if self.fused is not None:
             x = self.fused(x, cache, forward)
         else:
             for layer, pages in zip(self.layers, cache.layers, strict=True):
                 x = layer(x, pages, forward)
-        return x
+        return x, forward.routing.routes(self.config.num_experts)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Maps hidden states [R, H] to logits [R, V] float32."""

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from octavo.model.ops.seams import Ops
+from octavo.model.routes import Routing
 from octavo.model.weights.forms import ExpertWeights
 
 
@@ -20,11 +21,15 @@ class Router:
     scale: float = 1.0  # multiplies the weights
     jitter: float | None = None  # The sparse mixer chooses, with this noise.
 
-    def __call__(self, x: Tensor, ops: Ops) -> tuple[Tensor, Tensor]:
-        """Returns weights [T, k] float32 and expert ids [T, k], for x [T, H]."""
+    def __call__(self, x: Tensor, ops: Ops, addend: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Returns weights [T, k] float32 and expert ids [T, k], for x [T, H].
+
+        The addend [T, E] changes the logits. An expert whose logit is -inf is not chosen while k others are left.
+        """
         # The softmax runs over all experts before the choice. It is in float32, so that 16-bit rounding makes no ties.
         logits = ops.linear(x, self.weight).float()  # [T, E]
         logits = logits if self.bias is None else logits + self.bias
+        logits = logits if addend is None else logits + addend
         if self.jitter is not None:
             weights, ids = sparse_mixer(logits, self.jitter)
         else:
@@ -70,10 +75,11 @@ class MoEBlock:
     experts: ExpertWeights
     shared: SharedExpert | None = None
 
-    def __call__(self, x: Tensor, ops: Ops) -> Tensor:
+    def __call__(self, x: Tensor, ops: Ops, routing: Routing) -> Tensor:
         if self.router is None:
             return ops.experts(x, *_always(x), self.experts)  # [T, H]
-        weights, ids = self.router(x, ops)
+        weights, ids = self.router(x, ops, routing.addend())
+        routing.tell(ids, weights)
         chosen = ops.experts(x, ids, weights, self.experts)  # [T, H]
         return chosen if self.shared is None else chosen + self.shared(x, ops)
 

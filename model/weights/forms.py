@@ -17,6 +17,19 @@ Weight = Tensor | Fp16Weight | TiledWeight | StackedWeight
 Form = torch.dtype | Kind | type[Fp16Weight] | type[RowMajorWeight]
 
 
+def held_tensors(weight: Weight) -> list[Tensor]:
+    """Returns what a matrix is held in: two matrices of one form are equal if all of these are."""
+    match weight:
+        case Tensor():
+            return [weight]
+        case Fp16Weight():
+            return [weight.dense()]  # Its own tiles are opaque.
+        case TiledWeight():
+            return [weight.memory, *([] if weight.order is None else [weight.order])]
+        case StackedWeight():
+            return list(weight.tensors().values())
+
+
 @dataclass(frozen=True, slots=True)
 class ExpertWeights:
     """ExpertWeights are the experts of a layer; plain tensors and row-major weights are views of one stacked tensor."""

@@ -10,6 +10,7 @@ from octavo.model.ops.attention import attention, plan_attention
 from octavo.model.ops.experts import experts_reference
 from octavo.model.ops.linear import linear_reference
 from octavo.model.ops.seams import Ops
+from octavo.model.routes import Routing
 from octavo.model.weights.memory import HugePages
 
 TINY = Shape(experts=5, top_k=2, hidden=72, width=64)
@@ -25,7 +26,7 @@ def test_a_layer_is_one_of_ordinary_numbers(kind: str) -> None:
     assert kernels is not None
     torch.manual_seed(0)
     layer, x = Layer.random(TINY, KINDS[kind], HugePages().zeros), torch.randn(3, TINY.hidden)
-    expected = x + layer.block(layer.norm(x), REFERENCE)
+    expected = x + layer.block(layer.norm(x), REFERENCE, Routing())
     kernels.experts_layer(x, layer.struct)
     torch.testing.assert_close(x, expected, rtol=1e-3, atol=1e-3)
     assert 0.1 < expected.std() < 10

@@ -23,6 +23,7 @@ from octavo.model.loading.checkpoint import load_model
 from octavo.model.moe import SharedExpert
 from octavo.model.ops.experts import experts
 from octavo.model.ops.seams import TORCH
+from octavo.model.routes import Routes
 from octavo.model.weights.forms import ExpertWeights
 from octavo.model.weights.kinds import Kind, Offset, Scale
 from octavo.model.weights.memory import zeros_on
@@ -135,6 +136,7 @@ def test_the_experts_that_torch_would_choose_are_chosen(
     model = load(tmp_path, device, FP32, FP32)
     theirs: list[list[list[int]]] = []
     ours: list[list[list[int]]] = []
+    told: list[Routes] = []
 
     def experts(x: Tensor, ids: Tensor, weights: Tensor, expert_weights: ExpertWeights) -> Tensor:
         theirs.append(ids.tolist())
@@ -148,8 +150,36 @@ def test_the_experts_that_torch_would_choose_are_chosen(
     monkeypatch.setattr("octavo.model.kernels.gpu.decoder.route", watched_route)
     for each in (replace(plain(model), ops=replace(TORCH, experts=experts)), fused(model)):
         pages = DevicePages(each, sequences=1, length=8)
-        each.forward(pages.batch(STEPS[0]), pages.cache)
+        routes = each.states(pages.batch(STEPS[0]), pages.cache)[1]
+        assert routes is not None
+        told.append(routes)
     assert ours == theirs and len(ours) == model.config.num_hidden_layers
+    assert [each.ids.transpose(0, 1).tolist() for each in told] == [theirs] * 2
+    torch.testing.assert_close(told[1].weights, told[0].weights, rtol=2e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize(("experts", "top_k"), [(4, 2), (12, 3)])  # The router has two ways.
+def test_an_addend_changes_the_choice_of_each_layer(
+    tmp_path: Path, device: torch.device, experts: int, top_k: int
+) -> None:
+    loaded = load(tmp_path, device, FP32, FP32, num_local_experts=experts, num_experts_per_tok=top_k)
+    found = []
+    for model in (plain(loaded), fused(loaded)):
+        pages = DevicePages(model, sequences=3, length=8)
+        batch = pages.batch(STEPS[0])
+        free = model.states(batch, pages.cache)
+        addends = torch.randn(2, 5, experts, generator=torch.Generator().manual_seed(1)).to(device)
+        addends[0, 2:, : experts - top_k] = -torch.inf
+        addends[1, 4, 1] = -torch.inf
+        states, routes = model.states(replace(batch, addends=addends), pages.cache)
+        assert routes is not None and free[1] is not None
+        assert routes.ids[2:, 0].min() >= experts - top_k and not (routes.ids[4, 1] == 1).any()
+        assert not routes.ids.equal(free[1].ids)
+        found.append((states, routes))
+    (wanted, theirs), (actual, ours) = found
+    assert ours.ids.equal(theirs.ids)
+    torch.testing.assert_close(ours.weights, theirs.weights, rtol=2e-3, atol=1e-3)
+    assert error([actual], [wanted]) < 1e-5
 
 
 def enriched(model: Decoder, norm: str, seed: int) -> Decoder:

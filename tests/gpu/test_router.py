@@ -49,6 +49,21 @@ def test_against_the_reference(
     assert_close(actual, expected, dtype)
 
 
+@pytest.mark.parametrize("num_experts", [4, 8, 9, 128])
+@pytest.mark.parametrize("normalise", [True, False])
+def test_addends_of_each_row(device: torch.device, num_experts: int, normalise: bool) -> None:
+    """Each row leaves out other experts; the last has as many left as it chooses."""
+    x, rows, norm_weight, gate = random_rows(21, 300, num_experts, torch.float32, device)
+    router = Router(gate, 3, torch.randn(num_experts, device=device), normalise)
+    addend = torch.randn(21, num_experts, device=device)
+    addend[torch.arange(21), torch.arange(21) % num_experts] = -torch.inf
+    addend[-1, : num_experts - 3] = -torch.inf
+    addend[-1, num_experts - 3 :] = 0
+    actual, expected = (each(x, Delta(rows), norm_weight, EPS, router, addend) for each in (route, route_reference))
+    assert_close(actual, expected, torch.float32)
+    assert sorted(actual.ids[-1].tolist()) == list(range(num_experts - 3, num_experts))
+
+
 @pytest.mark.parametrize("num_experts", [3, 8, 9, 128])
 @pytest.mark.parametrize("normalise", [True, False])
 @pytest.mark.parametrize("scale", [1.0, 2.5])

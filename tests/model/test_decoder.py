@@ -157,9 +157,9 @@ class WatchedRouter(Router):
 
     margins: list[float] = field(kw_only=True)
 
-    def __call__(self, x: Tensor, ops: Ops) -> tuple[Tensor, Tensor]:
+    def __call__(self, x: Tensor, ops: Ops, addend: Tensor | None = None) -> tuple[Tensor, Tensor]:
         self.margins.append(margin(ops.linear(x, self.weight), self.top_k))
-        return Router.__call__(self, x, ops)
+        return Router.__call__(self, x, ops, addend)
 
 
 def watched(model: Decoder) -> tuple[Decoder, list[float]]:

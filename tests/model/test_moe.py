@@ -11,6 +11,7 @@ from octavo.model.ops.attention import attention, plan_attention
 from octavo.model.ops.experts import experts, experts_reference
 from octavo.model.ops.linear import linear
 from octavo.model.ops.seams import Ops
+from octavo.model.routes import Routing
 from octavo.model.weights.forms import ExpertWeights
 
 OPS = Ops(plan_attention, attention, experts, linear)
@@ -50,12 +51,12 @@ def test_the_seam_of_the_experts_sees_what_the_router_chose() -> None:
     weights = ExpertWeights(torch.randn(4, 12, 8).unbind(), torch.randn(4, 8, 6).unbind())
     router = Router(torch.randn(4, 8), 2)
     block, x = MoEBlock(router, weights), torch.randn(3, 8)
-    out = block(x, replace(OPS, experts=watching))
+    out = block(x, replace(OPS, experts=watching), Routing())
     routed, ids = router(x, OPS)
     ((seen_ids, seen_weights),) = seen
     assert torch.equal(seen_ids, ids) and torch.equal(seen_weights, routed)
     torch.testing.assert_close(out, experts_reference(x, ids, routed, weights), rtol=1e-4, atol=1e-4)
-    assert torch.equal(out, block(x, OPS))
+    assert torch.equal(out, block(x, OPS, Routing()))
 
 
 @pytest.mark.parametrize("tokens", [1, 5])
@@ -66,4 +67,4 @@ def test_the_only_expert_of_a_dense_layer_always_runs(tokens: int, dtype: torch.
     block = MoEBlock(None, ExpertWeights((gate_up,), (down,)))
     x = torch.randn(tokens, 8, dtype=dtype)
     gate, up = (x @ gate_up.T).chunk(2, dim=-1)
-    torch.testing.assert_close(block(x, OPS), (torch.nn.functional.silu(gate) * up) @ down.T)
+    torch.testing.assert_close(block(x, OPS, Routing()), (torch.nn.functional.silu(gate) * up) @ down.T)

@@ -1,8 +1,9 @@
 """Runs the layers of a model on a CPU; a half of a layer with quantised weights is one call of the C kernels."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from octavo.model.decoder import Attention, DecoderLayer, ForwardPass
@@ -19,7 +20,30 @@ from octavo.model.kernels.cpu.structs import (
 from octavo.model.kv_cache import KVCache, LayerCache
 from octavo.model.layers import Norm, RMSNorm
 from octavo.model.moe import MoEBlock
+from octavo.model.routes import Routing
 from octavo.model.weights.tiles import TiledWeight
+
+
+class Room(Routing):
+    """A Room has the choices of all routers in one piece: allocating those of each layer takes longer than routing."""
+
+    def __init__(self, addends: Tensor | None, routers: int, tokens: int, top_k: int) -> None:
+        super().__init__(addends)
+        self.ids = torch.empty(routers, tokens, top_k, dtype=torch.int64)
+        self.weights = torch.empty(routers, tokens, top_k)
+        self._pairs = tokens * top_k
+        self._starts = self.ids.data_ptr(), self.weights.data_ptr()
+
+    def take(self) -> tuple[int, int]:
+        """Returns the addresses to which the next router writes its ids [T, k] and weights [T, k], as it must."""
+        at = self.heard * self._pairs
+        self.heard += 1
+        return self._starts[0] + at * self.ids.itemsize, self._starts[1] + at * self.weights.itemsize
+
+    def tell(self, ids: Tensor, weights: Tensor) -> None:
+        """Copies the choice of a router that the kernels do not take."""
+        self.ids[self.heard], self.weights[self.heard] = ids, weights
+        self.heard += 1
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -39,11 +63,16 @@ class CpuLayer:
         return None if attention is None and experts is None else cls(layer, kernels, attention, experts)
 
     def __call__(self, x: Tensor, pages: LayerCache, forward: ForwardPass) -> Tensor:
-        """Maps x [T, H] to [T, H]; x may be overwritten."""
+        """Maps x [T, H] to [T, H]; x may be overwritten. forward.routing is a Room."""
         x = self._attend(x, pages, forward)
-        if self.experts is None:
-            return self.plain.mix(x, forward)
-        self.kernels.experts_layer(x, self.experts)
+        routing, routes = forward.routing, self.plain.moe.router is not None
+        if self.experts is None or (routes and routing.addends is not None):
+            return self.plain.mix(x, forward)  # The router of the kernels takes no addend.
+        if routes:
+            assert isinstance(routing, Room)
+            self.kernels.experts_layer_into(x, self.experts, routing.take())
+        else:
+            self.kernels.experts_layer(x, self.experts)
         return x
 
     def _attend(self, x: Tensor, pages: LayerCache, forward: ForwardPass) -> Tensor:
@@ -61,17 +90,26 @@ class CpuDecoder:
     """A CpuDecoder computes what a model's layers compute; a layer that the kernels do not take runs as it is."""
 
     layers: tuple[CpuLayer | DecoderLayer, ...]
+    routers: int  # how many of the layers choose
+    top_k: int  # experts that each of these chooses
 
     @classmethod
     def of(cls, layers: Iterable[DecoderLayer], kernels: Library) -> "CpuDecoder | None":
         """Returns None if the kernels take none of the layers."""
-        fused = tuple(CpuLayer.of(layer, kernels) or layer for layer in layers)
-        return cls(fused) if any(isinstance(layer, CpuLayer) for layer in fused) else None
+        plain = tuple(layers)
+        fused = tuple(CpuLayer.of(layer, kernels) or layer for layer in plain)
+        chosen = [layer.moe.router.top_k for layer in plain if layer.moe.router is not None]
+        if not any(isinstance(layer, CpuLayer) for layer in fused):
+            return None
+        return cls(fused, len(chosen), max(chosen, default=0))
 
     def __call__(self, x: Tensor, cache: KVCache, forward: ForwardPass) -> Tensor:
         """Maps x [T, H] to [T, H]; x may be overwritten."""
+        room = Room(forward.routing.addends, self.routers, x.shape[0], self.top_k)
+        within = replace(forward, routing=room)
         for layer, pages in zip(self.layers, cache.layers, strict=True):
-            x = layer(x, pages, forward)
+            x = layer(x, pages, within)
+        forward.routing.tell_all(room.ids, room.weights)
         return x
 
 

@@ -137,12 +137,16 @@ class Library:
         self._experts(experts, x.data_ptr(), x.shape[0], ids.data_ptr(), weights.data_ptr(), out.data_ptr())
         return out
 
-    def experts_layer(self, x: Tensor, experts: ExpertsStruct) -> Tensor:
-        """Adds experts(norm(x)) to x [T, H] in place; returns the ids [T, k] that the router chose."""
+    def experts_layer(self, x: Tensor, experts: ExpertsStruct) -> tuple[Tensor, Tensor]:
+        """Adds experts(norm(x)) to x [T, H] in place; returns the router's ids [T, k] int64 and weights [T, k]."""
         ids = torch.empty(x.shape[0], experts.top_k, dtype=torch.int64)
         weights = torch.empty(x.shape[0], experts.top_k)
-        self._experts_layer(experts, x.data_ptr(), x.shape[0], ids.data_ptr(), weights.data_ptr())
-        return ids
+        self.experts_layer_into(x, experts, (ids.data_ptr(), weights.data_ptr()))
+        return ids, weights
+
+    def experts_layer_into(self, x: Tensor, experts: ExpertsStruct, choice: tuple[int, int]) -> None:
+        """Does the same, and writes the router's ids and weights to these addresses."""
+        self._experts_layer(experts, x.data_ptr(), x.shape[0], *choice)
 
 
 def _load(path: Path) -> ctypes.CDLL:

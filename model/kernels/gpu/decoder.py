@@ -29,6 +29,7 @@ from octavo.model.kv_cache import KVCache, LayerCache
 from octavo.model.layers import RMSNorm
 from octavo.model.moe import Router
 from octavo.model.ops.attention import Plan
+from octavo.model.routes import Routing
 from octavo.model.weights.forms import ExpertWeights
 from octavo.model.weights.stack import Stack, StackedWeight
 
@@ -132,7 +133,7 @@ class GpuDecoder:
         for layer, pages, following in zip(self.layers, cache.layers, self._following(), strict=True):
             assert normed is not None
             delta = self._attention(layer, normed, pages, forward)
-            x, normed = self._experts(layer, self._route(layer, x, delta), following)
+            x, normed = self._experts(layer, self._route(layer, x, delta, forward.routing), following)
         return x
 
     def _following(self) -> Iterator[Tensor | None]:
@@ -147,9 +148,11 @@ class GpuDecoder:
         attended = attend(queries, pages, plan.attention, layer.sinks, layer.scale)
         return Delta(linear(attended, layer.o, self.arch), layer.o_bias, layer.residual)
 
-    def _route(self, layer: GpuLayer, x: Tensor, delta: Delta) -> Routed:
+    def _route(self, layer: GpuLayer, x: Tensor, delta: Delta, routing: Routing) -> Routed:
         if layer.router is not None:
-            return route(x, delta, layer.post_norm, self.eps, layer.router)
+            routed = route(x, delta, layer.post_norm, self.eps, layer.router, routing.addend())
+            routing.tell(routed.ids, routed.weights)
+            return routed
         x, normed = add_norm(x, delta, layer.post_norm, self.eps)
         always = x.new_zeros(x.shape[0], 1, dtype=torch.int32)
         return Routed(x, normed, x.new_ones(x.shape[0], 1, dtype=torch.float32), always)

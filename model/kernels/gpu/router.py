@@ -44,15 +44,20 @@ class Routed:
     ids: Tensor  # [T, k] int32; every id is an expert's, even in rows of NaN
 
 
-def route(x: Tensor, delta: Delta | None, norm_weight: Tensor, eps: float, router: Router) -> Routed:
-    """Routes x + delta, where x is [T, H], with norm_weight [H].
+def route(
+    x: Tensor, delta: Delta | None, norm_weight: Tensor, eps: float, router: Router, addend: Tensor | None = None
+) -> Routed:
+    """Routes x + delta, where x is [T, H], with norm_weight [H]. The addend [T, E] changes the logits.
 
-    All tensors are contiguous and of one dtype, except the router's bias, which is float32.
+    All tensors are contiguous and of one dtype, except the router's bias and the addend, which are float32.
     """
-    if router.weight.shape[0] <= MOST_AT_ONCE:
+    if router.weight.shape[0] <= MOST_AT_ONCE and addend is None:
         return _route_to_few(x, delta, norm_weight, eps, router)
     total, normed = add_norm(x, delta, norm_weight, eps)
-    return Routed(total, normed, *_pick_experts(_gate_logits(normed, router.weight), router))
+    parts = _gate_logits(normed, router.weight)
+    if addend is not None:
+        parts[0] += addend
+    return Routed(total, normed, *_pick_experts(parts, router))
 
 
 def _route_to_few(x: Tensor, delta: Delta | None, norm_weight: Tensor, eps: float, router: Router) -> Routed:
@@ -253,11 +258,14 @@ def _store_choices(weights_ptr, ids_ptr, weights, ids, first, tokens, TOP_K: tl.
     tl.store(ids_ptr + row * TOP_K + choices, ids, mask=there)
 
 
-def route_reference(x: Tensor, delta: Delta | None, norm_weight: Tensor, eps: float, router: Router) -> Routed:
+def route_reference(
+    x: Tensor, delta: Delta | None, norm_weight: Tensor, eps: float, router: Router, addend: Tensor | None = None
+) -> Routed:
     """Does what route does, in float64 from the normed rows on, with the softmax over all experts."""
     total, normed = add_norm_reference(x, delta, norm_weight, eps)
     logits = normed.double() @ router.weight.double().T  # [T, E]
-    shares = (logits if router.bias is None else logits + router.bias.double()).softmax(-1)
+    logits = logits if router.bias is None else logits + router.bias.double()
+    shares = (logits if addend is None else logits + addend.double()).softmax(-1)
     ids = shares.sort(dim=-1, descending=True, stable=True).indices[:, : router.top_k]
     weights = shares.gather(1, ids)
     if router.normalise:

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from octavo.model.moe import MoEBlock, Router
 from octavo.model.ops.invariant import OPS, Invariance
+from octavo.model.routes import Routing
 from octavo.model.train.corpus import generator
 from octavo.model.train.deltas import Delta, by_layer, merged, new_delta
 from octavo.model.train.dense import DenseModel
@@ -46,7 +47,7 @@ def test_it_equals_merged_experts(model: DenseModel, top_k: int) -> None:
     compute = SparseModel.of(model, experts, top_k).feed_forward(routers, seen)
     for layer in range(2):
         block = merged_block(model, experts, layer, routers[layer], top_k)
-        expected = block(x, OPS[Invariance.NONE])
+        expected = block(x, OPS[Invariance.NONE], Routing())
         torch.testing.assert_close(compute(layer, x), expected, rtol=1e-4, atol=1e-4)
         weights, ids = block.router(x, OPS[Invariance.NONE])
         assert torch.equal(seen[layer].ids, ids) and set(ids.flatten().tolist()) == set(range(1 + EXPERTS))

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch import Tensor
 
 from octavo.model.config import ModelConfig
 from octavo.model.decoder import Decoder, DecoderLayer
@@ -15,6 +16,7 @@ from octavo.model.layers import LayerNorm
 from octavo.model.loading.checkpoint import load_model
 from octavo.model.moe import SharedExpert
 from octavo.model.ops.invariant import Invariance, costs_little
+from octavo.model.routes import Routes
 from octavo.model.weights.kinds import INT4, INT8, Kind
 from octavo.model.weights.precision import Precision
 from tests.model.checkpoints import CPU
@@ -118,3 +120,75 @@ def test_each_layer_has_its_own_window(tmp_path: Path) -> None:
 
 def test_where_no_layer_is_taken_there_is_none(tmp_path: Path) -> None:
     assert load(tmp_path, Precision.plain(torch.float32)).fused is None
+
+
+def states(model: Decoder, addends: Tensor | None = None) -> tuple[Tensor, Routes]:
+    """Returns the states of a prompt's tokens, and the experts that they were sent to."""
+    pages = Pages(model, sequences=1, length=len(PROMPT))
+    with torch.inference_mode():
+        found, routes = model.states(replace(pages.batch([(0, 0, PROMPT)]), addends=addends), pages.cache)
+    assert routes is not None
+    return found, routes
+
+
+LAYERS, EXPERTS = 3, 6
+
+
+@pytest.fixture
+def sharp(tmp_path: Path) -> Decoder:
+    shape = {"num_hidden_layers": LAYERS, "num_local_experts": EXPERTS, "sharp": 8.0}
+    return load(tmp_path, Precision(torch.float32, INT8, INT8), **shape)
+
+
+def test_the_routes_are_those_of_the_layers_on_every_level(sharp: Decoder) -> None:
+    """The margins of the layers' routers are far beyond what the kernels' rounding does to their logits."""
+    kernels = library()
+    assert kernels is not None
+    before, (_, wanted) = kernels.level, states(replace(sharp, fused=None))
+    assert wanted.ids.shape == (len(PROMPT), LAYERS, 2)
+    assert len({tuple(each) for each in wanted.ids.flatten(0, 1).tolist()}) > 8  # The tokens differ.
+    for level in kernels.levels():
+        if kernels.set_level(level):
+            _, routes = states(sharp)
+            assert routes.ids.dtype == torch.uint8 and routes.ids.equal(wanted.ids), level
+            assert (routes.weights.dtype, routes.weights.shape) == (torch.float16, wanted.weights.shape)
+            torch.testing.assert_close(routes.weights, wanted.weights, rtol=0, atol=0.05)
+    kernels.set_level(before)
+
+
+@pytest.mark.parametrize("plain", [0, 1, 2])
+def test_a_layer_that_the_kernels_do_not_take_tells_its_routes_in_its_turn(sharp: Decoder, plain: int) -> None:
+    layers = list(sharp.layers)
+    moe = layers[plain].moe
+    down = tuple(matrix.dense() for matrix in moe.experts.down)
+    layers[plain] = replace(layers[plain], moe=replace(moe, experts=replace(moe.experts, down=down)))
+    mixed = replace(sharp, layers=tuple(layers), fused=CpuDecoder.of(layers, library()))
+    assert mixed.fused is not None
+    (_, routes), (_, wanted) = states(mixed), states(sharp)
+    # What is not quantised in one layer may change a close choice; in another order, one in fifteen would be the same.
+    assert (routes.ids == wanted.ids).float().mean() > 0.9
+
+
+def test_addends_change_the_choice_of_each_layer_and_row(sharp: Decoder) -> None:
+    addends = torch.zeros(LAYERS, len(PROMPT), EXPERTS)
+    addends[0, ::2, 1] = addends[2, 5:, :4] = -torch.inf
+    addends[1, :, 3] = 100
+    (free, before), (changed, routes) = states(sharp), states(sharp, addends)
+    theirs, wanted = states(replace(sharp, fused=None), addends)
+    assert routes.ids.equal(wanted.ids) and not routes.ids.equal(before.ids)
+    assert (changed - theirs).norm() < 0.02 * theirs.norm() < 0.2 * (changed - free).norm()
+    assert not (routes.ids[::2, 0] == 1).any() and (routes.ids[:, 1, 0] == 3).all() and (routes.ids[5:, 2] >= 4).all()
+
+
+def test_a_dense_model_has_no_routes(tmp_path: Path) -> None:
+    model = load(tmp_path, Precision(torch.float32, INT8, INT8), model_type="mistral")
+    pages = Pages(model, sequences=1, length=len(PROMPT))
+    assert model.states(pages.batch([(0, 0, PROMPT)]), pages.cache)[1] is None
+
+
+def test_many_experts_have_longer_ids(tmp_path: Path) -> None:
+    shape = {"num_local_experts": 300, "num_experts_per_tok": 3, "sharp": 8.0}
+    model = load(tmp_path, Precision(torch.float32, INT8, INT8), **shape)
+    _, routes = states(model)
+    assert routes.ids.dtype == torch.int16 and routes.ids.max() > 255
+    assert routes.ids[:, 0].equal(states(replace(model, fused=None))[1].ids[:, 0])

@@ -16,6 +16,7 @@ from octavo.model.ops.attention import attention, plan_attention
 from octavo.model.ops.experts import experts_reference
 from octavo.model.ops.linear import linear_reference
 from octavo.model.ops.seams import TORCH, Ops
+from octavo.model.routes import Routing
 from octavo.model.weights.forms import ExpertWeights
 from octavo.model.weights.kinds import INT8
 from tests.model.weights.any_kind import NAMED, random_weight
@@ -39,19 +40,21 @@ def random_norm() -> RMSNorm:
     return RMSNorm.create(0.5 + torch.rand(HIDDEN), 1e-5)
 
 
-def run(kernels: Library, x: Tensor, block: MoEBlock, norm: RMSNorm) -> tuple[Tensor, Tensor]:
-    """Returns x [T, H] with what the block adds, and the ids [T, k] that its router chose."""
+def run(kernels: Library, x: Tensor, block: MoEBlock, norm: RMSNorm) -> tuple[Tensor, Tensor, Tensor]:
+    """Returns x [T, H] with what the block adds, and the ids [T, k] and weights [T, k] that its router chose."""
     out, struct = x.clone(), experts_struct(block, norm)
     assert struct is not None
-    return out, kernels.experts_layer(out, struct)
+    return out, *kernels.experts_layer(out, struct)
 
 
 def compare(kernels: Library, block: MoEBlock, tokens: int) -> None:
     norm, x = random_norm(), torch.randn(tokens, HIDDEN)
-    actual, ids = run(kernels, x, block, norm)
+    actual, ids, weights = run(kernels, x, block, norm)
     if block.router is not None:
-        assert torch.equal(ids, block.router(norm(x), REFERENCE)[1])
-    torch.testing.assert_close(actual, x + block(norm(x), REFERENCE), rtol=1e-3, atol=2e-3)
+        chosen = block.router(norm(x), REFERENCE)
+        assert torch.equal(ids, chosen[1])
+        torch.testing.assert_close(weights, chosen[0], rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(actual, x + block(norm(x), REFERENCE, Routing()), rtol=1e-3, atol=2e-3)
 
 
 @pytest.mark.parametrize("tokens", [1, 2, 40])
@@ -111,8 +114,8 @@ def test_what_the_kernels_do_not_take_is_left_to_the_plain_block(kernels: Librar
     block, x = unlike_any_that_the_kernels_take(random_block(3, 2))[which], torch.randn(4, HIDDEN)
     assert experts_struct(block, random_norm()) is None
     # Its experts run in C all the same, if each matrix is one that the kernels take.
-    expected = block(x, REFERENCE)
-    torch.testing.assert_close(block(x, CpuOps(kernels, TORCH).ops()), expected, rtol=5e-2, atol=5e-2)
+    expected = block(x, REFERENCE, Routing())
+    torch.testing.assert_close(block(x, CpuOps(kernels, TORCH).ops(), Routing()), expected, rtol=5e-2, atol=5e-2)
 
 
 def test_the_seam_takes_all_of_it_too(kernels: Library) -> None:
@@ -141,7 +144,7 @@ def test_the_lower_id_wins_a_tie(kernels: Library) -> None:
     block = random_block(7, 3)
     assert block.router is not None
     block.router.weight[:] = 0
-    _, ids = run(kernels, torch.randn(2, HIDDEN), block, random_norm())
+    _, ids, _ = run(kernels, torch.randn(2, HIDDEN), block, random_norm())
     assert ids.tolist() == [[0, 1, 2]] * 2
 
 
@@ -150,7 +153,7 @@ def test_what_is_not_finite_does_not_vanish_behind_a_limit(kernels: Library) -> 
     block, x = random_block(4, 2), torch.randn(3, HIDDEN)
     block = replace(block, experts=replace(block.experts, activation=GPT_OSS))
     x[1, 5] = torch.nan
-    out, _ = run(kernels, x, block, random_norm())
+    out, *_ = run(kernels, x, block, random_norm())
     assert out.isfinite().all(-1).tolist() == [True, False, True]
 
 
