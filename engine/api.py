@@ -1,9 +1,11 @@
 """Defines the messages that cross the process boundary. They are plain data, without torch and without text."""
 
 from array import array
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from enum import StrEnum
+from math import isfinite
 from typing import Literal
 
 
@@ -192,6 +194,32 @@ class ExpertShape:
     experts: int  # in each of them
     top_k: int  # that serve a token
     identical: bool  # All experts of each layer have equal weights, so that a choice makes no difference.
+
+    def why_refused(self, control: ExpertControl) -> str | None:
+        """Returns why the routers cannot be controlled like that, in a sentence for the client; None if they can."""
+        named = [*control.masked, *((layer, expert) for layer, expert, _ in control.biases)]
+        for layer, expert in named:
+            if layer not in self.layers:
+                return f"Layer {layer} has no experts to choose from: take one of {_listed(self.layers)}."
+            if not 0 <= expert < self.experts:
+                return f"There is no expert {expert}: a layer has the experts 0 to {self.experts - 1}."
+        if not all(isfinite(addend) for *_, addend in control.biases):
+            return "The bias of an expert must be a finite number; mask the expert to switch it off."
+        masked = Counter(layer for layer, _ in set(control.masked))
+        for layer, count in masked.items():
+            if self.experts - count < self.top_k:
+                return (
+                    f"Layer {layer} has {self.experts} experts, and each token needs {self.top_k}: "
+                    f"mask at most {self.experts - self.top_k} of them."
+                )
+        return None
+
+
+def _listed(layers: tuple[int, ...]) -> str:
+    """Returns numbers in words: a range where they follow one another."""
+    if len(layers) > 2 and layers == tuple(range(layers[0], layers[-1] + 1)):
+        return f"{layers[0]} to {layers[-1]}"
+    return ", ".join(map(str, layers))
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,13 +15,14 @@ from dataclasses import replace
 from time import monotonic
 from typing import Generic, Protocol, TypeVar
 
-from octavo.engine.api import EngineStats, FinishReason, Output, Request, StepOutputs
+from octavo.engine.api import EngineStats, ExpertUse, FinishReason, Output, Request, StepOutputs
 from octavo.engine.compute.grammar import Grammars
 from octavo.engine.schedule.batch import Batch, Sample
 from octavo.engine.schedule.scheduler import Scheduler
 
 INTAKE_SECONDS = 0.005  # In each step, no more requests are bound to their grammars after so long.
 COMPILE_WAIT = 0.02  # seconds to wait for a grammar before looking for new messages, when there is nothing else to do
+USE_INTERVAL = 1.0  # seconds between two reports of how the experts are used, unless a request ends
 
 
 class Launched(Protocol):
@@ -52,6 +53,9 @@ class Runner(Protocol[Step]):
     def collect(self, step: Step) -> Sequence[Sample]:
         """Waits for a step; returns one sample for each row of its batch."""
 
+    def expert_use(self) -> tuple[ExpertUse, ...]:
+        """Returns how the experts were used in the steps that were collected since the last time."""
+
 
 class Engine(Generic[Step]):
     """An Engine is one model behind one scheduler. It is not thread-safe: one loop owns it."""
@@ -60,6 +64,7 @@ class Engine(Generic[Step]):
         self.scheduler = scheduler
         self.runner = runner
         self._launched: deque[Step] = deque()  # steps that are launched and not collected, oldest first
+        self._use_told = 0.0  # when the use of experts was last told, by the monotonic clock
 
     def add(self, request: Request) -> Output | None:
         """Accepts a request, or returns its terminal output. One with a grammar is scheduled when that is compiled."""
@@ -90,10 +95,21 @@ class Engine(Generic[Step]):
         batch = self.scheduler.schedule()
         self._launch(batch)
         outputs += self._collect(1 if batch.rows and self.runner.overlaps and not batch.must_be_awaited else 0)
-        for output in outputs:
-            if output.finish_reason is not None:
-                self.runner.grammars.forget(output.id)
-        return StepOutputs(tuple(outputs), self._stats())
+        ended = [output.id for output in outputs if output.finish_reason is not None]
+        for request_id in ended:
+            self.runner.grammars.forget(request_id)
+        return StepOutputs(tuple(outputs), self._stats(), self._expert_use(bool(ended)))
+
+    def _expert_use(self, has_ended: bool) -> tuple[ExpertUse, ...]:
+        """Returns how the experts were used since it was last told: not in every step, but whenever a request ends.
+
+        The end of a request by an abort is told when nothing else is left to do, at the latest.
+        """
+        now = monotonic()
+        if not has_ended and self.has_work() and now - self._use_told < USE_INTERVAL:
+            return ()
+        self._use_told = now
+        return self.runner.expert_use()
 
     def _launch(self, batch: Batch) -> None:
         """Launches the batch, unless it is empty."""

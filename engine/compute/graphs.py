@@ -5,11 +5,11 @@ A graph launches them all, but on the addresses, shapes and grids of its capture
 
     rows of the step   a7 b3 c9                          3 rows, so the graph of 4
     static inputs      a7 b3 c9 --     padding has slot -1 and kv_len 0: see model/batch.py
-    replay             hidden, logits  [4, V]
-    static output      a  b  c  --     the first 3 are the step's; sampling is no part of the graph
+    replay             hidden, logits  [4, V], routes  [4, L, k]
+    static outputs     a  b  c  --     the first 3 are the step's; sampling is no part of the graph
 
 All graphs run on one stream in the order of the steps. So a graph's inputs are overwritten after the kernels that read
-them, and its logits after the sampling.
+them, and its logits and routes after the sampling and the copy to the host.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -24,15 +24,18 @@ from torch import Tensor
 from octavo.engine.api import Progress, ReportProgress
 from octavo.engine.compute.tensors import BatchSizes, PendingTokens, on_host
 from octavo.engine.config import EngineConfig
-from octavo.engine.schedule.batch import Batch
+from octavo.engine.schedule.batch import Batch, Row
+from octavo.model.batch import ForwardBatch
 from octavo.model.decoder import Decoder
 from octavo.model.kv_cache import KVCache
+from octavo.model.routes import Routes
 
 GRAPH_ROWS = (1, 2, 4, 8, 16, 24, 32, 48, 64, 96, 128, 192, 256)
 
 Result = TypeVar("Result")
-Replay = Callable[[], Tensor]  # computes the result again in the same place, from the inputs of that moment
-Capture = Callable[[Callable[[], Tensor]], Replay]
+Outcome = tuple[Tensor, Routes | None]  # logits [R, V] and the routes of as many tokens
+Replay = Callable[[], Outcome]  # computes the result again in the same place, from the inputs of that moment
+Capture = Callable[[Callable[[], Outcome]], Replay]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,13 +48,17 @@ class Graph:
     tokens: Tensor  # [T] int64, a part of `inputs`
     replay: Replay
 
-    def logits(self, batch: Batch, pending: PendingTokens | None = None) -> Tensor:
-        """Computes the batch into the cache; returns the logits [R, V] of its rows. A later step overwrites them."""
+    def run(self, batch: Batch, pending: PendingTokens | None = None) -> Outcome:
+        """Computes the batch into the cache.
+
+        Returns the logits [R, V] of its rows, and routes of which the first R are theirs. A later step overwrites both.
+        """
         host = on_host(batch, self.sizes, self.block_size, self.inputs.device, pending)
         self.inputs.copy_(host, non_blocking=True)
         if pending is not None:
             pending.put_into(self.tokens)
-        return self.replay()[: len(batch.rows)]
+        logits, routes = self.replay()
+        return logits[: len(batch.rows)], routes
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,10 +70,15 @@ class Graphs:
 
     def find(self, batch: Batch) -> Graph | None:
         """Returns the smallest graph that holds the batch, or None if there is none or a row does more than decode."""
-        if any(len(row.tokens) > 1 or row.output is None or row.targets for row in batch.rows):
+        if not all(_decodes(row) for row in batch.rows):
             return None
         fitting = [rows for rows in self.by_rows if rows >= len(batch.rows)]
         return self.by_rows[min(fitting)] if fitting else None
+
+
+def _decodes(row: Row) -> bool:
+    """Returns whether a row does what is captured: it computes one token and samples the next, and no more."""
+    return len(row.tokens) == 1 and row.output is not None and not row.targets and row.params.experts is None
 
 
 def graph_rows(max_num_seqs: int) -> tuple[int, ...]:
@@ -93,8 +105,12 @@ class Stage:
         inputs = on_host(Batch(()), sizes, block_size, device).to(device)
         batch = sizes.forward_batch(inputs, (1,) * rows, (self.blocks * block_size,) * rows)
         with torch.inference_mode():
-            replay = capture(lambda: self.model.forward(batch, self.cache))
+            replay = capture(lambda: self._compute(batch))
         return Graph(sizes, block_size, inputs, batch.tokens, replay)
+
+    def _compute(self, batch: ForwardBatch) -> Outcome:
+        states, routes = self.model.states(batch, self.cache)
+        return self.model.logits(states[batch.logit_rows]), routes
 
 
 def stage_for(config: EngineConfig, model: Decoder, cache: KVCache, max_model_len: int) -> Stage | None:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import overload
 
-from octavo.engine.api import SamplingParams, TokenLogprobs
+from octavo.engine.api import Routes, SamplingParams, TokenLogprobs
 
 NOT_A_NUMBER = "The model's output was not a number."
 PENDING = -1  # stands for a token that the step before is about to draw; that step samples a row of the same id
@@ -42,6 +42,8 @@ class Row:
     output: int | None  # the index of the output to sample after the last token; None: more of the prompt follows
     targets: tuple[int, ...] = ()  # prompt tokens to score: target i follows token i of the row
     history: Sequence[int] = ()  # if its params look back: all tokens of the sequence, outputs last
+    first_new: int = 0  # The sequence had no position from here on before, computed or cached.
+    routes_from: int | None = None  # the first position whose routes are to be told; None: none are
 
     @property
     def end(self) -> int:
@@ -79,3 +81,4 @@ class Sample:
     ended: bool = False  # nothing may follow: its grammar is fulfilled or, without a token, cannot be followed further
     error: str = NOT_A_NUMBER
     is_finite: bool = True  # whether the model's states of all tokens of the row are
+    routes: Routes | None = None  # of the positions from the row's `routes_from` to its end, if that comes first

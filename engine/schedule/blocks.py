@@ -15,10 +15,13 @@ from collections.abc import Iterable, Sequence
 from hashlib import sha256
 from struct import pack
 
+from octavo.engine.api import ExpertControl
 
-def root_hash(salt: str) -> bytes:
-    """Returns the parent hash of a sequence's first block. Sequences of different salts share nothing."""
-    return sha256(salt.encode("utf-8", "surrogatepass")).digest()
+
+def root_hash(salt: str, experts: ExpertControl | None = None) -> bytes:
+    """Returns the parent hash of a sequence's first block. Sequences of different salts or controls share nothing."""
+    root = sha256(salt.encode("utf-8", "surrogatepass")).digest()
+    return root if experts is None else sha256(root + repr((experts.masked, experts.biases)).encode()).digest()
 
 
 def chain_hash(parent: bytes, tokens: Sequence[int]) -> bytes:

@@ -18,10 +18,11 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from operator import attrgetter
 
-from octavo.engine.api import EngineStats, FinishReason, Output, Request, TokenLogprobs
+from octavo.engine.api import EngineStats, ExpertShape, FinishReason, Output, Request, Routes, TokenLogprobs
 from octavo.engine.schedule.batch import NOT_A_NUMBER, PENDING, Batch, History, Row, Sample
 from octavo.engine.schedule.blocks import BlockPool
 from octavo.engine.schedule.prefix import PrefixSearch
+from octavo.engine.schedule.refusal import why_experts_are_refused
 from octavo.engine.schedule.sequence import Sequence
 from octavo.engine.schedule.shares import share_out
 
@@ -37,6 +38,7 @@ class Limits:
     max_num_batched_tokens: int
     vocab_size: int
     enable_prefix_caching: bool = True
+    experts: ExpertShape | None = None  # None: the model is dense
 
     def describe(self) -> str:
         """Returns a line for the log."""
@@ -101,7 +103,7 @@ class Scheduler:
             return f"The prompt has {length} tokens and at most {room} fit: shorten it."
         if min(request.prompt) < 0 or max(request.prompt) >= self.limits.vocab_size:
             return f"The prompt has a token id outside of the vocabulary of {self.limits.vocab_size} ids."
-        return None
+        return why_experts_are_refused(request.params, self.limits.experts)
 
     def abort(self, request_id: str) -> Output | None:
         """Forgets a request and returns its terminal output; returns None when it is unknown or has ended."""
@@ -226,8 +228,10 @@ class Scheduler:
             output=seq.outputs + seq.pending if is_sampled else None,
             targets=seq.targets(start, end),
             history=History(seq.tokens, len(seq.tokens)) if is_sampled and params.looks_back else (),
+            first_new=max(start, seq.seen),
+            routes_from=seq.routes_from,
         )
-        seq.computed = end
+        seq.computed, seq.seen = end, max(end, seq.seen)
         if is_sampled:
             seq.pending += 1
         return row
@@ -252,17 +256,19 @@ class Scheduler:
     def _take(self, seq: Sequence, row: Row, sample: Sample) -> Output | None:
         """Takes in what came of one row; returns what its sequence tells of it, or None when that is nothing."""
         seq.publishes &= sample.is_finite
+        seq.is_finite &= sample.is_finite
         if (row.output is not None and sample.token is None) or (row.targets and not sample.is_finite):
             if sample.error == NOT_A_NUMBER:
                 self.pool.withdraw(seq.hashes)
             return self._end(seq, FinishReason.LENGTH if sample.ended else FinishReason.ERROR, sample.error)
         self._publish(seq, row)
-        scores = seq.take_scores(row.start, sample.prompt_logprobs)
+        scores, routes = seq.take_scores(row.start, sample.prompt_logprobs), seq.take_routes(sample.routes)
         # Otherwise more of the prompt follows, or the sequence was preempted and has this token from another step.
         if row.end == len(seq.tokens):
-            return self._append(seq, sample, scores)
-        if scores:
-            return Output(seq.request.id, cached_tokens=seq.cached_tokens or 0, prompt_logprobs=scores)
+            return self._append(seq, sample, scores, routes)
+        if scores or routes is not None:
+            cached = seq.cached_tokens or 0
+            return Output(seq.request.id, cached_tokens=cached, prompt_logprobs=scores, routes=routes)
         return None
 
     def _publish(self, seq: Sequence, row: Row) -> None:
@@ -279,7 +285,9 @@ class Scheduler:
             self.pool.publish(seq.blocks[index], seq.hashes[index])
             seq.published = index + 1
 
-    def _append(self, seq: Sequence, sample: Sample, scores: tuple[TokenLogprobs, ...]) -> Output:
+    def _append(
+        self, seq: Sequence, sample: Sample, scores: tuple[TokenLogprobs, ...], routes: Routes | None
+    ) -> Output:
         """Appends the token that was sampled, if any; returns it, and ends the sequence if it was the last one."""
         tokens = () if sample.token is None else (sample.token,)
         seq.tokens.extend(tokens)
@@ -292,6 +300,7 @@ class Scheduler:
             cached_tokens=seq.cached_tokens or 0,
             finish_reason=reason,
             prompt_logprobs=scores,
+            routes=routes,
         )
         if reason is not None:
             self._forget(seq)

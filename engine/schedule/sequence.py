@@ -3,7 +3,7 @@
 from array import array
 from dataclasses import InitVar, dataclass, field
 
-from octavo.engine.api import FinishReason, Request, TokenLogprobs
+from octavo.engine.api import FinishReason, Request, Routes, TokenLogprobs
 from octavo.engine.schedule.blocks import chain_hash, root_hash
 
 
@@ -35,10 +35,14 @@ class Sequence:
     awaits: "Sequence | None" = None  # who is about to compute the block that it would compute first
     followed: int = 0  # how many of its first tokens are known to be those of `awaits`, too
     cached_tokens: int | None = None  # prompt tokens found in the prefix cache; None before the first admission
+    seen: int = 0  # positions that it has had, computed or cached, before it was preempted, too
+    is_finite: bool = True  # whether all states that were ever computed for it are, as far as that is known
+    routed: int = 0  # positions whose routes were told, or are not wanted
 
     def __post_init__(self, max_model_len: int) -> None:
         self.tokens = array("i", self.request.prompt)
         prompt, max_tokens = len(self.tokens), self.request.params.max_tokens
+        self.routed = self.request.params.routes_from or 0
         self.context = max(prompt, min(prompt + max_tokens, max_model_len) - 1)
 
     @property
@@ -59,7 +63,8 @@ class Sequence:
     def hash_blocks(self, count: int, block_size: int) -> None:
         """Hashes the first `count` blocks, which known tokens fill, as far as they are not hashed yet."""
         for start in range(len(self.hashes) * block_size, count * block_size, block_size):
-            parent = self.hashes[-1] if self.hashes else root_hash(self.request.cache_salt)
+            request = self.request
+            parent = self.hashes[-1] if self.hashes else root_hash(request.cache_salt, request.params.experts)
             self.hashes.append(chain_hash(parent, self.tokens[start : start + block_size]))
 
     def reusable(self, block_size: int) -> int:
@@ -83,6 +88,23 @@ class Sequence:
         new = scores[self.scored - start :]
         self.scored += len(new)
         return new
+
+    @property
+    def routes_from(self) -> int | None:
+        """Returns the first position whose routes are still to be told; returns None if there will be none."""
+        return self.routed if self.request.params.routes_from is not None and self.is_finite else None
+
+    def take_routes(self, routes: Routes | None) -> Routes | None:
+        """Returns the routes without those of positions that were told before; returns None if nothing is left.
+
+        A step that is prepared while another one runs does not know what that one will tell, and tells it once more.
+        """
+        if routes is None or self.routes_from is None or routes.start + routes.count <= self.routed:
+            return None
+        dropped, start = self.routed - routes.start, self.routed
+        self.routed = routes.start + routes.count
+        ids, weights = (each[dropped * len(each) // routes.count :] for each in (routes.ids, routes.weights))
+        return Routes(start, self.routed - start, ids, weights)
 
     def finish_reason(self) -> FinishReason | None:
         """Returns why its newest token is its last one; returns None if it is not."""

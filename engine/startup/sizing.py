@@ -144,6 +144,15 @@ def size_cache(config: EngineConfig, cache_bytes: int, bytes_per_token: int) -> 
     return CacheSize(num_blocks, config.block_size, bytes_per_token)
 
 
+def check_routes(needed: int, available: int) -> None:
+    """Refuses a GPU's KV cache beside which the host has no room for its tokens' routes. Raises ModelError."""
+    if needed > available:
+        raise ModelError(
+            f"Which experts served the tokens in the KV cache takes {needed / GIB:.2f} GiB of the host's memory and "
+            f"{available / GIB:.2f} GiB are left: free some, or lower --kv-cache-memory or --gpu-memory-utilization."
+        )
+
+
 def sampled_vocab(config: EngineConfig, model_config: ModelConfig) -> int:
     """Returns how many of the model's token ids may be sampled, from 0 on."""
     return min(config.sampled_vocab or model_config.vocab_size, model_config.vocab_size)

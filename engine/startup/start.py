@@ -7,11 +7,13 @@ import torch
 from octavo.engine.api import Progress, Ready, ReportProgress, SamplingDefaults
 from octavo.engine.compute.grammar import Grammars
 from octavo.engine.compute.graphs import CudaCapture, Graphs, Stage, capture_all, graph_rows, stage_for
+from octavo.engine.compute.routes import RouteStore
 from octavo.engine.compute.runner import ModelRunner
 from octavo.engine.config import EngineConfig
 from octavo.engine.schedule.scheduler import Limits
 from octavo.engine.startup import machine, sizing
-from octavo.engine.startup.cache_memory import cache_zeros
+from octavo.engine.startup.cache_memory import cache_zeros, observer
+from octavo.engine.startup.experts import expert_shape
 from octavo.engine.startup.kept import keep, map_if_fitting
 from octavo.engine.startup.probe import Capacity, allocate
 from octavo.engine.startup.tiles import Found
@@ -54,6 +56,8 @@ def start(
     model = loaded.model
     capacity = Capacity.of(model, config, report, loaded.tiles)
     bytes_per_token = KVCache.bytes_per_token(model_config, model.activation_dtype)
+    if model.device.type == "cpu":  # A GPU's routes are kept elsewhere.
+        bytes_per_token += RouteStore.bytes_per_token(model_config)
     size = sizing.size_cache(config, capacity.cache_bytes, bytes_per_token)
     max_model_len = sizing.choose_max_model_len(config, model_config, size)
     zeros = cache_zeros(model, size, reserve if found.file else None)
@@ -66,6 +70,7 @@ def start(
         grammars=Grammars(config.tokenizer, generation.eos_token_ids, sizing.sampled_vocab(config, model_config)),
         overlaps=model.device.type == "cuda",
         graphs=graphs,
+        observer=observer(model, size, zeros),
     )
     limits = Limits(
         max_model_len=max_model_len,
@@ -73,6 +78,7 @@ def start(
         max_num_batched_tokens=capacity.step_tokens,
         vocab_size=model_config.vocab_size,
         enable_prefix_caching=config.enable_prefix_caching,
+        experts=expert_shape(model),
     )
     description = (
         model.describe(),
@@ -93,6 +99,7 @@ def _ready(config: EngineConfig, limits: Limits, generation: GenerationConfig, d
         description=description,
         eos_token_ids=generation.eos_token_ids,
         vocab_size=limits.vocab_size,
+        experts=limits.experts,
         defaults=_defaults(generation),
     )
 

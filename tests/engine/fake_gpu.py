@@ -14,7 +14,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from octavo.engine.compute.graphs import Replay
+from octavo.engine.compute.graphs import Outcome, Replay
 from octavo.engine.startup.sizing import GIB
 from octavo.model.batch import ForwardBatch
 from octavo.model.decoder import Decoder
@@ -41,6 +41,12 @@ def capturable(model: Decoder) -> Decoder:
     return replace(model, ops=reading_the_device(), fused=None)
 
 
+def tensors(outcome: Outcome) -> list[Tensor]:
+    """Returns what a graph overwrites when it is replayed."""
+    logits, routes = outcome
+    return [logits] if routes is None else [logits, routes.ids, routes.weights]
+
+
 @dataclass
 class FakeCapture:
     """A FakeCapture runs a function again instead of replaying a graph, and puts the result where the first one is."""
@@ -49,19 +55,19 @@ class FakeCapture:
     replays: list[int] = field(default_factory=list)  # the rows of each
     captured: list[int] = field(default_factory=list)  # the rows of each
 
-    def __call__(self, run: Callable[[], Tensor]) -> Replay:
+    def __call__(self, run: Callable[[], Outcome]) -> Replay:
         if len(self.captured) == self.fails_at:
             raise RuntimeError("CUDA error: out of luck\nand many further lines")
         out = run()
-        where, shape = out.data_ptr(), out.shape
-        self.captured.append(len(out))
+        logits, routes = out
+        self.captured.append(len(logits))
 
-        def replay() -> Tensor:
-            out.fill_(torch.nan)
-            out.copy_(run())
-            assert (out.data_ptr(), out.shape) == (where, shape)
-            self.replays.append(len(out))
-            return out
+        def replay() -> Outcome:
+            for there, new in zip(tensors(out), tensors(run()), strict=True):
+                there.fill_(torch.nan if there.is_floating_point() else 0)
+                there.copy_(new)
+            self.replays.append(len(logits))
+            return logits, routes
 
         return replay
 

@@ -3,15 +3,32 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from hashlib import sha256
+from typing import Any
 
-from octavo.engine.api import FinishReason, Output, Request, SamplingParams, TokenLogprobs
+import numpy as np
+import torch
+
+from octavo.engine.api import (
+    ExpertShape,
+    ExpertUse,
+    FinishReason,
+    Output,
+    Request,
+    Routes,
+    SamplingParams,
+    TokenLogprobs,
+)
+from octavo.engine.compute.expert_use import Observer
 from octavo.engine.compute.grammar import Grammars
+from octavo.engine.compute.routes import RouteStore
 from octavo.engine.engine import Engine
 from octavo.engine.schedule.batch import PENDING, Batch, Row, Sample
 from octavo.engine.schedule.blocks import BlockPool
 from octavo.engine.schedule.scheduler import Limits, Scheduler
+from octavo.model import routes
 
 VOCAB = 1000
+MOST_SLOTS = 1 << 16
 
 
 def next_token(prefix: Sequence[int]) -> int:
@@ -42,6 +59,7 @@ class FakeStep:
 
     batch: Batch
     samples: list[Sample]
+    routes: routes.Routes
     collected: bool = False
 
     def drawn(self, id: str) -> int:
@@ -58,6 +76,7 @@ class FakeRunner:
     """A FakeRunner keeps token ids where a model keeps keys and values, and reads them through the rows' blocks.
 
     A wrong block, a block shared while it is written, or a token that was never computed changes what it generates.
+    There are as many experts as tokens. A token is sent to the one of its id, with its position as the weight.
     """
 
     def __init__(self, block_size: int, overlaps: bool = False) -> None:
@@ -67,6 +86,10 @@ class FakeRunner:
         self.cache: dict[int, int] = {}  # slot -> token id
         self.computed = 0  # how many tokens all steps have computed
         self.steps: list[list[tuple[str, int]]] = []  # (id, number of tokens) of each row
+        self.counted: dict[str, list[int]] = {}  # id -> the positions whose experts are counted
+        ids, weights = np.full((MOST_SLOTS, 1, 1), -1, np.int16), np.full((MOST_SLOTS, 1, 1), np.nan, np.float16)
+        self.used = 0  # how many positions were reported as counted
+        self.observer = Observer(RouteStore(ids, weights, block_size), VOCAB)
         self._last: FakeStep | None = None
 
     def launch(self, batch: Batch, before: FakeStep | None = None) -> FakeStep:
@@ -78,8 +101,15 @@ class FakeRunner:
         rows = [
             replace(row, tokens=tuple(self._known(row, token, before) for token in row.tokens)) for row in batch.rows
         ]
-        self._last = FakeStep(batch, self.run(Batch(tuple(rows))))
+        self._last = FakeStep(batch, self.run(Batch(tuple(rows))), self._chosen(rows))
         return self._last
+
+    @staticmethod
+    def _chosen(rows: Sequence[Row]) -> routes.Routes:
+        tokens = [token for row in rows for token in row.tokens]
+        positions = [position for row in rows for position in range(row.start, row.end)]
+        ids, weights = torch.tensor(tokens, dtype=torch.int16), torch.tensor(positions, dtype=torch.float16)
+        return routes.Routes(ids[:, None, None], weights[:, None, None])
 
     @staticmethod
     def _known(row: Row, token: int, before: FakeStep | None) -> int:
@@ -91,7 +121,9 @@ class FakeRunner:
     def collect(self, step: FakeStep) -> list[Sample]:
         assert not step.collected, "a step is collected once"
         step.collected = True
-        return step.samples
+        finite = [sample.is_finite for sample in step.samples]
+        told = self.observer.observe(step.batch.rows, step.routes, finite)
+        return [replace(sample, routes=each) for sample, each in zip(step.samples, told, strict=True)]
 
     def run(self, batch: Batch) -> list[Sample]:
         assert batch.rows, "a runner is never given nothing"
@@ -101,6 +133,8 @@ class FakeRunner:
             self.cache.update(zip(self._slots(row)[row.start :], row.tokens, strict=True))
         self.computed += len(written)
         self.steps.append([(row.id, len(row.tokens)) for row in batch.rows])
+        for row in batch.rows:
+            self.counted.setdefault(row.id, []).extend(range(row.first_new, row.end))
         return [self._sample(row) for row in batch.rows]
 
     def _sample(self, row: Row) -> Sample:
@@ -112,6 +146,11 @@ class FakeRunner:
         assert list(row.history) == (tokens if row.params.looks_back else []), "penalties see what the model sees"
         return Sample(next_token(tokens), prompt_logprobs=scores)
 
+    def expert_use(self) -> tuple[ExpertUse, ...]:
+        told = self.observer.report()
+        self.used += sum(use.tokens for use in told)
+        return told
+
     def _slots(self, row: Row) -> list[int]:
         """Returns the slots of the positions before row.end."""
         size = self.block_size
@@ -120,7 +159,13 @@ class FakeRunner:
 
 
 def limits(**changes) -> Limits:
-    defaults = {"max_model_len": 256, "max_num_seqs": 8, "max_num_batched_tokens": 32, "vocab_size": VOCAB}
+    defaults: dict[str, Any] = {
+        "max_model_len": 256,
+        "max_num_seqs": 8,
+        "max_num_batched_tokens": 32,
+        "vocab_size": VOCAB,
+    }
+    defaults["experts"] = ExpertShape((0,), VOCAB, 1, identical=False)
     return Limits(**{**defaults, **changes})
 
 
@@ -140,6 +185,7 @@ class Collector:
         self.tokens: dict[str, tuple[int, ...]] = {}
         self.ended: dict[str, Output] = {}
         self.prompt_logprobs: dict[str, tuple[TokenLogprobs, ...]] = {}
+        self.routes: dict[str, Routes] = {}
 
     def take(self, output: Output | None) -> None:
         if output is None:
@@ -147,8 +193,17 @@ class Collector:
         assert output.id not in self.ended, f"{output.id} spoke after its end"
         self.tokens[output.id] = self.tokens.get(output.id, ()) + output.token_ids
         self.prompt_logprobs[output.id] = self.prompt_logprobs.get(output.id, ()) + output.prompt_logprobs
+        if output.routes is not None:
+            self._route(output.id, output.routes)
         if output.finish_reason is not None:
             self.ended[output.id] = output
+
+    def _route(self, name: str, new: Routes) -> None:
+        """Takes the routes of the next positions."""
+        known = self.routes.get(name, Routes(new.start, 0, b"", b""))
+        assert new.count > 0 and new.start == known.start + known.count, "a position is told once, and in order"
+        ids, weights = known.ids + new.ids, known.weights + new.weights
+        self.routes[name] = Routes(known.start, known.count + new.count, ids, weights)
 
     def reason(self, name: str) -> FinishReason | None:
         return self.ended[name].finish_reason

@@ -1,11 +1,12 @@
 """Tests the overlapped loop: when steps are launched and collected, and that rows launched in vain do no harm."""
 
+from functools import partial
 from itertools import count, pairwise
 
 import pytest
 
 from octavo.engine import engine as module
-from octavo.engine.api import FinishReason
+from octavo.engine.api import ExpertUse, FinishReason
 from octavo.engine.engine import Engine
 from octavo.engine.schedule.batch import PENDING, Batch, Sample
 from octavo.engine.schedule.scheduler import Scheduler
@@ -193,10 +194,53 @@ def test_requests_whose_grammars_are_ready_are_taken_in_as_time_allows(monkeypat
             yield ready.pop(0), None
 
     monkeypatch.setattr(core.runner.grammars, "compiled", compiled)
-    monkeypatch.setattr(module, "monotonic", lambda: next(ticks) * module.INTAKE_SECONDS / 2)
+    monkeypatch.setattr(module, "monotonic", lambda: next(ticks) * module.INTAKE_SECONDS * 0.49)
     monkeypatch.setattr(module, "COMPILE_WAIT", 0.0)
     left = []
     while ready:
         core.step()
         left.append(len(ready))
     assert left == [4, 1, 0]
+
+
+class Counting(Diary):
+    """Counts the tokens that were collected since the use of experts was last asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tokens = 0
+
+    def collect(self, step: FakeStep) -> list[Sample]:
+        self.tokens += sum(len(row.tokens) for row in step.batch.rows)
+        return super().collect(step)
+
+    def expert_use(self) -> tuple[ExpertUse, ...]:
+        told, self.tokens = self.tokens, 0
+        return (ExpertUse("", told, b"", b""),) if told else ()
+
+
+def test_the_use_of_experts_is_told_once_a_second(monkeypatch):
+    core, now = Engine(engine().scheduler, Counting()), iter(count(0.125, 0.125))
+    core.add(request("a", [1, 2, 3], 200))
+    told = []
+    for _ in range(32):
+        monkeypatch.setattr(module, "monotonic", partial(float, next(now)))
+        told.append(sum(use.tokens for use in core.step().expert_use))
+    assert [index for index, tokens in enumerate(told) if tokens] == [7, 15, 23, 31]
+    assert told[15] == 8
+
+
+@pytest.mark.parametrize("leaves", [False, True], ids=["its end", "an abort"])
+def test_the_end_of_a_request_leaves_no_use_behind(monkeypatch, leaves):
+    monkeypatch.setattr(module, "monotonic", lambda: 0.0)
+    core, told = Engine(engine().scheduler, Counting()), []
+    core.add(request("a", [1, 2, 3], 5))
+    core.add(request("b", [4, 5], 9))
+    for _ in range(30):
+        step = core.step()
+        told.append(sum(use.tokens for use in step.expert_use))
+        if leaves:
+            core.abort("a")
+            core.abort("b")
+        assert told[-1] or not any(output.finish_reason for output in step.outputs)
+    assert sum(told) == core.runner.computed

@@ -76,7 +76,8 @@ def test_a_graphs_logits_are_those_of_the_plain_step(model: Decoder, count: int)
         for runner in (plain, graphed):
             if fill.rows:
                 runner.compute(fill)
-        (wanted, *_), (got, scored, _) = plain.compute(decode), graphed.compute(decode)
+        wanted, computed = plain.compute(decode).logits, graphed.compute(decode)
+    got, scored = computed.logits, computed.scored
     assert got.shape == wanted.shape == (count, VOCAB) and len(scored) == 0
     assert (got - wanted).abs().max() < 1e-5
     assert capture.replays == [rows for rows in SIZES if rows >= count][:1]
@@ -90,9 +91,9 @@ def test_a_graph_remembers_nothing_of_larger_and_longer_steps(model: Decoder) ->
     fill, decode = prefill_and_decode(6)
     with torch.inference_mode():
         runner.compute(fill)
-        first = runner.compute(decode)[0].clone()
-        alone = runner.compute(Batch(decode.rows[5:]))[0].clone()
-        few = runner.compute(Batch(decode.rows[2:5]))[0].clone()
+        first = runner.compute(decode).logits.clone()
+        alone = runner.compute(Batch(decode.rows[5:])).logits.clone()
+        few = runner.compute(Batch(decode.rows[2:5])).logits.clone()
     assert (alone - first[5:]).abs().max() < 1e-5
     assert (few - first[2:5]).abs().max() < 1e-5
 

@@ -172,3 +172,21 @@ def test_under_any_load_nothing_bad_is_found_and_nobody_waits_for_ever(prompts, 
             assert collector.reason(name) is FinishReason.ERROR
         else:
             assert collector.tokens[name] == continuation(tokens, 5)
+
+
+@pytest.mark.parametrize("later", [False, True])
+def test_routes_are_told_up_to_the_first_row_that_is_not_finite(overlaps, later):
+    """Whatever is computed behind it chose its experts by the bad row, even after a preemption."""
+    core, collector = broken_engine(overlaps, later=later), Collector()
+    core.add(request("a", PROMPT, 6, routes_from=5))
+    core.add(request("b", PROMPT[:40], 6, routes_from=5))
+    for step in range(20):
+        for output in core.step().outputs:
+            collector.take(output)
+        if step == 5 and core.scheduler.running:
+            core.scheduler._preempt(core.scheduler.running[0])
+    run(core, collector)
+    assert collector.ended.keys() == {"a", "b"}
+    told = collector.routes["a"]
+    assert (told.start, told.count) == (5, 32 - 5)  # the first chunk
+    assert (collector.routes["b"].start, collector.routes["b"].count) == (5, 45 - 5)

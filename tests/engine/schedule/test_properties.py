@@ -4,6 +4,7 @@ The fake model's tokens are a pure function of what the cache holds, so an outpu
 that batching, chunking, preemption and prefix sharing changed nothing.
 """
 
+from array import array
 from collections.abc import Set
 from dataclasses import dataclass
 
@@ -25,6 +26,9 @@ SETUPS = st.fixed_dictionaries(
         "overlaps": st.booleans(),
     }
 )
+TOLD = st.fixed_dictionaries(
+    {"prompt_logprobs": st.sampled_from([None, 0]), "routes_from": st.sampled_from([None, 0, 1, 5, 30])}
+)
 
 
 @dataclass
@@ -33,6 +37,7 @@ class Sent:
     max_tokens: int
     scored: bool
     stop: tuple[int, ...]
+    routes_from: int | None
     aborted: bool = False
 
     def expected(self, limit: int) -> tuple[int, ...]:
@@ -56,19 +61,16 @@ class Load(RuleBasedStateMachine):
         length=st.integers(0, 20),
         max_tokens=st.integers(0, 12),
         n=st.integers(1, 3),
-        scored=st.booleans(),
+        told=TOLD,
         stops=st.booleans(),
     )
-    def add(self, text: int, length: int, max_tokens: int, n: int, scored: bool, stops: bool) -> None:
+    def add(self, text: int, length: int, max_tokens: int, n: int, told: dict[str, int | None], stops: bool) -> None:
         prompt = [text // 2] * min(length, 6) + [text] * max(length - 6, 0)  # two of three texts share six tokens
         for _ in range(n):
             name = f"r{len(self.sent)}"
-            self.sent[name] = Sent(prompt, max_tokens, scored, tuple(range(0, VOCAB, 4)) if stops else ())
-            params = {
-                "repetition_penalty": 1 + n % 2,
-                "prompt_logprobs": 0 if scored else None,
-                "stop_token_ids": self.sent[name].stop,
-            }
+            stop = tuple(range(0, VOCAB, 4)) if stops else ()
+            self.sent[name] = Sent(prompt, max_tokens, told["prompt_logprobs"] == 0, stop, told["routes_from"])
+            params = {"repetition_penalty": 1 + n % 2, "stop_token_ids": stop, **told}
             self.collector.take(self.core.add(request(name, prompt, max_tokens, **params)))
         check(self.core)
 
@@ -98,6 +100,8 @@ class Load(RuleBasedStateMachine):
             assert self.collector.ended.keys() == self.sent.keys()
             for name, sent in self.sent.items():
                 self._is_as_promised(name, sent)
+            self.core.runner.expert_use()
+            assert self.core.runner.used == sum(map(len, self.core.runner.counted.values()))
 
     def _is_as_promised(self, name: str, sent: Sent) -> None:
         tokens, reason = self.collector.tokens[name], self.collector.reason(name)
@@ -112,6 +116,27 @@ class Load(RuleBasedStateMachine):
         assert sent.aborted or (reason is FinishReason.STOP) == (tokens[-1:] != () and tokens[-1] in sent.stop)
         told, expected = self.collector.prompt_logprobs[name], scores(sent.prompt) if sent.scored else ()
         assert told == (expected[: len(told)] if sent.aborted and not tokens else expected)
+        self._is_routed(name, sent, [*sent.prompt, *tokens])
+
+    def _is_routed(self, name: str, sent: Sent, text: list[int]) -> None:
+        """Asserts that each position but the last was told, and that each was counted at most once."""
+        counted = self.core.runner.counted.get(name, [])
+        assert len(set(counted)) == len(counted)
+        if not sent.aborted:
+            computed = range(self.collector.ended[name].cached_tokens, len(text) - 1 if sent.max_tokens else len(text))
+            assert set(counted) <= {*computed, len(text) - 1}
+            # A sequence that is preempted may find what it has not computed in the prefix cache.
+            assert set(computed) <= set(counted) or self.core.scheduler.stats().preemptions
+        wanted = list(enumerate(text))[: -1 if sent.max_tokens else None][sent.routes_from or 0 :]
+        if sent.routes_from is None or not wanted:
+            assert name not in self.collector.routes
+            return
+        told = self.collector.routes.get(name)
+        assert sent.aborted or told is not None
+        if told is not None:
+            ids, weights = array("i", told.ids), array("f", told.weights)
+            assert told.start == sent.routes_from and len(ids) == told.count
+            assert list(zip(weights, ids, strict=True)) == (wanted[: told.count] if sent.aborted else wanted)
 
 
 Load.TestCase.settings = SETTINGS

@@ -175,3 +175,9 @@ def test_a_step_that_takes_no_longer_than_expected_is_not_repeated() -> None:
 @pytest.mark.parametrize("seconds", [lambda tokens: 0.2, lambda tokens: 0.3 if tokens == 16 else 0.1])
 def test_times_that_make_no_sense_have_an_end(seconds: Seconds) -> None:
     assert sizing.measure_step_tokens(seconds) == 2048
+
+
+def test_routes_that_the_host_has_no_room_for_are_refused() -> None:
+    sizing.check_routes(sizing.GIB, sizing.GIB)
+    with pytest.raises(ModelError, match=r"takes 2.00 GiB of the host's memory and 1.00 GiB are left: free some"):
+        sizing.check_routes(2 * sizing.GIB, sizing.GIB)

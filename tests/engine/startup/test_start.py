@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import torch
 
-from octavo.engine.api import Progress, Ready, SamplingDefaults
+from octavo.engine.api import ExpertShape, Progress, Ready, SamplingDefaults
 from octavo.engine.compute.runner import DeviceStep
 from octavo.engine.config import EngineConfig
 from octavo.engine.engine import Engine
@@ -32,11 +32,20 @@ def test_start_reports_its_progress_and_states_its_bounds(checkpoint: Path) -> N
     engine, ready, seen = start(checkpoint)
     assert (seen[-1].what, seen[-1].done) == ("loading weights", seen[-1].total)
     per_token = 2 * 2 * 2 * 8 * 4  # keys and values, layers, heads, head_dim, bytes
+    per_token += 2 * 2 * (1 + 2)  # layers, experts of a token, bytes of an id and of a weight
     cache_tokens = 2**20 // (per_token * 16) * 16
     assert (ready.max_model_len, ready.max_num_seqs, ready.max_waiting) == (512, 64, 1024)
     assert ready.eos_token_ids == (2,)
     assert any(f"KV cache of {cache_tokens:,} tokens" in line for line in ready.description)
     assert engine.scheduler.pool.num_blocks * 16 == cache_tokens
+    assert ready.experts == engine.scheduler.limits.experts == ExpertShape((0, 1), 4, 2, identical=False)
+
+
+def test_a_dense_model_has_no_experts_to_tell_of(tmp_path: Path) -> None:
+    engine, ready, _ = start(write_tiny_checkpoint(tmp_path, model_type="mistral"))
+    assert ready.experts is None and engine.runner.observer is None
+    assert engine.scheduler.pool.num_blocks == 2**20 // (16 * 2 * 2 * 2 * 8 * 4)
+    assert engine.runner.expert_use() == ()
 
 
 @pytest.mark.parametrize(("asked", "cost"), [("auto", "half as fast"), ("int8", "unpacks its weights, slowly")])
@@ -84,11 +93,11 @@ def test_the_token_budget_is_measured_unless_it_is_given(checkpoint: Path) -> No
 
 
 def test_the_context_shrinks_to_the_pool_unless_it_was_asked_for(checkpoint: Path) -> None:
-    engine, ready, _ = start(checkpoint, kv_cache_memory=100 * 256)
+    engine, ready, _ = start(checkpoint, kv_cache_memory=100 * 268)
     assert ready.max_model_len == engine.scheduler.pool.num_blocks * 16 == 96
     assert any("raise --kv-cache-memory" in line for line in ready.description)
     with pytest.raises(ModelError, match="--max-model-len 200 does not fit the KV cache of 96 tokens"):
-        start(checkpoint, kv_cache_memory=100 * 256, max_model_len=200)
+        start(checkpoint, kv_cache_memory=100 * 268, max_model_len=200)
 
 
 @pytest.mark.parametrize(

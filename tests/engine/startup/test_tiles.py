@@ -251,6 +251,7 @@ def test_no_memory_is_reserved_for_weights_that_are_mapped(directory: Path, monk
 
     monkeypatch.setattr("octavo.engine.startup.build.Reserve", Noted)
     monkeypatch.setattr("octavo.engine.startup.start.cache_zeros", lambda *given: torch.zeros)
+    monkeypatch.setattr("octavo.engine.startup.start.observer", lambda *given: None)
     monkeypatch.setattr("octavo.engine.startup.sizing.bytes_to_reserve", lambda *given: 1 << 40)
     monkeypatch.setattr("octavo.engine.startup.start.allocate", lambda *given: None)
     with pytest.raises(AttributeError):  # There is no cache in this test.
