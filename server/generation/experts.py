@@ -1,7 +1,5 @@
 """Defines the fields that ask which experts served each token, or that change what the routers choose."""
 
-from collections import Counter
-from collections.abc import Sequence
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -83,31 +81,13 @@ def check_experts(request: ExpertFields, shape: ExpertShape | None, allowed: boo
 
 
 def _check_control(request: ExpertFields, shape: ExpertShape) -> None:
-    _check_pairs("expert_mask", request.expert_mask or (), shape)
-    _check_pairs("expert_bias", request.expert_bias or (), shape)
-    if any(abs(number) > MAX_BIAS for _, _, number in request.expert_bias or ()):
-        raise InvalidRequest("{param} should have numbers from {low} to {most}.", "expert_bias", low=-100, most=100)
+    for *pair, number in request.expert_bias or ():
+        if not all(each.is_integer() for each in pair):
+            raise InvalidRequest("{param} should begin with whole numbers in each triple.", "expert_bias")
+        if abs(number) > MAX_BIAS:
+            raise InvalidRequest("{param} should add numbers from -{most} to {most}.", "expert_bias", most=MAX_BIAS)
     control = request.expert_control() or ExpertControl()
-    for layer, count in Counter(layer for layer, _ in control.masked).items():
-        if shape.experts - count < shape.top_k:
-            raise InvalidRequest(
-                "{param} leaves {left} of {experts} experts in layer {layer}, where a token needs {k}; mask fewer.",
-                "expert_mask",
-                left=shape.experts - count,
-                experts=shape.experts,
-                layer=layer,
-                k=shape.top_k,
-            )
-
-
-def _check_pairs(field: str, entries: Sequence[Sequence[float]], shape: ExpertShape) -> None:
-    """Raises InvalidRequest if an entry begins with what is no sparse layer and one of its experts."""
-    layers = frozenset(shape.layers)
-    for layer, expert, *_ in entries:
-        if layer not in layers:
-            template = "{param} names layer {layer:g}; the layers with experts are {count}, from {first} to {last}."
-            first, last = shape.layers[0], shape.layers[-1]
-            raise InvalidRequest(template, field, layer=layer, count=len(layers), first=first, last=last)
-        if expert not in range(shape.experts):
-            template = "{param} names expert {expert:g} of layer {layer:g}, which has experts 0 to {last}."
-            raise InvalidRequest(template, field, expert=expert, layer=layer, last=shape.experts - 1)
+    parts = {"expert_mask": ExpertControl(masked=control.masked), "expert_bias": ExpertControl(biases=control.biases)}
+    for field, part in parts.items():
+        if (reason := shape.why_refused(part)) is not None:
+            raise InvalidRequest("{param}: {reason}", field, reason=reason)

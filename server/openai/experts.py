@@ -1,6 +1,7 @@
 """Serves /v1/experts: which experts of a sparse model serve, by layer and by the topic of requests."""
 
 import asyncio
+from typing import Literal
 
 from fastapi import APIRouter
 from starlette.responses import Response
@@ -20,7 +21,7 @@ EXPORT = Operation("Experts", bytes, failures=(NotFound, ServiceUnavailable))
 
 
 class ResetAnswer(TypedDict):
-    object: str
+    object: Literal["experts.reset"]
     since: int  # seconds since 1970: now
 
 

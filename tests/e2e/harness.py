@@ -47,9 +47,9 @@ def write_tokenizer(directory: Path) -> None:
     (directory / "tokenizer_config.json").write_text(json.dumps(tokenizer_config), encoding="utf-8")
 
 
-def write_model(directory: Path) -> Path:
-    """Writes a whole checkpoint: tiny random weights and a tokenizer of bytes."""
-    write_tiny_checkpoint(directory, vocab_size=264)
+def write_model(directory: Path, **overrides: Any) -> Path:
+    """Writes a whole checkpoint: tiny random weights and a tokenizer of bytes. See write_tiny_checkpoint."""
+    write_tiny_checkpoint(directory, vocab_size=264, **overrides)
     write_tokenizer(directory)
     return directory
 

@@ -77,6 +77,17 @@ def test_a_beginning_may_be_left_out(endpoint: str, stream: bool) -> None:
 
 
 @each_stream
+def test_the_whole_prompt_may_be_left_out(stream: bool) -> None:
+    subject = client("abc")
+    subject.complete()
+    (prompt,) = prompts(subject)
+    found, _ = told(subject, "complete", stream, routed_experts_start_len=prompt)
+    assert found == {0: expected(prompt, prompt + 3)}
+    refused = subject.complete(return_routed_experts=True, stream=stream, routed_experts_start_len=prompt + 1)
+    assert refused.status == 400 and f"at most the {prompt} tokens" in refused.error["message"]
+
+
+@each_stream
 def test_tokens_after_a_stop_string_have_no_experts(stream: bool) -> None:
     def merged(request: Request) -> list[Output]:
         """Returns an answer as a reader that was late finds it: in one piece."""
@@ -190,15 +201,16 @@ def test_control_reaches_the_engine(fields: dict[str, Any], control: ExpertContr
 
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
-    ({"expert_mask": [[1, 0]]}, "layer 1"),
+    ({"expert_mask": [[1, 0]]}, "Layer 1"),
     ({"expert_mask": [[0, 4]]}, "experts 0 to 3"),
     ({"expert_mask": [[0, -1]]}, "experts 0 to 3"),
-    ({"expert_mask": [[0, 0], [0, 1], [0, 2], [2, 0]]}, "leaves 1 of 4 experts in layer 0"),
+    ({"expert_mask": [[0, 0], [0, 1], [0, 2], [2, 0]]}, "mask at most 2"),
     ({"expert_mask": [[0]]}, "pairs"),
     ({"expert_mask": [0, 1]}, "pairs"),
     ({"expert_bias": [[0, 1]]}, "triples"),
-    ({"expert_bias": [[0.5, 1, 1]]}, "layer 0.5"),
-    ({"expert_bias": [[0, 1.5, 1]]}, "expert 1.5"),
+    ({"expert_bias": [[0.5, 1, 1]]}, "whole numbers"),
+    ({"expert_bias": [[0, 1.5, 1]]}, "whole numbers"),
+    ({"expert_bias": [[3, 1, 1]]}, "Layer 3"),
     ({"expert_bias": [[0, 1, 101]]}, "-100 to 100"),
     ({"expert_bias": [[0, 1, -101]]}, "-100 to 100"),
 ]
