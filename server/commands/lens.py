@@ -80,7 +80,8 @@ def read_prompts(path: Path) -> list[Prompt]:
     try:
         lines = path.read_text("utf-8").splitlines()
     except (OSError, ValueError) as error:
-        raise StartupError(f"Cannot read {path}: {error}; give a file of JSON lines, such as {EXAMPLE}.") from error
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
+        raise StartupError(f"Cannot read {path} ({reason}); give a file of JSON lines, such as {EXAMPLE}.") from error
     prompts = [_prompt(path, number, line) for number, line in enumerate(lines, 1) if line.strip()]
     if not prompts:
         raise StartupError(f"{path} has no prompts; write lines such as {EXAMPLE}.")

@@ -33,6 +33,7 @@ class LayerUse(TypedDict):
 
 class Use(TypedDict):
     tokens: int
+    chance_entropy: float | None  # of a layer whose router takes every expert equally often; null: nothing was counted
     layers: list[LayerUse]
 
 
@@ -105,6 +106,7 @@ def _use(shape: ExpertShape, tally: Tally) -> Use:
     layers = zip(shape.layers, tally.counts, tally.repeats.tolist(), strict=True)
     return {
         "tokens": tally.tokens,
+        "chance_entropy": chance_entropy(shape, tally.tokens),
         "layers": [
             {
                 "layer": layer,
@@ -116,6 +118,20 @@ def _use(shape: ExpertShape, tally: Tally) -> Use:
             for layer, counts, repeats in layers
         ],
     }
+
+
+def chance_entropy(shape: ExpertShape, tokens: int) -> float | None:
+    """Returns the entropy to expect of a layer whose router takes k of E experts at random, over its maximum.
+
+    It is below 1, since the counts of few tokens are uneven by chance. None if there is no token, or nothing to choose.
+    To second order the expected entropy is log E - sum of var(share) / (2 mean share) = log E - (E - k) / (2 k tokens).
+    With k = 1 that is Miller's correction (G. A. Miller, Note on the bias of information estimates, 1955).
+    """
+    if tokens == 0 or shape.experts < 2:
+        return None
+    lost = (shape.experts - shape.top_k) / (2 * shape.top_k * tokens)  # nats
+    least = np.log(shape.top_k)  # that of one token, and of tokens that all take the same experts
+    return float(max(np.log(shape.experts) - lost, least) / np.log(shape.experts))
 
 
 def entropy(counts: NDArray[np.int64]) -> float | None:

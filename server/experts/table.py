@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from octavo.engine.api import ExpertShape
-from octavo.server.experts.figures import entropy
+from octavo.server.experts.figures import chance_entropy, entropy
 from octavo.server.experts.record import Tally
 
 WIDEST = 16  # experts that have a column each on a terminal
@@ -27,17 +27,14 @@ def shares(tally: Tally, layers: Sequence[int]) -> NDArray[np.float64]:
 
 
 def table(shape: ExpertShape, topics: Mapping[str, Tally], rows: Sequence[int]) -> str:
-    """Returns a line for each topic: its tokens, its entropy, and its experts' shares in percent.
+    """Returns a line for each topic: its tokens, its entropy and that of chance, and its experts' shares in percent.
 
     Shares and entropy are means over some rows of the counts, each of which is a sparse layer. The last line is chance.
     """
-    head = ["topic", "tokens", "entropy", *_columns(shape)]
-    lines = [
-        [topic, f"{tally.tokens:,}", _mean_entropy(tally, rows), *_shown(shares(tally, rows))]
-        for topic, tally in topics.items()
-    ]
+    head = ["topic", "tokens", "entropy", "by chance", *_columns(shape)]
+    lines = [[topic, *_described(shape, tally, rows), *_shown(shares(tally, rows))] for topic, tally in topics.items()]
     chance = f"{100 / shape.experts:.1f}"
-    last = ["chance", "", "1.00", *([chance] * shape.experts if shape.experts <= WIDEST else [f"each {chance}"])]
+    last = ["chance", "", "", "", *([chance] * shape.experts if shape.experts <= WIDEST else [f"each {chance}"])]
     return _aligned([head, *lines, last])
 
 
@@ -53,9 +50,11 @@ def _shown(share: NDArray[np.float64]) -> list[str]:
     return ["  ".join(f"e{expert} {100 * share[expert]:.1f}" for expert in best)]
 
 
-def _mean_entropy(tally: Tally, rows: Sequence[int]) -> str:
+def _described(shape: ExpertShape, tally: Tally, rows: Sequence[int]) -> list[str]:
+    """Returns the number of tokens, the mean entropy of the rows, and the entropy that chance would give."""
     known = [each for each in (entropy(tally.counts[row]) for row in rows) if each is not None]
-    return f"{sum(known) / len(known):.2f}" if known else "-"
+    mean, chance = sum(known) / len(known) if known else None, chance_entropy(shape, tally.tokens)
+    return [f"{tally.tokens:,}", *("-" if each is None else f"{each:.2f}" for each in (mean, chance))]
 
 
 def _aligned(lines: Sequence[Sequence[str]]) -> str:

@@ -96,16 +96,16 @@ PROMPTS = (
 def test_the_table(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["lens", str(model), written(tmp_path, *PROMPTS), "--layer", "0"]) == 0
     head, code, law, chance = (line.split() for line in capsys.readouterr().out.splitlines())
-    assert head == ["topic", "tokens", "entropy", *["e0", "%", "e1", "%", "e2", "%", "e3", "%"]]
-    assert code == ["code", "9", "0.50", "50.0", "50.0", "0.0", "0.0"]
-    assert law == ["law", "9", "0.50", "0.0", "0.0", "50.0", "50.0"]
-    assert chance == ["chance", "1.00", *["25.0"] * 4]
+    assert head == ["topic", "tokens", "entropy", "by", "chance", *["e0", "%", "e1", "%", "e2", "%", "e3", "%"]]
+    assert code == ["code", "9", "0.50", "0.96", "50.0", "50.0", "0.0", "0.0"]
+    assert law == ["law", "9", "0.50", "0.96", "0.0", "0.0", "50.0", "50.0"]
+    assert chance == ["chance", *["25.0"] * 4]
 
 
 def test_the_mean_of_all_layers(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["lens", str(model), written(tmp_path, *PROMPTS)]) == 0
     law = capsys.readouterr().out.splitlines()[2].split()
-    assert law[3:] == ["25.0", "25.0", "25.0", "25.0"]
+    assert law[4:] == ["25.0", "25.0", "25.0", "25.0"]
 
 
 def test_files(model: Path, tmp_path: Path) -> None:

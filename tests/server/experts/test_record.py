@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from octavo.engine.api import ExpertShape, ExpertUse
-from octavo.server.experts.figures import entropy
+from octavo.server.experts.figures import chance_entropy, entropy
 from octavo.server.experts.record import MAX_TOPICS, OTHER, ExpertRecord
 
 SHAPE = ExpertShape(layers=(3,), experts=2, top_k=1, identical=False)
@@ -86,6 +86,25 @@ def test_the_total_outlives_resets() -> None:
     total = record.total(SHAPE)
     assert total.tokens == 7 and total.counts.tolist() == [[5, 2]] and total.repeats.tolist() == [5]
     assert record.snapshot(SHAPE).use.tokens == 4
+
+
+@pytest.mark.parametrize("tokens", [20, 100, 1000])
+@pytest.mark.parametrize(("experts", "top_k"), [(8, 1), (8, 2), (64, 8)])
+def test_chance_is_what_random_routers_come_to(experts: int, top_k: int, tokens: int) -> None:
+    random = np.random.default_rng(0)
+    found = []
+    for _ in range(300):
+        chosen = random.random((tokens, experts)).argpartition(top_k - 1, axis=1)[:, :top_k]
+        found.append(entropy(np.bincount(chosen.ravel(), minlength=experts)))
+    shape = ExpertShape((0,), experts, top_k, identical=False)
+    lost = 1 - np.mean(np.array(found, float))
+    assert 1 - (chance_entropy(shape, tokens) or 0) == pytest.approx(lost, rel=0.15)
+
+
+def test_chance_of_next_to_nothing() -> None:
+    shape = ExpertShape((0,), 64, 2, identical=False)
+    assert chance_entropy(shape, 0) is None
+    assert chance_entropy(shape, 1) == pytest.approx(1 / 6)  # two of 64: log 2 / log 64
 
 
 @pytest.mark.parametrize(

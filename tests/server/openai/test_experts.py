@@ -39,6 +39,7 @@ def test_counts_in_all_and_by_topic() -> None:
     assert answer["note"] is None
     assert answer["chance"] == {"share": 0.25, "repeated": 0.25}
     assert answer["use"]["tokens"] == 18
+    assert answer["use"]["chance_entropy"] == pytest.approx(1 - 2 / (2 * 2 * 18) / np.log(4))
     first, second = answer["use"]["layers"]
     assert (first["layer"], first["counts"], first["repeats"], first["repeated"]) == (0, [13, 5, 5, 13], 4, 4 / 18)
     assert (second["layer"], second["counts"], second["repeats"]) == (2, [10, 18, 8, 0], 10)
@@ -53,7 +54,7 @@ def test_nothing_is_counted_yet() -> None:
     answer = client().get("/v1/experts").json()
     (first, _) = answer["use"]["layers"]
     assert (answer["use"]["tokens"], first["counts"], first["entropy"], first["repeated"]) == (0, [0] * 4, None, None)
-    assert answer["topics"] == []
+    assert answer["topics"] == [] and answer["use"]["chance_entropy"] is None
 
 
 def test_the_last_minutes() -> None:
