@@ -45,7 +45,8 @@ class Observer:
         own = places.positions >= starts[places.owners]  # [M]
         self.store.put(places.slots[own], found)
         self._count(rows, places, finite)
-        return [self.store.told(row) if good else None for row, good in zip(rows, finite, strict=True)]
+        told = self.store.told(rows)
+        return [each if good else None for each, good in zip(told, finite, strict=True)]
 
     def _count(self, rows: Sequence[Row], places: Places, finite: Sequence[bool]) -> None:
         """Counts the tokens that are computed for the first time. Their routes are stored already."""

@@ -58,14 +58,19 @@ class RouteStore:
         self.ids[slots] = routes.ids.numpy()
         self.weights[slots] = routes.weights.numpy()
 
-    def told(self, row: Row) -> ToldRoutes | None:
-        """Returns what the row's client wants to know of the positions before the end of the row, which is stored."""
-        first = row.routes_from
-        if first is None or first >= row.end:
-            return None
-        slots = Places.of((row,), (first,), self.block_size).slots
+    def told(self, rows: Sequence[Row]) -> list[ToldRoutes | None]:
+        """Returns what each row's client wants to know of the positions before the end of the row, which is stored."""
+        firsts = [row.end if row.routes_from is None else min(row.routes_from, row.end) for row in rows]
+        if all(first == row.end for row, first in zip(rows, firsts, strict=True)):
+            return [None] * len(rows)
+        slots = Places.of(rows, firsts, self.block_size).slots
         ids, weights = self.ids[slots].astype("<i4"), self.weights[slots].astype("<f4")  # [n, L, k]
-        return ToldRoutes(first, row.end - first, ids.tobytes(), weights.tobytes())
+        found, end = list[ToldRoutes | None](), 0
+        for row, first in zip(rows, firsts, strict=True):
+            start, end = end, end + row.end - first
+            part = ids[start:end].tobytes(), weights[start:end].tobytes()
+            found.append(ToldRoutes(first, end - start, *part) if end > start else None)
+        return found
 
 
 @dataclass(frozen=True, slots=True)

@@ -76,13 +76,15 @@ def test_what_is_told_is_what_was_stored_chunk_by_chunk() -> None:
     for start, end in ((0, 6), (6, 10), (10, 11)):
         part = Routes(found.ids[start:end], found.weights[start:end])
         told += observer.observe([row("a", start, end - start, [9, 3, 7], routes_from=start)], part, [True])
-    whole = observer.store.told(row("a", 10, 1, [9, 3, 7], routes_from=2))
+    rows = [row("a", 10, 1, [9, 3, 7], routes_from=first) for first in (None, 2, 11, 10)]
+    none, whole, nothing, last = observer.store.told(rows)
+    assert none is None and nothing is None and last is not None and (last.start, last.count) == (10, 1)
+    assert last.ids == found.ids[10:].numpy().astype("<i4").tobytes()
     assert whole is not None and (whole.start, whole.count) == (2, 9)
     assert whole.ids == found.ids[2:].numpy().astype("<i4").tobytes()
     assert whole.weights == found.weights[2:].numpy().astype("<f4").tobytes()
     assert b"".join(each.ids for each in told) == found.ids.numpy().astype("<i4").tobytes()
-    assert observer.store.told(row("a", 10, 1, [9, 3, 7], routes_from=None)) is None
-    assert observer.store.told(row("a", 10, 1, [9, 3, 7], routes_from=11)) is None
+    assert observer.store.told(rows[:1]) == [None]
 
 
 def test_a_late_row_does_not_write_over_the_next_owner_of_its_block() -> None:
