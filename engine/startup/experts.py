@@ -40,4 +40,8 @@ def _begin_alike(one: Tensor, other: Tensor) -> bool:
 
 
 def _same_bytes(one: Tensor, other: Tensor) -> bool:
-    return torch.equal(one.view(torch.uint8), other.view(torch.uint8))
+    if one.shape != other.shape or one.dtype != other.dtype:
+        return False
+    whole_words = one.shape[-1] * one.itemsize % torch.int64.itemsize == 0
+    word = torch.int64 if whole_words else torch.uint8  # Comparing words takes a fraction of the time.
+    return torch.equal(one.view(word), other.view(word))
