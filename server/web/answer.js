@@ -6,14 +6,14 @@ const PAUSE = 1000; // milliseconds between two looks at /health
 
 /**
  * Fills `message` (its reasoning, content, finish, stats and error) until the answer ends, in whatever way; never throws.
- * `show` has changed(), called after each chunk, and waiting(reason), called while the server is not ready.
+ * `show` has changed(chunk), called after each chunk and without one at the end, and waiting(reason), called while the server is not ready.
  */
 export async function answer(body, message, signal, show) {
   const meter = new Meter();
   try {
     for await (const chunk of whenReady(body, signal, show, meter)) {
       take(chunk, message, meter);
-      show.changed();
+      show.changed(chunk);
     }
   } catch (error) {
     if (signal.aborted) message.finish = "stopped";

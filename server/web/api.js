@@ -28,6 +28,17 @@ export async function models() {
   return (await response.json()).data.map((model) => model.id);
 }
 
+/** Returns what the server tells of its experts: { experts, note, ... }; a dense model has null for `experts`. */
+export async function expertUse() {
+  return (await call("v1/experts")).json();
+}
+
+/** Returns the tokens of a conversation as the vocabulary spells them. */
+export async function spelled(model, messages) {
+  const response = await post("tokenize", { model, messages, return_token_strs: true });
+  return (await response.json()).token_strs;
+}
+
 /** Returns when the server takes requests; otherwise throws ApiError, whose message says how far it has come. */
 export async function health(signal) {
   await call("health", { signal });
@@ -36,12 +47,7 @@ export async function health(signal) {
 /** Yields the chunks of a streamed chat completion. Throws ApiError, and AbortError when the signal is given. */
 export async function* chat(body, signal) {
   const options = { stream: true, stream_options: { include_usage: true } };
-  const response = await call("v1/chat/completions", {
-    method: "POST",
-    headers: { "Content-Type": "application/json" },
-    body: JSON.stringify({ ...body, ...options }),
-    signal,
-  });
+  const response = await post("v1/chat/completions", { ...body, ...options }, signal);
   for await (const data of events(response.body)) {
     if (data === "[DONE]") return;
     const chunk = JSON.parse(data);
@@ -49,6 +55,11 @@ export async function* chat(body, signal) {
     yield chunk;
   }
   throw new ApiError("The connection ended before the answer did.");
+}
+
+function post(path, body, signal) {
+  const headers = { "Content-Type": "application/json" };
+  return call(path, { method: "POST", headers, body: JSON.stringify(body), signal });
 }
 
 async function call(path, options = {}) {

@@ -3,6 +3,7 @@
 import { answer } from "./answer.js";
 import { hasKey, health, models, setKey } from "./api.js";
 import { button, byId, element } from "./dom.js";
+import { clearLens, initLens, refreshLens, watched } from "./lens.js";
 import { chosenParameters, initSettings, remember, systemMessages } from "./settings.js";
 import { initSidebar, showSidebar } from "./sidebar.js";
 import * as store from "./store.js";
@@ -42,14 +43,18 @@ async function ask() {
   const asked = conversation; // another may be opened meanwhile
   const { signal } = (writing = new AbortController());
   const messages = [...systemMessages(), ...asked.messages.filter(saysSomething).map(asSent)];
-  const body = { model: byId("model").value, messages, ...chosenParameters() };
+  const { body, take, end } = watched({ model: byId("model").value, messages, ...chosenParameters() });
   const message = { role: "assistant", content: "" };
   asked.messages.push(message);
   const view = show();
   view.begin();
   focusPrompt();
   const saving = setInterval(() => keepAgain(asked), SAVE_EVERY);
-  await answer(body, message, signal, view);
+  await answer(body, message, signal, {
+    changed: (chunk) => (view.changed(), chunk && take(chunk)),
+    waiting: (reason) => view.waiting(reason),
+  });
+  end(message);
   clearInterval(saving);
   view.end();
   keepAgain(asked);
@@ -108,6 +113,7 @@ function turnTo(next) {
   stop();
   writing = null;
   conversation = next;
+  clearLens();
   show();
   focusPrompt();
 }
@@ -137,6 +143,7 @@ async function connect() {
     byId("key-form").hidden = true;
     await health();
     notice("");
+    await refreshLens();
   } catch (error) {
     if (error.status === 401) return askForKey(error.message);
     notice(error.message);
@@ -211,6 +218,7 @@ byId("examples").append(...EXAMPLES.map(example));
 addEventListener("keydown", (event) => event.key === "Escape" && !byId("settings").open && stop());
 addEventListener("pagehide", () => keepAgain(conversation));
 initSettings();
+initLens();
 initSidebar({ create: () => turnTo(store.newConversation()), clear });
 show();
 connect();

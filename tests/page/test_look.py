@@ -63,7 +63,7 @@ def test_the_order_of_focus(page: Page, server: Server) -> None:
     ask(page, "hi")
     expect_answer(page, "hi")
     sidebar = ["new-chat", "hi", "Delete “hi”", "clear-all", "The API of this server"]
-    header = ["model", "theme", "open-settings"]
+    header = ["model", "open-lens", "theme", "open-settings"]
     thread = ["Copy", "Edit", "Copy", "Regenerate"]
     assert order_of_focus(page) == ["Skip to the message field", *sidebar, *header, *thread, "prompt", "send"]
     page.locator(".skip").press("Enter")
