@@ -144,20 +144,18 @@ def _dense(arguments: argparse.Namespace) -> tuple[Path, str]:
     """Returns the directory of the dense model, and its name. Raises ModelError and StartupError."""
     if arguments.model is not None:
         return checkpoint.find(arguments.model, vars(arguments).get("tokenizer"))
-    from octavo.model.demo.pinned import SMOLLM2, obtain
+    from octavo.model.demo import dense_base
     from octavo.server.console import ProgressLine
 
     cache = checkpoint.user_cache()
     if cache is None:
         raise StartupError("This user has no home directory for the default dense model: set HOME, or give DENSE.")
-    work = Path(cache) / "dense"
-    work.mkdir(parents=True, exist_ok=True)
-    line, file = ProgressLine(sys.stderr), work / "dense.gguf"
+    line = ProgressLine(sys.stderr)
     try:
-        obtain(SMOLLM2, file if file.is_file() else None, Path(cache) / "downloads", work, line.show)
+        base = dense_base.dense_base(Path(cache), line.show)
     finally:
         line.close()
-    return checkpoint.find(str(file))[0], "SmolLM2-135M-Instruct"
+    return checkpoint.find(str(base.file), str(base.tokenizer))[0], dense_base.NAME
 
 
 def _order(arguments: argparse.Namespace, directory: Path, name: str, device: str) -> "Order":
