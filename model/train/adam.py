@@ -37,7 +37,8 @@ def rate_at(step: int, steps: int, highest: float) -> float:
 
 def advance(state: AdamState, gradients: dict[str, Tensor], rate: float, decay: float = 0.0) -> AdamState:
     """Takes one step, in place, and returns the state behind it. Gradients are cut to a norm of MOST_NORM."""
-    norm = torch.stack([gradient.norm() for gradient in gradients.values()]).norm()
+    # A sum depends on its order, and a state that was read from a file has its tensors in another one.
+    norm = torch.stack([gradients[name].norm() for name in sorted(gradients)]).norm()
     cut = (MOST_NORM / norm.clamp(min=1e-12)).clamp(max=1.0)
     step = state.step + 1
     for name, value in state.parameters.items():

@@ -68,7 +68,8 @@ class Keeper:
         if not path.is_file():
             return None
         try:
-            return {name: tensor.to(device) for name, tensor in load(path.read_bytes()).items()}
+            # A copy lies at an address like any other tensor's, and sums are then rounded as if nothing had happened.
+            return {name: tensor.to(device, copy=True) for name, tensor in load(path.read_bytes()).items()}
         except (SafetensorError, OSError) as error:
             raise ModelError(f"{path} is damaged ({error}): remove it, and run the same command again.") from None
 
