@@ -96,6 +96,16 @@ def _split(name: str, documents: list[Document], length: int) -> Domain:
     return domain
 
 
+def digest_of(domains: Iterable[Domain]) -> str:
+    """Returns a number that depends on all documents and on how they are split."""
+    digest = hashlib.sha256()
+    for domain in domains:
+        for part in (domain.train, domain.validation, domain.test):
+            digest.update(f"{domain.name} {len(part)}".encode())
+            digest.update("".join(document.digest(0) for document in part).encode())
+    return digest.hexdigest()
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Row:
     """A Row is what one sequence of a training step holds."""

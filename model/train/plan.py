@@ -24,12 +24,13 @@ def measured(bench: Bench, clock: Callable[[], float] = time.perf_counter) -> Co
     device, settings = bench.model.device, bench.settings
     nothing = [rounded(seeded(bench.model.config, settings.rank, 0, expert.name)) for expert in bench.experts[1:]]
     experts = {name: tensor.to(device) for name, tensor in dense(together(nothing)).items()}
-    expert = _seconds(expert_task(bench, 1), device, clock)
-    router = _seconds(router_task(bench, experts, input_sizes(bench)), device, clock)
+    expert = seconds_of(expert_task(bench, 1), device, clock)
+    router = seconds_of(router_task(bench, experts, input_sizes(bench)), device, clock)
     return Costs(expert, router, _seconds_of_evaluation(bench, clock))
 
 
-def _seconds(task: Task, device: torch.device, clock: Callable[[], float]) -> float:
+def seconds_of(task: Task, device: torch.device, clock: Callable[[], float] = time.perf_counter) -> float:
+    """Times a few steps of a training from its start, and returns the seconds of one."""
     task = replace(task, steps=TRIED + 1)
     state = AdamState.start({name: each.to(device) for name, each in task.start().items()})
     state, _ = take_step(task, state)

@@ -51,12 +51,16 @@ def write_report(directory: Path, outcome: Outcome, name: str, meter: Meter) -> 
 
 def page(found: dict[str, Any]) -> str:
     """Returns the whole page of a report."""
-    title = f"{found['base']} with {len(found['experts'])} experts"
     sections = (_summary(found), _losses(found), _use(found), _routing(found), _training(found))
+    return document(f"{found['base']} with {len(found['experts'])} experts", "".join(sections))
+
+
+def document(title: str, body: str) -> str:
+    """Returns a page without any other file."""
     return (
         "<!doctype html><html lang='en'><meta charset='utf-8'>"
         "<meta name='viewport' content='width=device-width, initial-scale=1'>"
-        f"<title>{escape(title)}</title><style>{STYLE}</style><h1>{escape(title)}</h1>{''.join(sections)}</html>\n"
+        f"<title>{escape(title)}</title><style>{STYLE}</style><h1>{escape(title)}</h1>{body}</html>\n"
     )
 
 

@@ -1,12 +1,7 @@
 """Makes a sparse model from a dense one: trains, measures and writes, in stages that survive any end of the process."""
 
-import fcntl
-import hashlib
-import json
 import shutil
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +12,7 @@ from torch import Tensor
 from octavo.model.config import ModelConfig, ModelError
 from octavo.model.prepared.source import Source
 from octavo.model.train.compare import Outcome
-from octavo.model.train.corpus import Domain
+from octavo.model.train.corpus import Domain, digest_of
 from octavo.model.train.deltas import Deltas, Rounded, dense, packed, rounded, scaled, together, unpacked
 from octavo.model.train.dense import DenseModel, check_files, load_dense
 from octavo.model.train.evaluate import best_scale
@@ -29,6 +24,7 @@ from octavo.model.train.progress import Meter, Tell
 from octavo.model.train.report import write_report
 from octavo.model.train.settings import Settings, experts_for
 from octavo.model.train.tasks import ROUTERS, Bench, Costs, expert_task, input_sizes, router_task, twin_task, unscaled
+from octavo.model.train.work import alone, check_absent, own
 from octavo.model.train.writer import SparseCheckpoint, write_checkpoint
 
 NO_COSTS = Costs(1.0, 1.0, 0.0)
@@ -92,8 +88,8 @@ def check(order: Order, names: tuple[str, ...]) -> Checked:
             f"--length {order.settings.length} is longer than the {config.max_position_embeddings} positions of "
             f"{order.name}: lower it."
         )
-    if order.out is not None and order.out.exists() and (not order.out.is_dir() or any(order.out.iterdir())):
-        raise ModelError(f"{order.out} is there already: give --out a new directory, or move the old one away.")
+    if order.out is not None:
+        check_absent(order.out)
     if order.deltas is not None and order.deltas.exists() and not order.work.exists():
         raise ModelError(f"{order.deltas} is there already: give --deltas a new file, or move the old one away.")
     dtype: torch.dtype = {None: torch.bfloat16, "float16": torch.float16, "float32": torch.float32}.get(
@@ -122,8 +118,8 @@ def upcycle(order: Order, checked: Checked, domains: tuple[Domain, ...], tell: T
     """Does all of it, and returns the report. Raises ModelError."""
     began = time.monotonic()
     keeper = Keeper(order.work, SAVED_EVERY)
-    with _alone(order):
-        _own(keeper, _identity(order, domains))
+    with alone(order.work, order.target):
+        own(keeper, _identity(order, domains))
         bench = _planned(_bench(order, checked, domains, tell), keeper, order, began)
         meter = Meter(tell, seconds_of_a_step(bench, bench.costs) * bench.steps + seconds_besides(bench, bench.costs))
         outcome = _trained(bench, keeper, meter, checked.dtype)
@@ -143,45 +139,11 @@ def _bench(order: Order, checked: Checked, domains: tuple[Domain, ...], tell: Te
     return Bench(DenseModel(decoder), domains, experts, order.settings, 0, NO_COSTS)
 
 
-@contextmanager
-def _alone(order: Order) -> Iterator[None]:
-    """Holds the directory of the work. Raises ModelError if another process does."""
-    try:
-        order.work.mkdir(parents=True, exist_ok=True)
-        file = (order.work / "lock").open("w")
-    except OSError as error:
-        raise unwritten(order.work, error) from None
-    with file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ModelError(f"Another process trains {order.target}: wait for it, or give another --out.") from None
-        yield
-
-
 def _identity(order: Order, domains: tuple[Domain, ...]) -> dict[str, Any]:
     """Returns what makes two trainings the same."""
     source = Source.of(order.source)
     files = [] if source is None else [[each.name, each.size, each.header] for each in source.files]
-    digest = hashlib.sha256()
-    for domain in domains:
-        for part in (domain.train, domain.validation, domain.test):
-            digest.update(f"{domain.name} {len(part)}".encode())
-            for document in part:
-                digest.update(document.digest(0).encode())
-    return {"settings": asdict(order.settings), "dense model": files, "text": digest.hexdigest()}
-
-
-def _own(keeper: Keeper, identity: dict[str, Any]) -> None:
-    """Begins the work, or sees that what is there is the same. Raises ModelError."""
-    before = keeper.read("identity")
-    if before is None:
-        keeper.write("identity", identity)
-    elif different := [key for key, value in identity.items() if before.get(key) != json.loads(json.dumps(value))]:
-        raise ModelError(
-            f"{keeper.directory} holds an unfinished training with another {' and '.join(different)}: repeat its "
-            "command, or remove the directory to begin anew."
-        )
+    return {"settings": asdict(order.settings), "dense model": files, "text": digest_of(domains)}
 
 
 def _planned(bench: Bench, keeper: Keeper, order: Order, began: float) -> Bench:

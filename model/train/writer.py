@@ -11,7 +11,6 @@ import torch
 from safetensors.torch import save
 from torch import Tensor
 
-from octavo.model.config import ModelConfig
 from octavo.model.decoder import DecoderLayer
 from octavo.model.prepared.directory import COPIED
 from octavo.model.prepared.source import DESCRIPTION_FILES, INDEX
@@ -55,7 +54,7 @@ class SparseCheckpoint:
         """Returns all tensors of a layer, in float32."""
         gate, up = self.model.gate_up(index).chunk(2)
         matrices = dict(zip(PARTS, (gate, up, self.model.down(index)), strict=True))
-        tensors = attention_tensors(self.model.config, self.model.decoder.layers[index], f"model.layers.{index}")
+        tensors = attention_tensors(self.model.decoder.layers[index], f"model.layers.{index}")
         tensors[self.family.router(index)] = self.routers[index]
         for number in range(self.routers.shape[1]):
             for place, (part, matrix) in enumerate(matrices.items()):
@@ -70,7 +69,7 @@ class SparseCheckpoint:
         return merged(matrix, delta, part)
 
 
-def attention_tensors(config: ModelConfig, layer: DecoderLayer, prefix: str) -> dict[str, Tensor]:
+def attention_tensors(layer: DecoderLayer, prefix: str) -> dict[str, Tensor]:
     """Returns the norms and the attention of a layer, under the names of transformers."""
     attention, own = layer.attention, f"{prefix}.self_attn"
     counts = [heads * attention.head_dim for heads in (attention.num_heads, *[attention.num_kv_heads] * 2)]

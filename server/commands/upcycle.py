@@ -2,10 +2,9 @@
 
 import argparse
 import os
-import re
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from octavo.engine.startup import machine
 from octavo.server import options
 from octavo.server.commands import checkpoint, domains
+from octavo.server.commands.numbers import Numbers, add_numbers, number, whole
 from octavo.server.http.errors import StartupError
 
 if TYPE_CHECKING:
@@ -58,9 +58,7 @@ def add(commands: "argparse._SubParsersAction[Any]") -> None:
         metavar="NAME=PATH,...",
         help="one kind of text, and where it is; repeat the flag for each",
     )
-    for flag, parse, default, text in NUMBERS:
-        shown = "" if default is None else f" (default: {default:g})"
-        parser.add_argument(f"--{flag}", type=parse, default=default, metavar="N", help=text + shown)
+    add_numbers(parser, NUMBERS)
     parser.add_argument(
         "--keep", metavar="NAME", help="the domain that the original serves; no expert is trained on it"
     )
@@ -74,49 +72,27 @@ def add(commands: "argparse._SubParsersAction[Any]") -> None:
     parser.set_defaults(command=run, parser=parser)
 
 
-def _whole(least: int, most: int) -> Callable[[str], int]:
-    def parse(text: str) -> int:
-        if not re.fullmatch(r"[0-9]{1,9}", text) or not least <= int(text) <= most:
-            raise argparse.ArgumentTypeError(f"{text[:50]!r} is not a whole number from {least} to {most}")
-        return int(text)
-
-    return parse
-
-
-def _number(least: float, most: float) -> Callable[[str], float]:
-    def parse(text: str) -> float:
-        try:
-            value = float(text)
-        except ValueError:
-            value = -1.0
-        if not least <= value <= most:
-            raise argparse.ArgumentTypeError(f"{text[:50]!r} is not a number from {least:g} to {most:g}")
-        return value
-
-    return parse
-
-
-NUMBERS: tuple[tuple[str, Callable[[str], Any], float | None, str], ...] = (
-    ("experts", _whole(2, 256), None, "experts of each layer (default: one for each domain, and the original)"),
-    ("top-k", _whole(1, 256), 2, "experts that serve a token"),
-    ("rank", _whole(1, 1024), 4, "rank of what is added to each matrix of an expert"),
-    ("minutes", _number(0.1, 10_000), 45, "time for everything; it becomes a number of steps once, which is recorded"),
-    ("steps", _whole(1, 10**9), None, "steps of each training, in place of --minutes; repeats a training exactly"),
-    ("seed", _whole(0, 2**31), 0, "seed of all that is random"),
-    ("length", _whole(16, 65536), 128, "tokens of a sequence in training"),
-    ("rows", _whole(1, 4096), 4, "sequences of a step"),
-    ("learning-rate", _number(1e-8, 1), 2e-3, "highest learning rate of experts"),
-    ("router-learning-rate", _number(1e-8, 1), 2e-3, "highest learning rate of routers"),
-    ("balance-loss", _number(0, 1000), 0.01, "weight of the load-balancing loss, as in Switch Transformers"),
-    ("z-loss", _number(0, 1000), 0.001, "weight of the router z-loss, as in ST-MoE"),
-    ("domain-loss", _number(0, 1000), 0.1, "weight of the loss that leads tokens to the expert of their domain"),
+NUMBERS: Numbers = (
+    ("experts", whole(2, 256), None, "experts of each layer (default: one for each domain, and the original)"),
+    ("top-k", whole(1, 256), 2, "experts that serve a token"),
+    ("rank", whole(1, 1024), 4, "rank of what is added to each matrix of an expert"),
+    ("minutes", number(0.1, 10_000), 45, "time for everything; it becomes a number of steps once, which is recorded"),
+    ("steps", whole(1, 10**9), None, "steps of each training, in place of --minutes; repeats a training exactly"),
+    ("seed", whole(0, 2**31), 0, "seed of all that is random"),
+    ("length", whole(16, 65536), 128, "tokens of a sequence in training"),
+    ("rows", whole(1, 4096), 4, "sequences of a step"),
+    ("learning-rate", number(1e-8, 1), 2e-3, "highest learning rate of experts"),
+    ("router-learning-rate", number(1e-8, 1), 2e-3, "highest learning rate of routers"),
+    ("balance-loss", number(0, 1000), 0.01, "weight of the load-balancing loss, as in Switch Transformers"),
+    ("z-loss", number(0, 1000), 0.001, "weight of the router z-loss, as in ST-MoE"),
+    ("domain-loss", number(0, 1000), 0.1, "weight of the loss that leads tokens to the expert of their domain"),
 )
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Trains, writes, and prints the path of what was written."""
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, _leave)
+    for each in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(each, _leave)
     if arguments.out is None and arguments.deltas is None:
         raise StartupError("Nothing says where the result is to be written: give --out DIRECTORY.")
     names = domains.names_of(arguments.domains)

@@ -16,6 +16,7 @@ from octavo.model.train import keeper, upcycle
 from octavo.model.train.corpus import Domain
 from octavo.model.train.deltas import Deltas, dense, merged
 from octavo.model.train.upcycle import Order, check
+from octavo.model.train.work import alone
 from tests.model.checkpoints import load
 from tests.model.pages import Pages
 from tests.model.train.training import QWEN3, dense_checkpoint, domains, order, quiet
@@ -206,7 +207,7 @@ def test_minutes_become_steps_once(source: Path, tmp_path: Path, monkeypatch: py
 
 def test_two_processes_do_not_share_a_training(source: Path, tmp_path: Path) -> None:
     asked = order(source, tmp_path / "sparse")
-    with upcycle._alone(asked), pytest.raises(ModelError, match="Another process trains"):
+    with alone(asked.work, asked.target), pytest.raises(ModelError, match="Another process trains"):
         train(asked)
 
 
