@@ -8,10 +8,10 @@ from typing import Any, NoReturn
 from octavo import __version__
 from octavo.engine.startup.shortage import shortage
 from octavo.model.config import ModelError
-from octavo.server.commands import demo_model, health, lens, prepare, serve, upcycle
+from octavo.server.commands import demo_model, health, lens, prepare, serve, train, upcycle
 from octavo.server.http.errors import StartupError
 
-COMMANDS = (serve, prepare, upcycle, lens, demo_model, health)
+COMMANDS = (serve, prepare, upcycle, train, lens, demo_model, health)
 USAGE_ERROR = 2
 
 

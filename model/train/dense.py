@@ -66,7 +66,8 @@ class DenseModel:
     def states(self, tokens: Tensor, feed_forward: FeedForward) -> Tensor:
         """Returns the states behind the last layer, [B, S, H], of sequences [B, S] that begin at position 0."""
         decoder = self.decoder
-        x = decoder.embedding(tokens)  # [B, S, H]
+        # The gradient of an index adds rows up in any order, that of an embedding always in the same one.
+        x = F.embedding(tokens, decoder.embedding.table)  # [B, S, H]
         rotation = decoder.rotary.at(torch.arange(tokens.shape[1], device=tokens.device))
         for index, layer in enumerate(decoder.layers):
             x = x + attend(layer.attention, layer.input_norm(x), rotation)
