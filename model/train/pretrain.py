@@ -99,7 +99,7 @@ def _loss(recipe: Recipe, name: str, text: Domain) -> Loss:
         model, seen = DenseModel(decoder_of(config, weights)), list[Routed]()
         own_loss = model.losses(batch_of(rows, step, recipe.rows), feed_forward(model, seen)).mean()
         others = [recipe.balance * balance_loss(each) + recipe.z * z_loss(each) for each in seen]
-        return own_loss + (torch.stack(others).mean() if others else 0.0), own_loss.item()
+        return own_loss + (torch.stack(others).sum() if others else 0.0), own_loss.item()
 
     return loss
 

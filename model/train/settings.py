@@ -29,7 +29,7 @@ class Settings:
     rows: int = 4  # of a step
     seed: int = 0
     learning_rate: float = 2e-3  # of the experts
-    router_learning_rate: float = 2e-3
+    router_learning_rate: float = 1e-2
     coefficients: Coefficients = Coefficients()
     keep: str | None = None  # the domain that expert 0 serves, as it is
     baseline: bool = True  # whether the base is trained densely, too, to compare with

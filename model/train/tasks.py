@@ -124,13 +124,13 @@ def router_task(bench: Bench, experts: Delta, sizes: Tensor) -> Task:
 
 
 def _router_losses(settings: Settings, seen: list[Routed], shares: Tensor) -> Tensor:
-    """Returns the weighted losses of the routers, averaged over the layers."""
+    """Returns the weighted losses of the routers, summed over the layers, as Switch Transformers do."""
     by = settings.coefficients
     each = [
         by.balance * balance_loss(routed) + by.z * z_loss(routed) + by.domain * domain_loss(routed, shares)
         for routed in seen
     ]
-    return torch.stack(each).mean()
+    return torch.stack(each).sum()
 
 
 def _by_token(shares: Tensor, batch: Batch) -> Tensor:

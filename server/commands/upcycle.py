@@ -82,7 +82,7 @@ NUMBERS: Numbers = (
     ("length", whole(16, 65536), 128, "tokens of a sequence in training"),
     ("rows", whole(1, 4096), 4, "sequences of a step"),
     ("learning-rate", number(1e-8, 1), 2e-3, "highest learning rate of experts"),
-    ("router-learning-rate", number(1e-8, 1), 2e-3, "highest learning rate of routers"),
+    ("router-learning-rate", number(1e-8, 1), 1e-2, "highest learning rate of routers"),
     ("balance-loss", number(0, 1000), 0.01, "weight of the load-balancing loss, as in Switch Transformers"),
     ("z-loss", number(0, 1000), 0.001, "weight of the router z-loss, as in ST-MoE"),
     ("domain-loss", number(0, 1000), 0.1, "weight of the loss that leads tokens to the expert of their domain"),
