@@ -94,12 +94,13 @@ def _losses(found: dict[str, Any]) -> str:
         for domain in found["domains"]
     ]
     count = sum(domain["documents"]["test"] for domain in found["domains"])
+    twin = f"twin is {OTHERS['twin']}; " if "twin" in variants else ""
     rows.append(["all", str(count)] + [f"{found['overall']['losses'][each]:.3f}" for each in variants])
     return (
         "<h2>Loss on held-out documents</h2>"
         + _table(["domain", "documents", *variants], rows)
         + f"<p><small>In nats a token, over the first {found['length']} tokens of each document. The base is "
-        f"{escape(found['base'])}; twin is the base trained densely on the same tokens; random chooses "
+        f"{escape(found['base'])}; {twin}random chooses "
         f"{found['top_k']} experts by lot; single is the expert {escape(found['best_single'])} alone, which validation "
         "text chose.</small>" + "".join(_intervals(found, other) for other in variants[1:])
     )

@@ -66,6 +66,7 @@ def test_its_sentences_say_what_is_and_what_is_not_so() -> None:
     assert told[1].startswith("There is no difference from the base trained densely on the same tokens: -0.1000 nats")
     assert told[2].startswith("There is no difference from random routing")
     assert told[3].startswith("The loss is higher than that of the best single expert: by 0.2000")
+    assert "twin is the base" in page(found()) and "twin is" not in page(found(twin=False))
     assert summary(found(twin=False))[-1] == "There was no dense training to compare with."
     assert sentence(Difference(0.0, 0.0, 0.0, 3), "x").startswith("There is no difference from x")
 
