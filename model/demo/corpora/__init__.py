@@ -1,0 +1,1 @@
+"""Makes the text that the default model's experts are trained on, from packages whose licences allow it."""
