@@ -143,11 +143,7 @@ class Record:
     sha256: str  # of the .jsonl file
 
 
-def records(text: str) -> dict[str, Record]:
-    """Reads records by domain from what `written` returns."""
-    return {domain: Record(**record) for domain, record in json.loads(text).items()}
-
-
 def on_record() -> dict[str, Record]:
-    """Returns what the corpora are that the default model was trained on."""
-    return records(resources.files("octavo.model.demo.corpora").joinpath("record.json").read_text(encoding="utf-8"))
+    """Returns what came of each domain when the default model's experts were trained."""
+    text = resources.files("octavo.model.demo.corpora").joinpath("record.json").read_text(encoding="utf-8")
+    return {domain: Record(**record) for domain, record in json.loads(text).items()}
