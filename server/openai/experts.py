@@ -16,7 +16,12 @@ from octavo.server.http.health import require_ready
 from octavo.server.http.operations import Operation
 from octavo.server.http.wire import encode_json
 
-EXPERTS = Operation("Experts", ExpertsAnswer, failures=(ServiceUnavailable,))
+
+class ServedExperts(ExpertsAnswer):
+    control: bool  # whether requests may change the choice of experts: the server has --allow-expert-control
+
+
+EXPERTS = Operation("Experts", ServedExperts, failures=(ServiceUnavailable,))
 EXPORT = Operation("Experts", bytes, failures=(NotFound, ServiceUnavailable))
 
 
@@ -40,9 +45,9 @@ def router(service: Service) -> APIRouter:
         """
         shape, model = _shape(service), service.config.served_model_name
         if shape is None:
-            return _json(encode_json(of_dense(model)))
-        snapshot = service.experts.snapshot(shape)
-        return _json(await asyncio.to_thread(lambda: encode_json(of_sparse(model, shape, snapshot))))
+            return _json(encode_json(_served(of_dense(model), False)))
+        snapshot, control = service.experts.snapshot(shape), service.config.allow_expert_control
+        return _json(await asyncio.to_thread(lambda: encode_json(_served(of_sparse(model, shape, snapshot), control))))
 
     @routes.get("/v1/experts.npz", openapi_extra=EXPORT.extra())
     async def export_experts() -> Response:
@@ -70,6 +75,10 @@ def _shape(service: Service) -> ExpertShape | None:
     Raises ServiceUnavailable before the engine was ready for the first time.
     """
     return (service.client.ready or require_ready(service.client)).experts
+
+
+def _served(answer: ExpertsAnswer, control: bool) -> ServedExperts:
+    return {**answer, "control": control}
 
 
 def _json(body: bytes) -> Response:

@@ -32,6 +32,7 @@ function made(layer, expert, toggle) {
   if (!toggle) return element("td");
   const node = element("button", { type: "button", ariaPressed: "false" });
   node.addEventListener("click", () => (node.ariaPressed = String(toggle(layer, expert))));
+  node.setAttribute("aria-description", `Switches expert ${expert} of layer ${layer} off`);
   return element("td", {}, node);
 }
 

@@ -1,30 +1,45 @@
 // Shows which experts serve each token, beside the chat. It asks the server for that only while it is open.
 
-import { expertUse, spelled } from "./api.js";
+import { chat, expertUse, spelled } from "./api.js";
 import { byId, element } from "./dom.js";
 import { Exchange, readable } from "./lens-data.js";
 import { against, bound, repeated } from "./lens-figures.js";
 import { Heatmap, useCells } from "./lens-map.js";
+import { PairView } from "./lens-pair.js";
+import { picture } from "./lens-picture.js";
 import { colourOf, experts, TokenView } from "./lens-tokens.js";
+import { chosenParameters, systemMessages } from "./settings.js";
 
 const INVITATION =
   "Ask something, or let an answer be regenerated: the lens shows which experts serve each token of it.";
 const ASKED = { return_routed_experts: true, logprobs: true };
 const LARGEST_SEED = 2 ** 31;
+const COMPARED = 64; // tokens of each answer, unless the settings say how many
+const card = element("div", { id: "lens-token" }); // about the token that the reader points at; it stands by its tokens
 
 let shape = null; // of the model's experts; null until it is known, or if there is nothing to see
-let shown = null; // { exchange, tokens, map } of the last answer that was watched
+let control = false; // whether requests may switch experts off
+let shown = null; // { exchange, body, tokens, map } of the last answer that was watched
+let off = new Set(); // "layer,expert" of the experts to answer without
+let pair = null; // the PairView
+let asking = null; // the AbortController of what is being compared
 let frame = 0;
 
 export function initLens() {
   byId("open-lens").addEventListener("click", () => setOpen(!isOpen()));
   byId("lens-layer").addEventListener("input", relayer);
+  byId("lens-again").addEventListener("click", answerAgain);
+  byId("lens-save").addEventListener("click", save);
+  byId("lens-compare").addEventListener("submit", (event) => (event.preventDefault(), compare()));
+  addEventListener("keydown", (event) => event.key === "Escape" && asking?.abort());
 }
 
 /** Forgets the answer that is shown. */
 export function clearLens() {
-  shown = null;
-  byId("lens-view").hidden = true;
+  asking?.abort();
+  shown = pair = null;
+  byId("lens-last").hidden = byId("lens-save").hidden = true;
+  byId("lens-pair").replaceChildren();
   if (shape) say(INVITATION);
 }
 
@@ -32,8 +47,10 @@ export function clearLens() {
 export async function refreshLens() {
   if (!isOpen()) return;
   try {
-    const { experts: found, note } = await expertUse();
+    const { experts: found, note, control: allowed } = await expertUse();
     shape = note ? null : found;
+    control = allowed;
+    byId("lens-view").hidden = !shape;
     if (shape) prepare();
     say(note ?? (shown ? "" : INVITATION));
   } catch (error) {
@@ -44,9 +61,9 @@ export async function refreshLens() {
 /** Returns the body with which to ask, take(chunk) and end(message). Without a lens to fill, they change nothing. */
 export function watched(body) {
   if (!isOpen() || !shape) return { body, take() {}, end() {} };
-  const whole = { ...body, ...ASKED, seed: body.seed ?? Math.floor(Math.random() * LARGEST_SEED) };
+  const whole = { ...body, ...ASKED, seed: body.seed ?? randomSeed() };
   const exchange = new Exchange(shape);
-  begin(exchange);
+  begin(exchange, whole);
   tell(exchange, whole);
   return {
     body: whole,
@@ -54,6 +71,8 @@ export function watched(body) {
     end: ({ error }) => error && say(error.message),
   };
 }
+
+const randomSeed = () => Math.floor(Math.random() * LARGEST_SEED);
 
 /** Asks for the texts of the question's tokens. */
 async function tell(exchange, { model, messages }) {
@@ -88,15 +107,24 @@ function prepare() {
   showLayer();
 }
 
-function begin(exchange) {
-  const pick = (position) => byId("lens-token").replaceChildren(experts(exchange, position));
-  shown = { exchange, tokens: new TokenView(exchange, pick), map: new Heatmap(shape, "Use of experts by layer") };
-  byId("lens-tokens").replaceChildren(shown.tokens.node);
+function begin(exchange, body) {
+  clearLens();
+  off = new Set();
+  const tokens = new TokenView(exchange, (position) => detail("lens-tokens", exchange, position));
+  shown = { exchange, body, tokens, map: new Heatmap(shape, "Use of experts by layer", control ? toggle : null) };
+  card.replaceChildren(element("p", {}, "Point at a token, or go to one with Tab and the arrow keys."));
+  byId("lens-tokens").replaceChildren(tokens.node, card);
   byId("lens-map").replaceChildren(shown.map.node);
-  byId("lens-token").replaceChildren(element("p", {}, "Point at a token, or go to one with Tab and the arrow keys."));
-  byId("lens-view").hidden = false;
+  byId("lens-last").hidden = byId("lens-save").hidden = false;
+  byId("lens-switches").hidden = !control;
   say("");
+  showSwitches();
   changed();
+}
+
+function detail(place, exchange, position) {
+  card.replaceChildren(experts(exchange, position));
+  if (card.parentElement !== byId(place)) byId(place).append(card);
 }
 
 /** Draws before the next frame, since chunks may come faster than the screen is drawn. */
@@ -104,6 +132,7 @@ function changed() {
   frame ||= requestAnimationFrame(() => {
     frame = 0;
     if (shown) draw();
+    pair?.update(layer());
   });
 }
 
@@ -113,6 +142,70 @@ function draw() {
   tokens.update(layer());
   map.show(useCells(exchange, cells));
   byId("lens-counts").textContent = counts(exchange, cells.flat());
+}
+
+// --- two answers ----------------------------------------------------------------------------------------------------
+
+/** Switches an expert off, or on again; returns whether it is off. */
+function toggle(layer, expert) {
+  const name = `${layer},${expert}`;
+  if (!off.delete(name)) off.add(name);
+  showSwitches();
+  return off.has(name);
+}
+
+function showSwitches() {
+  byId("lens-again").disabled = off.size === 0;
+  byId("lens-again").textContent = off.size ? `Answer again without ${off.size} of them` : "Answer again";
+}
+
+/** Asks the same with the same seed, but without the experts that are switched off. */
+function answerAgain() {
+  const mask = [...off].map((name) => name.split(",").map(Number));
+  const gone = mask.map(([layer, expert]) => `${expert} of layer ${layer}`).join(", ");
+  const names = ["With all experts", `Without expert ${gone}`];
+  return showPair(names, [shown.exchange, new Exchange(shape)], [null, { ...shown.body, expert_mask: mask }]);
+}
+
+/** Asks two questions, each in a conversation of its own. */
+function compare() {
+  const questions = [byId("lens-first").value, byId("lens-second").value];
+  if (!questions.every((text) => text.trim())) return say("Write two questions to compare.");
+  const settings = { model: byId("model").value, max_tokens: COMPARED, seed: randomSeed(), ...chosenParameters() };
+  const bodies = questions.map((content) => {
+    return { ...settings, ...ASKED, messages: [...systemMessages(), { role: "user", content }] };
+  });
+  return showPair(["First", "Second"], [new Exchange(shape), new Exchange(shape)], bodies);
+}
+
+/** Shows two exchanges, and fills those that have a body to be asked with. */
+async function showPair(names, exchanges, bodies) {
+  asking?.abort();
+  const { signal } = (asking = new AbortController());
+  pair = new PairView(names, exchanges, (...of) => detail("lens-pair", ...of));
+  byId("lens-pair").replaceChildren(pair.node);
+  byId("lens-save").hidden = false;
+  say("");
+  changed();
+  try {
+    await Promise.all(bodies.map((body, n) => body && fill(exchanges[n], body, signal)));
+  } catch (error) {
+    if (!signal.aborted) say(error.message);
+  }
+}
+
+async function fill(exchange, body, signal) {
+  tell(exchange, body);
+  for await (const chunk of chat(body, signal)) {
+    exchange.take(chunk);
+    changed();
+  }
+}
+
+function save() {
+  const href = URL.createObjectURL(new Blob([picture(byId("lens-view"))], { type: "image/svg+xml" }));
+  element("a", { href, download: "lens.svg" }).click();
+  setTimeout(() => URL.revokeObjectURL(href), 1000);
 }
 
 // --- the layer ------------------------------------------------------------------------------------------------------

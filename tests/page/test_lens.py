@@ -4,11 +4,12 @@ import json
 from base64 import b64decode
 from collections.abc import Iterator
 from typing import Any
+from xml.etree import ElementTree
 
 import httpx
 import numpy as np
 import pytest
-from playwright.sync_api import Page, expect
+from playwright.sync_api import Page, Route, expect
 
 from octavo.server.experts.figures import DENSE, IDENTICAL
 from tests.e2e.harness import MODEL, PATIENCE, Server, started, write_tokenizer
@@ -18,6 +19,7 @@ from tests.tiny import write_tiny_checkpoint
 LAYERS, EXPERTS, TOP_K, ANSWER = 3, 10, 2, 6  # more experts than colours; the answer in tokens
 SETTINGS = json.dumps({"max_tokens": str(ANSWER), "seed": "7"})
 QUESTION = "é + b\nc"
+SVG = "{http://www.w3.org/2000/svg}"
 FLAGS = ("--kv-cache-memory", "1MiB", "--allow-expert-control")
 
 
@@ -123,6 +125,95 @@ def test_tokens_are_read_by_keyboard_and_have_their_texts(page: Page, sparse: Se
     expect(question.last).to_be_focused()
     page.locator(".token").last.hover()
     expect(page.locator("#lens-token")).to_contain_text("it was written last, and no expert has read it")
+
+
+def pair(page: Page) -> tuple[list[str], list[str]]:
+    """Returns the experts of the tokens on both sides, once both answers are whole."""
+    sides = page.locator(".pair > div")
+    for n in range(2):
+        expect(sides.nth(n).get_by_role("listbox").last.locator(".token")).to_have_count(ANSWER)
+        expect(sides.nth(n).locator('.token[data-expert=""]')).to_have_count(1)
+    experts = "(nodes) => nodes.map(({ dataset }) => dataset.expert)"
+    first, second = (sides.nth(n).locator(".token").evaluate_all(experts) for n in range(2))
+    return first, second
+
+
+def small(expert: str) -> str:
+    """Returns the number in small digits."""
+    return "".join(chr(0x2080 + int(digit)) for digit in expert)
+
+
+def expect_difference(page: Page, first: Any, second: Any) -> None:
+    """Checks the map of differences against the ids of both sides, each [T, L, k]."""
+    counts = [
+        np.stack([np.bincount(ids[:, n].ravel(), minlength=EXPERTS) for n in range(LAYERS)]) for ids in (first, second)
+    ]
+    a, b = counts[0] / len(first), counts[1] / len(second)
+    both = (counts[0] + counts[1]) / (len(first) + len(second))
+    far = (2 * np.log(LAYERS * EXPERTS / 0.05) * both * (1 - both) * (1 / len(first) + 1 / len(second))) ** 0.5
+    cells = page.locator("#lens-pair td")
+    assert [float(text) for text in cells.all_inner_texts()] == pytest.approx((100 * (a - b)).ravel(), abs=0.501)
+    signs = np.where(a - b > far, "above", np.where(b - a > far, "below", ""))
+    names = cells.evaluate_all("(nodes) => nodes.map(({ className }) => className.split(' ')[0])")
+    assert names == signs.ravel().tolist()
+    said = page.locator("#lens-pair > div > .hint")
+    expect(said).to_contain_text(
+        f"{len(first)} tokens against {len(second)}. {(signs != '').sum()} of {signs.size} cells"
+    )
+
+
+def test_an_answer_without_an_expert_stands_beside_the_first(page: Page, sparse: Server) -> None:
+    body = looked(page, sparse)
+    ids, _ = told(sparse, body)
+    expect(page.locator("#lens-again")).to_be_disabled()
+    gone = int(np.bincount(ids[:, 1].ravel()).argmax())
+    page.locator("#lens-map tr").nth(2).locator("button").nth(gone).click()
+    page.locator("#lens-layer").fill("2")
+    page.locator("#lens-again").click()
+    first, second = pair(page)
+    other, _ = told(sparse, body | {"expert_mask": [[1, gone]]})
+    assert first == [*map(str, ids[:, 1, 0]), ""]
+    assert second == [*map(str, other[:, 1, 0]), ""]
+    assert str(gone) in first and str(gone) not in second
+    expect(page.locator(".pair h3").nth(0)).to_have_text("With all experts")
+    expect(page.locator(".pair")).to_contain_text(f"Without expert {gone} of layer 1")
+    expect_difference(page, ids, other)
+
+
+def test_two_questions_are_compared_and_the_picture_is_saved(page: Page, sparse: Server) -> None:
+    sent = bodies(lens(page, sparse))
+    page.get_by_text("Compare two questions").click()
+    page.get_by_label("First").fill("aaaaaaaaaaaaaaaaaaaaaaaaaaaa")
+    page.get_by_label("Second").fill("1 < 2 & 3")
+    page.locator("#lens-layer").fill("1")
+    page.get_by_role("button", name="Compare").click()
+    sides = pair(page)
+    answers = [told(sparse, body)[0] for body in sent if body.get("stream")]
+    assert list(sides) == [[*map(str, ids[:, 0, 0]), ""] for ids in answers]
+    expect_difference(page, *answers)
+    with page.expect_download() as saved:
+        page.get_by_role("button", name="Save the picture").click()
+    assert saved.value.suggested_filename == "lens.svg"
+    picture = ElementTree.parse(saved.value.path())
+    texts = [node.text or "" for node in picture.iter(f"{SVG}text")]
+    numbered = "".join(
+        text + small(expert) for text, expert in zip("1 < 2 & 3", sides[1][len("<user>") :], strict=False)
+    )
+    assert numbered in "".join(texts)
+    shown = page.locator(".pair .token").first.evaluate("(node) => getComputedStyle(node).backgroundColor")
+    assert shown in {node.get("fill") for node in picture.iter(f"{SVG}rect")}
+
+
+def test_nobody_switches_experts_off_where_that_is_not_allowed(page: Page, sparse: Server) -> None:
+    def without_control(route: Route) -> None:
+        response = route.fetch()
+        route.fulfill(response=response, json=response.json() | {"control": False})
+
+    page.route("**/v1/experts", without_control)
+    looked(page, sparse)
+    expect(page.locator("#lens-map td").first).not_to_have_text("–")
+    expect(page.locator("#lens-again")).to_be_hidden()
+    expect(page.locator("#lens-map button")).to_have_count(0)
 
 
 def test_a_dense_model_and_equal_experts_are_told_in_words(page: Page, server: Server) -> None:

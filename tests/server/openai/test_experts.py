@@ -38,6 +38,8 @@ def test_counts_in_all_and_by_topic() -> None:
     assert answer["experts"] == {"layers": [0, 2], "experts": 4, "top_k": 2, "identical": False}
     assert answer["note"] is None
     assert answer["chance"] == {"share": 0.25, "repeated": 0.25}
+    assert answer["control"] is False
+    assert client(allow_expert_control=True).get("/v1/experts").json()["control"] is True
     assert answer["use"]["tokens"] == 18
     assert answer["use"]["chance_entropy"] == pytest.approx(1 - 2 / (2 * 2 * 18) / np.log(4))
     first, second = answer["use"]["layers"]
