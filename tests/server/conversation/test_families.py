@@ -104,9 +104,12 @@ class Family:
     two: str  # the same call twice
     special: tuple[str, ...] = ()  # decoding hides these
     shown: tuple[str, ...] = ()  # it shows these, which are added tokens, too
+    thoughts: str = ""  # what it writes before an answer
 
 
 TAGS = ("<tool_call>", "</tool_call>")
+THOUGHT = "Rain, they ask."
+SHOWN = (*TAGS, "<think>", "</think>")
 OF_QWEN = ("<|im_start|>", "<|im_end|>")
 OF_LLAMA = ("<|python_tag|>", "<|eot_id|>")
 OF_MISTRAL = ("[TOOL_CALLS]", "[INST]", "[/INST]", "[TOOL_RESULTS]")
@@ -126,6 +129,12 @@ FAMILIES = {
     ),
     "Qwen2.5-Instruct": Family("qwen_2.5", QWEN, JSON_CALL, TWO_JSON, OF_QWEN, TAGS),
     "Qwen3-30B-A3B-Instruct-2507": Family("qwen_3_2507", QWEN, JSON_CALL, TWO_JSON, OF_QWEN, TAGS),
+    "Qwen3-30B-A3B": Family(
+        "qwen_3_hybrid", QWEN, JSON_CALL, TWO_JSON, OF_QWEN, SHOWN, f"<think>\n{THOUGHT}\n</think>\n\n"
+    ),
+    "Qwen3-30B-A3B-Thinking-2507": Family(
+        "qwen_3_thinking", f"{QWEN}<think>\n", JSON_CALL, TWO_JSON, OF_QWEN, SHOWN, f"{THOUGHT}\n</think>\n\n"
+    ),
     "Qwen3-Coder-30B-A3B-Instruct": Family("qwen_3_coder", CODER, TAGGED_CALL, TWO_TAGGED, OF_QWEN, TAGS),
     "Qwen3-Coder, whose tags are special": Family("qwen_3_coder", CODER, TAGGED_CALL, TWO_TAGGED, TAGS),
     "Qwen1.5-MoE-A2.7B-Chat": Family("qwen_1.5", QWEN_15, JSON_CALL, TWO_JSON, OF_QWEN),
@@ -153,7 +162,7 @@ def answering(family: Family, text: str) -> Client:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_conversation_with_a_call_becomes_the_prompt_of_the_family(name: str) -> None:
     family = FAMILIES[name]
-    client = answering(family, "Yes.")
+    client = answering(family, f"{family.thoughts}Yes.")
     assert prompt(client, messages=MESSAGES, tools=[WEATHER]) == family.prompt
     assert whole(client.chat(messages=MESSAGES, tools=[WEATHER]))[0]["content"] == "Yes."
 
@@ -167,7 +176,7 @@ def test_the_answer_of_the_family_comes_back_as_calls(name: str) -> None:
         (f"Let me see.\n\n{family.call}", "Let me see.", 1),
         (family.two, "", 2),
     ):
-        client = answering(family, text)
+        client = answering(family, family.thoughts + text)
         answer = whole(client.chat(**asked))
         assert (answer[0]["content"], answer[0]["calls"]) == (content, [CALL] * count)
         assert answer[0]["finish_reason"] == "tool_calls"
@@ -179,3 +188,24 @@ def test_without_tools_the_prompt_tells_of_none(name: str) -> None:
     text = prompt(answering(FAMILIES[name], "Yes."), messages=MESSAGES[:2])
     assert "Be brief." in text and text.index("Be brief.") < text.index("Rain?")
     assert "weather" not in text and "tool" not in text.lower()
+
+
+@pytest.mark.parametrize("name", ["Qwen3-30B-A3B", "Qwen3-30B-A3B-Thinking-2507"])
+def test_thoughts_stand_beside_the_answer_and_are_taken_back(name: str) -> None:
+    family = FAMILIES[name]
+    client = answering(family, family.thoughts + family.call)
+    message = client.chat(messages=MESSAGES[:2], tools=[WEATHER], max_tokens=900).json()["choices"][0]["message"]
+    assert message["reasoning_content"] == THOUGHT
+    thoughtful = {**MESSAGES[2], "reasoning_content": THOUGHT}
+    shown = f"<think>\n{THOUGHT}\n</think>\n\n"
+    later = prompt(client, messages=[*MESSAGES[:2], thoughtful, MESSAGES[3]], tools=[WEATHER])
+    assert shown in later and later.index(shown) < later.index(f"{JSON_CALL}<|im_end|>")
+    asked_again = [*MESSAGES[:2], {"role": "assistant", "content": "No.", "reasoning_content": THOUGHT}, MESSAGES[1]]
+    assert THOUGHT not in prompt(client, messages=asked_again)
+
+
+@pytest.mark.parametrize("name", ["Qwen3-30B-A3B", "Qwen3-30B-A3B-Thinking-2507"])
+def test_thinking_is_switched_off_where_the_template_knows_how(name: str) -> None:
+    silent = {"chat_template_kwargs": {"enable_thinking": False}}
+    text = prompt(answering(FAMILIES[name], "Yes."), messages=MESSAGES[:2], **silent)
+    assert text.endswith("<think>\n\n</think>\n\n" if name == "Qwen3-30B-A3B" else "<think>\n")

@@ -9,7 +9,7 @@ from octavo.server.text.turns import Turn
 from tests.server.text.real_templates import ALL, SPECIAL
 from tests.server.text.test_template import CHATML
 
-REASON = {"deepseek", "gemma_4", "qwen_3", "qwen_3.5", "qwen_3_thinking"}
+REASON = {"deepseek", "gemma_4", "qwen_3", "qwen_3.5", "qwen_3_hybrid", "qwen_3_thinking"}
 OPENS = CHATML + "{% if add_generation_prompt %}<assistant><think>\n{% endif %}"
 CLOSES = CHATML + "{% if add_generation_prompt %}<assistant><think>\n\n</think>\n\n{% endif %}"
 SHOWS = (
