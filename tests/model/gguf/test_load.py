@@ -16,6 +16,7 @@ from octavo.model.config import ModelConfig, ModelError
 from octavo.model.decoder import Decoder
 from octavo.model.gguf.companion import Order, directory_for
 from octavo.model.gguf.handle import GgufHandle
+from octavo.model.kernels.cpu.library import library
 from octavo.model.prepared.source import Source
 from octavo.model.weights.tiles import TiledWeight
 from tests.model.checkpoints import load
@@ -141,6 +142,7 @@ def test_weights_are_held_as_they_are(tmp_path: Path, types: Callable[[str], str
     fast = Pages(kept, 1, 16).prompt(PROMPT)
     lost = (fast - expected).norm(dim=-1) / expected.norm(dim=-1)
     assert lost.median() < 0.03
+    assert (lost.median() > 0) == (library() is not None)
 
 
 def test_q6_k_is_rounded_to_8_bits(tmp_path: Path) -> None:
